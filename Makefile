@@ -1,0 +1,103 @@
+# Everything a developer types; `make help` lists it. It needs cargo, Python >= 3.10 and a C compiler.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+WORKERS ?= 2
+APP ?= examples.hello:app
+ARGS ?=
+SOAK_ROUNDS ?= 200
+
+BIN := .venv/bin
+PY := $(BIN)/python
+RUST := Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+PURE := $(shell find python -name '*.py' -o -name '*.pyi' -o -name '*.html' -o -name '*.css' -o -name '*.js')
+
+# The stamps. A .venv belongs to one PYTHON: another one makes it anew.
+VENV := .venv/of-$(subst /,-,$(PYTHON))
+DEPS := .venv/deps
+NATIVE := .venv/native
+WHEEL := dist/wheel
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYO3_PYTHON := $(CURDIR)/$(PY)
+
+.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak coverage clean
+.DEFAULT_GOAL := help
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PYTHON=python3.12 chooses the interpreter; ARGS="-k name -x" goes to pytest; WORKER_CORE=pure|native to the package.'
+
+run: $(NATIVE) ## start the example: two workers, reloading, with an inspector
+	@printf '%s\n' \
+		'$(APP) at http://$(HOST):$(PORT)/ ; to try, from another terminal:' \
+		'  curl http://$(HOST):$(PORT)/            who answers' \
+		'  $(BIN)/sanic inspect                     what the manager sees' \
+		'  $(BIN)/sanic inspect scale 3             three workers instead of $(WORKERS)' \
+		'  $(BIN)/sanic inspect reload              restart them' \
+		'  edit examples/hello.py                   and they are reloaded' \
+		'  Ctrl-C here                              stops it all'
+	@exec $(PY) scripts/foreground.py $(BIN)/sanic-worker $(APP) --host $(HOST) --port $(PORT) --workers $(WORKERS) --reload
+
+test: $(NATIVE) ## run the tests of both languages
+	cargo test --quiet --locked --no-default-features
+	$(PY) -m pytest $(ARGS)
+
+lint: $(NATIVE) ## check style, types, the stub and the rules of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PY) -m mypy.stubtest worker._native
+	$(PY) scripts/import_rules.py
+	cargo fmt --check
+	cargo check --quiet --locked --no-default-features
+	cargo clippy --quiet --locked --all-targets -- -D warnings
+	cargo clippy --quiet --locked --all-targets --no-default-features -- -D warnings
+
+build: $(NATIVE) ## build the native core into .venv
+
+dist: $(WHEEL) ## build wheel and sdist, check both, and try each in an empty environment
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+	$(PY) scripts/smoke.py dist/*.whl
+	$(PY) scripts/smoke.py dist/*.tar.gz
+
+test-sanic-lts: $(WHEEL) ## run the integration tests on each supported Sanic
+	$(PY) scripts/matrix.py sanic -- $(ARGS)
+
+test-pythons: $(WHEEL) ## run the tests on every CPython found here
+	$(PY) scripts/matrix.py pythons -- $(ARGS)
+
+test-upstream: $(WHEEL) ## run Sanic's own worker tests on this package
+	$(PY) scripts/upstream.py -- $(ARGS)
+
+soak: $(NATIVE) ## repeat for minutes what must never fail
+	SOAK_ROUNDS=$(SOAK_ROUNDS) $(PY) -m pytest -m soak --timeout 1800 $(ARGS)
+
+coverage: $(NATIVE) ## measure the tests: branches of python/, lines of src/
+	$(PY) scripts/measure.py $(ARGS)
+
+clean: ## remove all that was built, environments and caches included
+	rm -rf .venv .venvs .cache dist target htmlcov .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f python/worker/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV):
+	$(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(DEPS): pyproject.toml $(VENV)
+	$(PY) -m pip install --quiet --group dev
+	@touch $@
+
+$(NATIVE): $(DEPS) $(RUST)
+	PIP_QUIET=1 $(BIN)/maturin develop --release --locked --quiet
+	@touch $@
+
+$(WHEEL): $(DEPS) $(RUST) $(PURE) README.md
+	rm -rf dist
+	$(BIN)/maturin build --release --locked --quiet --out dist
+	$(BIN)/maturin sdist --quiet --out dist
+	@touch $@

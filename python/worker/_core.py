@@ -1,0 +1,78 @@
+"""The boundary: which core does the work, and the one place that imports either of them.
+
+``WORKER_CORE`` in the environment chooses: ``auto`` (the default: the native core where it was
+built, else the pure one), ``native`` or ``pure``. Both offer the same names and behave the same.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from worker._native import LIMIT, Framer, Monitor, decode, parse
+
+__all__ = ["LIMIT", "CoreInfo", "Framer", "Monitor", "core_info", "decode", "parse"]
+
+_VARIABLE = "WORKER_CORE"
+_CHOICES = ("auto", "native", "pure")
+_NATIVE = "worker._native"
+_PURE = "worker._pure"
+
+
+@dataclass(frozen=True, slots=True)
+class CoreInfo:
+    """Which core is at work.
+
+    ``version`` is that of the installed distribution (``"unknown"`` for a source tree that is not
+    installed), ``profile`` how the native core was compiled, ``None`` for the pure one.
+    """
+
+    core: Literal["native", "pure"]
+    version: str
+    profile: Literal["release", "debug"] | None
+
+
+def _choose() -> ModuleType:
+    wanted = os.environ.get(_VARIABLE, "auto")
+    if wanted not in _CHOICES:
+        raise ImportError(f"{_VARIABLE}={wanted!r} is no core: choose one of {', '.join(_CHOICES)}")
+    if wanted == "pure":
+        return import_module(_PURE)
+    try:
+        return import_module(_NATIVE)
+    except ModuleNotFoundError as exc:
+        # An extension that is there and does not load is a fault to be seen, not a reason to be slow.
+        if exc.name != _NATIVE:
+            raise
+        if wanted == "native":
+            raise ImportError(
+                f"{_VARIABLE}=native, but {_NATIVE} was never built: install a wheel of this platform, "
+                f"run `maturin develop --release` in the source tree, or set {_VARIABLE}=pure",
+                name=_NATIVE,
+            ) from None
+        return import_module(_PURE)
+
+
+_chosen = _choose()
+
+if not TYPE_CHECKING:
+    LIMIT = _chosen.LIMIT
+    Framer = _chosen.Framer
+    Monitor = _chosen.Monitor
+    decode = _chosen.decode
+    parse = _chosen.parse
+
+
+def core_info() -> CoreInfo:
+    """Tell which core was chosen when this module was imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        installed = version("sanic-worker")
+    except PackageNotFoundError:
+        installed = "unknown"
+    return CoreInfo("pure" if _chosen.PROFILE is None else "native", installed, _chosen.PROFILE)

@@ -1,0 +1,10 @@
+"""The core in plain Python: the reference that the native core is held to, and its stand-in."""
+
+from __future__ import annotations
+
+from worker._pure_messages import LIMIT, Framer, decode, parse
+from worker._pure_monitor import Monitor
+
+__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "decode", "parse"]
+
+PROFILE = None

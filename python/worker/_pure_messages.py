@@ -1,0 +1,212 @@
+"""What travels on the pipe, in plain Python: its frames, its pickles, its grammar.
+
+The stub of the native core documents what is offered here; the comments in this file say why.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import NamedTuple
+
+from worker.constants import RestartOrder
+from worker.messages import Command, Invalid, Opaque, Restart, Scale, Stop, Terminate
+
+__all__ = ["LIMIT", "Fault", "Framer", "decode", "parse"]
+
+LIMIT = 16 * 1024 * 1024
+
+# ------------------------------------------------------------------------------------- the grammar
+
+_SCALE = "__SCALE__"
+_STARTUP_FIRST = "STARTUP_FIRST"
+_NUMBER = re.compile(r"[ \t-\r]*([+-]?)([0-9]+)[ \t-\r]*")
+_SCALE_SHAPE = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'"
+_SCALE_RANGE = "__SCALE__ wants a number that fits in 64 bits"
+
+
+def parse(text: str) -> Command:
+    if not text:
+        return Stop()
+    if text == "__TERMINATE__":
+        return Terminate()
+    if text == "__TERMINATE_EARLY__":
+        return Terminate(True)
+    if text.startswith(_SCALE):
+        return _scale(text)
+    head, colon, rest = text.partition(":")
+    names = tuple(name.strip() for name in head.split(","))
+    order = RestartOrder.SHUTDOWN_FIRST
+    if rest == _STARTUP_FIRST or rest.endswith(":" + _STARTUP_FIRST):
+        order = RestartOrder.STARTUP_FIRST
+    return Restart(
+        names=None if "__ALL_PROCESSES__" in names else names,
+        files=rest.removesuffix(":" + _STARTUP_FIRST) if colon else None,
+        order=order,
+    )
+
+
+def _scale(text: str) -> Scale | Invalid:
+    colon, number = text[len(_SCALE) : len(_SCALE) + 1], text[len(_SCALE) + 1 :]
+    match = _NUMBER.fullmatch(number)
+    if colon != ":" or match is None:
+        return Invalid(text, _SCALE_SHAPE)
+    digits = match[2].lstrip("0") or "0"
+    # Counted before they are converted, as int() refuses what has thousands of digits.
+    if len(digits) > 19 or not -(1 << 63) <= (wanted := int(match[1] + digits)) < 1 << 63:
+        return Invalid(text, _SCALE_RANGE)
+    return Scale(wanted)
+
+
+# --------------------------------------------------------------------------------------- the pickle
+
+_PROTO, _FRAME, _STOP, _NONE = 0x80, 0x95, 0x2E, 0x4E
+_SIZED = {0x8C: 1, 0x58: 4, 0x8D: 8}  # SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
+_MEMO = {0x94: 1, 0x71: 2, 0x72: 5}  # MEMOIZE, BINPUT, LONG_BINPUT: the opcode and its argument
+
+
+class _OtherPickleError(Exception):
+    """Not a pickled ``None`` or ``str``."""
+
+
+def decode(payload: bytes) -> Command | Opaque:
+    try:
+        text = _unpickled(payload)
+    except (_OtherPickleError, UnicodeDecodeError):
+        return Opaque(payload)
+    return Stop() if text is None else parse(text)
+
+
+def _unpickled(payload: bytes) -> str | None:
+    size = len(payload)
+    if size < 4 or payload[0] != _PROTO or not 2 <= payload[1] <= 5 or payload[-1] != _STOP:
+        raise _OtherPickleError
+    at = 2
+    if payload[at] == _FRAME:
+        if int.from_bytes(payload[3:11], "little") != size - 11:
+            raise _OtherPickleError
+        at = 11
+    opcode = payload[at]
+    if opcode == _NONE:
+        text, end = None, at + 1
+    elif opcode in _SIZED:
+        start = at + 1 + _SIZED[opcode]
+        end = start + int.from_bytes(payload[at + 1 : start], "little")
+        text = str(payload[start:end], "utf-8", "surrogatepass")
+    else:
+        raise _OtherPickleError
+    if end < size - 1:
+        end += _MEMO.get(payload[end], 0)
+    if end != size - 1:
+        raise _OtherPickleError
+    return text
+
+
+# ---------------------------------------------------------------------------------------- the frames
+
+_SHORT, _LONG = struct.Struct("!i"), struct.Struct("!iQ")
+_SHORTEST = 4  # b"\x80\x04N."
+_PROBE = _SHORT.size + 2  # what tells a plausible frame: its length and how a pickle begins
+_SAMPLE = 64
+
+
+class Fault(NamedTuple):
+    """Bytes that were dropped: why, and the first of them."""
+
+    reason: str
+    sample: bytes
+
+
+class Framer:
+    """Bytes in, whole payloads out. While ``_lost``, the buffer begins at what may be a frame."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        if limit < 1:
+            raise ValueError(f"the limit of a frame must be positive, not {limit}")
+        self._limit = limit
+        self._buffer = bytearray()
+        self._lost = False
+        self._faults: list[Fault] = []
+
+    @property
+    def pending(self) -> int:
+        return len(self._buffer)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        items = self.cut(chunk)
+        self._faults += [item for item in items if isinstance(item, Fault)]
+        return [item for item in items if isinstance(item, bytes)]
+
+    def faults(self) -> list[tuple[str, bytes]]:
+        faults, self._faults = self._faults, []
+        return [(fault.reason, fault.sample) for fault in faults]
+
+    def finish(self) -> None:
+        if (fault := self.abandon()) is not None:
+            self._faults.append(fault)
+
+    def cut(self, chunk: bytes) -> list[bytes | Fault]:
+        """What ``chunk`` brought to an end, in the order of its bytes."""
+        data = self._buffer
+        data += chunk
+        items: list[bytes | Fault] = []
+        at = 0
+        if self._lost:
+            at, self._lost = self._search(at)
+        while not self._lost and (header := _header(data, at)) is not None:
+            start, size = header
+            if not 0 <= size <= self._limit:
+                reason = f"a header announces {size} bytes, a frame has 0 to {self._limit}"
+                found, self._lost = self._search(at + 1)
+                # What is kept may yet be a frame, but the header that was refused is always shown.
+                dropped = data[at : max(found, start)]
+                items.append(Fault(reason, bytes(dropped[:_SAMPLE])))
+                at = found
+            elif start + size <= len(data):
+                items.append(bytes(data[start : start + size]))
+                at = start + size
+            else:
+                break
+        del data[:at]
+        return items
+
+    def abandon(self) -> Fault | None:
+        """Drop what is left. Bytes that were dropped while lost have been told of before."""
+        data, self._buffer = self._buffer, bytearray()
+        lost, self._lost = self._lost, False
+        if not data or (lost and len(data) < _PROBE):
+            return None
+        sample = bytes(data[:_SAMPLE])
+        if (header := _header(data, 0)) is None:
+            return Fault(f"{len(data)} bytes of an unfinished header; its writer is gone", sample)
+        start, size = header
+        have = len(data) - start
+        return Fault(f"{have} bytes of an unfinished frame of {size} bytes; its writer is gone", sample)
+
+    def _search(self, at: int) -> tuple[int, bool]:
+        """The first place from ``at`` on where a frame may begin, and whether that is still open."""
+        data = self._buffer
+        while (mark := data.find(_PROTO, at + _SHORT.size)) >= 0:
+            at = mark - _SHORT.size
+            if at + _PROBE > len(data):
+                return at, True
+            (size,) = _SHORT.unpack_from(data, at)
+            if 2 <= data[mark + 1] <= 5 and _SHORTEST <= size <= self._limit:
+                if mark + size > len(data):
+                    return at, True
+                if data[mark + size - 1] == _STOP:
+                    return at, False
+            at += 1
+        return max(at, len(data) - _SHORT.size), True
+
+
+def _header(data: bytearray, at: int) -> tuple[int, int] | None:
+    """Where the payload of the frame at ``at`` begins and its size, once its header is complete."""
+    if len(data) < at + _SHORT.size:
+        return None
+    (size,) = _SHORT.unpack_from(data, at)
+    if size != -1:
+        return at + _SHORT.size, size
+    if len(data) < at + _LONG.size:
+        return None
+    return at + _LONG.size, _LONG.unpack_from(data, at)[1]

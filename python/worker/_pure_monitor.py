@@ -1,0 +1,327 @@
+"""The monitor in plain Python: one wait for messages, exits and wakes.
+
+The stub of the native core documents what is offered here; the comments in this file say why. The
+one thing Python cannot promise: a signal handler that raises between two bytecodes of
+:meth:`Monitor.wait`, rather than in its poll, may cost what was being read.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import math
+import os
+import select
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from worker._pure_messages import Fault, Framer, decode
+from worker.messages import Corrupt, Event, Exited, Received
+
+__all__ = ["Monitor"]
+
+# A wait takes no more than this, so that a flood of messages does not hide an exit. It is more than
+# what the senders' buffers hold by default (net.core.wmem_default, 208 KiB); where a process is seen
+# to be dead, all that was queued by then is taken, however much it is.
+_READ = 256 * 1024
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_FOREVER_MS = (1 << 31) - 1
+_CLOSED = "the monitor is closed"
+_IN_USE = "the monitor is in use: wait, watch, unwatch and close are for one thread at a time"
+
+
+class _Socket:
+    """A Unix stream socket: no read mixes the bytes of two writers, and each says whose they are."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+
+    @classmethod
+    def over(cls, fd: int) -> _Socket | None:
+        if not (hasattr(socket, "SO_PASSCRED") and stat.S_ISSOCK(os.fstat(fd).st_mode)):
+            return None
+        # Said to be non-blocking already: where a default timeout is set, socket would else make it
+        # so, for all who share the pipe.
+        sock = socket.fromfd(fd, socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        fits = False
+        try:
+            domain = sock.getsockopt(socket.SOL_SOCKET, socket.SO_DOMAIN)
+            kind = sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
+            if (domain, kind) == (socket.AF_UNIX, socket.SOCK_STREAM):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                fits = True
+        finally:
+            if not fits:
+                sock.close()
+        return cls(sock) if fits else None
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def read(self) -> tuple[bytes, int | None]:
+        data, ancillary, _, _ = self._socket.recvmsg(
+            _READ, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_DONTWAIT
+        )
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                # 0: written before the option was set, or by a process that has no pid here.
+                return data, _CREDENTIALS.unpack(content)[0] or None
+        return data, None
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _Stream:
+    """Anything else that can be polled and read: one stream, its writers unknown."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = os.dup(fd)
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self) -> tuple[bytes, int | None]:
+        # O_NONBLOCK belongs to all who share the pipe, so it is left alone; poll says what is there.
+        if not self._poll.poll(0):
+            raise BlockingIOError
+        return os.read(self._fd, _READ), None
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """A process that is watched.
+
+    ``key`` is ``None`` for the unknown writer of an unfinished frame, ``fd`` for a process that was
+    gone before it could be watched; ``exact`` tells a pidfd from a sentinel.
+    """
+
+    key: str | None
+    pid: int
+    fd: int | None
+    exact: bool
+
+
+class Monitor:
+    _closed = True  # until it is whole
+
+    def __init__(self, fd: int) -> None:
+        self._turn = threading.Lock()
+        self._watches: list[_Watch] = []
+        self._framers: dict[int | None, Framer] = {}
+        self._messages: list[Event] = []
+        self._exits: list[Event] = []
+        # The fd is only lent, and a number may come to mean another file: what is read is a duplicate.
+        self._pipe: _Socket | _Stream | None = _Socket.over(fd) or _Stream(fd)
+        try:
+            self._waker, self._woken = socket.socketpair()
+        except BaseException:
+            self._close_pipe()
+            raise
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        self._closed = False
+
+    def __del__(self) -> None:
+        self.close()
+
+    @property
+    def wakeup_fd(self) -> int:
+        if self._closed:
+            raise ValueError(_CLOSED)
+        return self._waker.fileno()
+
+    def watch(self, key: str, pid: int, sentinel: int | None) -> None:
+        with self._alone():
+            if any(watch.key == key for watch in self._watches):
+                raise ValueError(f"{key!r} is watched already")
+            self._watches.append(_open_watch(key, pid, sentinel))
+
+    def unwatch(self, key: str) -> None:
+        with self._alone():
+            for watch in self._watches:
+                if watch.key == key:
+                    self._forget(watch)
+                    return
+            raise KeyError(key)
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        if timeout is not None and math.isnan(timeout):
+            raise ValueError("the timeout is not a number")
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        with self._alone():
+            while True:
+                self._watch_strays()
+                ready = self._poll(deadline)
+                woken = self._woken.fileno() in ready
+                if woken:
+                    self._settle_wakes()
+                self._collect(ready)
+                if woken or self._messages or self._exits or time.monotonic() >= deadline:
+                    events, self._messages, self._exits = self._messages + self._exits, [], []
+                    return events
+
+    def wake(self) -> None:
+        if self._closed:
+            raise ValueError(_CLOSED)
+        # A full buffer is a wake that is under way.
+        with suppress(BlockingIOError):
+            self._waker.send(b"\0")
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        with self._alone():
+            self._closed = True
+            self._waker.close()
+            self._woken.close()
+            self._close_pipe()
+            while self._watches:
+                self._forget(self._watches[-1])
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError(_IN_USE)
+        try:
+            if self._closed:
+                raise ValueError(_CLOSED)
+            yield
+        finally:
+            self._turn.release()
+
+    def _poll(self, deadline: float) -> set[int]:
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        if self._pipe is not None:
+            poll.register(self._pipe, select.POLLIN)
+        for watch in self._watches:
+            if watch.fd is None:
+                deadline = 0.0
+            else:
+                poll.register(watch.fd, select.POLLIN)
+        if self._messages or self._exits:
+            deadline = 0.0
+        left = min(max(0.0, deadline - time.monotonic()) * 1000, _FOREVER_MS)
+        return {fd for fd, _ in poll.poll(math.ceil(left))}
+
+    def _settle_wakes(self) -> None:
+        with suppress(BlockingIOError):
+            while self._woken.recv(4096):
+                pass
+
+    def _collect(self, ready: set[int]) -> None:
+        gone = [watch for watch in self._watches if watch.fd is None or watch.fd in ready]
+        if self._pipe is not None and (gone or self._pipe.fileno() in ready):
+            self._read(self._pipe, max(_READ, _queued(self._pipe.fileno())) if gone else _READ)
+        for watch in gone:
+            self._abandon(watch.pid)
+            if watch.key is not None:
+                self._exits.append(Exited(watch.key, watch.pid, _exit_code(watch)))
+            self._forget(watch)
+
+    def _read(self, pipe: _Socket | _Stream, budget: int) -> None:
+        while budget > 0:
+            try:
+                data, sender = pipe.read()
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                self._end_pipe(f"the pipe was closed: {os.strerror(exc.errno or 0)}")
+                return
+            if not data:
+                self._end_pipe("the pipe was closed: it has no writer any more")
+                return
+            budget -= len(data)
+            framer = self._framers.setdefault(sender, Framer())
+            self._messages += [_event(item, sender) for item in framer.cut(data)]
+            if not framer.pending:
+                del self._framers[sender]
+
+    def _end_pipe(self, reason: str) -> None:
+        for sender in list(self._framers):
+            self._abandon(sender)
+        self._close_pipe()
+        self._messages.append(Corrupt(reason, b""))
+
+    def _close_pipe(self) -> None:
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            pipe.close()
+
+    def _abandon(self, sender: int | None) -> None:
+        framer = self._framers.pop(sender, None)
+        if framer is not None and (fault := framer.abandon()) is not None:
+            self._messages.append(_event(fault, sender))
+
+    def _watch_strays(self) -> None:
+        """See to it that the writer of each unfinished frame is watched, and nobody else unasked."""
+        for watch in [watch for watch in self._watches if watch.key is None]:
+            if watch.pid not in self._framers:
+                self._forget(watch)
+        watched = {watch.pid for watch in self._watches}
+        for sender in self._framers:
+            if sender is not None and sender not in watched:
+                with suppress(OSError):
+                    self._watches.append(_open_watch(None, sender, None))
+
+    def _forget(self, watch: _Watch) -> None:
+        self._watches.remove(watch)
+        if watch.fd is not None:
+            os.close(watch.fd)
+
+
+def _open_watch(key: str | None, pid: int, sentinel: int | None) -> _Watch:
+    if pid < 1:
+        raise ValueError(f"no process has the pid {pid}")
+    try:
+        if not hasattr(os, "pidfd_open"):
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        return _Watch(key, pid, os.pidfd_open(pid), exact=True)
+    except ProcessLookupError:
+        return _Watch(key, pid, None, exact=False)
+    except OSError:
+        if sentinel is None:
+            raise
+        return _Watch(key, pid, os.dup(sentinel), exact=False)
+
+
+def _queued(fd: int) -> int:
+    """How many bytes can be read from ``fd`` now."""
+    from fcntl import ioctl
+    from termios import FIONREAD
+
+    size = array.array("i", [0])
+    ioctl(fd, FIONREAD, size)
+    return size[0]
+
+
+def _exit_code(watch: _Watch) -> int | None:
+    if watch.fd is None or not watch.exact:
+        return None
+    try:
+        # WNOWAIT: the exit is only looked at, as it is the Process object that must reap its child.
+        status = os.waitid(os.P_PIDFD, watch.fd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except OSError:
+        return None
+    if status is None:
+        return None
+    return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+
+
+def _event(item: bytes | Fault, sender: int | None) -> Event:
+    if isinstance(item, bytes):
+        return Received(decode(item), sender)
+    return Corrupt(item.reason, item.sample, sender)

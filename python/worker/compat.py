@@ -1,0 +1,40 @@
+"""What differs between the supported releases of Sanic, and is no business of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from importlib import import_module
+from typing import Any, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def later_names(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method that names a worker ``ident`` be called as releases from 24.12 on have it.
+
+    There the worker's name is ``name``, and ``ident`` is the short label that stands before its log
+    lines. What the method itself sees is ``ident`` (the name) and, where a label was given,
+    ``label``.
+    """
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        named = "name" in kwargs
+        if "ident" in kwargs and (named or len(args) > 1):
+            kwargs["label"] = kwargs.pop("ident")
+        if named:
+            kwargs["ident"] = kwargs.pop("name")
+        return cast(Callable[..., Any], method)(*args, **kwargs)
+
+    return cast(Callable[P, R], call)
+
+
+def setup_logging(app: Any) -> None:
+    """Configure the log output of a worker, where Sanic (24.12 and later) does it in the worker."""
+    try:
+        module = import_module("sanic.logging.setup")
+    except ModuleNotFoundError:
+        return
+    module.setup_logging(app.state.is_debug, app.config.NO_COLOR, app.config.LOG_EXTRA)

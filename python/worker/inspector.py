@@ -1,0 +1,236 @@
+"""The door for an operator: look in and steer over HTTP, while the server runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from hmac import compare_digest
+from inspect import isawaitable, ismethod, signature
+from ipaddress import ip_address
+from os import environ
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sanic import Sanic
+from sanic.exceptions import BadRequest, Forbidden, NotFound, Unauthorized
+from sanic.helpers import Default
+from sanic.log import error_logger, logger
+from sanic.request import Request
+from sanic.response import HTTPResponse, json
+from sanic.server.socket import bind_socket
+
+from worker.publisher import Publisher, send
+from worker.state import snapshot
+
+__all__ = ["Inspector"]
+
+LOOPBACK = "localhost"
+
+
+class Inspector:
+    """Shows the state of the server's processes over HTTP, and passes on what an operator asks for.
+
+    It runs in a process of its own, on its own host and port. ``GET /`` answers with what is known of the
+    application and of each process; ``POST /<action>`` calls the method of that name, with the members of the
+    JSON object in the body as its arguments (``args``, a list, holds positional ones), and answers with
+    ``{"meta": {"action": <action>}, "result": <what it returned>}``.
+
+    The public methods of a subclass, sync or async, are actions too. They must return what JSON can hold.
+
+    With an API key every request must carry it, as a bearer token. Without one, requests that a browser was
+    led to make by a foreign page are refused.
+
+    Args:
+        publisher (Publisher): The sending end of the pipe to the main process.
+        app_info (dict[str, Any]): What is shown of the application; JSON can hold it.
+        worker_state (Mapping[str, Any]): The state of all processes, name to entry.
+        host (str): The host to listen on.
+        port (int): The port to listen on.
+        api_key (str): The token that a request must carry; empty for none.
+        tls_key (Path | str | Default): The path of the TLS key; TLS takes both it and the certificate.
+        tls_cert (Path | str | Default): The path of the TLS certificate.
+    """
+
+    app: Sanic[Any, Any]
+    """The application that answers, made when the inspector is called."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        app_info: dict[str, Any],
+        worker_state: Mapping[str, Any],
+        host: str,
+        port: int,
+        api_key: str,
+        tls_key: Path | str | Default,
+        tls_cert: Path | str | Default,
+    ) -> None:
+        self._publisher = publisher
+        self.app_info = app_info
+        self.worker_state = worker_state
+        self.host = host
+        self.port = port
+        self.api_key = api_key
+        self.tls_key = tls_key
+        self.tls_cert = tls_cert
+
+    def __call__(self, run: bool = True, **_: Any) -> Inspector:
+        """Make the application and serve it until the process is told to stop.
+
+        Args:
+            run (bool): Serve. ``False`` only makes the application, as :attr:`app`. Defaults to ``True``.
+
+        Raises:
+            SystemExit: The address cannot be listened on (exit code 1; the reason is logged).
+        """
+        self.app = Sanic("Inspector")
+        self._setup()
+        if run:
+            self._run()
+        return self
+
+    def reload(self, zero_downtime: bool = False) -> None:
+        """Restart all workers.
+
+        Args:
+            zero_downtime (bool): Start each new process before the old one is told to leave.
+                Defaults to ``False``.
+        """
+        send(self._publisher, "__ALL_PROCESSES__:" + (":STARTUP_FIRST" if zero_downtime else ""))
+
+    def scale(self, replicas: str | int) -> str:
+        """Change the number of workers.
+
+        Args:
+            replicas (str | int): How many there shall be, from 1 on. What is empty, or 0, stands for 1.
+
+        Returns:
+            str: ``Scaling to <number>``.
+
+        Raises:
+            BadRequest: ``replicas`` is no such number.
+        """
+        num_workers = _whole_number(replicas) if replicas else 1
+        log_msg = f"Scaling to {num_workers}"
+        logger.info(log_msg)
+        send(self._publisher, f"__SCALE__:{num_workers}")
+        return log_msg
+
+    def shutdown(self) -> None:
+        """Stop the whole server."""
+        send(self._publisher, "__TERMINATE__")
+
+    def _setup(self) -> None:
+        self.app.add_route(self._info, "/")
+        self.app.add_route(self._action, "/<action:str>", methods=["POST"])
+        self.app.on_request(self._authentication if self.api_key else self._same_origin)
+        environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
+
+    def _run(self) -> None:
+        # A forked process has the served applications too; without this it would serve them beside its own.
+        for app in Sanic._app_registry.values():
+            if app is not self.app:
+                app.state.server_info.clear()
+        tls = {"key": self.tls_key, "cert": self.tls_cert}
+        given = all(path and not isinstance(path, Default) for path in tls.values())
+        try:
+            sock = bind_socket(self.host, self.port)
+        except OSError as error:
+            error_logger.error(
+                "The inspector cannot listen on %s:%s (%s). Set INSPECTOR_HOST and INSPECTOR_PORT to an "
+                "address that is free.",
+                self.host,
+                self.port,
+                error,
+            )
+            raise SystemExit(1) from error
+        with sock:
+            self.app.run(sock=sock, single_process=True, ssl=tls if given else None)
+
+    def _authentication(self, request: Request) -> None:
+        token = (request.token or "").encode(errors="surrogatepass")
+        # A key of digits alone, set in the environment, arrives as a number.
+        if not compare_digest(token, str(self.api_key).encode()):
+            raise Unauthorized("Bad API key")
+
+    def _same_origin(self, request: Request) -> None:
+        # A browser sends what any page tells it to. It names a foreign page in Origin; a page whose own name
+        # was made to resolve to this machine shows in Host.
+        own = _one_name(self.host)
+        host = _host_of(f"//{request.headers['host']}") if "host" in request.headers else own
+        foreign = "origin" in request.headers and _host_of(request.headers["origin"]) != host
+        if foreign or own == LOOPBACK != host:
+            raise Forbidden("Set INSPECTOR_API_KEY to use the inspector from another origin")
+
+    async def _action(self, request: Request, action: str) -> HTTPResponse:
+        logger.info("Incoming inspector action: %s", action)
+        method = self._method(action)
+        kwargs = request.json if request.body else {}
+        if not isinstance(kwargs, dict):
+            raise BadRequest("The body must be a JSON object")
+        args = kwargs.pop("args", [])
+        if not isinstance(args, list):
+            raise BadRequest("args must be a JSON array")
+        try:
+            signature(method).bind(*args, **kwargs)
+        except TypeError as error:
+            raise BadRequest(f"Cannot call {action}: {error}") from error
+        output = method(*args, **kwargs)
+        if isawaitable(output):
+            output = await output
+        return await self._respond(request, output)
+
+    def _method(self, action: str) -> Callable[..., Any]:
+        # The class is asked first: a property of the instance would run its code only to be refused.
+        if not action.startswith("_") and callable(getattr(type(self), action, None)):
+            method = getattr(self, action)
+            if ismethod(method):
+                return method
+        raise NotFound(f"Unknown action: {action}")
+
+    async def _info(self, request: Request) -> HTTPResponse:
+        return await self._respond(request, self._state_to_json())
+
+    async def _respond(self, request: Request, output: Any) -> HTTPResponse:
+        name = request.match_info.get("action", "info")
+        return json({"meta": {"action": name}, "result": output})
+
+    def _state_to_json(self) -> dict[str, Any]:
+        return {"info": self.app_info, "workers": self._make_safe(snapshot(self.worker_state))}
+
+    @staticmethod
+    def _make_safe(obj: Any) -> Any:
+        """Return a copy of ``obj`` that JSON can hold: times in ISO 8601, what it does not know as text."""
+        if isinstance(obj, Mapping):
+            return {key: Inspector._make_safe(value) for key, value in obj.items()}
+        if isinstance(obj, (list, tuple, set, frozenset)):
+            return [Inspector._make_safe(value) for value in obj]
+        if isinstance(obj, datetime):
+            return obj.isoformat()
+        return obj if obj is None or isinstance(obj, (str, int, float)) else str(obj)
+
+
+def _whole_number(value: Any) -> int:
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        with suppress(ValueError):
+            number = int(value)
+            if number >= 1:
+                return number
+    raise BadRequest(f"replicas must be a whole number from 1 on, not {value!r}")
+
+
+def _host_of(url: str) -> str:
+    try:
+        return _one_name(urlsplit(url).hostname or "")
+    except ValueError:
+        return ""
+
+
+def _one_name(host: str) -> str:
+    """Return one name for all the names of this machine to itself; any other as it is."""
+    try:
+        return LOOPBACK if ip_address(host).is_loopback else host
+    except ValueError:
+        return host.lower()

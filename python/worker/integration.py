@@ -1,0 +1,225 @@
+"""Putting this package under a Sanic application, in place of Sanic's own worker manager.
+
+Only here is ``sanic.worker`` touched, and only to be replaced: its modules give way to ours in
+``sys.modules``, and every module that holds one of its objects under some name gets ours under that
+name. So whoever imports them from there, or has done so already, has ours.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from multiprocessing.managers import SyncManager
+from types import ModuleType
+from typing import Any
+
+from worker import settings
+
+__all__ = ["install", "is_installed", "uninstall"]
+
+# The releases that every test runs on; newer ones are tried by their names.
+OLDEST = (23, 12)
+NEWEST = (25, 12)
+
+# The modules of Sanic's manager, each with the names that users and Sanic take from it.
+NAMES = {
+    "constants": ("ProcessState", "RestartOrder"),
+    "inspector": ("Inspector",),
+    "loader": ("AppLoader", "CertLoader"),
+    "manager": ("MonitorCycle", "WorkerManager"),
+    "multiplexer": ("WorkerMultiplexer",),
+    "process": ("Worker", "WorkerProcess", "get_now"),
+    "reloader": ("Reloader",),
+    "restarter": ("Restarter",),
+    "serve": ("worker_serve",),
+    "state": ("WorkerState",),
+}
+# Where Sanic itself binds them.
+BOUND = {
+    "sanic.app": ("CertLoader", "Inspector", "WorkerManager"),
+    "sanic.mixins.startup": (
+        "AppLoader",
+        "Manager",
+        "Reloader",
+        "WorkerManager",
+        "WorkerMultiplexer",
+        "worker_serve",
+    ),
+    "sanic.cli.app": ("AppLoader",),
+}
+
+GUARD = """\
+The server could not start: its first child process failed.
+
+This happens where an application is run in the global scope of a script and not inside of
+
+    if __name__ == "__main__":
+
+because a child imports that script (start method "spawn"). Put the call that runs the application
+there, or set Sanic.start_method = "fork" before it."""
+
+# What to put back, last first.
+_undo: list[Callable[[], None]] = []
+
+
+def is_installed() -> bool:
+    """Whether this package stands in the place of Sanic's manager, in this process."""
+    return bool(_undo)
+
+
+def install(**given: Any) -> None:
+    """Put this package in the place of ``sanic.worker``, here and in every process it starts.
+
+    Call it before the application is run; again, it does nothing but take the settings.
+
+    Args:
+        **given: Settings of the manager, by name; see :mod:`worker.settings`.
+
+    Raises:
+        RuntimeError: This release of Sanic is too old, or has not the names that are expected, or a
+            class is already derived from one that is to be replaced.
+        TypeError: There is no such setting.
+        ValueError: The value of a setting is wrong.
+    """
+    settings.install(given)
+    if _undo:
+        return
+    _check_version()
+    replaced = _replacements()
+    _check_subclasses(replaced)
+    for stem in NAMES:
+        theirs = sys.modules[f"sanic.worker.{stem}"]
+        ours = import_module(f"worker.{stem}")
+        replaced[id(theirs)] = (theirs, ours)
+        _swap(vars(sys.modules["sanic.worker"]), stem, ours)
+        _swap(sys.modules, theirs.__name__, ours)
+    startup = import_module("sanic.mixins.startup")
+    _swap(vars(startup), "Manager", state_manager)
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType) and not _is_ours(module):
+            _rebind(vars(module), replaced)
+    for app in import_module("sanic.app").Sanic._app_registry.values():
+        for attribute in ("certloader_class", "inspector_class"):
+            _, ours = replaced.get(id(getattr(app, attribute, None)), (None, None))
+            if ours is not None:
+                _swap_attribute(app, attribute, ours)
+
+
+def uninstall() -> None:
+    """Put Sanic's own manager back in this process. Where nothing was installed, nothing happens."""
+    while _undo:
+        _undo.pop()()
+    settings.install({})
+
+
+def state_manager() -> SyncManager:
+    """What Sanic keeps the state of the workers in: a manager whose server leaves only with main.
+
+    Its server leads a session of its own and ignores the signals that are main's to obey.
+
+    Raises:
+        ServerError: Its process failed, as it does in a script that runs its application globally.
+    """
+    manager = SyncManager(ctx=multiprocessing.get_context())
+    try:
+        manager.start(initializer=_serve_until_main_ends, initargs=(os.getpid(),))
+    except EOFError:
+        from sanic.exceptions import ServerError
+
+        raise ServerError(GUARD, quiet=True) from None
+    return manager
+
+
+def _serve_until_main_ends(main: int) -> None:
+    from worker import launch
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    launch.lead_session()
+    launch.hold_on_to(main, grace=0.0)
+
+
+def _check_version() -> None:
+    import sanic
+
+    text = sanic.__version__
+    supported = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+    try:
+        year, month = (int(part) for part in text.split(".")[:2])
+    except ValueError:
+        raise RuntimeError(
+            f"Sanic {text!r} is of no known release; sanic-worker supports {supported}"
+        ) from None
+    if (year, month) < OLDEST:
+        raise RuntimeError(f"Sanic {text} is too old; sanic-worker supports {supported}")
+    for module, name in _expected():
+        if not hasattr(import_module(module), name):
+            raise RuntimeError(
+                f"Sanic {text} has no {module}.{name}, which sanic-worker has to replace; "
+                f"it supports Sanic {supported}"
+            )
+    if (year, month) > NEWEST:
+        warnings.warn(
+            f"Sanic {text} is newer than what sanic-worker was tested with ({supported})",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _expected() -> Iterator[tuple[str, str]]:
+    for stem, names in NAMES.items():
+        for name in names:
+            yield f"sanic.worker.{stem}", name
+    for module, names in BOUND.items():
+        for name in names:
+            yield module, name
+
+
+def _replacements() -> dict[int, tuple[Any, Any]]:
+    """Each object that gives way, with the one that takes its place, by the identity of the former."""
+    replaced = {}
+    for stem, names in NAMES.items():
+        theirs = import_module(f"sanic.worker.{stem}")
+        ours = import_module(f"worker.{stem}")
+        for name in names:
+            old = getattr(theirs, name)
+            replaced[id(old)] = (old, getattr(ours, name))
+    return replaced
+
+
+def _check_subclasses(replaced: dict[int, tuple[Any, Any]]) -> None:
+    for old, _ in replaced.values():
+        for derived in old.__subclasses__() if isinstance(old, type) else ():
+            raise RuntimeError(
+                f"{derived.__module__}.{derived.__qualname__} is derived from Sanic's own "
+                f"{old.__qualname__} and cannot be changed any more. Call worker.install() before "
+                f"the module {derived.__module__} is imported (or before the class is defined)."
+            )
+
+
+def _is_ours(module: ModuleType) -> bool:
+    return module.__name__ == "worker" or module.__name__.startswith(("worker.", "sanic.worker"))
+
+
+def _rebind(namespace: dict[str, Any], replaced: dict[int, tuple[Any, Any]]) -> None:
+    for name, value in list(namespace.items()):
+        old, ours = replaced.get(id(value), (None, None))
+        if old is not None and old is value:
+            _swap(namespace, name, ours)
+
+
+def _swap(namespace: dict[str, Any], name: str, ours: Any) -> None:
+    before = namespace[name]
+    namespace[name] = ours
+    _undo.append(lambda: namespace.__setitem__(name, before))
+
+
+def _swap_attribute(owner: Any, name: str, ours: Any) -> None:
+    before = getattr(owner, name)
+    setattr(owner, name, ours)
+    _undo.append(lambda: setattr(owner, name, before))

@@ -1,0 +1,283 @@
+"""How a child begins: the process classes of the manager, and what they do before anything else.
+
+A child of ours leads a session of its own, so that Ctrl-C and signals to main's group reach it only
+through main; it ends when main is gone; and it has put this package in place of Sanic's manager
+before the application is loaded.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import context as contexts
+from multiprocessing import resource_tracker
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+from worker.constants import SERVER_LABEL
+
+__all__ = ["Launched", "disown", "factory", "has_begun", "mark_failed", "own", "reap"]
+
+# What only main may use: a forked child, a copy of main, closes it.
+_owned_by_main: list[Closable] = []
+# Signals that main handles and a child must meet with their default action.
+_MAINS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# How long main waits for the word of a fork server on the exit code of its child, seconds.
+_EXITCODE_TIMEOUT = 1.0
+
+_failed = False
+
+
+class Closable(Protocol):
+    """Something with a ``close()``: a monitor, a connection."""
+
+    def close(self) -> None:
+        """Let go of the file descriptors."""
+
+
+class Launched(BaseProcess):
+    """A process of the manager; mixed into the process class of each start method."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.main_pid = os.getpid()
+        self.grace = 0.0
+        self.environment: dict[str, str] = {}
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the process serves requests (by its name)."""
+        return SERVER_LABEL in self.name
+
+    @property
+    def stops_once(self) -> bool:
+        """Whether the target obeys the first stop and ignores repeats."""
+        return getattr(self._target, "stops_once", False) is True  # type: ignore[attr-defined]
+
+    def start(self) -> None:
+        """Start the process with the signals held that must not end it half-way."""
+        self.environment = {
+            name: value
+            for name in ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
+            if (value := os.environ.get(name)) is not None
+        }
+        with _signals_held(self):
+            super().start()
+
+    def run(self) -> None:
+        """Begin the child, then run its target."""
+        global _failed
+        _failed = False
+        os.environ.update(self.environment)
+        _undo_fork()
+        lead_session()
+        hold_on_to(self.main_pid, self.grace)
+        if not faulthandler.is_enabled():
+            with suppress(OSError, ValueError, AttributeError):
+                faulthandler.enable()
+        _open_to_signals(interruptible=not self.is_server)
+        super().run()
+        if _failed:
+            sys.exit(1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The first call of the unpickling child: before the state, which may import the application.
+        return _born, (type(self), _installed(), dict(self.environment)), self.__dict__
+
+
+class SpawnProcess(Launched, contexts.SpawnProcess):
+    """A child of the start method ``spawn``."""
+
+
+if sys.platform != "win32":
+
+    class ForkProcess(Launched, contexts.ForkProcess):
+        """A child of the start method ``fork``."""
+
+    class ForkServerProcess(Launched, contexts.ForkServerProcess):
+        """A child of the start method ``forkserver``."""
+
+    _CLASSES: dict[str, type[Launched]] = {
+        "spawn": SpawnProcess,
+        "fork": ForkProcess,
+        "forkserver": ForkServerProcess,
+    }
+    _STOCK: tuple[type[BaseProcess], ...] = (
+        contexts.Process,
+        contexts.SpawnProcess,
+        contexts.ForkProcess,
+        contexts.ForkServerProcess,
+    )
+else:
+    _CLASSES = {"spawn": SpawnProcess}
+    _STOCK = (contexts.Process, contexts.SpawnProcess)
+
+
+def factory(context: Any, grace: float) -> Callable[..., Any]:
+    """What makes the processes of a context.
+
+    Args:
+        context (BaseContext): ``multiprocessing``, or what ``get_context()`` gave. One that is not
+            from the standard library makes its own processes.
+        grace (float): How long a process may take to end when main is gone, seconds.
+
+    Returns:
+        Callable: Our process class for the context's start method, or ``context.Process``.
+    """
+    if isinstance(context, contexts.BaseContext) and context.Process in _STOCK:  # type: ignore[attr-defined]
+        kind = _CLASSES[context.get_start_method()]
+
+        def make(**kwargs: Any) -> Launched:
+            process = kind(**kwargs)
+            process.grace = grace
+            return process
+
+        return make
+    return context.Process  # type: ignore[no-any-return]
+
+
+def own(owned: Closable) -> None:
+    """Have forked children close what only main may use, until :func:`disown`."""
+    _owned_by_main.append(owned)
+
+
+def disown(owned: Closable) -> None:
+    """Main has closed it, or gives it up."""
+    _owned_by_main.remove(owned)
+
+
+def mark_failed() -> None:
+    """Let the running child end with exit code 1 when its target returns."""
+    global _failed
+    _failed = True
+
+
+def has_begun(process: Any) -> bool:
+    """Whether a child of ours leads its own session by now (and its group with it)."""
+    if not isinstance(process, Launched) or process.pid is None:
+        return False
+    try:
+        return os.getsid(process.pid) == process.pid
+    except OSError:
+        return False
+
+
+def reap(process: BaseProcess) -> int | None:
+    """Collect a dead child.
+
+    A fork server sends the exit code of its child a moment after the child's death.
+
+    Returns:
+        int | None: Its exit code, negative for a signal; ``None`` if nobody knows.
+    """
+    if process.exitcode is None:
+        wait_for([process.sentinel], _EXITCODE_TIMEOUT)
+    return process.exitcode
+
+
+@contextmanager
+def _signals_held(process: BaseProcess) -> Iterator[None]:
+    """Block signals that would reach a child before it can tell what they mean.
+
+    The mask is inherited, over an exec too; :meth:`Launched.run` opens it again. A spawned child
+    leaves SIGTERM open: its default action is right from the first instruction on. A forked one is a
+    copy of main with main's handlers; a fork server must outlive a signal to main's group.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    # The tracker is a child too, and its first start unblocks these very signals.
+    resource_tracker.ensure_running()
+    spawned = process._start_method == "spawn"  # type: ignore[attr-defined]
+    held = {signal.SIGINT} if spawned else set(_MAINS_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _born(kind: type[Launched], installed: bool, environment: dict[str, str]) -> Launched:
+    os.environ.update(environment)
+    if installed:
+        from worker.integration import install
+
+        install()
+    return kind.__new__(kind)
+
+
+def _installed() -> bool:
+    from worker.integration import is_installed
+
+    return is_installed()
+
+
+def _undo_fork() -> None:
+    signal.set_wakeup_fd(-1)
+    for signum in _MAINS_SIGNALS:
+        signal.signal(signum, signal.SIG_DFL)
+    while _owned_by_main:
+        with suppress(OSError):
+            _owned_by_main.pop().close()
+
+
+def lead_session() -> None:
+    """Make the calling process the leader of a new session, out of reach of the terminal's signals."""
+    # Not just a group: a background group is stopped when it touches the terminal.
+    if hasattr(os, "setsid"):
+        with suppress(PermissionError):
+            os.setsid()
+
+
+def _open_to_signals(interruptible: bool) -> None:
+    """Meet the signals held so far: with SIGINT and SIGTERM at their default, they end the child.
+
+    One that is pending came from main, or to main's group and so to main as well: either way the
+    server is stopping and nothing has been begun that would want to be ended in order.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_MAINS_SIGNALS))
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def hold_on_to(main: int, grace: float) -> None:
+    """End this process when main is gone: first in order, after ``grace`` seconds by force."""
+    try:
+        watch = os.pidfd_open(main)
+    except ProcessLookupError:
+        os._exit(1)
+    except (AttributeError, OSError):
+        parent = multiprocessing.parent_process()
+        if parent is None:
+            return
+        watch = parent.sentinel
+    method = getattr(multiprocessing.current_process(), "_start_method", None)
+    if method in ("fork", "spawn") and os.getppid() != main:
+        os._exit(1)
+
+    def lifeline() -> None:
+        poll = select.poll()
+        poll.register(watch, select.POLLIN)
+        poll.poll()
+        me = os.getpid()
+        os.kill(me, signal.SIGINT)
+        threading.Event().wait(grace)
+        if has_own_session():
+            os.killpg(me, signal.SIGKILL)
+        os.kill(me, signal.SIGKILL)
+
+    threading.Thread(target=lifeline, name="lifeline", daemon=True).start()
+
+
+def has_own_session() -> bool:
+    """Whether the calling process leads its own session."""
+    return hasattr(os, "getsid") and os.getsid(0) == os.getpid()

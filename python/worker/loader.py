@@ -1,0 +1,183 @@
+"""How a process comes by its application and its certificate."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from inspect import isfunction, signature
+from pathlib import Path
+from ssl import SSLContext
+from typing import TYPE_CHECKING, Any, cast
+
+from sanic import Sanic
+from sanic.http.tls.context import process_to_context
+from sanic.http.tls.creators import MkcertCreator, TrustmeCreator
+from sanic.simple import create_simple_server
+
+if TYPE_CHECKING:
+    from sanic.http.tls.creators import CertCreator
+
+__all__ = ["AppLoader", "CertLoader"]
+
+DEFAULT_APP_NAME = "app"
+
+
+class AppLoader:
+    """Knows where the application is, and loads it in whatever process asks.
+
+    It travels to the workers pickled, so ``factory`` must be importable unless processes are forked.
+
+    Args:
+        module_input (str): Where to find the application: ``module:name`` or ``module.name`` of a
+            :class:`~sanic.Sanic` or of a function that returns one, ``module:name()``, ``module`` alone
+            (then the name is ``app``), or the path of a directory to serve. Defaults to ``""``.
+        as_factory (bool): What is found is to be called, even if it is no plain function.
+            Defaults to ``False``.
+        as_simple (bool): ``module_input`` is a directory to serve. Defaults to ``False``.
+        args (Any): What a function found in the module is called with, if it takes an argument. The
+            command line puts its parsed arguments here. Defaults to ``None``.
+        factory (Callable[[], Sanic] | None): Returns the application, without arguments; then nothing else
+            counts. Defaults to ``None``.
+    """
+
+    def __init__(
+        self,
+        module_input: str = "",
+        as_factory: bool = False,
+        as_simple: bool = False,
+        args: Any = None,
+        factory: Callable[[], Sanic[Any, Any]] | None = None,
+    ) -> None:
+        self.module_input = module_input
+        self.module_name = ""
+        self.app_name = ""
+        self.as_factory = as_factory
+        self.as_simple = as_simple
+        self.args = args
+        self.factory = factory
+        self.cwd = os.getcwd()
+
+        delimiter = ":" if ":" in module_input else "."
+        if delimiter in module_input and not self._looks_like_path:
+            self.module_name, self.app_name = module_input.rsplit(delimiter, 1)
+            if self.app_name.endswith("()"):
+                self.as_factory = True
+                self.app_name = self.app_name[:-2]
+
+    def load(self) -> Sanic[Any, Any]:
+        """Return the application, importing its module with the directory of the start on ``sys.path``.
+
+        Raises:
+            ValueError: What was found is no application, and does not make one.
+            ImportError: The module, or something that it needs, cannot be imported.
+        """
+        module_path = os.path.abspath(self.cwd)
+        if module_path not in sys.path:
+            sys.path.append(module_path)
+
+        if self.factory:
+            return self.factory()
+        directory = Path(self.module_input)
+        if self.as_simple or (self._looks_like_path and directory.is_dir()):
+            return cast(Sanic[Any, Any], create_simple_server(directory))
+        return self._load_from_module()
+
+    @property
+    def _looks_like_path(self) -> bool:
+        return "/" in self.module_input or "\\" in self.module_input
+
+    def _load_from_module(self) -> Sanic[Any, Any]:
+        if not self.module_name and not self.app_name:
+            self.module_name, self.app_name = self.module_input, DEFAULT_APP_NAME
+        found = getattr(import_module(self.module_name), self.app_name, None)
+        if not found and self.module_name == self.module_input:
+            raise ValueError(
+                "Looks like you only supplied a module name. Sanic tried to locate an application instance "
+                f"named {self.module_name}:app, but was unable to locate an application instance. Please "
+                "provide a path to a global instance of Sanic(), or a callable that will return a Sanic() "
+                "application instance."
+            )
+        if self.as_factory or isfunction(found):
+            if not callable(found):
+                raise ValueError(f"Expected a callable, but got {type(found).__name__}.")
+            found = _call_factory(found, self.args)
+        if isinstance(found, Sanic):
+            return found
+
+        # The dot of "package.module" is not always the one before the application's name.
+        app = getattr(_import_if_there(self.module_input), DEFAULT_APP_NAME, None)
+        if isinstance(app, Sanic):
+            return app
+        message = f"Module is not a Sanic app, it is a {type(found).__name__}"
+        if hasattr(self.args, "target"):
+            message += f"\n  Perhaps you meant {self.args.target}:app?"
+        raise ValueError(message)
+
+
+def _call_factory(factory: Callable[..., Any], args: Any) -> Any:
+    try:
+        accepted = signature(factory)
+    except (TypeError, ValueError):
+        # It does not say what it takes, so that only trying tells.
+        try:
+            return factory(args)
+        except TypeError:
+            return factory()
+    try:
+        accepted.bind(args)
+    except TypeError:
+        return factory()
+    return factory(args)
+
+
+def _import_if_there(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        # A module that *it* imports may be what is missing, and that is for the user to see.
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            return None
+        raise
+
+
+class CertLoader:
+    """Makes a worker's TLS context from what the application was told to run with.
+
+    Args:
+        ssl_data (SSLContext | dict | None): A context, ready to use; or the paths of ``key`` and ``cert``
+            (or whatever else ``app.run(ssl=…)`` takes); or, for a certificate that is made on the spot, a
+            ``dict`` of ``creator`` (``"mkcert"`` or ``"trustme"``), ``key``, ``cert`` and ``localhost``
+            (the host name).
+
+    Raises:
+        RuntimeError: There is no such creator.
+    """
+
+    _creators: Mapping[str, type[CertCreator]] = {
+        "mkcert": MkcertCreator,
+        "trustme": TrustmeCreator,
+    }
+
+    def __init__(self, ssl_data: SSLContext | dict[str, str | os.PathLike[str]] | None) -> None:
+        self._ssl_data = ssl_data
+        self._creator_class: type[CertCreator] | None = None
+        if not isinstance(ssl_data, dict):
+            return
+        creator_name = cast(str, ssl_data.get("creator"))
+        if not creator_name:
+            return
+
+        self._creator_class = self._creators.get(creator_name)
+        if not self._creator_class:
+            raise RuntimeError(f"Unknown certificate creator: {creator_name}")
+        self._key = cast(Path, ssl_data["key"])
+        self._cert = cast(Path, ssl_data["cert"])
+        self._localhost = cast(str, ssl_data["localhost"])
+
+    def load(self, app: Sanic[Any, Any]) -> SSLContext | None:
+        """Return the context for ``app``, ``None`` where it is to serve without TLS."""
+        if not self._creator_class:
+            return process_to_context(self._ssl_data)
+        return self._creator_class(app, self._key, self._cert).generate_cert(self._localhost)

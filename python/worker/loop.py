@@ -1,0 +1,485 @@
+"""The loop of main: one wait for messages, exits and signals, and what each of them leads to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial, wraps
+from reprlib import Repr
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from sanic.log import error_logger, logger
+
+from worker import launch
+from worker.constants import MAIN_NAME, ProcessState
+from worker.inbox import ConnectionMonitor, Waiting, load, open_monitor
+from worker.messages import Command, Corrupt, Exited, Manage, Received, Restart, Scale, Stop, Terminate
+from worker.process import Worker, WorkerProcess
+
+if TYPE_CHECKING:
+    from worker.manager import WorkerManager
+
+__all__ = ["Loop", "in_the_loop"]
+
+P = ParamSpec("P")
+M = TypeVar("M", bound="WorkerManager")
+
+SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+# How often the state is looked at while an ack is awaited: a mapping of a SyncManager cannot wake anyone, seconds.
+ACK_POLL = 0.05
+# After how long a server that was told to leave is told again, seconds: while Sanic sets up its
+# handlers there is a moment in which a signal is lost. Our handler in the server knows repeats.
+TELL_AGAIN = 0.5
+# How long the end of killed processes is waited for, seconds: only a hung kernel takes longer.
+KILL_TIMEOUT = 5.0
+
+_show = Repr()
+_show.maxstring = _show.maxother = 160
+
+
+def in_the_loop(verb: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[M, P], None]:
+    """Hand a verb of the manager to the running loop when another thread calls it."""
+
+    @wraps(verb)
+    def call(manager: M, *args: P.args, **kwargs: P.kwargs) -> None:
+        manager._loop.do(partial(verb, manager, *args, **kwargs))
+
+    return call
+
+
+@dataclass(eq=False)
+class Watched:
+    """A process whose end the loop waits for.
+
+    ``told`` is when it was first seen to have been told to leave, ``again`` when it is told once more.
+    """
+
+    process: WorkerProcess
+    base: Any
+    ready_by: float
+    told: float | None = None
+    again: float = 0.0
+
+    @property
+    def current(self) -> bool:
+        """Whether it is the one that fills its place in the table."""
+        return self.base is self.process._current_process
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is on its way out."""
+        if self.current:
+            return self.process.state is ProcessState.TERMINATED
+        return self.base is not self.process.predecessor
+
+    def __str__(self) -> str:
+        return f"{self.process.name} [{self.base.pid}]"
+
+
+class Loop:
+    """What the manager's :meth:`~worker.manager.WorkerManager.monitor` runs.
+
+    Args:
+        manager (WorkerManager): Whose verbs are called.
+    """
+
+    def __init__(self, manager: WorkerManager) -> None:
+        self._manager = manager
+        self._monitor: Waiting | None = None
+        self._thread: int | None = None
+        self._wakeup_before: int | None = None
+        self._signals: deque[int] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._deferred: list[tuple[Command, int | None]] = []
+        self._watched: dict[str, Watched] = {}
+        self._last: dict[str, Any] = {}
+        self._changed = True
+        self._starting = False
+        self._stopped = False
+        self._failure = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the loop is to be left."""
+        return self._stopped or self._manager._shutting_down
+
+    @property
+    def stop_asked(self) -> bool:
+        """Whether a stop is on its way, obeyed or not."""
+        return self.ended or bool(self._signals)
+
+    def open(self) -> None:
+        """Take the pipe and the signals; again: nothing."""
+        if self._monitor is not None:
+            return
+        self._monitor = open_monitor(self._manager.monitor_subscriber)
+        self._thread = threading.get_ident()
+        launch.own(self._monitor)
+        launch.own(self._manager.monitor_subscriber)
+        wakeup = getattr(self._monitor, "wakeup_fd", None)
+        if wakeup is not None and threading.current_thread() is threading.main_thread():
+            self._wakeup_before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+
+    def close(self) -> None:
+        """Wait for what was killed, let go of pipe and signals; every state is final then."""
+        if self._monitor is None:
+            return
+        deadline = time.monotonic() + KILL_TIMEOUT
+        for watched in self._watched.values():
+            watched.base.join(max(0.0, deadline - time.monotonic()))
+            if watched.current and watched.process.state < ProcessState.TERMINATED:
+                watched.process.set_state(ProcessState.FAILED, force=True)
+        if self._wakeup_before is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
+        launch.disown(self._monitor)
+        launch.disown(self._manager.monitor_subscriber)
+        self._monitor.close()
+        self._monitor = self._thread = self._wakeup_before = None
+        self._watched.clear()
+
+    def on_signal(self, signum: int, frame: Any) -> None:
+        """The handler of main's signals: queue it for the loop."""
+        self._signals.append(signum)
+        self._wake()
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Do something now, or in the loop's thread where a loop runs in another one."""
+        if self._thread in (None, threading.get_ident()):
+            self._changed = True
+            call()
+        else:
+            self._calls.append(call)
+            self._wake()
+
+    def turn(self, at_most: float | None = None) -> None:
+        """Wait for the next thing that happens, and do what it asks for."""
+        assert self._monitor is not None
+        if self._changed:
+            self._watch()
+        events = self._monitor.wait(self._timeout(at_most))
+        self._obey_signals()
+        for event in events:
+            if isinstance(event, Received):
+                self._received(load(event.command), event.sender)
+            elif isinstance(event, Exited):
+                self._exited(self._watched.pop(event.key), event.exitcode)
+            elif isinstance(event, Corrupt):
+                error_logger.error(
+                    "Monitor dropped what is no message, from %s: %s; it begins with %s",
+                    self._name(event.sender),
+                    event.reason,
+                    _show.repr(event.sample),
+                )
+        while self._calls:
+            self._guarded(self._calls.popleft(), "a call from another thread")
+        if self._changed:
+            self._watch()
+        self._settle()
+
+    def wait_until_ready(self, seconds: float) -> str:
+        """Wait until every server is acked; commands that come meanwhile are obeyed after that.
+
+        Args:
+            seconds (float): How long that may take.
+
+        Returns:
+            str: Why it cannot be reached; empty when it was, or when a stop came first.
+        """
+        deadline = time.monotonic() + seconds
+        self._starting = True
+        while not self.stop_asked and (slow := [*self._unacked()]):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                names = ", ".join(sorted(process.name for process in slow))
+                return (
+                    f"No word of {names} within the allowed time, which is {seconds} seconds. It is set by "
+                    "WorkerManager.THRESHOLD, in tenths of a second."
+                )
+            self.turn(left)
+            if self._failure and not self.stop_asked:
+                return (
+                    f"{self._failure} If the error log does not say why, run the application with "
+                    "--single-process, where nothing stands between you and its error."
+                )
+        self._starting = False
+        for command, sender in self._deferred:
+            self._received(command, sender)
+        self._deferred.clear()
+        return ""
+
+    def drain(self) -> None:
+        """Wait until no process is left."""
+        while self._watched and self._monitor is not None:
+            self.turn()
+
+    def forget(self, worker: Worker) -> None:
+        """Drop the entries of a dismissed worker's processes that are gone; the others' at their end."""
+        alive = {watched.process for watched in self._watched.values()}
+        if self._monitor is not None:
+            for process in worker.processes - alive:
+                self._manager.worker_state.pop(process.name, None)
+
+    def kill_leaving(self) -> None:
+        """Kill the processes that have left the table but still run."""
+        for watched in self._watched.values():
+            if not watched.current or watched.leaving:
+                self._kill(watched)
+
+    # What happens
+
+    def _obey_signals(self) -> None:
+        while self._signals:
+            self._manager.shutdown_signal(self._signals.popleft(), None)
+            self._changed = True
+
+    def _received(self, command: Command, sender: int | None) -> None:
+        logger.debug("Monitor message: %s", command, extra={"verbosity": 2})
+        if self.ended:
+            return
+        if self._starting and isinstance(command, (Restart, Scale, Manage)):
+            self._deferred.append((command, sender))
+            return
+        self._guarded(partial(self._obey, command, sender), self._name(sender))
+
+    def _guarded(self, call: Callable[[], None], whose: str) -> None:
+        """Do what someone asked for; whatever comes of it, supervision goes on."""
+        self._changed = True
+        try:
+            call()
+        except ValueError as error:
+            error_logger.error("Refused a command of %s: %s", whose, error)
+        except Exception:
+            error_logger.exception("Failed to obey a command of %s", whose)
+
+    def _obey(self, command: Command, sender: int | None) -> None:
+        manager = self._manager
+        if isinstance(command, Restart):
+            names = None if command.names is None else [*command.names]
+            manager.restart(process_names=names, reloaded_files=command.files, restart_order=command.order)
+        elif isinstance(command, Scale):
+            manager.scale(command.num_workers)
+        elif isinstance(command, Manage):
+            self._manage(command)
+        elif isinstance(command, Terminate) and command.early:
+            self._fails_to_start(f"{self._name(sender)} failed to start.")
+        elif isinstance(command, Terminate):
+            manager.shutdown()
+        elif isinstance(command, Stop) and isinstance(self._monitor, ConnectionMonitor):
+            self._stopped = True
+        elif isinstance(command, Stop):
+            error_logger.error("Monitor received an empty message from %s, and goes on", self._name(sender))
+        else:
+            error_logger.error(
+                "Monitor received an invalid message: %s, from %s: %s",
+                _safely_shown(command.message),
+                self._name(sender),
+                command.reason,
+            )
+
+    def _manage(self, command: Manage) -> None:
+        ceiling = self._manager.settings.max_workers
+        if command.workers > ceiling:
+            raise ValueError(f"{command.workers} processes of {command.ident}: max_workers is {ceiling}")
+        try:
+            worker = self._manager.manage(
+                command.ident,
+                command.func,
+                {**command.kwargs},
+                transient=command.transient,
+                restartable=command.restartable,
+                tracked=command.tracked,
+                auto_start=command.auto_start,
+                workers=command.workers,
+            )
+        except Exception:
+            error_logger.exception("Failed to manage worker %s", command.ident)
+            return
+        for process in worker.processes:
+            if command.auto_start:
+                process.start()
+            else:
+                process.set_state(ProcessState.NONE, True)
+
+    def _fails_to_start(self, what: str) -> None:
+        if self._starting:
+            self._failure = self._failure or what
+        else:
+            error_logger.error("%s", what)
+
+    def _exited(self, watched: Watched, exitcode: int | None) -> None:
+        process = watched.process
+        code = launch.reap(watched.base)
+        how = _how(exitcode if code is None else code)
+        if not watched.current:
+            if watched.base is process.predecessor:
+                error_logger.error("%s %s while its successor was starting", watched, how)
+                process.lose_predecessor()
+            elif process.state is ProcessState.ACKED:
+                # The last word of the one that left was that it serves no more, under the same name.
+                process.serves()
+        elif process.predecessor is not None:
+            error_logger.error("%s %s before it was ready; its predecessor stays", watched, how)
+            process.take_back()
+        elif not watched.leaving:
+            self._died(watched, code, how)
+        self._retire(process)
+
+    def _died(self, watched: Watched, code: int | None, how: str) -> None:
+        """Nobody had asked for the end of this one."""
+        process = watched.process
+        process.set_state(ProcessState.FAILED if code else ProcessState.COMPLETED, force=True)
+        if self._starting and process.is_server:
+            self._fails_to_start(f"{watched} {how} before it was ready.")
+        elif code or process.is_server:
+            error_logger.error("%s %s", watched, how)
+        else:
+            logger.debug("%s %s", watched, how)
+
+    def _retire(self, process: WorkerProcess) -> None:
+        """Forget a process that has ended and is not to be seen any more."""
+        worker = next((one for one in self._manager.workers if process in one.processes), None)
+        if worker is None:
+            if not any(watched.process is process for watched in self._watched.values()):
+                self._manager.worker_state.pop(process.name, None)
+        elif not worker.tracked and not worker.has_alive_processes() and not self.ended:
+            self._manager.remove_worker(worker)
+
+    # What is waited for
+
+    def _watch(self) -> None:
+        assert self._monitor is not None
+        self._changed = False
+        for process in self._manager.processes:
+            base = process._current_process
+            if self._last.get(process.name) is base:
+                continue
+            self._last[process.name] = base
+            process.supervised = True
+            sentinel = getattr(base, "sentinel", None)
+            if type(base.pid) is int and type(sentinel) is int:
+                key = f"{process.name} [{base.pid}]"
+                ready_by = time.monotonic() + process.THRESHOLD / 10
+                self._watched[key] = Watched(process, base, ready_by)
+                self._monitor.watch(key, base.pid, sentinel)
+
+    def _unacked(self) -> Iterator[WorkerProcess]:
+        for process in self._manager.processes:
+            if process.is_server and process.state in (ProcessState.STARTING, ProcessState.STARTED):
+                yield process
+
+    def _settle(self) -> None:
+        """Look for the acks that are awaited, and hasten those who are leaving."""
+        now = time.monotonic()
+        entries = self._entries() if any(True for _ in self._unacked()) else {}
+        for watched in list(self._watched.values()):
+            process = watched.process
+            if watched.current and process.state in (ProcessState.STARTING, ProcessState.STARTED):
+                entry = entries.get(process.name, {})
+                if entry.get("state") == ProcessState.ACKED.name or entry.get("serving"):
+                    process.acked()
+                if process.predecessor is not None:
+                    self._hand_over(watched, now)
+            if watched.leaving:
+                self._hasten(watched, now)
+
+    def _hand_over(self, watched: Watched, now: float) -> None:
+        process = watched.process
+        if process.state is ProcessState.ACKED or not process.is_server:
+            process.hand_over()
+        elif now >= watched.ready_by:
+            error_logger.error(
+                "Worker %s failed to come ack within %s seconds; its predecessor stays",
+                process.name,
+                process.THRESHOLD / 10,
+            )
+            process.take_back()
+            self._kill(watched)
+
+    def _hasten(self, watched: Watched, now: float) -> None:
+        if watched.told is None:
+            watched.told = now
+            watched.again = now + TELL_AGAIN
+        elif now >= watched.told + self._manager.settings.graceful_timeout:
+            error_logger.error(
+                "%s did not end within %s seconds; killing it", watched, self._manager.settings.graceful_timeout
+            )
+            watched.told = float("inf")
+            self._kill(watched)
+        elif now >= watched.again:
+            watched.again = now + TELL_AGAIN
+            if getattr(watched.base, "stops_once", False):
+                with suppress(ProcessLookupError):
+                    os.kill(watched.base.pid, signal.SIGINT)
+
+    def _timeout(self, at_most: float | None) -> float | None:
+        """Seconds until the next deadline; ``None`` where nothing but events is waited for."""
+        now = time.monotonic()
+        deadlines = [] if at_most is None else [now + at_most]
+        if self._calls or self._signals:
+            return 0.0
+        if any(True for _ in self._unacked()):
+            deadlines.append(now + ACK_POLL)
+        for watched in self._watched.values():
+            if watched.leaving:
+                if watched.told is None:
+                    return 0.0
+                deadlines.append(watched.told + self._manager.settings.graceful_timeout)
+                if getattr(watched.base, "stops_once", False):
+                    deadlines.append(watched.again)
+            elif watched.current and watched.process.predecessor is not None:
+                deadlines.append(watched.ready_by)
+        return max(0.0, min(deadlines) - now) if deadlines else None
+
+    def _entries(self) -> Mapping[str, Any]:
+        """All entries of the state, in one call where it lives in another process."""
+        state: Any = self._manager.worker_state
+        try:
+            return state.copy() if hasattr(state, "copy") else dict(state)
+        except (ConnectionError, EOFError):
+            return {}
+
+    def _wake(self) -> None:
+        if self._monitor is not None:
+            self._monitor.wake()
+
+    def _name(self, pid: int | None) -> str:
+        if pid is None:
+            return "an unknown process"
+        if pid == os.getpid():
+            return MAIN_NAME
+        for watched in self._watched.values():
+            if watched.base.pid == pid:
+                return str(watched)
+        return f"process {pid}"
+
+    def _kill(self, watched: Watched) -> None:
+        pid = watched.base.pid
+        with suppress(ProcessLookupError):
+            if launch.has_begun(watched.base):
+                os.killpg(pid, SIGKILL)
+            else:
+                os.kill(pid, SIGKILL)
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "ended with an unknown exit code"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+def _safely_shown(message: object) -> str:
+    try:
+        return _show.repr(message)
+    except Exception:
+        return f"<{type(message).__name__} whose repr fails>"

@@ -1,0 +1,423 @@
+"""The manager: the table of workers, the verbs that change it, and the loop that obeys messages."""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import suppress
+from enum import IntEnum, auto
+from itertools import chain, count
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from sanic.exceptions import ServerKilled
+from sanic.log import error_logger, logger
+
+from worker import settings
+from worker.compat import later_names
+from worker.constants import MAIN_NAME, RestartOrder
+from worker.inbox import fileno
+from worker.loop import Loop, in_the_loop
+from worker.process import ProcessState, Worker, WorkerProcess
+from worker.restarter import Restarter
+
+__all__ = ["MonitorCycle", "WorkerManager"]
+
+SIGKILL = getattr(signals, "SIGKILL", signals.SIGINT)
+
+
+class MonitorCycle(IntEnum):
+    """What a turn of the monitor's loop ends with: leave the loop, or go on."""
+
+    BREAK = auto()
+    CONTINUE = auto()
+
+
+class WorkerManager:
+    """Manage the processes of a server: start, watch, restart, scale and stop them.
+
+    Sanic makes one in the main process; a ``main_process_ready`` listener finds it as ``app.manager``.
+    The verbs (:meth:`restart`, :meth:`scale`, :meth:`shutdown_server`, :meth:`shutdown`) act at once
+    where no loop runs. While :meth:`monitor` runs, the loop itself calls them for the messages of the
+    workers, and a call from another thread is handed to the loop.
+
+    Args:
+        number (int): How many servers to start with.
+        serve (Callable): What each server runs; :func:`worker.serve.worker_serve`, as a rule.
+        server_settings (dict[str, Any]): The arguments of ``serve``.
+        context (BaseContext): Where the processes come from (``multiprocessing.get_context()``).
+        monitor_pubsub (tuple[Connection, Connection]): The sending and the receiving end of the pipe
+            on which workers give commands.
+        worker_state (MutableMapping[str, Any]): The state of all processes, name to entry.
+        max_workers (int): The most servers that scaling may ask for. Defaults to 8 times the number
+            of cores, at least 64.
+        graceful_timeout (float): How long a process that was told to leave may take before it is
+            killed, seconds. Defaults to the applications' ``GRACEFUL_SHUTDOWN_TIMEOUT`` and 5 more.
+
+    Raises:
+        RuntimeError: ``number`` is 0.
+        ValueError: A setting is wrong.
+    """
+
+    THRESHOLD = WorkerProcess.THRESHOLD
+    """How long the first start may take until every server is acked, in tenths of a second."""
+    MAIN_IDENT = MAIN_NAME
+    """The name of main and of its entry in ``worker_state``."""
+    MAIN_NAME = MAIN_NAME
+    """The same, as releases from 24.12 on call it."""
+
+    def __init__(
+        self,
+        number: int,
+        serve: Callable[..., Any],
+        server_settings: dict[str, Any],
+        context: BaseContext,
+        monitor_pubsub: tuple[Any, Any],
+        worker_state: MutableMapping[str, Any],
+        *,
+        max_workers: int | None = None,
+        graceful_timeout: float | None = None,
+    ) -> None:
+        self.settings = settings.resolve({"max_workers": max_workers, "graceful_timeout": graceful_timeout})
+        self.num_server = number
+        self.context = context
+        self.transient: dict[str, Worker] = {}
+        self.durable: dict[str, Worker] = {}
+        self.restarter = Restarter()
+        self.monitor_publisher, self.monitor_subscriber = monitor_pubsub
+        self.worker_state = worker_state
+        self.worker_state[self.MAIN_IDENT] = {"pid": self.pid}
+        self._shutting_down = False
+        self._serve = serve
+        self._server_settings = server_settings
+        self._server_count = count()
+        self._loop = Loop(self)
+
+        if number == 0:
+            raise RuntimeError("Cannot serve with no workers")
+
+        for _ in range(number):
+            self.create_server()
+
+        # Only queued: what a stop takes is done in the loop, never in the middle of something else.
+        signals.signal(signals.SIGINT, self._loop.on_signal)
+        signals.signal(signals.SIGTERM, self._loop.on_signal)
+
+    @later_names
+    def manage(
+        self,
+        ident: str,
+        func: Callable[..., Any],
+        kwargs: dict[str, Any],
+        transient: bool = False,
+        restartable: bool | None = None,
+        tracked: bool = True,
+        auto_start: bool = True,
+        workers: int = 1,
+        *,
+        label: str = "",
+    ) -> Worker:
+        """Add a process to the table; :meth:`run` starts it, if it is not running already.
+
+        Args:
+            ident (str): Its name; the processes are called ``Sanic-<ident>-<n>``. Also ``name=``.
+            func (Callable): What it runs.
+            kwargs (dict[str, Any]): The arguments of ``func``.
+            transient (bool): Whether it is restarted along with the servers. Defaults to ``False``.
+            restartable (bool | None): Whether it may be restarted by its name. Defaults to
+                ``transient``.
+            tracked (bool): Whether it stays in the table when it is done. Defaults to ``True``.
+            auto_start (bool): Whether it is started by itself. Defaults to ``True``.
+            workers (int): How many processes. Defaults to ``1``.
+            label (str): What stands before its lines in the log. Defaults to ``ident``.
+
+        Returns:
+            Worker: The new worker.
+
+        Raises:
+            ValueError: There is a worker of that name, or a transient one is not restartable.
+        """
+        if ident in self.transient or ident in self.durable:
+            raise ValueError(f"Worker {ident} already exists")
+        restartable = transient if restartable is None else restartable
+        if transient and not restartable:
+            raise ValueError("Cannot create a transient worker that is not restartable")
+        worker = Worker(
+            ident,
+            func,
+            kwargs,
+            self.context,
+            self.worker_state,
+            workers,
+            restartable,
+            tracked,
+            auto_start,
+            label=label,
+            grace=self.settings.graceful_timeout,
+        )
+        (self.transient if transient else self.durable)[worker.ident] = worker
+        return worker
+
+    def create_server(self) -> Worker:
+        """Add one more server to the table, without starting it. Its number is never used again."""
+        number = next(self._server_count)
+        return self.manage(
+            f"{WorkerProcess.SERVER_LABEL}-{number}",
+            self._serve,
+            self._server_settings,
+            transient=True,
+            restartable=True,
+            label=f"{WorkerProcess.SERVER_IDENTIFIER}{number:2}",
+        )
+
+    @later_names
+    def shutdown_server(self, ident: str | None = None) -> None:
+        """Tell one server to leave, and take it out of the table.
+
+        Args:
+            ident (str | None): Which (``Server-0``); also ``name=``. Defaults to ``None``: a dead one
+                if there is any, else the youngest.
+
+        Raises:
+            KeyError: There is no worker of that name.
+        """
+        if ident:
+            worker = self.transient[ident]
+        else:
+            servers = [
+                worker
+                for worker in self.transient.values()
+                if worker.ident.startswith(WorkerProcess.SERVER_LABEL)
+            ]
+            if not servers:
+                error_logger.error("Server shutdown failed because a server was not found.")
+                return
+            worker = next((one for one in servers if not one.has_alive_processes()), servers[-1])
+        self._dismiss(worker)
+
+    @in_the_loop
+    def _dismiss(self, worker: Worker) -> None:
+        self.transient.pop(worker.ident, None)
+        for process in worker.processes:
+            if process.pid:
+                process.terminate()
+        self._loop.forget(worker)
+
+    def run(self) -> None:
+        """Start everything, obey messages and signals until the end, and leave nothing behind.
+
+        Raises:
+            ServerKilled: A server failed to come online.
+        """
+        try:
+            self.start()
+            self.monitor()
+            self.join()
+            self.terminate()
+            self.cleanup()
+        finally:
+            self._loop.close()
+
+    def start(self) -> None:
+        """Start the processes of every worker that starts by itself."""
+        self._loop.open()
+        for worker in self.workers:
+            for process in worker.processes:
+                if not worker.auto_start:
+                    process.set_state(ProcessState.NONE, True)
+                elif not self._loop.stop_asked:
+                    process.start()
+
+    def join(self) -> None:
+        """Wait until every process has ended; one that was told to leave is killed when it takes too long."""
+        logger.debug("Joining processes", extra={"verbosity": 1})
+        self._loop.drain()
+        for process in self.processes:
+            if process.state < ProcessState.JOINED:
+                logger.debug("Joining %s", process.pid, extra={"verbosity": 1})
+                process.join()
+
+    def terminate(self) -> None:
+        """Tell every process to leave, unless a shutdown has done so."""
+        if not self._shutting_down:
+            for process in self.processes:
+                process.terminate()
+
+    def cleanup(self) -> None:
+        """Remove the entries of the processes that have ended."""
+        for process in self.processes:
+            process.exit()
+
+    @in_the_loop
+    def restart(
+        self,
+        process_names: list[str] | None = None,
+        restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST,
+        **kwargs: Any,
+    ) -> None:
+        """Restart processes.
+
+        Args:
+            process_names (list[str] | None): Which; ``None`` for all transient ones. Defaults to
+                ``None``.
+            restart_order (RestartOrder): Which comes first. Defaults to ``SHUTDOWN_FIRST``.
+            **kwargs: What the new processes are told, as ``config`` (``reloaded_files``).
+        """
+        self.restarter.restart(
+            transient_processes=list(self.transient_processes),
+            durable_processes=list(self.durable_processes),
+            process_names=process_names,
+            restart_order=restart_order,
+            **kwargs,
+        )
+
+    def scale(self, num_worker: int) -> None:
+        """Run this many servers from now on.
+
+        Args:
+            num_worker (int): How many.
+
+        Raises:
+            ValueError: ``num_worker`` is below 1 or above the ``max_workers`` setting.
+        """
+        if num_worker <= 0:
+            raise ValueError("Cannot scale to 0 workers.")
+        if num_worker > self.settings.max_workers:
+            raise ValueError(
+                f"Cannot scale to {num_worker} workers: max_workers is {self.settings.max_workers}. "
+                "Set SANIC_WORKER_MAX_WORKERS to allow more."
+            )
+        self._scale(num_worker)
+
+    @in_the_loop
+    def _scale(self, num_worker: int) -> None:
+        change = num_worker - self.num_server
+        if change == 0:
+            logger.info("No change needed. There are already %s workers.", num_worker)
+            return
+        logger.info("Scaling from %s to %s workers", self.num_server, num_worker)
+        self.num_server = num_worker
+        for _ in range(change):
+            for process in self.create_server().processes:
+                process.start()
+        for _ in range(-change):
+            self.shutdown_server()
+
+    def monitor(self) -> None:
+        """Wait until every server is ready, then obey messages, exits and signals until a stop.
+
+        Raises:
+            ServerKilled: A server failed to come online.
+        """
+        self._loop.open()
+        self.wait_for_ack()
+        while self._cycle() is not MonitorCycle.BREAK:
+            pass
+
+    def wait_for_ack(self) -> None:
+        """Wait until every server has acknowledged its start.
+
+        Raises:
+            ServerKilled: One ended before that, or took longer than ``THRESHOLD``.
+        """
+        reason = self._loop.wait_until_ready(self.THRESHOLD / 10)
+        if reason:
+            error_logger.error(
+                "Not all workers acknowledged a successful startup. Shutting down.\n\n%s", reason
+            )
+            self.kill()
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All workers, the transient ones first."""
+        return [*self.transient.values(), *self.durable.values()]
+
+    @property
+    def all_workers(self) -> Iterable[tuple[str, Worker]]:
+        """All workers with their names, the transient ones first."""
+        return chain(self.transient.items(), self.durable.items())
+
+    @property
+    def processes(self) -> Iterator[WorkerProcess]:
+        """The processes of all workers that have been started."""
+        for worker in self.workers:
+            for process in worker.processes:
+                if process.pid:
+                    yield process
+
+    @property
+    def transient_processes(self) -> Iterator[WorkerProcess]:
+        """The processes of the transient workers."""
+        for worker in list(self.transient.values()):
+            yield from worker.processes
+
+    @property
+    def durable_processes(self) -> Iterator[WorkerProcess]:
+        """The processes of the durable workers."""
+        for worker in list(self.durable.values()):
+            yield from worker.processes
+
+    def kill(self) -> None:
+        """Kill every process, and those that are on their way out, at once.
+
+        Raises:
+            ServerKilled: Always.
+        """
+        for process in self.processes:
+            logger.info("Killing %s [%s]", process.name, process.pid)
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, SIGKILL)
+        self._loop.kill_leaving()
+        raise ServerKilled
+
+    def shutdown_signal(self, signal: int, frame: Any) -> None:
+        """Obey a signal to stop; at the second one, kill.
+
+        Args:
+            signal (int): Its number.
+            frame (FrameType | None): Ignored; here because a signal handler is called with it.
+        """
+        if self._shutting_down:
+            logger.info("Shutdown interrupted. Killing.")
+            with suppress(ServerKilled):
+                self.kill()
+        logger.info("Received signal %s. Shutting down.", signals.Signals(signal).name)
+        if fileno(self.monitor_publisher) is None:
+            self.monitor_publisher.send(None)
+        self.shutdown()
+
+    @in_the_loop
+    def shutdown(self) -> None:
+        """Tell every process to leave. A running loop ends with it."""
+        for process in self.processes:
+            if process.is_alive():
+                process.terminate()
+        self._shutting_down = True
+
+    def remove_worker(self, worker: Worker) -> None:
+        """Take an untracked worker that is done out of the table, and its entries out of the state.
+
+        Args:
+            worker (Worker): Which. One that is tracked, or has processes that run, stays.
+        """
+        if worker.tracked:
+            error_logger.error("Worker %s is tracked and cannot be removed.", worker.ident)
+            return
+        if worker.has_alive_processes():
+            error_logger.error("Worker %s has alive processes and cannot be removed.", worker.ident)
+            return
+        self.transient.pop(worker.ident, None)
+        self.durable.pop(worker.ident, None)
+        for process in worker.processes:
+            self.worker_state.pop(process.name, None)
+        logger.info("Removed worker %s", worker.ident)
+
+    @property
+    def pid(self) -> int:
+        """The process id of main."""
+        return os.getpid()
+
+    def _cycle(self) -> MonitorCycle:
+        self._loop.turn()
+        return MonitorCycle.BREAK if self._loop.ended else MonitorCycle.CONTINUE

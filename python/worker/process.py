@@ -1,0 +1,413 @@
+"""One process and the worker it belongs to, as main sees them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from inspect import Parameter, signature
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from signal import SIGINT
+from threading import Condition, Thread
+from typing import Any
+
+from sanic.log import Colors, logger
+
+from worker import launch
+from worker.constants import SERVER_LABEL, ProcessState, RestartOrder
+from worker.state import update_entry
+
+__all__ = ["ProcessState", "Worker", "WorkerProcess", "get_now"]
+
+# How long cleanup waits for a process that was told to leave, seconds.
+EXIT_TIMEOUT = 10.0
+
+
+def get_now() -> datetime:
+    """The current time, as an aware ``datetime`` in UTC."""
+    return datetime.now(tz=timezone.utc)
+
+
+class WorkerProcess:
+    """A named place in the table that one process fills at a time.
+
+    The name and the entry in ``worker_state`` outlive the process: a restart puts a new one in the
+    same place.
+
+    Args:
+        factory (Callable): Makes the process; called with ``name``, ``target``, ``kwargs`` and
+            ``daemon=True``.
+        name (str): Name of the process and of its entry in ``worker_state``. One that has
+            ``SERVER_LABEL`` in it is a server.
+        target (Callable): What the process runs.
+        kwargs (dict[str, Any]): The arguments of ``target``.
+        worker_state (MutableMapping[str, Any]): The state of all processes.
+        restartable (bool): Whether a restart may be asked for. Defaults to ``False``.
+    """
+
+    THRESHOLD = 300
+    """How long a zero-downtime restart waits for the ack of the new process, in tenths of a second."""
+    SERVER_LABEL = SERVER_LABEL
+    """What the name of a server has in it."""
+    SERVER_IDENTIFIER = "Srv"
+    """What the label of a server in the log starts with (read by Sanic 24.12 and later)."""
+
+    def __init__(
+        self,
+        factory: Callable[..., Any],
+        name: str,
+        target: Callable[..., Any],
+        kwargs: dict[str, Any],
+        worker_state: MutableMapping[str, Any],
+        restartable: bool = False,
+    ) -> None:
+        self.state = ProcessState.IDLE
+        self.factory = factory
+        self.name = name
+        self.ident = name
+        self.target = target
+        self.kwargs = kwargs
+        self.worker_state = worker_state
+        self.restartable = restartable
+        self.supervised = False
+        # Re-entrant: whoever starts the waiting thread may run its target in the same thread.
+        self._changed = Condition()
+        self._old_process: Any = None
+        self.spawn()
+
+    @property
+    def is_server(self) -> bool:
+        """Whether this is one of the processes that serve requests (by its name)."""
+        return self.SERVER_LABEL in self.name
+
+    def set_state(self, state: ProcessState, force: bool = False) -> None:
+        """Move to a state, here and in ``worker_state``.
+
+        Args:
+            state (ProcessState): Where to go.
+            force (bool): Go there even if it lies behind. Defaults to ``False``.
+
+        Raises:
+            Exception: ``state`` lies behind the present one and ``force`` is not given.
+        """
+        if not force and state < self.state:
+            raise Exception(
+                f"{self.name} cannot go back from {self.state.name} to {state.name} unless it is forced to"
+            )
+        self._move(state)
+        self._record({"state": state.name})
+
+    def start(self) -> None:
+        """Start the process that :meth:`spawn` has made."""
+        logger.debug(
+            f"{Colors.BLUE}Starting a process: {Colors.BOLD}{Colors.SANIC}%s{Colors.END}",
+            self.name,
+        )
+        self.set_state(ProcessState.STARTING)
+        # Stock contexts hand the environment on to the child; ours carry it on the process object.
+        os.environ["SANIC_WORKER_NAME"] = self.name
+        os.environ["SANIC_WORKER_IDENTIFIER"] = self.ident
+        try:
+            self._current_process.start()
+        finally:
+            del os.environ["SANIC_WORKER_NAME"]
+            del os.environ["SANIC_WORKER_IDENTIFIER"]
+        self._record_start()
+
+    def join(self) -> None:
+        """Wait until the process has ended."""
+        self.set_state(ProcessState.JOINED)
+        self._current_process.join()
+
+    def exit(self) -> None:
+        """Wait up to 10 seconds for the end of the process; then remove its entry."""
+        if self.is_alive():
+            self._current_process.join(EXIT_TIMEOUT)
+        if self.is_alive():
+            return
+        try:
+            del self.worker_state[self.name]
+        except (ConnectionError, EOFError):
+            logger.debug("Monitor process has already exited.")
+        except KeyError:
+            logger.debug("Could not find worker state to delete.")
+
+    def terminate(self) -> None:
+        """Tell the process to leave (SIGINT), once."""
+        if self.state is ProcessState.TERMINATED:
+            return
+        logger.debug(
+            f"{Colors.BLUE}Terminating a process: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
+            self.name,
+            self.pid,
+        )
+        self.set_state(ProcessState.TERMINATED, force=True)
+        if not self.is_alive():
+            return
+        with suppress(KeyError, AttributeError, ProcessLookupError):
+            os.kill(self.pid, SIGINT)
+
+    def restart(self, restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST, **kwargs: Any) -> None:
+        """Put a new process in the place of the present one.
+
+        With ``STARTUP_FIRST`` the present one stays until the new one has acknowledged its start.
+        Under a running manager loop it is the loop that waits for that; otherwise a thread does.
+
+        Args:
+            restart_order (RestartOrder): Which comes first. Defaults to ``SHUTDOWN_FIRST``.
+            **kwargs: Handed to a ``target`` that has a ``config`` parameter (or takes any keyword)
+                as ``config``, the names in upper case (``RELOADED_FILES``, for one).
+
+        Raises:
+            RuntimeError: The new process could not be made.
+            TimeoutError: In the waiting thread: the new process sent no ack in time.
+        """
+        logger.debug(
+            f"{Colors.BLUE}Restarting a process: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
+            self.name,
+            self.pid,
+        )
+        entry = self._entry()
+        self.set_state(ProcessState.RESTARTING, force=True)
+        if entry.get("serving"):
+            # From now on this is the newcomer's word.
+            self._record({"serving": False})
+        startup_first = restart_order is RestartOrder.STARTUP_FIRST
+        if self._old_process is not None:
+            # A newcomer that has not been acked yet makes way; the one that serves keeps its place.
+            self._current_process.terminate()
+        elif startup_first and self.is_alive():
+            self._old_process = self._current_process
+        if not startup_first:
+            self._terminate_now()
+        if self._takes_config():
+            self.kwargs.update({"config": {key.upper(): value for key, value in kwargs.items()}})
+        try:
+            self.spawn()
+            self.start()
+        except AttributeError as error:
+            raise RuntimeError("Restart failed") from error
+        self._record({"pid": self.pid, "starts": entry.get("starts", 1) + 1, "restart_at": get_now()})
+        if startup_first and self._old_process is not None:
+            self._terminate_soon()
+
+    def is_alive(self) -> bool:
+        """Whether the process runs. ``False`` before its start."""
+        try:
+            return bool(self._current_process.is_alive())
+        except AssertionError:
+            return False
+
+    def spawn(self) -> None:
+        """Make the next process, without starting it.
+
+        Raises:
+            Exception: There is a process in this place, and no restart is under way.
+        """
+        if self.state not in (ProcessState.IDLE, ProcessState.RESTARTING):
+            raise Exception("Cannot spawn a worker process until it is idle.")
+        if self.name not in self.worker_state:
+            self.worker_state[self.name] = {"server": self.is_server}
+        self._current_process = self.factory(
+            name=self.name,
+            target=self.target,
+            kwargs=self.kwargs,
+            daemon=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process id; ``None`` before the start."""
+        return self._current_process.pid  # type: ignore[no-any-return]
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code, negative for the signal that ended it; ``None`` while it runs."""
+        return self._current_process.exitcode  # type: ignore[no-any-return]
+
+    @property
+    def predecessor(self) -> BaseProcess | None:
+        """The process that still holds this place's name while its successor starts."""
+        return self._old_process  # type: ignore[no-any-return]
+
+    def hand_over(self) -> None:
+        """Let the predecessor go: its successor is ready."""
+        old = self._old_process
+        logger.debug(
+            f"{Colors.BLUE}Process acked. Terminating: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
+            self.name,
+            old.pid,
+        )
+        self._old_process = None
+        old.terminate()
+
+    def lose_predecessor(self) -> None:
+        """The predecessor has ended by itself."""
+        self._old_process = None
+
+    def acked(self) -> None:
+        """The process has acknowledged its start."""
+        self._move(ProcessState.ACKED)
+        if self._entry().get("state") != ProcessState.ACKED.name:
+            # The ack was overwritten by another write to the entry; what it led to was seen.
+            self._record({"state": ProcessState.ACKED.name})
+
+    def serves(self) -> None:
+        """The process accepts connections, whatever a predecessor wrote last."""
+        self._record({"serving": True})
+
+    def take_back(self) -> None:
+        """Give the place back to the predecessor: its successor has failed."""
+        self._current_process, self._old_process = self._old_process, None
+        self._move(ProcessState.ACKED)
+        self._record({"state": ProcessState.ACKED.name, "serving": True, "pid": self.pid})
+
+    def _move(self, state: ProcessState) -> None:
+        with self._changed:
+            self.state = state
+            self._changed.notify_all()
+
+    def _entry(self) -> Mapping[str, Any]:
+        try:
+            return self.worker_state[self.name]  # type: ignore[no-any-return]
+        except (KeyError, ConnectionError, EOFError):
+            return {}
+
+    def _record(self, changes: Mapping[str, Any]) -> None:
+        try:
+            update_entry(self.worker_state, self.name, changes)
+        except (KeyError, ConnectionError, EOFError):
+            logger.debug("The entry of %s is gone; %s is not recorded.", self.name, dict(changes))
+
+    def _record_start(self) -> None:
+        """Write what is known of a process that has just started.
+
+        A quick child may have sent its ack by now: that is not to be overwritten.
+        """
+        entry = self._entry()
+        changes: dict[str, Any] = {}
+        if not entry.get("starts"):
+            changes = {"pid": self.pid, "start_at": get_now(), "starts": 1}
+        if entry.get("state") == ProcessState.STARTING.name:
+            changes["state"] = ProcessState.STARTED.name
+        if self.state < ProcessState.STARTED:
+            self._move(ProcessState.STARTED)
+        if changes:
+            self._record(changes)
+
+    def _terminate_now(self) -> None:
+        leaving = [self._old_process] if self._old_process is not None else []
+        self._old_process = None
+        if not leaving:
+            if not self.is_alive():
+                return
+            leaving = [self._current_process]
+        self._log_termination(leaving[0].pid)
+        for process in leaving:
+            process.terminate()
+
+    def _terminate_soon(self) -> None:
+        self._log_termination(self._current_process.pid)
+        if not self.supervised:
+            Thread(target=self._wait_to_terminate).start()
+
+    def _log_termination(self, pid: int | None) -> None:
+        logger.debug(
+            f"{Colors.BLUE}Begin restart termination: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
+            self.name,
+            pid,
+        )
+
+    def _wait_to_terminate(self) -> None:
+        logger.debug(
+            f"{Colors.BLUE}Waiting for process to be acked: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
+            self.name,
+            self._old_process.pid,
+        )
+        seconds = self.THRESHOLD / 10
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.state is ProcessState.ACKED, timeout=seconds):
+                raise TimeoutError(f"Worker {self.name} failed to come ack within {seconds} seconds")
+        self.hand_over()
+
+    def _takes_config(self) -> bool:
+        try:
+            parameters = signature(self.target).parameters
+        except (TypeError, ValueError):
+            return False
+        return "config" in parameters or any(
+            parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()
+        )
+
+
+class Worker:
+    """One or more processes that run the same function.
+
+    Args:
+        ident (str): The worker's name, without prefix: ``Server-0``, ``Reloader``.
+        serve (Callable): What each process runs.
+        server_settings (dict[str, Any]): The arguments of ``serve``; each process has its own copy.
+        context (BaseContext): Where the processes come from (``multiprocessing.get_context()``).
+        worker_state (MutableMapping[str, Any]): The state of all processes.
+        num (int): How many processes. Defaults to ``1``.
+        restartable (bool): Whether a restart may be asked for. Defaults to ``False``.
+        tracked (bool): Whether to keep the worker in the table when it is done. Defaults to ``True``.
+        auto_start (bool): Whether the manager starts it by itself. Defaults to ``True``.
+        label (str): What stands before its lines in the log (Sanic 24.12 and later). Defaults to
+            ``ident``.
+        grace (float): How long a process may take to end when main is gone, seconds. Defaults to
+            ``20.0``.
+    """
+
+    WORKER_PREFIX = "Sanic-"
+
+    def __init__(
+        self,
+        ident: str,
+        serve: Callable[..., Any],
+        server_settings: dict[str, Any],
+        context: BaseContext,
+        worker_state: MutableMapping[str, Any],
+        num: int = 1,
+        restartable: bool = False,
+        tracked: bool = True,
+        auto_start: bool = True,
+        *,
+        label: str = "",
+        grace: float = 20.0,
+    ) -> None:
+        self.ident = ident
+        self.name = ident
+        self.label = label or ident
+        self.num = num
+        self.context = context
+        self.serve = serve
+        self.server_settings = server_settings
+        self.worker_state = worker_state
+        self.processes: set[WorkerProcess] = set()
+        self.restartable = restartable
+        self.tracked = tracked
+        self.auto_start = auto_start
+        self.grace = grace
+        for _ in range(num):
+            self.create_process()
+
+    def create_process(self) -> WorkerProcess:
+        """Make one more process of this worker, without starting it."""
+        process = WorkerProcess(
+            factory=launch.factory(self.context, self.grace),
+            name=f"{self.WORKER_PREFIX}{self.ident}-{len(self.processes)}",
+            target=self.serve,
+            kwargs={**self.server_settings},
+            worker_state=self.worker_state,
+            restartable=self.restartable,
+        )
+        process.ident = self.label
+        self.processes.add(process)
+        return process
+
+    def has_alive_processes(self) -> bool:
+        """Whether any of the processes runs."""
+        return any(process.is_alive() for process in self.processes)

@@ -1,0 +1,195 @@
+"""Watches the files of an application, and asks for a restart when one changes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from asyncio import AbstractEventLoop, new_event_loop
+from collections.abc import Callable, Collection, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from signal import SIGINT, SIGTERM
+from signal import signal as signal_func
+from typing import Any
+
+from sanic import Sanic
+from sanic.log import error_logger, logger
+from sanic.server.events import trigger_events
+
+from worker.loader import AppLoader
+from worker.publisher import Publisher, send
+
+__all__ = ["Reloader"]
+
+
+class Reloader:
+    """Runs in a process of its own, looks at all files every so often, and has all workers restarted.
+
+    Watched are the source of every module that the application has imported, and everything in the
+    directories given. The application's ``reload_process_start`` and ``reload_process_stop`` listeners run
+    once, ``before_reload_trigger`` and ``after_reload_trigger`` (this one with ``changed``, a set of paths as
+    ``str``) around each request to restart. A listener that fails is logged and ends nothing.
+
+    Args:
+        publisher (Publisher): The sending end of the pipe to the main process.
+        interval (float): The time from one look to the next, seconds. 0 stands for :attr:`INTERVAL`.
+        reload_dirs (Collection[Path]): Directories to watch as a whole, with all that is below them.
+        app_loader (AppLoader): Loads the application, whose modules and listeners these are.
+    """
+
+    INTERVAL = 1.0
+    """The time from one look to the next where none is given, seconds."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        interval: float,
+        reload_dirs: Collection[Path],
+        app_loader: AppLoader,
+    ) -> None:
+        self._publisher = publisher
+        self.interval = interval or self.INTERVAL
+        self.reload_dirs = reload_dirs
+        self.run = True
+        self.app_loader = app_loader
+        # What ends the wait: its put() may be called from a signal handler. Made where it is waited on,
+        # because it cannot be pickled.
+        self._stopped: SimpleQueue[None] | None = None
+
+    def __call__(self) -> None:
+        """Load the application and watch until :meth:`stop` is called, by SIGINT and SIGTERM among others.
+
+        Raises:
+            Exception: Whatever loading the application raises.
+        """
+        app = self.app_loader.load()
+        self._stopped = SimpleQueue()
+        signal_func(SIGINT, self.stop)
+        signal_func(SIGTERM, self.stop)
+        mtimes: dict[str | Path, float] = {}
+        loop = new_event_loop()
+        try:
+            _trigger(app, loop, "reload_process_start")
+            while self.run:
+                changed = self._sweep(mtimes)
+                if changed and self.run:
+                    self._announce(app, loop, changed)
+                with suppress(Empty):
+                    self._stopped.get(timeout=self.interval)
+            _trigger(app, loop, "reload_process_stop")
+        finally:
+            loop.close()
+
+    def stop(self, *_: Any) -> None:
+        """End the watch at once. It takes, and ignores, what a signal handler is given."""
+        self.run = False
+        if self._stopped is not None:
+            self._stopped.put(None)
+
+    def reload(self, reloaded_files: str) -> None:
+        """Ask the manager to restart all workers.
+
+        Args:
+            reloaded_files (str): The paths that changed, joined by commas; the workers are told.
+
+        Raises:
+            OSError: The main process is gone (``ConnectionError``), or the connection is closed.
+        """
+        send(self._publisher, f"__ALL_PROCESSES__:{reloaded_files}")
+
+    def files(self) -> Iterator[str | Path]:
+        """Iterate over what is watched: :meth:`python_files`, then all that is below each directory.
+
+        A directory that cannot be read, or goes away meanwhile, is passed over.
+        """
+        return chain(self.python_files(), chain.from_iterable(map(_below, self.reload_dirs)))
+
+    def python_files(self) -> Iterator[str]:
+        """Iterate over the source files of all modules that are imported in this process.
+
+        A module out of an archive counts as the archive; two modules of one file give it twice.
+        """
+        # Another thread may import while this iterates.
+        for module in list(sys.modules.values()):
+            path = _file_of(module)
+            if path:
+                yield path
+
+    @staticmethod
+    def check_file(filename: str | Path, mtimes: MutableMapping[Any, float]) -> bool:
+        """Return whether a file is newer than when it was last looked at.
+
+        Args:
+            filename (str | Path): The file.
+            mtimes (MutableMapping): File to time of last modification, seconds; brought up to date. A file
+                that it does not have yet counts as unchanged.
+
+        Raises:
+            OSError: There is no such file, or it is out of reach.
+        """
+        mtime = os.stat(filename).st_mtime
+        known = mtimes.setdefault(filename, mtime)
+        if mtime > known:
+            mtimes[filename] = mtime
+            return True
+        return False
+
+    def _sweep(self, mtimes: MutableMapping[Any, float]) -> set[str]:
+        changed = set()
+        for filename in self.files():
+            if not self.run:
+                break
+            # Python itself writes there, when the workers import again what was edited.
+            if "__pycache__" in os.fspath(filename):
+                continue
+            with suppress(OSError):
+                if self.check_file(filename, mtimes):
+                    changed.add(filename if isinstance(filename, str) else os.path.realpath(filename))
+        return changed
+
+    def _announce(self, app: Sanic[Any, Any], loop: AbstractEventLoop, changed: set[str]) -> None:
+        _trigger(app, loop, "before_reload_trigger")
+        try:
+            self.reload(",".join(sorted(changed)))
+        except ConnectionError:
+            logger.debug("Monitor process has already exited.")
+            self.stop()
+        else:
+            _trigger(app, loop, "after_reload_trigger", changed=changed)
+
+
+def _below(directory: Path) -> Iterator[Path]:
+    for root, directories, files in os.walk(directory):
+        for name in chain(directories, files):
+            yield Path(root, name)
+
+
+def _file_of(module: Any) -> str | None:
+    try:
+        path = module.__file__
+    except Exception:  # what stands in for a module may raise anything when it is asked
+        return None
+    if not isinstance(path, str):
+        return None
+    while not os.path.isfile(path):
+        parent = os.path.dirname(path)
+        if parent == path:
+            return None
+        path = parent
+    return path[:-1] if path.endswith((".pyc", ".pyo")) else path
+
+
+def _trigger(app: Sanic[Any, Any], loop: AbstractEventLoop, event: str, **kwargs: Any) -> None:
+    for listener in app.listeners.get(event, ()):
+        with _logged(event, listener):
+            trigger_events([listener], loop, app, **kwargs)
+
+
+@contextmanager
+def _logged(event: str, listener: Callable[..., Any]) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        error_logger.exception("A listener of %s failed: %r", event, listener)

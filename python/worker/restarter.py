@@ -1,0 +1,66 @@
+"""Which processes a restart means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sanic.log import error_logger
+
+from worker.constants import ProcessState, RestartOrder
+
+if TYPE_CHECKING:
+    from worker.process import WorkerProcess
+
+__all__ = ["Restarter"]
+
+_FINAL = (ProcessState.COMPLETED, ProcessState.FAILED, ProcessState.NONE)
+
+
+class Restarter:
+    """Restarts those of the manager's processes that are meant, and says so where none was.
+
+    A transient process restarts with the server. A durable one has a life of its own: it is restarted only
+    by name, and only when it has ended.
+    """
+
+    def restart(
+        self,
+        transient_processes: Iterable[WorkerProcess],
+        durable_processes: Iterable[WorkerProcess],
+        process_names: Sequence[str] | None = None,
+        restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST,
+        **kwargs: Any,
+    ) -> None:
+        """Restart processes, those that are not restartable left alone.
+
+        A durable process that still runs, and names of which not one was restarted, are logged as errors.
+
+        Args:
+            transient_processes (Iterable[WorkerProcess]): The manager's transient processes.
+            durable_processes (Iterable[WorkerProcess]): The manager's durable processes.
+            process_names (Sequence[str] | None): The processes to restart; ``None`` or empty for every
+                transient one. Defaults to ``None``.
+            restart_order (RestartOrder): Whether the old process leaves first, or the new one starts first.
+                Defaults to ``RestartOrder.SHUTDOWN_FIRST``.
+            **kwargs: Passed on to :meth:`worker.process.WorkerProcess.restart`.
+        """
+        names = process_names or ()
+        transient = [process for process in transient_processes if not names or process.name in names]
+        durable = [process for process in durable_processes if process.name in names]
+        meant = [process for process in transient if process.restartable]
+        meant += [process for process in durable if process.restartable and _has_ended(process)]
+        for process in meant:
+            process.restart(restart_order=restart_order, **kwargs)
+        if names and not meant:
+            error_logger.error(f"Failed to restart processes: {', '.join(names)}")
+
+
+def _has_ended(process: WorkerProcess) -> bool:
+    if process.state in _FINAL:
+        return True
+    error_logger.error(
+        f"Cannot restart process {process.name} because it is not in a final state. "
+        f"Current state is: {process.state.name}."
+    )
+    return False

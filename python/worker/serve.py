@@ -1,0 +1,274 @@
+"""What a server process runs: load the application, serve it, stop once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal as signals
+import socket
+import warnings
+from functools import partial
+from multiprocessing.connection import Connection
+from ssl import SSLContext
+from typing import Any
+
+from sanic.application.constants import ServerStage
+from sanic.application.state import ApplicationServerInfo
+from sanic.http.constants import HTTP
+from sanic.log import error_logger
+from sanic.models.server_types import Signal
+from sanic.server.protocols.http_protocol import HttpProtocol
+from sanic.server.runners import _serve_http_1, _serve_http_3
+
+from worker import launch
+from worker.compat import setup_logging
+from worker.loader import AppLoader, CertLoader
+from worker.multiplexer import WorkerMultiplexer
+from worker.process import Worker, WorkerProcess
+
+__all__ = ["worker_serve"]
+
+# How soon a stop that came before the server runs is tried again, seconds.
+TRY_AGAIN = 0.02
+
+
+def worker_serve(
+    host: str | None,
+    port: int | None,
+    app_name: str,
+    monitor_publisher: Connection | None,
+    app_loader: AppLoader | None,
+    worker_state: dict[str, Any] | None = None,
+    server_info: dict[str, list[ApplicationServerInfo]] | None = None,
+    ssl: SSLContext | dict[str, str | os.PathLike[str]] | None = None,
+    sock: socket.socket | None = None,
+    unix: str | None = None,
+    reuse_port: bool = False,
+    loop: asyncio.AbstractEventLoop | None = None,
+    protocol: type[asyncio.Protocol] = HttpProtocol,
+    backlog: int = 100,
+    register_sys_signals: bool = True,
+    run_multiple: bool = False,
+    run_async: bool = False,
+    connections: set[Any] | None = None,
+    signal: Any = Signal(),  # noqa: B008
+    state: Any = None,
+    asyncio_server_kwargs: dict[str, Any] | None = None,
+    version: HTTP = HTTP.VERSION_1,
+    config: dict[str, Any] | None = None,
+    passthru: dict[str, Any] | None = None,
+) -> Any:
+    """Serve an application in this process until it is told to stop.
+
+    Sanic calls it in the main process too (``single_process``), then without ``monitor_publisher``.
+
+    Args:
+        host (str | None): Address to bind, where there is no ``sock``.
+        port (int | None): Port to bind, where there is no ``sock``.
+        app_name (str): Name of the application, where there is no ``app_loader``.
+        monitor_publisher (Connection | None): The sending end of the pipe to main.
+        app_loader (AppLoader | None): Makes the application.
+        worker_state (MutableMapping[str, Any] | None): The state of all processes. Defaults to
+            ``None``.
+        server_info (dict[str, list[ApplicationServerInfo]] | None): The servers of every application,
+            by its name. Defaults to ``None``.
+        ssl (SSLContext | dict | None): A context, or what a context is made of. Defaults to ``None``.
+        sock (socket.socket | None): The listening socket. Defaults to ``None``.
+        unix (str | None): Path of the unix socket to listen on. Defaults to ``None``.
+        reuse_port (bool): Passed to ``create_server``. Defaults to ``False``.
+        loop (AbstractEventLoop | None): Ignored: the process has a loop of its own.
+        protocol (type[Protocol]): The protocol of a connection. Defaults to ``HttpProtocol``.
+        backlog (int): Length of the queue of the listening socket. Defaults to ``100``.
+        register_sys_signals (bool): Whether SIGINT and SIGTERM stop the server. Defaults to ``True``.
+        run_multiple (bool): Passed on to Sanic's runner. Defaults to ``False``.
+        run_async (bool): Passed on to Sanic's runner. Defaults to ``False``.
+        connections (set | None): Where open connections are kept. Defaults to ``None``.
+        signal (sanic.models.server_types.Signal): Tells connections that the server stops.
+        state (Any): Passed on to Sanic's runner. Defaults to ``None``.
+        asyncio_server_kwargs (dict[str, Any] | None): More arguments of ``create_server``. Defaults to
+            ``None``.
+        version (HTTP): The protocol's version. Defaults to ``HTTP.VERSION_1``.
+        config (dict[str, Any] | None): Updates the application's configuration. Defaults to ``None``.
+        passthru (dict[str, Any] | None): Attributes of the application as main has them. Defaults to
+            ``None``.
+
+    Returns:
+        Any: What Sanic's runner returns (``None``, as a rule).
+
+    Raises:
+        RuntimeError: In a server process, without a publisher.
+        Exception: Whatever the start raises, without a publisher. With one it is logged, main is told
+            (``__TERMINATE_EARLY__``), and the process ends with exit code 1.
+    """
+    try:
+        app = _load(app_name, app_loader)
+        app.refresh(passthru)
+        app.setup_loop()
+        setup_logging(app)
+        own_loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(own_loop)
+        _hydrate(server_info)
+
+        if isinstance(ssl, dict) or app.certloader_class is not CertLoader:
+            ssl = app.certloader_class(ssl or {}).load(app)
+            for info in app.state.server_info:
+                info.settings["ssl"] = ssl
+
+        if _is_server_process():
+            _become_worker(app, monitor_publisher, worker_state)
+        if app.debug:
+            own_loop.set_debug(app.debug)
+        app.asgi = False
+        if app.state.server_info:
+            app.state.server_info[0].stage = ServerStage.SERVING
+        if config:
+            app.update_config(config)
+
+        server = _Server(app, own_loop)
+        if version is HTTP.VERSION_3:
+            server.serves_when_started()
+            return _serve_http_3(host, port, app, own_loop, ssl)
+        result = _serve_http_1(
+            host,
+            port,
+            app,
+            ssl,
+            sock,
+            unix,
+            reuse_port,
+            own_loop,
+            protocol,
+            backlog,
+            register_sys_signals,
+            run_multiple,
+            run_async,
+            connections,
+            signal,
+            state,
+            asyncio_server_kwargs,
+        )
+        if server.failed:
+            launch.mark_failed()
+        return result
+    except Exception as error:
+        # What the half-started application leaves behind (coroutines never awaited) is not the error.
+        warnings.simplefilter("ignore", category=RuntimeWarning)
+        if not monitor_publisher:
+            raise
+        error_logger.exception(error)
+        WorkerMultiplexer(monitor_publisher, {}).terminate(True)
+        launch.mark_failed()
+        return None
+
+
+# It obeys the first stop and ignores the rest, so main may repeat itself.
+worker_serve.stops_once = True  # type: ignore[attr-defined]
+
+
+def _load(app_name: str, app_loader: AppLoader | None) -> Any:
+    if app_loader:
+        return app_loader.load()
+    from sanic import Sanic
+
+    return Sanic.get_app(app_name)
+
+
+def _hydrate(server_info: dict[str, list[ApplicationServerInfo]] | None) -> None:
+    """Give every application the servers that main prepared for it."""
+    if not server_info:
+        return
+    from sanic import Sanic
+
+    for name, infos in server_info.items():
+        app = Sanic.get_app(name)
+        if app.state.server_info:
+            continue
+        app.state.server_info = []
+        for info in infos:
+            if not info.settings.get("app"):
+                info.settings["app"] = app
+            app.state.server_info.append(info)
+
+
+def _is_server_process() -> bool:
+    name = os.environ.get("SANIC_WORKER_NAME", "")
+    return name.startswith(Worker.WORKER_PREFIX + WorkerProcess.SERVER_LABEL)
+
+
+def _become_worker(app: Any, publisher: Connection | None, state: dict[str, Any] | None) -> None:
+    """Start the secondary servers with this one, and give every application its multiplexer."""
+    if publisher is None:
+        raise RuntimeError("No restart publisher found in worker process")
+    if state is None:
+        raise RuntimeError("No worker state found in worker process")
+    from sanic import Sanic
+
+    apps = list(Sanic._app_registry.values())
+    app.before_server_start(partial(app._start_servers, apps=apps))
+    for one in apps:
+        one.multiplexer = WorkerMultiplexer(publisher, state)
+
+
+class _Server:
+    """The server as it is seen through the loop that we make for it.
+
+    Sanic lets a signal stop the loop whatever it runs: a second one, or one that comes during an
+    asynchronous start or stop listener, breaks that listener off. So on this loop the handlers that
+    Sanic sets become ours: the first signal stops the server as soon as it runs, and nothing else
+    does.
+    """
+
+    def __init__(self, app: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.failed = False
+        self._app = app
+        self._loop = loop
+        self._stopping = False
+        self._add, self._remove = loop.add_signal_handler, loop.remove_signal_handler
+        self._stop, self._create = loop.stop, loop.create_server
+        loop.add_signal_handler = self._add_handler  # type: ignore[method-assign]
+        loop.remove_signal_handler = self._remove_handler  # type: ignore[method-assign]
+        loop.stop = self._loop_stops  # type: ignore[method-assign]
+        loop.create_server = self._create_server  # type: ignore[assignment, method-assign]
+
+    def serves_when_started(self) -> None:
+        """Tell main that the server accepts connections, where Sanic does not (HTTP/3)."""
+
+        def serves(app: Any) -> None:
+            self._loop.call_soon(app.set_serving, True)
+
+        self._app.after_server_start(serves)
+
+    def stop(self) -> None:
+        """Stop the server, once, as soon as it runs."""
+        if self._stopping:
+            return
+        if self._app.state.is_running:
+            self._app.stop(terminate=False)
+        else:
+            self._loop.call_later(TRY_AGAIN, self.stop)
+
+    def _add_handler(self, signum: int, callback: Any, *args: Any) -> None:
+        if isinstance(callback, partial) and callback.func == self._app.stop:
+            self._add(signum, self.stop)
+        else:
+            self._add(signum, callback, *args)
+
+    def _remove_handler(self, signum: int) -> bool:
+        if signum in (signals.SIGINT, signals.SIGTERM) and not self._loop.is_closed():
+            # Without a handler, a repeated stop would end the process in the middle of its stop.
+            return True
+        removed = self._remove(signum)
+        if signum in (signals.SIGINT, signals.SIGTERM):
+            signals.signal(signum, signals.SIG_IGN)
+        return removed
+
+    def _loop_stops(self) -> None:
+        self._stopping = self._stopping or bool(self._app.state.is_running)
+        self._stop()
+
+    async def _create_server(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await self._create(*args, **kwargs)
+        except BaseException:
+            self.failed = True
+            raise

@@ -1,0 +1,89 @@
+"""Run the tests with the release wheel on each supported Sanic, or on each CPython found here.
+
+``matrix.py sanic|pythons [-- pytest arguments]``. Every cell runs, whatever became of the one before; the
+exit code is 1 if one failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from environments import DEPENDENCIES, INTERPRETER, TEST_GROUP, Environment
+
+SANIC_LINES = ("23.12", "24.12", "25.12")
+PYTHON_MINORS = range(10, 15)
+PROBE = "import platform, sys; print(platform.python_implementation(), sys.version_info[:2], sys.executable)"
+
+
+def find_python(minor: int) -> str | None:
+    """The path of a working CPython 3.``minor``, from PATH or from pyenv; None if there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    candidates = [shutil.which(f"python3.{minor}"), *sorted(pyenv.glob(f"3.{minor}.*/bin/python"))]
+    for candidate in candidates:
+        if candidate is None:
+            continue
+        probe = subprocess.run([candidate, "-c", PROBE], capture_output=True, text=True, check=False)
+        expected = f"CPython (3, {minor}) "
+        if probe.returncode == 0 and probe.stdout.startswith(expected):
+            return str(probe.stdout).removeprefix(expected).strip()
+    return None
+
+
+def sanic_cells() -> Iterator[tuple[str, Environment]]:
+    """One environment for each supported line of Sanic, on the interpreter that runs this."""
+    for line in SANIC_LINES:
+        requirements = [*DEPENDENCIES, f"sanic=={line}.*", *TEST_GROUP]
+        yield f"Sanic {line}", Environment(f"sanic-{line}", INTERPRETER, requirements)
+
+
+def python_cells() -> Iterator[tuple[str, Environment]]:
+    """One environment for each CPython found, with the newest Sanic; say which were not found."""
+    for minor in PYTHON_MINORS:
+        interpreter = find_python(minor)
+        if interpreter is None:
+            print(f"CPython 3.{minor}: not found here, left out", flush=True)
+            continue
+        requirements = [*DEPENDENCIES, *TEST_GROUP]
+        yield f"CPython 3.{minor}", Environment(f"python-3.{minor}", interpreter, requirements)
+
+
+def describe(environment: Environment) -> str:
+    """What is really installed there; :class:`SystemExit` if the package is not the wheel's."""
+    file, python, sanic = environment.evaluate(
+        "import platform, sanic, worker",
+        "print(worker.__file__, platform.python_version(), sanic.__version__)",
+    ).split()
+    if not Path(file).is_relative_to(environment.path):
+        raise SystemExit(f"{file} is not the installed wheel")
+    return f"CPython {python}, Sanic {sanic}"
+
+
+def main() -> int:
+    """Run one row of the matrix; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("row", choices=["sanic", "pythons"])
+    parser.add_argument("pytest", nargs="*")
+    arguments = parser.parse_args()
+    cells = sanic_cells() if arguments.row == "sanic" else python_cells()
+    tests = "tests/integration" if arguments.row == "sanic" else "tests"
+    results = []
+    for name, environment in cells:
+        environment.install_wheel()
+        print(f"=== {name}: {describe(environment)}", flush=True)
+        began = time.monotonic()
+        code = environment.run_python("-m", "pytest", "-q", tests, *arguments.pytest)
+        results.append((name, code, time.monotonic() - began))
+    for name, code, seconds in results:
+        print(f"{name:15} {'passed' if code == 0 else f'FAILED ({code})':12} {seconds:6.1f} s")
+    return 1 if not results or any(code for _, code, _ in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

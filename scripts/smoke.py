@@ -1,0 +1,106 @@
+"""Install one artefact of ``dist/`` into an empty environment and see it serve.
+
+``smoke.py PATH``: everything happens in a temporary folder, so that nothing of the checkout can help.
+A wheel is installed as it is; an sdist is built first, as it would be for a user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+from environments import INTERPRETER, ROOT, clean_environment
+
+PATIENCE = 60.0
+EXIT_PATIENCE = 30.0
+WORKERS = 2
+
+
+def free_port() -> int:
+    """A TCP port that nobody has at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def answering_pid(port: int) -> int | None:
+    """The pid of the worker that answers a request, or None while nobody does."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
+            pid: int = json.load(response)["pid"]
+            return pid
+    except OSError:
+        return None
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process of that pid."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def serve(command: list[str], folder: Path, port: int) -> None:
+    """Start the server, get an answer from each worker, stop it; :class:`SystemExit` says what went wrong."""
+    server = subprocess.Popen(command, cwd=folder, env=clean_environment())
+    pids: set[int] = set()
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while len(pids) < WORKERS:
+            if server.poll() is not None:
+                raise SystemExit(f"the server ended with {server.returncode} before it was told to")
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{len(pids)} of {WORKERS} workers answered within {PATIENCE:.0f} s")
+            pid = answering_pid(port)
+            if pid is None:
+                time.sleep(0.1)
+            else:
+                pids.add(pid)
+        server.send_signal(signal.SIGTERM)
+        code = server.wait(EXIT_PATIENCE)
+    finally:
+        if server.poll() is None:
+            server.kill()
+            server.wait()
+    if code != 0:
+        raise SystemExit(f"the server ended with {code} at SIGTERM")
+    if left := [pid for pid in pids if is_running(pid)]:
+        raise SystemExit(f"workers {left} outlived the server")
+
+
+def main() -> int:
+    """Try the artefact that ``sys.argv[1]`` names; return the exit code."""
+    artefact = Path(sys.argv[1]).resolve()
+    print(f"=== {artefact.name}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="sanic-worker-") as temporary:
+        folder = Path(temporary)
+        binaries = folder / "venv" / "bin"
+        environment = clean_environment()
+        subprocess.run([INTERPRETER, "-m", "venv", folder / "venv"], check=True)
+        for command in (
+            [binaries / "python", "-m", "pip", "install", "--quiet", artefact],
+            [binaries / "python", "-c", "import worker; print(worker.__file__, worker.core_info())"],
+            [binaries / "sanic-worker", "--version"],
+        ):
+            subprocess.run(command, check=True, cwd=folder, env=environment)
+        shutil.copy(ROOT / "examples" / "hello.py", folder)
+        port = free_port()
+        options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(WORKERS)]
+        serve([str(binaries / "sanic-worker"), "hello:app", *options], folder, port)
+    print(f"{artefact.name}: installed, {WORKERS} workers answered, stopped with 0")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+//! The grammar of the pipe: what a text asks for.
+//!
+//! Texts are the UTF-8 of Python strings, lone surrogates included, so they are slices of bytes. All
+//! that is looked for in them is ASCII, or white space as `str.strip` knows it.
+
+const SCALE: &[u8] = b"__SCALE__";
+const ALL_PROCESSES: &[u8] = b"__ALL_PROCESSES__";
+const STARTUP_FIRST: &[u8] = b"STARTUP_FIRST";
+const THEN_STARTUP_FIRST: &[u8] = b":STARTUP_FIRST";
+
+const SCALE_SHAPE: &str = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'";
+const SCALE_RANGE: &str = "__SCALE__ wants a number that fits in 64 bits";
+
+/// What a text asks for; its slices are those of the text.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// The empty text: leave the loop.
+    Stop,
+    /// `__TERMINATE__`, or `__TERMINATE_EARLY__`.
+    Terminate {
+        /// The sender itself failed to start.
+        early: bool,
+    },
+    /// `__SCALE__:<n>`.
+    Scale(i64),
+    /// Any other text.
+    Restart {
+        /// The processes, `None` for all of them.
+        names: Option<Vec<&'a [u8]>>,
+        /// The text between the first colon and the order, `None` without a colon.
+        files: Option<&'a [u8]>,
+        /// Whether the new process starts before the old one leaves.
+        startup_first: bool,
+    },
+    /// A command that is not as it has to be, and what is wrong with it.
+    Invalid(&'static str),
+}
+
+/// Say what a text asks for.
+pub fn parse(text: &[u8]) -> Command<'_> {
+    match text {
+        b"" => Command::Stop,
+        b"__TERMINATE__" => Command::Terminate { early: false },
+        b"__TERMINATE_EARLY__" => Command::Terminate { early: true },
+        _ => text
+            .strip_prefix(SCALE)
+            .map_or_else(|| restart(text), scale),
+    }
+}
+
+fn scale<'a>(rest: &[u8]) -> Command<'a> {
+    let Some((negative, digits)) = rest.strip_prefix(b":").and_then(number) else {
+        return Command::Invalid(SCALE_SHAPE);
+    };
+    // Downwards, as there is one more below zero than above it.
+    let below = digits.iter().try_fold(0_i64, |value, digit| {
+        value.checked_mul(10)?.checked_sub(i64::from(digit - b'0'))
+    });
+    let value = if negative {
+        below
+    } else {
+        below.and_then(i64::checked_neg)
+    };
+    value.map_or(Command::Invalid(SCALE_RANGE), Command::Scale)
+}
+
+/// Whether a number is negative, and its digits.
+fn number(text: &[u8]) -> Option<(bool, &[u8])> {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+    let start = text.iter().position(|byte| !is_space(byte))?;
+    let end = text.iter().rposition(|byte| !is_space(byte))?;
+    let (negative, digits) = match &text[start..=end] {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] | digits => (false, digits),
+    };
+    let whole = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    whole.then_some((negative, digits))
+}
+
+fn restart(text: &[u8]) -> Command<'_> {
+    let (head, rest) = match text.iter().position(|&byte| byte == b':') {
+        Some(colon) => (&text[..colon], Some(&text[colon + 1..])),
+        None => (text, None),
+    };
+    let names: Vec<_> = head.split(|&byte| byte == b',').map(strip).collect();
+    let files = rest.map(|rest| rest.strip_suffix(THEN_STARTUP_FIRST).unwrap_or(rest));
+    Command::Restart {
+        names: (!names.contains(&ALL_PROCESSES)).then_some(names),
+        files,
+        startup_first: files != rest || rest == Some(STARTUP_FIRST),
+    }
+}
+
+/// Without the white space at both ends, which is Unicode's and the four separators of ASCII.
+fn strip(mut text: &[u8]) -> &[u8] {
+    loop {
+        text = match text {
+            [b'\t'..=b'\r' | 0x1c..=b' ', rest @ ..]
+            | [0xc2, 0x85 | 0xa0, rest @ ..]
+            | [0xe1, 0x9a, 0x80, rest @ ..]
+            | [0xe2, 0x80, 0x80..=0x8a | 0xa8 | 0xa9 | 0xaf, rest @ ..]
+            | [0xe2, 0x81, 0x9f, rest @ ..]
+            | [0xe3, 0x80, 0x80, rest @ ..] => rest,
+            _ => break,
+        }
+    }
+    loop {
+        text = match text {
+            [rest @ .., b'\t'..=b'\r' | 0x1c..=b' ']
+            | [rest @ .., 0xc2, 0x85 | 0xa0]
+            | [rest @ .., 0xe1, 0x9a, 0x80]
+            | [rest @ .., 0xe2, 0x80, 0x80..=0x8a | 0xa8 | 0xa9 | 0xaf]
+            | [rest @ .., 0xe2, 0x81, 0x9f]
+            | [rest @ .., 0xe3, 0x80, 0x80] => rest,
+            _ => return text,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &[u8]) -> Option<Vec<&[u8]>> {
+        match parse(text) {
+            Command::Restart { names, .. } => names,
+            other => panic!("{other:?} is no restart"),
+        }
+    }
+
+    fn files(text: &[u8]) -> (Option<&[u8]>, bool) {
+        match parse(text) {
+            Command::Restart {
+                files,
+                startup_first,
+                ..
+            } => (files, startup_first),
+            other => panic!("{other:?} is no restart"),
+        }
+    }
+
+    #[test]
+    fn verbs_are_whole_texts() {
+        assert_eq!(parse(b""), Command::Stop);
+        assert_eq!(parse(b"__TERMINATE__"), Command::Terminate { early: false });
+        assert_eq!(
+            parse(b"__TERMINATE_EARLY__"),
+            Command::Terminate { early: true }
+        );
+        assert_eq!(
+            names(b"__TERMINATE__ "),
+            Some(vec![b"__TERMINATE__".as_slice()])
+        );
+    }
+
+    #[test]
+    fn scale_takes_any_whole_number_of_64_bits() {
+        for (text, wanted) in [
+            ("4", 4),
+            (" +0004\x0b", 4),
+            ("0", 0),
+            ("-1", -1),
+            ("9223372036854775807", i64::MAX),
+            ("-9223372036854775808", i64::MIN),
+        ] {
+            assert_eq!(
+                parse(format!("__SCALE__:{text}").as_bytes()),
+                Command::Scale(wanted)
+            );
+        }
+        for text in ["9223372036854775808", "-9223372036854775809"] {
+            assert_eq!(
+                parse(format!("__SCALE__:{text}").as_bytes()),
+                Command::Invalid(SCALE_RANGE)
+            );
+        }
+        for text in [
+            "",
+            ":",
+            ": ",
+            ":+",
+            ":4x",
+            ":4 4",
+            ":+-4",
+            "4",
+            ": \x1c4",
+            ":4:STARTUP_FIRST",
+        ] {
+            assert_eq!(
+                parse(format!("__SCALE__{text}").as_bytes()),
+                Command::Invalid(SCALE_SHAPE)
+            );
+        }
+    }
+
+    #[test]
+    fn names_are_stripped_as_python_does() {
+        assert_eq!(
+            names("\u{2003}a\x1c,\u{a0}b c\u{3000},".as_bytes()),
+            Some(vec![b"a".as_slice(), b"b c", b""])
+        );
+        for code in (0..0x11_0000).filter_map(char::from_u32) {
+            let space = code.is_whitespace() || ('\x1c'..='\x1f').contains(&code);
+            let text = format!("{code}a{code}");
+            let wanted = if space {
+                b"a".as_slice()
+            } else {
+                text.as_bytes()
+            };
+            assert_eq!(strip(text.as_bytes()), wanted, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn all_processes_may_stand_anywhere() {
+        assert_eq!(names(b"__ALL_PROCESSES__:"), None);
+        assert_eq!(names(b"a, __ALL_PROCESSES__ "), None);
+    }
+
+    #[test]
+    fn files_keep_their_colons() {
+        assert_eq!(files(b"a"), (None, false));
+        assert_eq!(files(b"a:"), (Some(b"".as_slice()), false));
+        assert_eq!(
+            files(b"a:C:\\x.py,b"),
+            (Some(b"C:\\x.py,b".as_slice()), false)
+        );
+        assert_eq!(
+            files(b"a:C:\\x.py:STARTUP_FIRST"),
+            (Some(b"C:\\x.py".as_slice()), true)
+        );
+        assert_eq!(files(b"a::STARTUP_FIRST"), (Some(b"".as_slice()), true));
+        assert_eq!(
+            files(b"a:STARTUP_FIRST"),
+            (Some(b"STARTUP_FIRST".as_slice()), true)
+        );
+    }
+}

@@ -1,0 +1,18 @@
+//! The native core of `sanic-worker`: what of its process manager is hot, or must be exact about the
+//! kernel.
+//!
+//! The modules know no Python; that is for `py` alone, so that the crate also builds, and is tested,
+//! without the feature `python`. Bytes take this way: [`frame`] cuts what comes down the pipe into
+//! payloads, [`pickle`] recognises the texts among them, [`command`] says what a text means, and
+//! [`monitor`] waits for them, for the exits of processes and for wakes, all at once.
+
+pub mod command;
+pub mod frame;
+#[cfg(unix)]
+pub mod monitor;
+pub mod pickle;
+#[cfg(unix)]
+mod pipe;
+
+#[cfg(all(feature = "python", unix))]
+mod py;

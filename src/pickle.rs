@@ -1,0 +1,172 @@
+//! Recognises the pickles that are sent most: `None` and `str`, of the protocols 2 to 5.
+//!
+//! Nothing is executed. What is not exactly such a pickle, to the last byte, is left to `pickle`.
+
+const FRAME: u8 = 0x95;
+const NONE: u8 = b'N';
+const SHORT_BINUNICODE: u8 = 0x8c;
+const BINUNICODE: u8 = b'X';
+const BINUNICODE8: u8 = 0x8d;
+const MEMOIZE: u8 = 0x94;
+const BINPUT: u8 = b'q';
+const LONG_BINPUT: u8 = b'r';
+const STOP: u8 = b'.';
+
+/// What a pickle stands for.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Value<'a> {
+    /// `None`.
+    None,
+    /// A `str`: its UTF-8, lone surrogates included.
+    Text(&'a [u8]),
+}
+
+/// What is pickled in `payload`, if it is `None` or a `str`.
+pub fn recognise(payload: &[u8]) -> Option<Value<'_>> {
+    let [0x80, 2..=5, body @ ..] = payload else {
+        return None;
+    };
+    match unframed(body)? {
+        [NONE, rest @ ..] => is_end(rest).then_some(Value::None),
+        [SHORT_BINUNICODE, rest @ ..] => text::<1>(rest),
+        [BINUNICODE, rest @ ..] => text::<4>(rest),
+        [BINUNICODE8, rest @ ..] => text::<8>(rest),
+        _ => None,
+    }
+}
+
+fn unframed(body: &[u8]) -> Option<&[u8]> {
+    let [FRAME, rest @ ..] = body else {
+        return Some(body);
+    };
+    let (size, rest) = sized::<8>(rest)?;
+    (size == rest.len()).then_some(rest)
+}
+
+/// The little-endian number in the first `N` bytes, and what follows.
+fn sized<const N: usize>(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<N>()?;
+    let mut size = [0; 8];
+    size[..N].copy_from_slice(head);
+    Some((usize::try_from(u64::from_le_bytes(size)).ok()?, rest))
+}
+
+fn text<const N: usize>(bytes: &[u8]) -> Option<Value<'_>> {
+    let (size, rest) = sized::<N>(bytes)?;
+    let (text, rest) = rest.split_at_checked(size)?;
+    (is_end(rest) && is_text(text)).then_some(Value::Text(text))
+}
+
+/// Whether only a memo, which nothing refers to, and the stop remain.
+fn is_end(bytes: &[u8]) -> bool {
+    matches!(
+        bytes,
+        [STOP] | [MEMOIZE, STOP] | [BINPUT, _, STOP] | [LONG_BINPUT, _, _, _, _, STOP]
+    )
+}
+
+/// Whether `bytes` are UTF-8, surrogates let through.
+fn is_text(mut bytes: &[u8]) -> bool {
+    while let Err(error) = str::from_utf8(bytes) {
+        let [0xed, 0xa0..=0xbf, 0x80..=0xbf, rest @ ..] = &bytes[error.valid_up_to()..] else {
+            return false;
+        };
+        bytes = rest;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_form(text: &[u8]) -> Vec<Vec<u8>> {
+        let mut bodies = vec![
+            [
+                [BINUNICODE].as_slice(),
+                &u32::try_from(text.len()).unwrap().to_le_bytes(),
+                text,
+            ]
+            .concat(),
+            [
+                [BINUNICODE8].as_slice(),
+                &(text.len() as u64).to_le_bytes(),
+                text,
+            ]
+            .concat(),
+        ];
+        if let Ok(size) = u8::try_from(text.len()) {
+            bodies.push([[SHORT_BINUNICODE, size].as_slice(), text].concat());
+        }
+        let memos = [
+            b"".as_slice(),
+            &[MEMOIZE],
+            &[BINPUT, 7],
+            &[LONG_BINPUT, 1, 2, 3, 4],
+        ];
+        let mut forms = Vec::new();
+        for body in &bodies {
+            for memo in memos {
+                let whole = [body.as_slice(), memo, &[STOP]].concat();
+                let size = (whole.len() as u64).to_le_bytes();
+                forms.push([b"\x80\x02", whole.as_slice()].concat());
+                forms.push([b"\x80\x05\x95".as_slice(), &size, &whole].concat());
+            }
+        }
+        forms
+    }
+
+    #[test]
+    fn none_is_recognised() {
+        for payload in [
+            b"\x80\x02N.".as_slice(),
+            b"\x80\x04N.",
+            b"\x80\x05\x95\x02\0\0\0\0\0\0\0N.",
+        ] {
+            assert_eq!(recognise(payload), Some(Value::None));
+        }
+    }
+
+    #[test]
+    fn a_text_is_recognised_in_every_form_and_whole_only() {
+        for text in [
+            b"".as_slice(),
+            b"Sanic-Server-0-0:",
+            "\u{20ac}\u{1f600}".as_bytes(),
+            b"\xed\xa0\x80 \xed\xbf\xbf",
+            &[b'x'; 300],
+        ] {
+            for form in every_form(text) {
+                assert_eq!(recognise(&form), Some(Value::Text(text)));
+                for cut in 0..form.len() {
+                    assert_eq!(recognise(&form[..cut]), None, "cut at {cut}: {form:?}");
+                }
+                assert_eq!(recognise(&[form.as_slice(), b"."].concat()), None);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_text_is_not_taken_for_one() {
+        for text in [
+            b"\xff".as_slice(),
+            b"\xc0\x80",
+            b"\xed\xa0",
+            b"\xed\xa0\xc0",
+            b"\xf4\x90\x80\x80",
+        ] {
+            for form in every_form(text) {
+                assert_eq!(recognise(&form), None);
+            }
+        }
+        for payload in [
+            b"\x80\x01N.".as_slice(),
+            b"\x80\x06N.",
+            b"\x80\x04\x88.",
+            b"\x80\x04)R.",
+            b"\x80\x04\x95\x03\0\0\0\0\0\0\0N.",
+        ] {
+            assert_eq!(recognise(payload), None);
+        }
+    }
+}

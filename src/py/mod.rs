@@ -1,0 +1,4 @@
+//! What Python sees of the core.
+
+#[pyo3::pymodule]
+mod _native {}

@@ -1,0 +1,73 @@
+"""What holds for every test: it leaves no process, file descriptor or thread of the test process behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+from time import monotonic
+from typing import Any
+
+import pytest
+
+GRACE = 2.0
+
+
+def _children() -> set[int]:
+    """The live children of this process, zombies included."""
+    me = os.getpid()
+    found = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as stat:
+                parent = stat.read().rpartition(b")")[2].split()[1]
+        except OSError:
+            continue
+        if int(parent) == me:
+            found.add(int(entry))
+    return found
+
+
+def _descriptors() -> set[tuple[int, str]]:
+    """Each open descriptor with what it refers to, so that a number used again does not hide a leak."""
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found.add((int(entry), os.readlink(f"/proc/self/fd/{entry}")))
+        except OSError:
+            continue
+    return found
+
+
+def _threads() -> set[int]:
+    """Kernel threads of this process: those of the native core count too."""
+    return {int(entry) for entry in os.listdir("/proc/self/task")}
+
+
+def _inventory() -> dict[str, set[Any]]:
+    return {"process": _children(), "descriptor": _descriptors(), "thread": _threads()}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _long_lived_helpers() -> None:
+    # The tracker of multiprocessing starts with the first process and lives as long as the interpreter.
+    resource_tracker.ensure_running()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not os.path.isdir("/proc/self/fd"):
+        yield
+        return
+    before = _inventory()
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    pause = threading.Event()
+    deadline = monotonic() + GRACE
+    while left := {kind: new for kind, found in _inventory().items() if (new := found - before[kind])}:
+        if monotonic() > deadline:
+            pytest.fail(f"{request.node.nodeid} left behind: {left}")
+        pause.wait(0.01)

@@ -1,0 +1,137 @@
+"""An application with processes that send to main what nobody should."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import struct
+import sys
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic.response import json
+
+from .journal import note, record
+from .steering import steerable
+
+app: Sanic[Any, Any] = Sanic("hostile")
+steerable(app)
+record(app)
+
+FRAME = b"x" * 300_000
+
+
+def ghost() -> object:
+    """An object of a class that exists in this process only."""
+    module = ModuleType("ghost")
+    exec("class Ghost: pass", module.__dict__)
+    sys.modules["ghost"] = module
+    return module.Ghost()
+
+
+def nothing() -> None:
+    """The function of a managed process that has nothing to do."""
+    note("nothing")
+
+
+MESSAGES: dict[str, Any] = {
+    "None": None,
+    "empty text": "",
+    "zero": 0,
+    "empty list": [],
+    "scale to zero": "__SCALE__:0",
+    "scale below zero": "__SCALE__:-1",
+    "scale to text": "__SCALE__:abc",
+    "scale to nothing": "__SCALE__",
+    "scale over the ceiling": "__SCALE__:1000000",
+    "five": ("Five", nothing, {}, False, None),
+    "manage without anything": (None,) * 8,
+    "a number": 7,
+}
+
+
+@app.post("/bad/<which:str>")
+async def bad(request: Request, which: str) -> HTTPResponse:
+    """Send the named message and then, from the same process, a restart of nobody that main must answer in its log."""
+    message = ghost() if which == "ghost" else MESSAGES[which]
+    app.m._monitor_publisher.send(message)
+    probe = f"Probe-{which.replace(' ', '-')}"
+    app.m.restart(name=probe)
+    return json({"name": app.m.name, "probe": probe})
+
+
+@app.post("/seven")
+async def seven(request: Request) -> HTTPResponse:
+    """The tuple of earlier releases, which has no number of workers."""
+    app.m._monitor_publisher.send(("Seven", nothing, {}, False, None, False, True))
+    return json(None)
+
+
+@app.post("/garbage")
+async def garbage(request: Request) -> HTTPResponse:
+    """A frame of the right form whose payload is no pickle, written past the connection."""
+    os.write(app.m._monitor_publisher.fileno(), struct.pack("!i", 7) + b"\xffgarbage"[:7])
+    app.m.restart(name="Probe-garbage")
+    return json({"name": app.m.name, "probe": "Probe-garbage"})
+
+
+def oversize(publisher: Connection[Any, Any]) -> None:
+    """A header that promises a gigabyte, and a little of it."""
+    os.write(publisher.fileno(), struct.pack("!i", 1 << 30) + b"x" * 1000)
+    note("sent", what="oversize")
+
+
+def noise(publisher: Connection[Any, Any]) -> None:
+    """Bytes that are no frame at all."""
+    os.write(publisher.fileno(), b"\xde\xad\xbe\xef" * 16)
+    note("sent", what="noise")
+
+
+def truncated(publisher: Connection[Any, Any]) -> None:
+    """Half a frame, and death."""
+    os.write(publisher.fileno(), struct.pack("!i", 1000) + b"x" * 500)
+    note("sent", what="truncated")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def honest(publisher: Connection[Any, Any], label: str, count: int) -> None:
+    """Large messages that each leave one line in main's log: nobody is called `honest-<label>-<n>`."""
+    padding = "x" * len(FRAME)
+    for number in range(count):
+        publisher.send(f"honest-{label}-{number}:{padding}")
+    note("sent", what=f"honest-{label}")
+
+
+def fuzz(publisher: Connection[Any, Any], rounds: int) -> None:
+    """Child after child that writes part of a frame and is killed in the middle of it."""
+    chance = random.Random(7)
+    payload = pickle.dumps(FRAME)
+    frame = struct.pack("!i", len(payload)) + payload
+    for _ in range(rounds):
+        part = frame[: chance.choice((1, 3, 4, 5, chance.randrange(6, len(frame))))]
+        child = os.fork()
+        if not child:
+            while part:
+                part = part[os.write(publisher.fileno(), part) :]
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+    note("sent", what="fuzz")
+
+
+@app.main_process_ready
+async def ready(app: Sanic[Any, Any]) -> None:
+    publisher = app.manager.monitor_publisher
+
+    def prepared(name: str, func: Any, **kwargs: Any) -> None:
+        app.manager.manage(name, func, {"publisher": publisher, **kwargs}, restartable=True, auto_start=False)
+
+    prepared("Oversize", oversize)
+    prepared("Noise", noise)
+    prepared("Truncated", truncated)
+    prepared("HonestA", honest, label="a", count=100)
+    prepared("HonestB", honest, label="b", count=100)
+    prepared("Fuzz", fuzz, rounds=20)

@@ -1,0 +1,30 @@
+"""An application whose inspector has commands of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sanic import Sanic
+from sanic.worker.inspector import Inspector
+
+from .journal import record
+from .steering import steerable
+
+
+class Custom(Inspector):  # type: ignore[misc, unused-ignore]
+    def echo(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {"args": list(args), "kwargs": kwargs}
+
+    async def later(self, value: str = "") -> str:
+        """Takes a detour through another thread, so that it really is asynchronous."""
+        return await asyncio.get_running_loop().run_in_executor(None, f"later {value}".strip)
+
+    def parent(self) -> str:
+        """Where the class that the application could import as the stock one really lives."""
+        return Inspector.__module__
+
+
+app: Sanic[Any, Any] = Sanic("inspected", inspector=True, inspector_class=Custom)
+steerable(app)
+record(app)

@@ -1,0 +1,489 @@
+"""Real servers under test: started in a session of their own, watched, steered, and checked for what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import random
+import re
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
+from ssl import SSLContext
+from time import monotonic
+from types import TracebackType
+from typing import Any, TypeVar
+
+from .apps.journal import MARK
+
+STOCK = os.environ.get("WORKER_UNDER_TEST") == "stock"
+MODULE = "sanic" if STOCK else "worker"
+HERE = Path(__file__).parent
+TIMEOUT = 15.0
+MARKER = "SERVER_UNDER_TEST"
+
+T = TypeVar("T")
+
+
+def wait_until(predicate: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
+    """What `predicate` returns as soon as it is true; AssertionError naming `what` after `timeout` seconds."""
+    pause = threading.Event()
+    deadline = monotonic() + timeout
+    while not (value := predicate()):
+        if monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
+        pause.wait(0.02)
+    return value
+
+
+def free_port() -> int:
+    """A port that nobody holds, below the range from which the kernel serves outgoing connections."""
+    while True:
+        port = random.randint(12_000, 30_000)
+        if port_is_free(port):
+            return port
+
+
+def port_is_free(port: int) -> bool:
+    """Whether both a TCP and a UDP socket can be bound to `port`."""
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            if kind == socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+    return True
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a process under test: that of the tests without traces of Sanic, and the paths it needs."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("SANIC_")}
+    paths = [str(HERE)]
+    if not STOCK:
+        spec = importlib.util.find_spec("worker")
+        assert spec is not None and spec.origin is not None, "the package `worker` cannot be imported"
+        paths.append(str(Path(spec.origin).parent.parent))
+    env["PYTHONPATH"] = os.pathsep.join(paths)
+    env["SANIC_NO_COLOR"] = "true"
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    env.update(extra or {})
+    return env
+
+
+def run_python(*args: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter to its end, e.g. `run_python("-m", "sanic", "inspect", cwd=...)`."""
+    command = [sys.executable, *args]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of output: `stream` is "out" or "err", `at` the monotonic time at which it was read."""
+
+    stream: str
+    text: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """One journal entry: what happened, in which process, and where in the whole output it stands."""
+
+    name: str
+    process: str
+    pid: int
+    at: float
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Response:
+    """The answer to one request."""
+
+    status: int
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class UnixConnection(HTTPConnection):
+    """A plain HTTP connection over a unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Output:
+    """Everything that a process and its descendants write, read by one thread until all of them have closed it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.lines: list[Line] = []
+        self.events: list[Event] = []
+        self._changed = threading.Condition()
+        self._process = process
+        self._stop_reader, self._stop_writer = os.pipe()
+        self._thread = threading.Thread(target=self._read, name="server output", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None and self._process.stderr is not None
+        with selectors.DefaultSelector() as selector:
+            tails = {"out": b"", "err": b""}
+            selector.register(self._process.stdout, selectors.EVENT_READ, "out")
+            selector.register(self._process.stderr, selectors.EVENT_READ, "err")
+            selector.register(self._stop_reader, selectors.EVENT_READ, "")
+            while len(selector.get_map()) > 1:
+                for key, _ in selector.select():
+                    if not key.data:
+                        return
+                    chunk = os.read(key.fd, 1 << 16)
+                    if not chunk:
+                        selector.unregister(key.fileobj)
+                    *whole, tails[key.data] = (tails[key.data] + (chunk or b"\n")).split(b"\n")
+                    with self._changed:
+                        for raw in whole:
+                            self._add(key.data, raw.decode(errors="replace"))
+                        self._changed.notify_all()
+
+    def _add(self, stream: str, text: str) -> None:
+        now = monotonic()
+        before, mark, entry = text.partition(MARK)
+        if mark:
+            fields = json.loads(entry)
+            self.events.append(Event(fields.pop("event"), fields.pop("process"), fields.pop("pid"), now, fields))
+            text = before
+        if text.strip():
+            self.lines.append(Line(stream, text, now))
+
+    def wait(self, look: Callable[[], T], what: str, timeout: float) -> T:
+        """What `look` returns once it is true; looked at whenever there is more output."""
+        deadline = monotonic() + timeout
+        with self._changed:
+            while not (value := look()):
+                if not self._changed.wait(deadline - monotonic()):
+                    raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
+            return value
+
+    def finish(self, timeout: float) -> bool:
+        """Whether the output came to its end within `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """End the reader thread and close every descriptor."""
+        os.write(self._stop_writer, b"x")
+        self._thread.join()
+        os.close(self._stop_reader)
+        os.close(self._stop_writer)
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+class Server:
+    """A command under test, in its own session.
+
+    Use as a context manager. At the end the server is stopped if it still runs, and AssertionError is raised if any
+    process that it started is left, or if it still holds its port.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        port: int = 0,
+        unix: Path | None = None,
+        tls: SSLContext | None = None,
+    ) -> None:
+        self.port = port
+        self.cwd = cwd
+        self.unix = unix
+        self.tls = tls
+        self.token = uuid.uuid4().hex
+        self.started_at = monotonic()
+        self._process = subprocess.Popen(
+            list(command),
+            cwd=cwd,
+            env=environment({**(env or {}), MARKER: self.token, "PORT": str(port)}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.output = Output(self._process)
+
+    @classmethod
+    def run(
+        cls,
+        target: str,
+        *args: str,
+        cwd: Path,
+        workers: int = 2,
+        env: Mapping[str, str] | None = None,
+        start_method: str = "spawn",
+        tls: SSLContext | None = None,
+        unix: Path | None = None,
+    ) -> Server:
+        """Start `target` as `python -m worker` does, on a free port, without waiting for it."""
+        port = free_port()
+        place = [f"--unix={unix}"] if unix else ["--host=127.0.0.1", f"--port={port}"]
+        command = [sys.executable, "-m", MODULE, target, *place, f"--workers={workers}", "--no-motd", *args]
+        method = {"START_METHOD": start_method}
+        return cls(command, cwd=cwd, env={**method, **(env or {})}, port=0 if unix else port, unix=unix, tls=tls)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        leftovers = self.close()
+        if error is None:
+            assert not leftovers, leftovers
+
+    # Steering
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def signal(self, number: Signals, to: str = "main") -> None:
+        """Send a signal to "main", to its process "group", or to "all" processes that the server consists of."""
+        if to == "group":
+            os.killpg(self.pid, number)
+            return
+        for pid in [self.pid] if to == "main" else self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        """The exit code, once the process has ended and all output of it and its descendants has been read."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the server has not ended within {timeout:g} s\n{self.log()}") from None
+        self.output.finish(5)
+        return code
+
+    def stop(self, number: Signals = SIGTERM, to: str = "main") -> int:
+        """Send a signal and return the exit code."""
+        self.signal(number, to)
+        return self.wait()
+
+    def close(self) -> str:
+        """End whatever runs and say what should not have been left; empty when all is well."""
+        problems = []
+        if self.exit_code is None:
+            self._process.send_signal(SIGTERM)
+            try:
+                self._process.wait(TIMEOUT)
+            except subprocess.TimeoutExpired:
+                problems.append(f"main did not end within {TIMEOUT:g} s of SIGTERM")
+        try:
+            wait_until(lambda: not self.processes(), "all processes gone", timeout=0 if problems else 5)
+        except AssertionError:
+            problems.append(f"processes left: {self.processes()}")
+        if problems:
+            self.signal(SIGKILL, to="all")
+            self._process.wait()
+        self.output.finish(2)
+        self.output.close()
+        if self.port and not port_is_free(self.port):
+            problems.append(f"port {self.port} is still held")
+        if self.unix and self.unix.exists():
+            problems.append(f"{self.unix} is still there")
+        return "; ".join(problems) + (f"\n{self.log()}" if problems else "")
+
+    def processes(self) -> dict[int, str]:
+        """Command line by pid of every live process of this server, wherever it has moved itself."""
+        mark = f"{MARKER}={self.token}".encode()
+        found = {}
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit():
+                continue
+            try:
+                if mark in Path(f"/proc/{entry}/environ").read_bytes():
+                    command = Path(f"/proc/{entry}/cmdline").read_bytes()
+                    found[int(entry)] = command.replace(b"\0", b" ").decode(errors="replace")[-120:]
+            except OSError:
+                continue
+        return found
+
+    # Output
+
+    def log(self, stream: str | None = None) -> str:
+        """All lines so far, of one stream or of both."""
+        return "\n".join(line.text for line in list(self.output.lines) if stream in (None, line.stream))
+
+    def mark(self) -> int:
+        """A place in the output, to wait only for what comes after it."""
+        return len(self.output.lines)
+
+    def wait_line(self, pattern: str, *, since: int = 0, timeout: float = TIMEOUT) -> Line:
+        """The first line in which the regular expression is found."""
+
+        def look() -> Line | None:
+            return next((line for line in self.output.lines[since:] if re.search(pattern, line.text)), None)
+
+        found = self.output.wait(look, f"a line with {pattern!r}", timeout)
+        assert found is not None
+        return found
+
+    def events(self, name: str, **fields: Any) -> list[Event]:
+        """The journal's entries of that name whose fields have these values."""
+        return [
+            event
+            for event in list(self.output.events)
+            if event.name == name
+            and all((getattr(event, key, None) or event.fields.get(key)) == value for key, value in fields.items())
+        ]
+
+    def wait_events(self, name: str, count: int = 1, timeout: float = TIMEOUT, **fields: Any) -> list[Event]:
+        """At least `count` journal entries of that name."""
+
+        def look() -> list[Event]:
+            found = self.events(name, **fields)
+            return found if len(found) >= count else []
+
+        return self.output.wait(look, f"{count} x {name} {fields}", timeout)
+
+    # HTTP
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        port: int | None = None,
+        timeout: float = TIMEOUT,
+    ) -> Response:
+        """One request on a connection of its own."""
+        connection: HTTPConnection
+        if self.unix:
+            connection = UnixConnection(self.unix, timeout)
+        elif self.tls:
+            connection = HTTPSConnection("localhost", port or self.port, timeout=timeout, context=self.tls)
+        else:
+            connection = HTTPConnection("127.0.0.1", port or self.port, timeout=timeout)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, {"Connection": "close", **(headers or {})})
+            answer = connection.getresponse()
+            return Response(answer.status, answer.read())
+
+    def get(self, path: str, **options: Any) -> Any:
+        """The JSON that a GET returns; anything but 200 is an error."""
+        response = self.request("GET", path, **options)
+        assert response.status == 200, response
+        return response.json
+
+    def post(self, path: str, data: Any = None, **options: Any) -> Any:
+        """The JSON that a POST of JSON returns; anything but 200 is an error."""
+        response = self.request("POST", path, json.dumps(data).encode(), **options)
+        assert response.status == 200, response
+        return response.json
+
+    def wait_ready(self, path: str = "/whoami", timeout: float = TIMEOUT) -> Server:
+        """Wait until a worker answers."""
+
+        def answered() -> bool:
+            assert self.exit_code is None, f"the server has ended with {self.exit_code}\n{self.log()}"
+            try:
+                return self.request("GET", path).status == 200
+            except (OSError, HTTPException):
+                return False
+
+        wait_until(answered, f"an answer to {path}", timeout)
+        return self
+
+    def table(self) -> dict[str, dict[str, Any]]:
+        """`app.m.workers` as some worker sees it (see apps/steering.py for how times travel)."""
+        found: dict[str, dict[str, Any]] = self.get("/workers")
+        return found
+
+    def settled(self, count: int) -> dict[str, dict[str, Any]]:
+        """Wait until exactly `count` server processes are live and acknowledged, each under its own name."""
+
+        def look() -> dict[str, dict[str, Any]]:
+            with contextlib.suppress(OSError, HTTPException):
+                alive = self.processes()
+                table = {name: entry for name, entry in self.table().items() if entry.get("server")}
+                current = {name: entry for name, entry in table.items() if entry.get("pid") in alive}
+                if len(current) == count and all(entry["state"] == "ACKED" for entry in current.values()):
+                    return current
+            return {}
+
+        return wait_until(look, f"{count} live, acknowledged servers")
+
+
+def tracebacks(text: str) -> list[list[str]]:
+    """The files of each traceback in `text`, outermost first."""
+    found: list[list[str]] = []
+    for line in text.splitlines():
+        if "Traceback (most recent call last)" in line:
+            found.append([])
+        elif found and (frame := re.match(r'\s+File "([^"]+)", line \d+', line)):
+            found[-1].append(frame.group(1))
+    return found
+
+
+@contextlib.contextmanager
+def load(server: Server, path: str = "/whoami") -> Iterator[list[str]]:
+    """Requests one after another, each on its own connection, while the body runs; yields the list of what went
+    wrong, and fails when hardly any request was made."""
+    failures: list[str] = []
+    stop = threading.Event()
+    made = 0
+
+    def client() -> None:
+        nonlocal made
+        while not stop.is_set():
+            try:
+                status = server.request("GET", path).status
+                if status != 200:
+                    failures.append(f"status {status}")
+            except (OSError, HTTPException) as error:
+                failures.append(repr(error))
+            made += 1
+
+    thread = threading.Thread(target=client, name="load")
+    thread.start()
+    try:
+        yield failures
+    finally:
+        stop.set()
+        thread.join()
+    assert made > 20, f"only {made} requests were made"
