@@ -22,9 +22,9 @@ def main(args: list[str] | None = None) -> None:
     if (sys.argv[1:] if args is None else args) in (["--version"], ["-v"]):
         info = core_info()
         print(f"sanic-worker {info.version}; {info.core} core")
-    from sanic.__main__ import main as sanic
+    from sanic import __main__ as sanic
 
-    sanic(args)
+    sanic.main(args)  # type: ignore[no-untyped-call]
 
 
 def _refuse_namesake() -> None:

@@ -75,7 +75,8 @@ def interpret(message: Any) -> Command:
     except Exception as error:
         return Invalid(message, f"it is neither true nor false ({error!r})")
     if isinstance(message, str):
-        return parse(message)
+        command: Command = parse(message)
+        return command
     if isinstance(message, tuple):
         return _manage(message)
     return Invalid(message, f"a {type(message).__name__} is no command; a str or a tuple of 8 would be")
@@ -84,23 +85,21 @@ def interpret(message: Any) -> Command:
 def _manage(message: tuple[Any, ...]) -> Command:
     if len(message) not in (7, 8):
         return Invalid(message, f"a tuple of {len(message)} is no command; one of 8 manages a process")
-    command = Manage(*message)
+    ident, func, kwargs = message[:3]
+    workers = message[7] if len(message) == 8 else 1
     wants = (
-        (isinstance(command.ident, str) and bool(command.ident), "the name has to be a str that is not empty"),
-        (callable(command.func), "the function has to be callable"),
+        (isinstance(ident, str) and ident != "", "the name has to be a str that is not empty"),
+        (callable(func), "the function has to be callable"),
         (
-            isinstance(command.kwargs, Mapping) and all(isinstance(key, str) for key in command.kwargs),
+            isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs),
             "the arguments have to be a dict with str keys",
         ),
-        (
-            type(command.workers) is int and command.workers > 0,
-            "the number of workers has to be a whole number from 1 on",
-        ),
+        (type(workers) is int and workers > 0, "the number of workers has to be a whole number from 1 on"),
     )
     for right, want in wants:
         if not right:
             return Invalid(message, want)
-    return command
+    return Manage(*message)
 
 
 class ConnectionMonitor:

@@ -56,6 +56,9 @@ class Inspector:
     app: Sanic[Any, Any]
     """The application that answers, made when the inspector is called."""
 
+    stops_once = True
+    """It obeys the first signal to stop and ignores repeats (:mod:`worker.launch`)."""
+
     def __init__(
         self,
         publisher: Publisher,

@@ -18,7 +18,7 @@ from multiprocessing.managers import SyncManager
 from types import ModuleType
 from typing import Any
 
-from worker import settings
+from worker import launch, settings
 
 __all__ = ["install", "is_installed", "uninstall"]
 
@@ -100,7 +100,8 @@ def install(**given: Any) -> None:
         _swap(sys.modules, theirs.__name__, ours)
     startup = import_module("sanic.mixins.startup")
     _swap(vars(startup), "Manager", state_manager)
-    for module in list(sys.modules.values()):
+    modules: list[Any] = list(sys.modules.values())
+    for module in modules:
         if isinstance(module, ModuleType) and not _is_ours(module):
             _rebind(vars(module), replaced)
     for app in import_module("sanic.app").Sanic._app_registry.values():
@@ -125,9 +126,11 @@ def state_manager() -> SyncManager:
     Raises:
         ServerError: Its process failed, as it does in a script that runs its application globally.
     """
-    manager = SyncManager(ctx=multiprocessing.get_context())
+    context = multiprocessing.get_context()
+    manager = SyncManager(ctx=context)
     try:
-        manager.start(initializer=_serve_until_main_ends, initargs=(os.getpid(),))
+        with launch.signals_held(context.get_start_method()):
+            manager.start(initializer=_serve_until_main_ends, initargs=(os.getpid(),))
     except EOFError:
         from sanic.exceptions import ServerError
 
@@ -136,8 +139,6 @@ def state_manager() -> SyncManager:
 
 
 def _serve_until_main_ends(main: int) -> None:
-    from worker import launch
-
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     launch.lead_session()
@@ -194,7 +195,8 @@ def _replacements() -> dict[int, tuple[Any, Any]]:
 
 def _check_subclasses(replaced: dict[int, tuple[Any, Any]]) -> None:
     for old, _ in replaced.values():
-        for derived in old.__subclasses__() if isinstance(old, type) else ():
+        derived: type | None = next(iter(old.__subclasses__()), None) if isinstance(old, type) else None
+        if derived is not None:
             raise RuntimeError(
                 f"{derived.__module__}.{derived.__qualname__} is derived from Sanic's own "
                 f"{old.__qualname__} and cannot be changed any more. Call worker.install() before "

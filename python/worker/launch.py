@@ -22,8 +22,6 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from worker.constants import SERVER_LABEL
-
 __all__ = ["Launched", "disown", "factory", "has_begun", "mark_failed", "own", "reap"]
 
 # What only main may use: a forked child, a copy of main, closes it.
@@ -53,13 +51,11 @@ class Launched(BaseProcess):
         self.environment: dict[str, str] = {}
 
     @property
-    def is_server(self) -> bool:
-        """Whether the process serves requests (by its name)."""
-        return SERVER_LABEL in self.name
-
-    @property
     def stops_once(self) -> bool:
-        """Whether the target obeys the first stop and ignores repeats."""
+        """Whether the target sets handlers of its own, and obeys the first stop and ignores repeats.
+
+        A function or a class says so of itself by an attribute of this name.
+        """
         return getattr(self._target, "stops_once", False) is True  # type: ignore[attr-defined]
 
     def start(self) -> None:
@@ -69,7 +65,7 @@ class Launched(BaseProcess):
             for name in ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
             if (value := os.environ.get(name)) is not None
         }
-        with _signals_held(self):
+        with signals_held(self._start_method):  # type: ignore[attr-defined]
             super().start()
 
     def run(self) -> None:
@@ -83,7 +79,7 @@ class Launched(BaseProcess):
         if not faulthandler.is_enabled():
             with suppress(OSError, ValueError, AttributeError):
                 faulthandler.enable()
-        _open_to_signals(interruptible=not self.is_server)
+        _open_to_signals(interruptible=not self.stops_once)
         super().run()
         if _failed:
             sys.exit(1)
@@ -184,7 +180,7 @@ def reap(process: BaseProcess) -> int | None:
 
 
 @contextmanager
-def _signals_held(process: BaseProcess) -> Iterator[None]:
+def signals_held(start_method: str) -> Iterator[None]:
     """Block signals that would reach a child before it can tell what they mean.
 
     The mask is inherited, over an exec too; :meth:`Launched.run` opens it again. A spawned child
@@ -196,8 +192,7 @@ def _signals_held(process: BaseProcess) -> Iterator[None]:
         return
     # The tracker is a child too, and its first start unblocks these very signals.
     resource_tracker.ensure_running()
-    spawned = process._start_method == "spawn"  # type: ignore[attr-defined]
-    held = {signal.SIGINT} if spawned else set(_MAINS_SIGNALS)
+    held = {signal.SIGINT} if start_method == "spawn" else set(_MAINS_SIGNALS)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         yield

@@ -8,11 +8,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial, wraps
 from reprlib import Repr
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sanic.log import error_logger, logger
 
@@ -21,17 +19,16 @@ from worker.constants import MAIN_NAME, ProcessState
 from worker.inbox import ConnectionMonitor, Waiting, load, open_monitor
 from worker.messages import Command, Corrupt, Exited, Manage, Received, Restart, Scale, Stop, Terminate
 from worker.process import Worker, WorkerProcess
+from worker.watched import Watched, how_it_ended
 
 if TYPE_CHECKING:
     from worker.manager import WorkerManager
 
 __all__ = ["Loop", "in_the_loop"]
 
-P = ParamSpec("P")
-M = TypeVar("M", bound="WorkerManager")
+Verb = TypeVar("Verb", bound=Callable[..., None])
 
-SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-# How often the state is looked at while an ack is awaited: a mapping of a SyncManager cannot wake anyone, seconds.
+# How often the state is looked at while an ack is awaited, seconds: a SyncManager's mapping wakes nobody.
 ACK_POLL = 0.05
 # After how long a server that was told to leave is told again, seconds: while Sanic sets up its
 # handlers there is a moment in which a signal is lost. Our handler in the server knows repeats.
@@ -43,43 +40,14 @@ _show = Repr()
 _show.maxstring = _show.maxother = 160
 
 
-def in_the_loop(verb: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[M, P], None]:
+def in_the_loop(verb: Verb) -> Verb:
     """Hand a verb of the manager to the running loop when another thread calls it."""
 
     @wraps(verb)
-    def call(manager: M, *args: P.args, **kwargs: P.kwargs) -> None:
+    def call(manager: WorkerManager, *args: Any, **kwargs: Any) -> None:
         manager._loop.do(partial(verb, manager, *args, **kwargs))
 
-    return call
-
-
-@dataclass(eq=False)
-class Watched:
-    """A process whose end the loop waits for.
-
-    ``told`` is when it was first seen to have been told to leave, ``again`` when it is told once more.
-    """
-
-    process: WorkerProcess
-    base: Any
-    ready_by: float
-    told: float | None = None
-    again: float = 0.0
-
-    @property
-    def current(self) -> bool:
-        """Whether it is the one that fills its place in the table."""
-        return self.base is self.process._current_process
-
-    @property
-    def leaving(self) -> bool:
-        """Whether it is on its way out."""
-        if self.current:
-            return self.process.state is ProcessState.TERMINATED
-        return self.base is not self.process.predecessor
-
-    def __str__(self) -> str:
-        return f"{self.process.name} [{self.base.pid}]"
+    return cast(Verb, call)
 
 
 class Loop:
@@ -204,8 +172,8 @@ class Loop:
             self.turn(left)
             if self._failure and not self.stop_asked:
                 return (
-                    f"{self._failure} If the error log does not say why, run the application with "
-                    "--single-process, where nothing stands between you and its error."
+                    f"{self._failure} Where the log does not say why, run the application with "
+                    "--single-process, so that nothing stands between you and its error."
                 )
         self._starting = False
         for command, sender in self._deferred:
@@ -223,13 +191,12 @@ class Loop:
         alive = {watched.process for watched in self._watched.values()}
         if self._monitor is not None:
             for process in worker.processes - alive:
-                self._manager.worker_state.pop(process.name, None)
+                process.forget()
 
-    def kill_leaving(self) -> None:
-        """Kill the processes that have left the table but still run."""
+    def kill(self) -> None:
+        """Kill every process with its children, also those that have left the table."""
         for watched in self._watched.values():
-            if not watched.current or watched.leaving:
-                self._kill(watched)
+            watched.kill()
 
     # What happens
 
@@ -267,7 +234,7 @@ class Loop:
         elif isinstance(command, Manage):
             self._manage(command)
         elif isinstance(command, Terminate) and command.early:
-            self._fails_to_start(f"{self._name(sender)} failed to start.")
+            self._fails_to_start(f"{self._name(sender)} failed to start; its error is in the log above.")
         elif isinstance(command, Terminate):
             manager.shutdown()
         elif isinstance(command, Stop) and isinstance(self._monitor, ConnectionMonitor):
@@ -315,7 +282,7 @@ class Loop:
     def _exited(self, watched: Watched, exitcode: int | None) -> None:
         process = watched.process
         code = launch.reap(watched.base)
-        how = _how(exitcode if code is None else code)
+        how = how_it_ended(exitcode if code is None else code)
         if not watched.current:
             if watched.base is process.predecessor:
                 error_logger.error("%s %s while its successor was starting", watched, how)
@@ -346,7 +313,7 @@ class Loop:
         worker = next((one for one in self._manager.workers if process in one.processes), None)
         if worker is None:
             if not any(watched.process is process for watched in self._watched.values()):
-                self._manager.worker_state.pop(process.name, None)
+                process.forget()
         elif not worker.tracked and not worker.has_alive_processes() and not self.ended:
             self._manager.remove_worker(worker)
 
@@ -363,10 +330,9 @@ class Loop:
             process.supervised = True
             sentinel = getattr(base, "sentinel", None)
             if type(base.pid) is int and type(sentinel) is int:
-                key = f"{process.name} [{base.pid}]"
-                ready_by = time.monotonic() + process.THRESHOLD / 10
-                self._watched[key] = Watched(process, base, ready_by)
-                self._monitor.watch(key, base.pid, sentinel)
+                watched = Watched(process, base, time.monotonic() + process.THRESHOLD / 10)
+                self._watched[str(watched)] = watched
+                self._monitor.watch(str(watched), base.pid, sentinel)
 
     def _unacked(self) -> Iterator[WorkerProcess]:
         for process in self._manager.processes:
@@ -399,7 +365,7 @@ class Loop:
                 process.THRESHOLD / 10,
             )
             process.take_back()
-            self._kill(watched)
+            watched.kill()
 
     def _hasten(self, watched: Watched, now: float) -> None:
         if watched.told is None:
@@ -407,15 +373,15 @@ class Loop:
             watched.again = now + TELL_AGAIN
         elif now >= watched.told + self._manager.settings.graceful_timeout:
             error_logger.error(
-                "%s did not end within %s seconds; killing it", watched, self._manager.settings.graceful_timeout
+                "%s did not end within %s seconds; killing it",
+                watched,
+                self._manager.settings.graceful_timeout,
             )
             watched.told = float("inf")
-            self._kill(watched)
-        elif now >= watched.again:
+            watched.kill()
+        elif watched.hears_repeats and now >= watched.again:
             watched.again = now + TELL_AGAIN
-            if getattr(watched.base, "stops_once", False):
-                with suppress(ProcessLookupError):
-                    os.kill(watched.base.pid, signal.SIGINT)
+            watched.signal(signal.SIGINT)
 
     def _timeout(self, at_most: float | None) -> float | None:
         """Seconds until the next deadline; ``None`` where nothing but events is waited for."""
@@ -430,7 +396,7 @@ class Loop:
                 if watched.told is None:
                     return 0.0
                 deadlines.append(watched.told + self._manager.settings.graceful_timeout)
-                if getattr(watched.base, "stops_once", False):
+                if watched.hears_repeats:
                     deadlines.append(watched.again)
             elif watched.current and watched.process.predecessor is not None:
                 deadlines.append(watched.ready_by)
@@ -457,25 +423,6 @@ class Loop:
             if watched.base.pid == pid:
                 return str(watched)
         return f"process {pid}"
-
-    def _kill(self, watched: Watched) -> None:
-        pid = watched.base.pid
-        with suppress(ProcessLookupError):
-            if launch.has_begun(watched.base):
-                os.killpg(pid, SIGKILL)
-            else:
-                os.kill(pid, SIGKILL)
-
-
-def _how(code: int | None) -> str:
-    if code is None:
-        return "ended with an unknown exit code"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
 
 
 def _safely_shown(message: object) -> str:

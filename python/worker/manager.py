@@ -368,7 +368,7 @@ class WorkerManager:
             logger.info("Killing %s [%s]", process.name, process.pid)
             with suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)
-        self._loop.kill_leaving()
+        self._loop.kill()
         raise ServerKilled
 
     def shutdown_signal(self, signal: int, frame: Any) -> None:
@@ -410,7 +410,7 @@ class WorkerManager:
         self.transient.pop(worker.ident, None)
         self.durable.pop(worker.ident, None)
         for process in worker.processes:
-            self.worker_state.pop(process.name, None)
+            process.forget()
         logger.info("Removed worker %s", worker.ident)
 
     @property
@@ -419,5 +419,6 @@ class WorkerManager:
         return os.getpid()
 
     def _cycle(self) -> MonitorCycle:
-        self._loop.turn()
+        if not self._loop.ended:
+            self._loop.turn()
         return MonitorCycle.BREAK if self._loop.ended else MonitorCycle.CONTINUE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from worker.constants import RestartOrder
 
@@ -95,7 +95,7 @@ class Opaque:
     payload: bytes = field(repr=False)
 
 
-Command = Union[Stop, Terminate, Scale, Restart, Manage, Invalid]
+Command = Stop | Terminate | Scale | Restart | Manage | Invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +131,4 @@ class Exited:
     exitcode: int | None
 
 
-Event = Union[Received, Corrupt, Exited]
+Event = Received | Corrupt | Exited

@@ -101,10 +101,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start the process that :meth:`spawn` has made."""
-        logger.debug(
-            f"{Colors.BLUE}Starting a process: {Colors.BOLD}{Colors.SANIC}%s{Colors.END}",
-            self.name,
-        )
+        self._log("Starting a process")
         self.set_state(ProcessState.STARTING)
         # Stock contexts hand the environment on to the child; ours carry it on the process object.
         os.environ["SANIC_WORKER_NAME"] = self.name
@@ -125,8 +122,11 @@ class WorkerProcess:
         """Wait up to 10 seconds for the end of the process; then remove its entry."""
         if self.is_alive():
             self._current_process.join(EXIT_TIMEOUT)
-        if self.is_alive():
-            return
+        if not self.is_alive():
+            self.forget()
+
+    def forget(self) -> None:
+        """Remove the entry of the process."""
         try:
             del self.worker_state[self.name]
         except (ConnectionError, EOFError):
@@ -138,11 +138,7 @@ class WorkerProcess:
         """Tell the process to leave (SIGINT), once."""
         if self.state is ProcessState.TERMINATED:
             return
-        logger.debug(
-            f"{Colors.BLUE}Terminating a process: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
-            self.name,
-            self.pid,
-        )
+        self._log("Terminating a process", self.pid)
         self.set_state(ProcessState.TERMINATED, force=True)
         if not self.is_alive():
             return
@@ -164,11 +160,7 @@ class WorkerProcess:
             RuntimeError: The new process could not be made.
             TimeoutError: In the waiting thread: the new process sent no ack in time.
         """
-        logger.debug(
-            f"{Colors.BLUE}Restarting a process: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
-            self.name,
-            self.pid,
-        )
+        self._log("Restarting a process", self.pid)
         entry = self._entry()
         self.set_state(ProcessState.RESTARTING, force=True)
         if entry.get("serving"):
@@ -234,13 +226,8 @@ class WorkerProcess:
 
     def hand_over(self) -> None:
         """Let the predecessor go: its successor is ready."""
-        old = self._old_process
-        logger.debug(
-            f"{Colors.BLUE}Process acked. Terminating: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
-            self.name,
-            old.pid,
-        )
-        self._old_process = None
+        old, self._old_process = self._old_process, None
+        self._log("Process acked. Terminating", old.pid)
         old.terminate()
 
     def lose_predecessor(self) -> None:
@@ -304,28 +291,24 @@ class WorkerProcess:
             if not self.is_alive():
                 return
             leaving = [self._current_process]
-        self._log_termination(leaving[0].pid)
+        self._log("Begin restart termination", leaving[0].pid)
         for process in leaving:
             process.terminate()
 
     def _terminate_soon(self) -> None:
-        self._log_termination(self._current_process.pid)
+        self._log("Begin restart termination", self._current_process.pid)
         if not self.supervised:
             Thread(target=self._wait_to_terminate).start()
 
-    def _log_termination(self, pid: int | None) -> None:
+    def _log(self, what: str, *pid: int | None) -> None:
+        """A line of the debug log; what it says, and in which order, is relied upon."""
+        where = f" {Colors.BLUE}[%s]" if pid else ""
         logger.debug(
-            f"{Colors.BLUE}Begin restart termination: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
-            self.name,
-            pid,
+            f"{Colors.BLUE}{what}: {Colors.BOLD}{Colors.SANIC}%s{where}{Colors.END}", self.name, *pid
         )
 
     def _wait_to_terminate(self) -> None:
-        logger.debug(
-            f"{Colors.BLUE}Waiting for process to be acked: {Colors.BOLD}{Colors.SANIC}%s {Colors.BLUE}[%s]{Colors.END}",
-            self.name,
-            self._old_process.pid,
-        )
+        self._log("Waiting for process to be acked", self._old_process.pid)
         seconds = self.THRESHOLD / 10
         with self._changed:
             if not self._changed.wait_for(lambda: self.state is ProcessState.ACKED, timeout=seconds):

@@ -39,6 +39,8 @@ class Reloader:
         app_loader (AppLoader): Loads the application, whose modules and listeners these are.
     """
 
+    stops_once = True
+    """It obeys the first signal to stop and ignores repeats (:mod:`worker.launch`)."""
     INTERVAL = 1.0
     """The time from one look to the next where none is given, seconds."""
 

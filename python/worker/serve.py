@@ -28,6 +28,8 @@ from worker.process import Worker, WorkerProcess
 
 __all__ = ["worker_serve"]
 
+# Whose frames stand above those of an application that is being loaded.
+LOADING = ("worker.", "importlib")
 # How soon a stop that came before the server runs is tried again, seconds.
 TRY_AGAIN = 0.02
 
@@ -128,7 +130,7 @@ def worker_serve(
         if version is HTTP.VERSION_3:
             server.serves_when_started()
             return _serve_http_3(host, port, app, own_loop, ssl)
-        result = _serve_http_1(
+        result = _serve_http_1(  # type: ignore[no-untyped-call]
             host,
             port,
             app,
@@ -155,7 +157,7 @@ def worker_serve(
         warnings.simplefilter("ignore", category=RuntimeWarning)
         if not monitor_publisher:
             raise
-        error_logger.exception(error)
+        error_logger.exception(error, exc_info=_without_our_frames(error))
         WorkerMultiplexer(monitor_publisher, {}).terminate(True)
         launch.mark_failed()
         return None
@@ -203,10 +205,18 @@ def _become_worker(app: Any, publisher: Connection | None, state: dict[str, Any]
         raise RuntimeError("No worker state found in worker process")
     from sanic import Sanic
 
-    apps = list(Sanic._app_registry.values())
+    apps: list[Any] = list(Sanic._app_registry.values())
     app.before_server_start(partial(app._start_servers, apps=apps))
     for one in apps:
         one.multiplexer = WorkerMultiplexer(publisher, state)
+
+
+def _without_our_frames(error: Exception) -> Exception:
+    """The error as if nothing stood between the application and its loading."""
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_globals.get("__name__", "").startswith(LOADING):
+        place = place.tb_next
+    return error.with_traceback(place)
 
 
 class _Server:
@@ -225,10 +235,11 @@ class _Server:
         self._stopping = False
         self._add, self._remove = loop.add_signal_handler, loop.remove_signal_handler
         self._stop, self._create = loop.stop, loop.create_server
-        loop.add_signal_handler = self._add_handler  # type: ignore[method-assign]
-        loop.remove_signal_handler = self._remove_handler  # type: ignore[method-assign]
-        loop.stop = self._loop_stops  # type: ignore[method-assign]
-        loop.create_server = self._create_server  # type: ignore[assignment, method-assign]
+        instance: Any = loop
+        instance.add_signal_handler = self._add_handler
+        instance.remove_signal_handler = self._remove_handler
+        instance.stop = self._loop_stops
+        instance.create_server = self._create_server
 
     def serves_when_started(self) -> None:
         """Tell main that the server accepts connections, where Sanic does not (HTTP/3)."""
