@@ -31,14 +31,14 @@ help: ## show this
 	@echo '  PYTHON=python3.12 chooses the interpreter; ARGS="-k name -x" goes to pytest; WORKER_CORE=pure|native to the package.'
 
 run: $(NATIVE) ## start the example: two workers, reloading, with an inspector
-	@printf '%s\n' \
-		'$(APP) at http://$(HOST):$(PORT)/ ; to try, from another terminal:' \
-		'  curl http://$(HOST):$(PORT)/            who answers' \
-		'  $(BIN)/sanic inspect                     what the manager sees' \
-		'  $(BIN)/sanic inspect scale 3             three workers instead of $(WORKERS)' \
-		'  $(BIN)/sanic inspect reload              restart them' \
-		'  edit examples/hello.py                   and they are reloaded' \
-		'  Ctrl-C here                              stops it all'
+	@echo 'http://$(HOST):$(PORT)/ is $(APP). To try, from another terminal:'
+	@printf '  %-40s %s\n' \
+		'curl http://$(HOST):$(PORT)/' 'who answers' \
+		'$(BIN)/sanic inspect' 'what the manager sees' \
+		'$(BIN)/sanic inspect scale 3' 'three workers instead of $(WORKERS)' \
+		'$(BIN)/sanic inspect reload' 'new processes for all of them' \
+		'edit examples/hello.py' 'and the workers are reloaded'
+	@echo 'Ctrl-C here stops it all.'
 	@exec $(PY) scripts/foreground.py $(BIN)/sanic-worker $(APP) --host $(HOST) --port $(PORT) --workers $(WORKERS) --reload
 
 test: $(NATIVE) ## run the tests of both languages
@@ -99,5 +99,5 @@ $(NATIVE): $(DEPS) $(RUST)
 $(WHEEL): $(DEPS) $(RUST) $(PURE) README.md
 	rm -rf dist
 	$(BIN)/maturin build --release --locked --quiet --out dist
-	$(BIN)/maturin sdist --quiet --out dist
+	$(BIN)/maturin sdist --out dist
 	@touch $@

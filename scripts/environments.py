@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,10 +20,10 @@ DEPENDENCIES = ["sanic>=23.12", "watchfiles>=1"]
 TEST_GROUP = ["--group", f"{ROOT / 'pyproject.toml'}:test"]
 
 
-def clean_environment(**changes: str) -> dict[str, str]:
-    """The environment without what would let a checkout or another venv show through, plus ``changes``."""
+def clean_environment() -> dict[str, str]:
+    """The environment without what would let a checkout or another venv show through."""
     hidden = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
-    return {name: value for name, value in os.environ.items() if name not in hidden} | changes
+    return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 def cores() -> tuple[str, ...]:
@@ -66,10 +67,13 @@ class Environment:
         """Put the wheel as it is now into it, without asking any index."""
         self.pip("install", "--no-index", "--no-deps", "--force-reinstall", str(wheel()))
 
-    def run_python(self, *arguments: str, cwd: Path = ROOT, **environment: str) -> int:
+    def run_python(
+        self, *arguments: str, cwd: Path = ROOT, variables: Mapping[str, str] | None = None
+    ) -> int:
         """Run its interpreter in ``cwd`` with these variables added; return the exit code."""
+        environment = clean_environment() | dict(variables or {})
         command = [str(self.python), *arguments]
-        return subprocess.run(command, cwd=cwd, env=clean_environment(**environment), check=False).returncode
+        return subprocess.run(command, cwd=cwd, env=environment, check=False).returncode
 
     def evaluate(self, *lines: str) -> str:
         """Run these lines with it; return what they print; fail if they do."""

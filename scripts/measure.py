@@ -53,7 +53,7 @@ def test_python(environment: Environment, arguments: list[str]) -> int:
     for core in cores():
         print(f"=== the tests on the {core} core", flush=True)
         command = ["-m", "coverage", "run", "-m", "pytest", "-q", *arguments]
-        result = environment.run_python(*command, WORKER_CORE=core, **INSTRUMENTED) or result
+        result = environment.run_python(*command, variables=INSTRUMENTED | {"WORKER_CORE": core}) or result
     return result
 
 

@@ -23,6 +23,7 @@ from environments import INTERPRETER, ROOT, clean_environment
 PATIENCE = 60.0
 EXIT_PATIENCE = 30.0
 WORKERS = 2
+CHECK = "import worker; print(worker.__file__, info := worker.core_info()); assert info.core == 'native'"
 
 
 def free_port() -> int:
@@ -51,9 +52,9 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def serve(command: list[str], folder: Path, port: int) -> None:
+def serve(command: list[str], folder: Path, environment: dict[str, str], port: int) -> None:
     """Start the server, get an answer from each worker, stop it; :class:`SystemExit` says what went wrong."""
-    server = subprocess.Popen(command, cwd=folder, env=clean_environment())
+    server = subprocess.Popen(command, cwd=folder, env=environment)
     pids: set[int] = set()
     try:
         deadline = time.monotonic() + PATIENCE
@@ -87,17 +88,19 @@ def main() -> int:
         folder = Path(temporary)
         binaries = folder / "venv" / "bin"
         environment = clean_environment()
+        environment.pop("WORKER_CORE", None)
         subprocess.run([INTERPRETER, "-m", "venv", folder / "venv"], check=True)
-        for command in (
+        commands: list[list[str | Path]] = [
             [binaries / "python", "-m", "pip", "install", "--quiet", artefact],
-            [binaries / "python", "-c", "import worker; print(worker.__file__, worker.core_info())"],
+            [binaries / "python", "-c", CHECK],
             [binaries / "sanic-worker", "--version"],
-        ):
+        ]
+        for command in commands:
             subprocess.run(command, check=True, cwd=folder, env=environment)
         shutil.copy(ROOT / "examples" / "hello.py", folder)
         port = free_port()
         options = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(WORKERS)]
-        serve([str(binaries / "sanic-worker"), "hello:app", *options], folder, port)
+        serve([str(binaries / "sanic-worker"), "hello:app", *options], folder, environment, port)
     print(f"{artefact.name}: installed, {WORKERS} workers answered, stopped with 0")
     return 0
 

@@ -49,7 +49,8 @@ def main() -> int:
     command = [*PYTEST, "-p", "plugin", *arguments.pytest]
     for core in cores():
         print(f"=== the tests of Sanic {VERSION} on the {core} core", flush=True)
-        code = environment.run_python(*command, cwd=SOURCE, WORKER_CORE=core, PYTHONPATH=str(PLUGIN))
+        variables = {"WORKER_CORE": core, "PYTHONPATH": str(PLUGIN)}
+        code = environment.run_python(*command, cwd=SOURCE, variables=variables)
         if code:
             return code
     return 0

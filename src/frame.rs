@@ -96,12 +96,7 @@ impl Framer {
 }
 
 /// Go through `data`; return how much of it is dealt with, and whether the rest is lost.
-fn cut(
-    data: &[u8],
-    limit: usize,
-    lost: bool,
-    out: &mut impl FnMut(Item<'_>),
-) -> (usize, bool) {
+fn cut(data: &[u8], limit: usize, lost: bool, out: &mut impl FnMut(Item<'_>)) -> (usize, bool) {
     let (mut at, mut lost) = if lost {
         search(data, 0, limit)
     } else {
@@ -153,10 +148,9 @@ fn search(data: &[u8], mut at: usize, limit: usize) -> (usize, bool) {
         let Some(&version) = data.get(mark + 1) else {
             return (at, true);
         };
-        let size = header(&data[at..]).and_then(|(_, size)| usize::try_from(size).ok());
-        if let Some(size) = size.filter(|size| (SHORTEST..=limit).contains(size))
-            && (2..=5).contains(&version)
-        {
+        let size = data[at..mark].try_into().map_or(-1, i32::from_be_bytes);
+        let size = usize::try_from(size).unwrap_or_default();
+        if (2..=5).contains(&version) && (SHORTEST..=limit).contains(&size) {
             match data.get(mark + size - 1) {
                 None => return (at, true),
                 Some(b'.') => return (at, false),
@@ -166,4 +160,153 @@ fn search(data: &[u8], mut at: usize, limit: usize) -> (usize, bool) {
         at += 1;
     }
     (at.max(data.len().saturating_sub(SHORT)), true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HI: &[u8] = b"\0\0\0\x08\x80\x04\x8c\x02hi\x94.";
+
+    #[derive(Default, Debug, PartialEq, Eq)]
+    struct Got {
+        payloads: Vec<Vec<u8>>,
+        faults: Vec<Fault>,
+    }
+
+    fn feed(framer: &mut Framer, chunk: &[u8], got: &mut Got) {
+        framer.feed(chunk, |item| match item {
+            Item::Payload(payload) => got.payloads.push(payload.to_vec()),
+            Item::Fault(fault) => got.faults.push(fault),
+        });
+    }
+
+    fn all(stream: &[u8], chunk: usize) -> (Got, Framer) {
+        let mut framer = Framer::new(1000);
+        let mut got = Got::default();
+        for chunk in stream.chunks(chunk) {
+            feed(&mut framer, chunk, &mut got);
+        }
+        (got, framer)
+    }
+
+    fn reasons(got: &Got) -> Vec<&str> {
+        got.faults
+            .iter()
+            .map(|fault| fault.reason.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn frames_come_whole_wherever_they_are_cut() {
+        let long = [
+            b"\xff\xff\xff\xff\0\0\0\0\0\0\0\x03abc".as_slice(),
+            b"\0\0\0\0",
+            HI,
+        ]
+        .concat();
+        let stream = [HI, &long, HI].concat();
+        let wanted: Vec<&[u8]> = vec![&HI[4..], b"abc", b"", &HI[4..], &HI[4..]];
+        for cut in 0..=stream.len() {
+            let mut framer = Framer::new(1000);
+            let mut got = Got::default();
+            feed(&mut framer, &stream[..cut], &mut got);
+            feed(&mut framer, &stream[cut..], &mut got);
+            assert_eq!(got.payloads, wanted);
+            assert_eq!(got.faults, []);
+            assert_eq!(framer.pending(), 0);
+        }
+        for size in 1..20 {
+            assert_eq!(all(&stream, size).0.payloads, wanted);
+        }
+    }
+
+    #[test]
+    fn after_a_fault_the_next_plausible_frame_is_found() {
+        let too_long = 1001_i32.to_be_bytes();
+        let too_long_too = [
+            b"\xff\xff\xff\xff".as_slice(),
+            &0x1_0000_0000_u64.to_be_bytes(),
+        ]
+        .concat();
+        for (bad, size) in [
+            (too_long.as_slice(), "1001"),
+            (b"\x80\0\0\0", "-2147483648"),
+            (&too_long_too, "4294967296"),
+        ] {
+            // Among what is dropped: a plausible beginning that does not end as a pickle.
+            let junk = b"junk\0\0\0\x04\x80\x04N!\0\0\0\x03\x80\x04N\x80\x80";
+            let stream = [HI, bad, junk, HI, HI].concat();
+            for chunk in 1..stream.len() {
+                let (got, framer) = all(&stream, chunk);
+                assert_eq!(got.payloads, [&HI[4..]; 3], "in chunks of {chunk}");
+                assert_eq!(
+                    reasons(&got),
+                    [format!(
+                        "a header announces {size} bytes, a frame has 0 to 1000"
+                    )]
+                );
+                assert!(got.faults[0].sample.starts_with(bad));
+                assert_eq!(framer.pending(), 0);
+            }
+        }
+    }
+
+    #[test]
+    fn one_stray_byte_costs_no_frame() {
+        let (got, _) = all(&[b"\xff", HI].concat(), 100);
+        assert_eq!(got.payloads, [&HI[4..]]);
+        assert_eq!(got.faults.len(), 1);
+        assert_eq!(got.faults[0].sample, b"\xff\0\0\0");
+    }
+
+    #[test]
+    fn what_is_lost_is_not_kept() {
+        let mut framer = Framer::new(1000);
+        let mut got = Got::default();
+        for _ in 0..100 {
+            feed(&mut framer, &[0xff; 1000], &mut got);
+            assert!(framer.pending() < PROBE);
+        }
+        assert_eq!(got.faults.len(), 1);
+        assert_eq!(got.faults[0].sample, [0xff; 64]);
+        assert_eq!(framer.abandon(), None);
+        assert_eq!(framer.pending(), 0);
+    }
+
+    #[test]
+    fn the_unfinished_is_told_when_it_is_abandoned() {
+        for (cut, reason) in [
+            (3, "3 bytes of an unfinished header; its writer is gone"),
+            (
+                4,
+                "0 bytes of an unfinished frame of 8 bytes; its writer is gone",
+            ),
+            (
+                11,
+                "7 bytes of an unfinished frame of 8 bytes; its writer is gone",
+            ),
+        ] {
+            let (_, mut framer) = all(&HI[..cut], 100);
+            let fault = framer.abandon().unwrap();
+            assert_eq!(
+                (fault.reason.as_str(), fault.sample),
+                (reason, HI[..cut].to_vec())
+            );
+            assert_eq!(framer.abandon(), None);
+        }
+    }
+
+    #[test]
+    fn a_plausible_frame_is_waited_for_while_lost() {
+        let (got, mut framer) = all(&[b"\xff\xff\xff\0", &HI[..9]].concat(), 100);
+        assert_eq!(got.payloads.len(), 0);
+        assert_eq!(framer.pending(), 9);
+        let fault = framer.abandon().unwrap();
+        assert!(
+            fault
+                .reason
+                .starts_with("5 bytes of an unfinished frame of 8")
+        );
+    }
 }

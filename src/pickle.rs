@@ -67,7 +67,7 @@ fn is_end(bytes: &[u8]) -> bool {
 
 /// Whether `bytes` are UTF-8, surrogates let through.
 fn is_text(mut bytes: &[u8]) -> bool {
-    while let Err(error) = str::from_utf8(bytes) {
+    while let Err(error) = std::str::from_utf8(bytes) {
         let [0xed, 0xa0..=0xbf, 0x80..=0xbf, rest @ ..] = &bytes[error.valid_up_to()..] else {
             return false;
         };

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 from worker.constants import RestartOrder
 from worker.messages import Command, Invalid, Opaque, Restart, Scale, Stop, Terminate
@@ -117,6 +117,7 @@ class Fault(NamedTuple):
     sample: bytes
 
 
+@final
 class Framer:
     """Bytes in, whole payloads out. While ``_lost``, the buffer begins at what may be a frame."""
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import final
 
 from worker._pure_messages import Fault, Framer, decode
 from worker.messages import Corrupt, Event, Exited, Received
@@ -105,15 +106,16 @@ class _Watch:
     """A process that is watched.
 
     ``key`` is ``None`` for the unknown writer of an unfinished frame, ``fd`` for a process that was
-    gone before it could be watched; ``exact`` tells a pidfd from a sentinel.
+    gone before it could be watched. A pidfd is ours, a sentinel is lent.
     """
 
     key: str | None
     pid: int
     fd: int | None
-    exact: bool
+    is_pidfd: bool = False
 
 
+@final
 class Monitor:
     _closed = True  # until it is whole
 
@@ -279,7 +281,7 @@ class Monitor:
 
     def _forget(self, watch: _Watch) -> None:
         self._watches.remove(watch)
-        if watch.fd is not None:
+        if watch.fd is not None and watch.is_pidfd:
             os.close(watch.fd)
 
 
@@ -289,13 +291,13 @@ def _open_watch(key: str | None, pid: int, sentinel: int | None) -> _Watch:
     try:
         if not hasattr(os, "pidfd_open"):
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-        return _Watch(key, pid, os.pidfd_open(pid), exact=True)
+        return _Watch(key, pid, os.pidfd_open(pid), is_pidfd=True)
     except ProcessLookupError:
-        return _Watch(key, pid, None, exact=False)
+        return _Watch(key, pid, None)
     except OSError:
-        if sentinel is None:
+        if sentinel is None or sentinel < 0:
             raise
-        return _Watch(key, pid, os.dup(sentinel), exact=False)
+        return _Watch(key, pid, sentinel)
 
 
 def _queued(fd: int) -> int:
@@ -309,7 +311,7 @@ def _queued(fd: int) -> int:
 
 
 def _exit_code(watch: _Watch) -> int | None:
-    if watch.fd is None or not watch.exact:
+    if watch.fd is None or not watch.is_pidfd:
         return None
     try:
         # WNOWAIT: the exit is only looked at, as it is the Process object that must reap its child.

@@ -10,6 +10,7 @@ from inspect import isawaitable, ismethod, signature
 from ipaddress import ip_address
 from os import environ
 from pathlib import Path
+from socket import socket
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -129,6 +130,7 @@ class Inspector:
         self.app.add_route(self._info, "/")
         self.app.add_route(self._action, "/<action:str>", methods=["POST"])
         self.app.on_request(self._authentication if self.api_key else self._same_origin)
+        self.app.config.FALLBACK_ERROR_FORMAT = "json"
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
     def _run(self) -> None:
@@ -138,19 +140,24 @@ class Inspector:
                 app.state.server_info.clear()
         tls = {"key": self.tls_key, "cert": self.tls_cert}
         given = all(path and not isinstance(path, Default) for path in tls.values())
+        sock = self._listen()
+        if sock is None:
+            raise SystemExit(1)
+        with sock:
+            self.app.run(sock=sock, single_process=True, ssl=tls if given else None)
+
+    def _listen(self) -> socket | None:
         try:
-            sock = bind_socket(self.host, self.port)
+            return bind_socket(self.host, self.port)
         except OSError as error:
             error_logger.error(
                 "The inspector cannot listen on %s:%s (%s). Set INSPECTOR_HOST and INSPECTOR_PORT to an "
                 "address that is free.",
                 self.host,
                 self.port,
-                error,
+                str(error),
             )
-            raise SystemExit(1) from error
-        with sock:
-            self.app.run(sock=sock, single_process=True, ssl=tls if given else None)
+            return None
 
     def _authentication(self, request: Request) -> None:
         token = (request.token or "").encode(errors="surrogatepass")

@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import wraps
 from importlib import import_module
 from multiprocessing.managers import SyncManager
 from types import ModuleType
@@ -48,6 +49,7 @@ BOUND = {
         "Reloader",
         "WorkerManager",
         "WorkerMultiplexer",
+        "configure_socket",
         "worker_serve",
     ),
     "sanic.cli.app": ("AppLoader",),
@@ -98,8 +100,9 @@ def install(**given: Any) -> None:
         replaced[id(theirs)] = (theirs, ours)
         _swap(vars(sys.modules["sanic.worker"]), stem, ours)
         _swap(sys.modules, theirs.__name__, ours)
-    startup = import_module("sanic.mixins.startup")
-    _swap(vars(startup), "Manager", state_manager)
+    startup = vars(import_module("sanic.mixins.startup"))
+    _swap(startup, "Manager", state_manager)
+    _swap(startup, "configure_socket", _sharing(startup["configure_socket"]))
     modules: list[Any] = list(sys.modules.values())
     for module in modules:
         if isinstance(module, ModuleType) and not _is_ours(module):
@@ -136,6 +139,19 @@ def state_manager() -> SyncManager:
 
         raise ServerError(GUARD, quiet=True) from None
     return manager
+
+
+def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
+    """Sanic's own function, with the unix socket that it binds handed to the workers as a TCP one is."""
+
+    @wraps(configure_socket)
+    def call(server_settings: dict[str, Any]) -> Any:
+        sock = configure_socket(server_settings)
+        if server_settings.get("unix"):
+            server_settings["sock"] = sock
+        return sock
+
+    return call
 
 
 def _serve_until_main_ends(main: int) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from signal import SIGINT, SIGTERM
 from signal import signal as signal_func
+from threading import Lock
 from typing import Any
 
 from sanic import Sanic
@@ -56,9 +56,9 @@ class Reloader:
         self.reload_dirs = reload_dirs
         self.run = True
         self.app_loader = app_loader
-        # What ends the wait: its put() may be called from a signal handler. Made where it is waited on,
-        # because it cannot be pickled.
-        self._stopped: SimpleQueue[None] | None = None
+        # Held until stop(), and waited for: of all that threads wait for, a lock is what a signal handler may
+        # release. It cannot be pickled, so it is made where it is waited for.
+        self._watching: Lock | None = None
 
     def __call__(self) -> None:
         """Load the application and watch until :meth:`stop` is called, by SIGINT and SIGTERM among others.
@@ -67,7 +67,8 @@ class Reloader:
             Exception: Whatever loading the application raises.
         """
         app = self.app_loader.load()
-        self._stopped = SimpleQueue()
+        self._watching = Lock()
+        self._watching.acquire()
         signal_func(SIGINT, self.stop)
         signal_func(SIGTERM, self.stop)
         mtimes: dict[str | Path, float] = {}
@@ -78,8 +79,7 @@ class Reloader:
                 changed = self._sweep(mtimes)
                 if changed and self.run:
                     self._announce(app, loop, changed)
-                with suppress(Empty):
-                    self._stopped.get(timeout=self.interval)
+                self._watching.acquire(timeout=self.interval)
             _trigger(app, loop, "reload_process_stop")
         finally:
             loop.close()
@@ -87,8 +87,9 @@ class Reloader:
     def stop(self, *_: Any) -> None:
         """End the watch at once. It takes, and ignores, what a signal handler is given."""
         self.run = False
-        if self._stopped is not None:
-            self._stopped.put(None)
+        if self._watching is not None:
+            with suppress(RuntimeError):  # it is called a second time
+                self._watching.release()
 
     def reload(self, reloaded_files: str) -> None:
         """Ask the manager to restart all workers.

@@ -118,6 +118,8 @@ def worker_serve(
 
         if _is_server_process():
             _become_worker(app, monitor_publisher, worker_state)
+            if sock is not None:
+                unix = None
         if app.debug:
             own_loop.set_debug(app.debug)
         app.asgi = False
@@ -209,6 +211,11 @@ def _become_worker(app: Any, publisher: Connection | None, state: dict[str, Any]
     app.before_server_start(partial(app._start_servers, apps=apps))
     for one in apps:
         one.multiplexer = WorkerMultiplexer(publisher, state)
+        one.shared_ctx.lock()
+        for info in one.state.server_info:
+            # Where a path is given, Sanic binds it anew and removes it at the end. It is main's to do.
+            if info.settings.get("sock") is not None:
+                info.settings["unix"] = None
 
 
 def _without_our_frames(error: Exception) -> Exception:
@@ -233,12 +240,15 @@ class _Server:
         self._app = app
         self._loop = loop
         self._stopping = False
+        self._episodes = 0
         self._add, self._remove = loop.add_signal_handler, loop.remove_signal_handler
         self._stop, self._create = loop.stop, loop.create_server
+        self._run_episode = loop.run_until_complete
         instance: Any = loop
         instance.add_signal_handler = self._add_handler
         instance.remove_signal_handler = self._remove_handler
         instance.stop = self._loop_stops
+        instance.run_until_complete = self._run_until_complete
         instance.create_server = self._create_server
 
     def serves_when_started(self) -> None:
@@ -253,10 +263,10 @@ class _Server:
         """Stop the server, once, as soon as it runs."""
         if self._stopping:
             return
-        if self._app.state.is_running:
-            self._app.stop(terminate=False)
-        else:
+        if self._episodes:
             self._loop.call_later(TRY_AGAIN, self.stop)
+        else:
+            self._app.stop(terminate=False)
 
     def _add_handler(self, signum: int, callback: Any, *args: Any) -> None:
         if isinstance(callback, partial) and callback.func == self._app.stop:
@@ -273,8 +283,17 @@ class _Server:
             signals.signal(signum, signals.SIG_IGN)
         return removed
 
+    def _run_until_complete(self, future: Any) -> Any:
+        # Sanic runs the loop in episodes (its listeners, its start), and for good in between.
+        self._episodes += 1
+        try:
+            return self._run_episode(future)
+        finally:
+            self._episodes -= 1
+
     def _loop_stops(self) -> None:
-        self._stopping = self._stopping or bool(self._app.state.is_running)
+        # Each episode ends with a stop of the loop; outside of one it is the server that stops.
+        self._stopping = self._stopping or not self._episodes
         self._stop()
 
     async def _create_server(self, *args: Any, **kwargs: Any) -> Any:

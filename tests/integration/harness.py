@@ -422,7 +422,7 @@ class Server:
         def answered() -> bool:
             assert self.exit_code is None, f"the server has ended with {self.exit_code}\n{self.log()}"
             try:
-                return self.request("GET", path).status == 200
+                return self.request("GET", path, timeout=1).status == 200
             except (OSError, HTTPException):
                 return False
 
@@ -436,17 +436,22 @@ class Server:
 
     def settled(self, count: int) -> dict[str, dict[str, Any]]:
         """Wait until exactly `count` server processes are live and acknowledged, each under its own name."""
+        seen: dict[str, Any] = {}
 
         def look() -> dict[str, dict[str, Any]]:
             with contextlib.suppress(OSError, HTTPException):
                 alive = self.processes()
-                table = {name: entry for name, entry in self.table().items() if entry.get("server")}
-                current = {name: entry for name, entry in table.items() if entry.get("pid") in alive}
+                seen.update(alive=alive, table=self.table())
+                servers = {name: entry for name, entry in seen["table"].items() if entry.get("server")}
+                current = {name: entry for name, entry in servers.items() if entry.get("pid") in alive}
                 if len(current) == count and all(entry["state"] == "ACKED" for entry in current.values()):
                     return current
             return {}
 
-        return wait_until(look, f"{count} live, acknowledged servers")
+        try:
+            return wait_until(look, f"{count} live, acknowledged servers")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the table: {seen}") from None
 
 
 def tracebacks(text: str) -> list[list[str]]:

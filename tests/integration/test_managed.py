@@ -63,7 +63,8 @@ def test_a_restart_of_all_takes_the_transient_ones_alone(server: Server) -> None
     server.wait_ready()
     server.settled(1)
     after = server.table()
-    renewed = {name for name in before if before[name].get("pid") != after[name].get("pid")}
+    # One that is done and not tracked may leave the table meanwhile.
+    renewed = {name for name in before if name in after and before[name].get("pid") != after[name].get("pid")}
     assert renewed == {"Sanic-Server-0-0", "Sanic-Transient-0", "Sanic-Configured-0"}
     assert after["Sanic-Transient-0"]["starts"] == 2
     wait_until(lambda: before["Sanic-Transient-0"]["pid"] not in server.processes(), "the old one gone")

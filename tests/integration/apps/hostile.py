@@ -16,6 +16,7 @@ from sanic import HTTPResponse, Request, Sanic
 from sanic.response import json
 
 from .journal import note, record
+from .messages import MESSAGES, nothing
 from .steering import steerable
 
 app: Sanic[Any, Any] = Sanic("hostile")
@@ -33,33 +34,12 @@ def ghost() -> object:
     return module.Ghost()
 
 
-def nothing() -> None:
-    """The function of a managed process that has nothing to do."""
-    note("nothing")
-
-
-MESSAGES: dict[str, Any] = {
-    "None": None,
-    "empty text": "",
-    "zero": 0,
-    "empty list": [],
-    "scale to zero": "__SCALE__:0",
-    "scale below zero": "__SCALE__:-1",
-    "scale to text": "__SCALE__:abc",
-    "scale to nothing": "__SCALE__",
-    "scale over the ceiling": "__SCALE__:1000000",
-    "five": ("Five", nothing, {}, False, None),
-    "manage without anything": (None,) * 8,
-    "a number": 7,
-}
-
-
 @app.post("/bad/<which:str>")
 async def bad(request: Request, which: str) -> HTTPResponse:
     """Send the named message and then, from the same process, a restart of nobody that main must answer in its log."""
-    message = ghost() if which == "ghost" else MESSAGES[which]
+    message = ghost() if which == "ghost" else MESSAGES[which.replace("-", " ")]
     app.m._monitor_publisher.send(message)
-    probe = f"Probe-{which.replace(' ', '-')}"
+    probe = f"Probe-{which}"
     app.m.restart(name=probe)
     return json({"name": app.m.name, "probe": probe})
 

@@ -1,0 +1,151 @@
+# ruff: noqa: PYI021 (the documentation is here)
+"""The core: what comes down the pipe, and one wait for all that happens.
+
+Both cores, this one in Rust and ``worker._pure``, offer these names and behave the same to the
+letter. The one door to either is :mod:`worker._core`.
+"""
+
+from typing import Literal, final
+
+from worker.messages import Command, Event, Opaque
+
+__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "decode", "parse"]
+
+LIMIT: int
+"""The largest payload of a frame that is accepted, in bytes: 16 MiB."""
+
+PROFILE: Literal["release", "debug"]
+"""How the core was compiled. ``None`` in the pure core, which is not."""
+
+def parse(text: str) -> Command:
+    """Say what a text of the pipe asks for.
+
+    - ``""`` is :class:`~worker.messages.Stop`; ``"__TERMINATE__"`` and ``"__TERMINATE_EARLY__"`` are
+      :class:`~worker.messages.Terminate`.
+    - ``"__SCALE__:<n>"`` is :class:`~worker.messages.Scale`: ``n`` is a whole number of at most 64
+      bits in ASCII digits, with or without a sign and white space around it. Whether so many workers
+      can be had is not judged here. Anything else that begins with ``__SCALE__`` is
+      :class:`~worker.messages.Invalid`, with a reason that says what would be right.
+    - Any other text is :class:`~worker.messages.Restart`. The names stand before the first colon,
+      separated by commas and stripped; ``__ALL_PROCESSES__`` among them means all. What follows the
+      colon is the text of the files, colons included, without ``":STARTUP_FIRST"`` at its end.
+    """
+
+def decode(payload: bytes) -> Command | Opaque:
+    """Say what a pickle asks for, if it is ``None`` or a ``str``. Nothing is executed.
+
+    ``None`` is :class:`~worker.messages.Stop`, a ``str`` is parsed as by :func:`parse`. Both are
+    recognised in every form that the pickle protocols 2 to 5 have for them. Whatever is not exactly
+    such a pickle, down to the last byte, is :class:`~worker.messages.Opaque` and left to
+    :mod:`pickle`.
+    """
+
+@final
+class Framer:
+    """The framing of :mod:`multiprocessing.connection` for one stream: bytes in, payloads out.
+
+    A frame is its size, a big-endian ``int32``, and its payload; a size of -1 is followed by the real
+    one, a big-endian ``uint64``. A size that is negative or above ``limit`` is a fault. After it the
+    framer is lost, and looks for the next place where a frame may begin: a possible size, and a
+    payload that begins and ends as a pickle of the protocols 2 to 5 does. A place where this cannot
+    be told yet is waited for. Each byte is gone over once, however the bytes come.
+
+    ``limit`` is the largest payload, in bytes, :data:`LIMIT` by default; at no time is more than that
+    kept, apart from the header and what was fed last. :exc:`ValueError` if it is not positive.
+    """
+
+    def __new__(cls, limit: int = ...) -> Framer: ...
+    @property
+    def pending(self) -> int:
+        """How many bytes are kept, as they do not make a whole frame yet."""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take more bytes; return the payloads that are whole now, in their order.
+
+        A frame of size zero is ``b""``.
+        """
+
+    def faults(self) -> list[tuple[str, bytes]]:
+        """Return, and forget, what was dropped: for each fault a reason in words and a sample.
+
+        The sample is the first of the bytes that were dropped, at most 64. There is one fault each
+        time that the framer gets lost, not one for each chunk in which it still is.
+        """
+
+    def finish(self) -> None:
+        """Drop what is left, because its writer is gone; an unfinished frame becomes a fault.
+
+        The framer is as new then.
+        """
+
+@final
+class Monitor:
+    """One wait for the messages of many writers, for the exits of processes and for wakes.
+
+    ``fd`` is the receiving end of the pipe. It stays the caller's, who may close it: the monitor reads
+    a duplicate. A Unix stream socket is made to pass credentials (``SO_PASSCRED``): Linux then never
+    mixes the bytes of two writers in one read and tells whose they are, so frames of different
+    processes cannot damage each other however they are interleaved, and ``sender`` is known. Anything
+    else, such as :func:`os.pipe`, is read as one stream whose ``sender`` is ``None``. Whether the
+    descriptor blocks is neither relied upon nor changed.
+
+    :meth:`wait`, :meth:`watch`, :meth:`unwatch` and :meth:`close` are for one thread at a time: a call
+    while another is under way, be it of another thread or of a signal handler, raises
+    :exc:`RuntimeError`. :meth:`wake` may be called from any thread and from a signal handler. Except
+    for :meth:`close`, all of them raise :exc:`ValueError` once the monitor is closed.
+
+    :exc:`OSError` if ``fd`` is not open, or descriptors have run out.
+    """
+
+    def __new__(cls, fd: int) -> Monitor: ...
+    @property
+    def wakeup_fd(self) -> int:
+        """A descriptor that wakes the wait when anything is written to it.
+
+        It is the non-blocking end of a socket pair, as :func:`signal.set_wakeup_fd` wants it, and
+        closed by :meth:`close`.
+        """
+
+    def watch(self, key: str, pid: int, sentinel: int | None) -> None:
+        """Watch a process, until it has exited.
+
+        ``key`` is what its :class:`~worker.messages.Exited` will be named. The process is watched by a
+        pidfd. Where there can be none, ``sentinel`` stands in: a descriptor that becomes readable when
+        the process is dead, which the caller keeps open until the exit or :meth:`unwatch`. A process
+        that is gone already exits at the next wait.
+
+        :exc:`ValueError` if ``key`` is watched already or ``pid`` is not positive, :exc:`OSError` if
+        there can be no pidfd and there is no sentinel.
+        """
+
+    def unwatch(self, key: str) -> None:
+        """Watch a process no more. :exc:`KeyError` if it is not watched, as after its exit."""
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Wait for something to happen, and return what did.
+
+        ``timeout`` is in seconds. ``None`` waits for ever, what is not positive does not wait. The
+        list is empty when the time is over, or after a wake. :exc:`ValueError` if it is NaN.
+
+        All that is in the pipe is read, up to 256 KiB at once. First in the list are
+        :class:`~worker.messages.Received` and :class:`~worker.messages.Corrupt` as they arrived, then
+        :class:`~worker.messages.Exited`. What a process wrote before it died is in the same list as
+        its exit, or in an earlier one; so is what was left of an unfinished frame of it, as
+        ``Corrupt``, and this also for a writer that is not watched, in the wait that finds it dead.
+        The end of the pipe, or an error of it, is one last ``Corrupt``.
+
+        An exit code is looked at, the child is not reaped. It is ``None`` for what is no child of this
+        process, or was reaped before, or was watched by its sentinel.
+
+        Python's signal handlers run during the wait. What they raise is passed on, and what has been
+        read is in the list of the next wait.
+        """
+
+    def wake(self) -> None:
+        """Make the wait that is under way return, or else the next one. Many wakes may be as one."""
+
+    def close(self) -> None:
+        """Let go of all that was opened here. May be repeated, and called in a forked child.
+
+        The pipe, the sentinels and the processes stay as they are.
+        """

@@ -1,0 +1,433 @@
+//! One wait for messages, exits and wakes, against an absolute deadline.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, Result};
+use rustix::net::{SendFlags, send};
+
+use crate::frame::{Fault, Framer, Item, LIMIT};
+use crate::pipe::Pipe;
+
+/// A wait takes no more than this, so that a flood of messages does not hide an exit. It is more than
+/// what the senders' buffers hold by default (`net.core.wmem_default`, 208 KiB); where a process is
+/// seen to be dead, all that was queued by then is taken, however much it is.
+const READ: usize = 256 * 1024;
+
+/// What happened.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A whole frame came down the pipe.
+    Message {
+        /// Its payload.
+        payload: Vec<u8>,
+        /// The pid of its writer, if the kernel knows.
+        sender: Option<i32>,
+    },
+    /// Bytes on the pipe were dropped, or the pipe has come to its end.
+    Corrupt {
+        /// What it is.
+        fault: Fault,
+        /// The pid of their writer, if the kernel knows.
+        sender: Option<i32>,
+    },
+    /// A watched process is dead.
+    Exited {
+        /// What it was watched as.
+        key: Vec<u8>,
+        /// Its pid.
+        pid: i32,
+        /// Its status, or the signal that killed it, negative. `None` if we may not know.
+        code: Option<i32>,
+    },
+}
+
+/// How a wait ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With these events; with none at the deadline, or because it was woken.
+    Events(Vec<Event>),
+    /// By a signal. Nothing is lost: wait again.
+    Interrupted,
+}
+
+/// Why a process cannot be watched.
+#[derive(Debug, PartialEq, Eq)]
+pub enum WatchError {
+    /// Its key is watched already.
+    Twice,
+    /// No process has such a pid.
+    NoPid,
+    /// The kernel says so.
+    Os(Errno),
+}
+
+impl From<Errno> for WatchError {
+    fn from(error: Errno) -> Self {
+        Self::Os(error)
+    }
+}
+
+/// Ends the wait of its [`Monitor`], from any thread.
+#[derive(Debug)]
+pub struct Waker(UnixStream);
+
+impl Waker {
+    /// Make the running wait, or the next one, return. Wakes that were not waited for are one.
+    pub fn wake(&self) {
+        // A full buffer is a wake that is under way; there is nobody to wake at a closed end.
+        let _ = send(&self.0, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[derive(Debug)]
+enum Sign {
+    Pidfd(OwnedFd),
+    /// It is lent: not duplicated, as it is also for when there are no descriptors left.
+    Sentinel(RawFd),
+    /// It was gone before it could be watched.
+    Gone,
+}
+
+impl Sign {
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Pidfd(fd) => Some(fd.as_fd()),
+            // SAFETY: `Monitor::watch` asks for one that is not negative, and that stays open for as
+            // long as the process is watched. It is polled, nothing else.
+            Self::Sentinel(fd) => Some(unsafe { BorrowedFd::borrow_raw(*fd) }),
+            Self::Gone => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Watch {
+    /// `None` for the unknown writer of an unfinished frame.
+    key: Option<Vec<u8>>,
+    pid: i32,
+    sign: Sign,
+    gone: bool,
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    woken: bool,
+    pipe: bool,
+    gone: bool,
+}
+
+/// Reads the frames of many writers and watches processes.
+#[derive(Debug)]
+pub struct Monitor {
+    pipe: Option<Pipe>,
+    woken: UnixStream,
+    watches: Vec<Watch>,
+    framers: Vec<(Option<i32>, Framer)>,
+    buffer: Box<[u8]>,
+    messages: Vec<Event>,
+    exits: Vec<Event>,
+}
+
+impl Monitor {
+    /// A monitor of the receiving end of a pipe, and what wakes it.
+    ///
+    /// The end is only lent, and a number may come to mean another file: what is read is a duplicate.
+    pub fn new(pipe: BorrowedFd<'_>) -> std::io::Result<(Self, Waker)> {
+        let pipe = Pipe::new(rustix::io::fcntl_dupfd_cloexec(pipe, 0)?)?;
+        let (waker, woken) = UnixStream::pair()?;
+        waker.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let monitor = Self {
+            pipe: Some(pipe),
+            woken,
+            watches: Vec::new(),
+            framers: Vec::new(),
+            buffer: vec![0; READ].into_boxed_slice(),
+            messages: Vec::new(),
+            exits: Vec::new(),
+        };
+        Ok((monitor, Waker(waker)))
+    }
+
+    /// Watch a process. Where there can be no pidfd, `sentinel` stands in: a descriptor that becomes
+    /// readable when the process is dead.
+    ///
+    /// # Safety
+    /// `sentinel` must be open until the process has exited or is watched no more.
+    pub unsafe fn watch(
+        &mut self,
+        key: &[u8],
+        pid: i32,
+        sentinel: Option<RawFd>,
+    ) -> std::result::Result<(), WatchError> {
+        if self.position(key).is_some() {
+            return Err(WatchError::Twice);
+        }
+        if pid < 1 {
+            return Err(WatchError::NoPid);
+        }
+        let sign = match (pidfd(pid), sentinel) {
+            (Err(Errno::SRCH), _) => Sign::Gone,
+            (Err(_), Some(sentinel @ 0..)) => Sign::Sentinel(sentinel),
+            (pidfd, _) => Sign::Pidfd(pidfd?),
+        };
+        self.watches.push(Watch {
+            key: Some(key.to_vec()),
+            pid,
+            sign,
+            gone: false,
+        });
+        Ok(())
+    }
+
+    /// Watch a process no more; tell whether it was watched.
+    pub fn unwatch(&mut self, key: &[u8]) -> bool {
+        let found = self.position(key);
+        if let Some(at) = found {
+            self.watches.remove(at);
+        }
+        found.is_some()
+    }
+
+    /// Wait for events until `deadline`, for ever if it is `None`.
+    pub fn wait(&mut self, deadline: Option<Instant>) -> Result<Outcome> {
+        loop {
+            self.watch_strays();
+            let ready = match self.poll(deadline) {
+                Err(Errno::INTR) => return Ok(Outcome::Interrupted),
+                ready => ready?,
+            };
+            if ready.woken {
+                self.settle_wakes();
+            }
+            self.collect(&ready);
+            let over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if ready.woken || !self.messages.is_empty() || !self.exits.is_empty() || over() {
+                let mut events = std::mem::take(&mut self.messages);
+                events.append(&mut self.exits);
+                return Ok(Outcome::Events(events));
+            }
+        }
+    }
+
+    fn position(&self, key: &[u8]) -> Option<usize> {
+        self.watches
+            .iter()
+            .position(|watch| watch.key.as_deref() == Some(key))
+    }
+
+    fn poll(&mut self, deadline: Option<Instant>) -> Result<Ready> {
+        let mut fds = Vec::with_capacity(self.watches.len() + 2);
+        fds.push(PollFd::new(&self.woken, PollFlags::IN));
+        fds.extend(
+            self.pipe
+                .iter()
+                .map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+        );
+        let signs = self.watches.iter().filter_map(|watch| watch.sign.fd());
+        fds.extend(signs.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+
+        let overdue = self
+            .watches
+            .iter()
+            .any(|watch| matches!(watch.sign, Sign::Gone));
+        let left = if overdue {
+            Some(Duration::ZERO)
+        } else {
+            deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        };
+        // What is too long for the kernel is for ever.
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        poll(&mut fds, left.as_ref())?;
+
+        let mut fired = fds.iter().map(|fd| !fd.revents().is_empty());
+        let mut ready = Ready {
+            woken: fired.next() == Some(true),
+            pipe: self.pipe.is_some() && fired.next() == Some(true),
+            gone: false,
+        };
+        let fired: Vec<bool> = fired.collect();
+        let mut fired = fired.into_iter();
+        for watch in &mut self.watches {
+            watch.gone = watch.sign.fd().is_none() || fired.next() == Some(true);
+            ready.gone |= watch.gone;
+        }
+        Ok(ready)
+    }
+
+    fn settle_wakes(&self) {
+        let mut bytes = [0; 1024];
+        while let Ok(1..) = rustix::io::read(&self.woken, &mut bytes) {}
+    }
+
+    fn collect(&mut self, ready: &Ready) {
+        if ready.gone {
+            let queued = self.pipe.as_ref().map(Pipe::queued);
+            let queued = queued.and_then(Result::ok).unwrap_or_default();
+            self.read(queued.max(READ));
+        } else if ready.pipe {
+            self.read(READ);
+        }
+        if ready.gone {
+            let (gone, watches) = std::mem::take(&mut self.watches)
+                .into_iter()
+                .partition(|watch| watch.gone);
+            self.watches = watches;
+            self.bury(gone);
+        }
+    }
+
+    fn bury(&mut self, gone: Vec<Watch>) {
+        for watch in gone {
+            if let Some(at) = self.framer(watch.pid) {
+                self.abandon(at);
+            }
+            if let Some(key) = watch.key {
+                self.exits.push(Event::Exited {
+                    key,
+                    pid: watch.pid,
+                    code: exit_code(&watch.sign),
+                });
+            }
+        }
+    }
+
+    fn read(&mut self, mut budget: usize) {
+        while let (1.., Some(pipe)) = (budget, &self.pipe) {
+            match pipe.read(&mut self.buffer) {
+                Ok((0, _)) => self.end_pipe("it has no writer any more"),
+                Ok((size, sender)) => {
+                    budget = budget.saturating_sub(size);
+                    self.cut(size, sender);
+                }
+                Err(Errno::AGAIN) => return,
+                Err(error) => self.end_pipe(&description(error)),
+            }
+        }
+    }
+
+    fn cut(&mut self, size: usize, sender: Option<i32>) {
+        let found = self.framers.iter().position(|(of, _)| *of == sender);
+        let at = found.unwrap_or_else(|| {
+            self.framers.push((sender, Framer::new(LIMIT)));
+            self.framers.len() - 1
+        });
+        let (_, framer) = &mut self.framers[at];
+        let messages = &mut self.messages;
+        framer.feed(&self.buffer[..size], |item| {
+            messages.push(match item {
+                Item::Payload(payload) => Event::Message {
+                    payload: payload.to_vec(),
+                    sender,
+                },
+                Item::Fault(fault) => Event::Corrupt { fault, sender },
+            });
+        });
+        if framer.pending() == 0 {
+            self.framers.remove(at);
+        }
+    }
+
+    fn end_pipe(&mut self, why: &str) {
+        while !self.framers.is_empty() {
+            self.abandon(0);
+        }
+        self.pipe = None;
+        let fault = Fault {
+            reason: format!("the pipe was closed: {why}"),
+            sample: Vec::new(),
+        };
+        self.messages.push(Event::Corrupt {
+            fault,
+            sender: None,
+        });
+    }
+
+    fn framer(&self, pid: i32) -> Option<usize> {
+        self.framers
+            .iter()
+            .position(|(sender, _)| *sender == Some(pid))
+    }
+
+    fn abandon(&mut self, at: usize) {
+        let (sender, mut framer) = self.framers.remove(at);
+        if let Some(fault) = framer.abandon() {
+            self.messages.push(Event::Corrupt { fault, sender });
+        }
+    }
+
+    /// See to it that the writer of each unfinished frame is watched, and nobody else unasked.
+    fn watch_strays(&mut self) {
+        let framers = &self.framers;
+        let unfinished = |pid| framers.iter().any(|(sender, _)| *sender == Some(pid));
+        self.watches
+            .retain(|watch| watch.key.is_some() || unfinished(watch.pid));
+        for pid in framers.iter().filter_map(|(sender, _)| *sender) {
+            if self.watches.iter().any(|watch| watch.pid == pid) {
+                continue;
+            }
+            let sign = match pidfd(pid) {
+                Ok(fd) => Sign::Pidfd(fd),
+                Err(Errno::SRCH) => Sign::Gone,
+                Err(_) => continue,
+            };
+            self.watches.push(Watch {
+                key: None,
+                pid,
+                sign,
+                gone: false,
+            });
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn pidfd(pid: i32) -> Result<OwnedFd> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+    let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?;
+    pidfd_open(pid, PidfdFlags::empty())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd(_pid: i32) -> Result<OwnedFd> {
+    Err(Errno::NOSYS)
+}
+
+#[cfg(target_os = "linux")]
+fn exit_code(sign: &Sign) -> Option<i32> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+    let Sign::Pidfd(fd) = sign else {
+        return None;
+    };
+    // NOWAIT: the exit is only looked at, as it is for the parent's own books to reap the child.
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let status = waitid(WaitId::PidFd(fd.as_fd()), options).ok()??;
+    status
+        .exit_status()
+        .or_else(|| status.terminating_signal().map(|signal| -signal))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exit_code(_sign: &Sign) -> Option<i32> {
+    None
+}
+
+/// What the C library says of an error.
+fn description(error: Errno) -> String {
+    let text = std::io::Error::from(error).to_string();
+    match text.split_once(" (os error") {
+        Some((text, _)) => text.to_owned(),
+        None => text,
+    }
+}

@@ -1,0 +1,149 @@
+//! `Monitor`.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString};
+use rustix::io::Errno;
+
+use super::{messages, os_error};
+use crate::monitor::{self, Event, Outcome, Waker, WatchError};
+
+/// One wait for the messages of many writers, the exits of processes and wakes.
+#[pyclass(frozen, module = "worker._native")]
+pub struct Monitor {
+    /// `None` once it is closed. Locked for as long as a wait lasts, so never waited for.
+    monitor: Mutex<Option<monitor::Monitor>>,
+    /// Apart from it, as a wake is for the time of a wait. Locked for no longer than a wake takes.
+    waker: Mutex<Option<Waker>>,
+}
+
+#[pymethods]
+impl Monitor {
+    #[new]
+    fn new(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
+        let made = lent(fd).map_err(Into::into).and_then(monitor::Monitor::new);
+        let (monitor, waker) = made.map_err(|error| os_error(py, &error))?;
+        Ok(Self {
+            monitor: Mutex::new(Some(monitor)),
+            waker: Mutex::new(Some(waker)),
+        })
+    }
+
+    /// Where bytes that are written wake the wait: for `signal.set_wakeup_fd`.
+    #[getter]
+    fn wakeup_fd(&self) -> PyResult<RawFd> {
+        let waker = self.waker();
+        let waker = waker.as_ref().ok_or_else(closed)?;
+        Ok(waker.as_fd().as_raw_fd())
+    }
+
+    /// Watch a process from now on.
+    fn watch(&self, key: &Bound<'_, PyString>, pid: i32, sentinel: Option<RawFd>) -> PyResult<()> {
+        let mut monitor = self.alone()?;
+        let monitor = monitor.as_mut().ok_or_else(closed)?;
+        let key_bytes = messages::encode(key)?;
+        // SAFETY: that the sentinel stays open is what the documentation asks of the caller. If it does
+        // not, another file is polled, or none, which counts as an exit.
+        let watched = unsafe { monitor.watch(&key_bytes, pid, sentinel) };
+        watched.map_err(|error| match error {
+            WatchError::Twice => match key.repr() {
+                Ok(key) => PyValueError::new_err(format!("{key} is watched already")),
+                Err(error) => error,
+            },
+            WatchError::NoPid => PyValueError::new_err(format!("no process has the pid {pid}")),
+            WatchError::Os(error) => os_error(key.py(), &error.into()),
+        })
+    }
+
+    /// Watch a process no more.
+    fn unwatch(&self, key: Bound<'_, PyString>) -> PyResult<()> {
+        let mut monitor = self.alone()?;
+        let monitor = monitor.as_mut().ok_or_else(closed)?;
+        if monitor.unwatch(&messages::encode(&key)?) {
+            Ok(())
+        } else {
+            Err(PyKeyError::new_err(key.unbind()))
+        }
+    }
+
+    /// Wait for messages, exits or a wake, and return what there is.
+    fn wait<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyList>> {
+        let deadline = timeout.map(deadline).transpose()?.flatten();
+        let mut monitor = self.alone()?;
+        let monitor = monitor.as_mut().ok_or_else(closed)?;
+        loop {
+            let outcome = py.detach(|| monitor.wait(deadline));
+            match outcome.map_err(|error| os_error(py, &error.into()))? {
+                Outcome::Events(events) => return list(py, &events),
+                Outcome::Interrupted => py.check_signals()?,
+            }
+        }
+    }
+
+    /// Make a running wait, or the next one, return.
+    fn wake(&self) -> PyResult<()> {
+        let waker = self.waker();
+        waker.as_ref().ok_or_else(closed)?.wake();
+        Ok(())
+    }
+
+    /// Let go of all that is held; the pipe and the sentinels stay as they are.
+    fn close(&self) -> PyResult<()> {
+        let mut monitor = self.alone()?;
+        *self.waker() = None;
+        *monitor = None;
+        Ok(())
+    }
+}
+
+impl Monitor {
+    fn alone(&self) -> PyResult<MutexGuard<'_, Option<monitor::Monitor>>> {
+        match self.monitor.try_lock() {
+            Ok(guard) => Ok(guard),
+            Err(TryLockError::Poisoned(error)) => Ok(error.into_inner()),
+            Err(TryLockError::WouldBlock) => Err(PyRuntimeError::new_err(
+                "the monitor is in use: wait, watch, unwatch and close are for one thread at a time",
+            )),
+        }
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn closed() -> PyErr {
+    PyValueError::new_err("the monitor is closed")
+}
+
+/// When a timeout ends; `None` for what is too far away to end.
+fn deadline(timeout: f64) -> PyResult<Option<Instant>> {
+    if timeout.is_nan() {
+        return Err(PyValueError::new_err("the timeout is not a number"));
+    }
+    let timeout = Duration::try_from_secs_f64(timeout.max(0.0)).ok();
+    Ok(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+}
+
+/// A file descriptor of the caller, who keeps it open for as long as the call lasts.
+fn lent<'a>(fd: RawFd) -> Result<BorrowedFd<'a>, Errno> {
+    if fd < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: it is not -1, and it is only duplicated, at once, which the kernel refuses if the number
+    // is not open.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+fn list<'py>(py: Python<'py>, events: &[Event]) -> PyResult<Bound<'py, PyList>> {
+    let events = events.iter().map(|event| match event {
+        Event::Message { payload, sender } => messages::received(py, payload, *sender),
+        Event::Corrupt { fault, sender } => messages::corrupt(py, fault, *sender),
+        Event::Exited { key, pid, code } => messages::exited(py, key, *pid, *code),
+    });
+    PyList::new(py, events.collect::<PyResult<Vec<_>>>()?)
+}

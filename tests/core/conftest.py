@@ -1,0 +1,54 @@
+"""Every test of this folder runs on both cores; ``WORKER_CORE=native`` or ``pure`` restricts it to one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib import import_module
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from types import ModuleType
+
+import pytest
+
+from .processes import Children
+
+_WANTED = os.environ.get("WORKER_CORE", "auto")
+CORES = ("native", "pure") if _WANTED == "auto" else (_WANTED,)
+
+
+@pytest.fixture(params=CORES)
+def core(request: pytest.FixtureRequest) -> ModuleType:
+    """One core; that the native one is missing is a failure, unless the pure one alone is asked for."""
+    return import_module(f"worker._{request.param}")
+
+
+@pytest.fixture
+def children() -> Iterator[Children]:
+    """Forks children, and ends those that are left."""
+    with Children() as made:
+        yield made
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Connection, Connection]]:
+    """The pipe of the manager: where is written, where is read."""
+    publisher, subscriber = Pipe(True)
+    with publisher, subscriber:
+        yield publisher, subscriber
+
+
+@pytest.fixture
+def publisher(ends: tuple[Connection, Connection]) -> Connection:
+    """Where is written."""
+    return ends[0]
+
+
+@pytest.fixture
+def monitor(core: ModuleType, ends: tuple[Connection, Connection]) -> Iterator:
+    """A monitor of the manager's pipe."""
+    made = core.Monitor(ends[1].fileno())
+    with ExitStack() as stack:
+        stack.callback(made.close)
+        yield made

@@ -1,0 +1,215 @@
+"""``Framer``: payloads are whole wherever the stream is cut, and what is no frame is told and left behind."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from .processes import frame
+
+HI = pickle.dumps("hi:", 4)
+LIMIT = 1000
+
+
+def feed(framer: Any, stream: bytes, size: int) -> list[bytes]:
+    return [
+        payload
+        for start in range(0, len(stream), size)
+        for payload in framer.feed(stream[start : start + size])
+    ]
+
+
+def long_frame(payload: bytes) -> bytes:
+    return struct.pack("!iQ", -1, len(payload)) + payload
+
+
+def test_payloads_are_whole_wherever_they_are_cut(core: ModuleType) -> None:
+    stream = frame(HI) + frame(b"") + long_frame(b"abc") + frame(b"any bytes") + long_frame(b"") + frame(HI)
+    wanted = [HI, b"", b"abc", b"any bytes", b"", HI]
+    for cut in range(len(stream) + 1):
+        framer = core.Framer()
+        assert framer.feed(stream[:cut]) + framer.feed(stream[cut:]) == wanted
+        assert framer.pending == 0
+        assert framer.faults() == []
+    for size in range(1, len(stream)):
+        assert feed(core.Framer(), stream, size) == wanted
+
+
+def test_a_partial_frame_is_kept(core: ModuleType) -> None:
+    framer = core.Framer()
+    assert framer.pending == 0
+    assert framer.feed(b"") == []
+    assert framer.feed(frame(HI)[:3]) == []
+    assert framer.pending == 3
+    assert framer.feed(frame(HI)[3:] + b"\0") == [HI]
+    assert framer.pending == 1
+
+
+def test_the_limit_is_inclusive(core: ModuleType) -> None:
+    framer = core.Framer(5)
+    assert framer.feed(frame(b"12345") + long_frame(b"12345")) == [b"12345", b"12345"]
+    assert framer.faults() == []
+    assert framer.feed(frame(b"123456")) == []
+    assert len(framer.faults()) == 1
+
+
+def test_the_limit_is_16_mib_unless_it_is_given(core: ModuleType) -> None:
+    assert core.LIMIT == 16 * 1024 * 1024
+    framer = core.Framer()
+    framer.feed(struct.pack("!i", core.LIMIT))
+    assert framer.faults() == []
+    framer = core.Framer(limit=core.LIMIT)
+    framer.feed(struct.pack("!i", core.LIMIT + 1))
+    assert len(framer.faults()) == 1
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_is_positive(core: ModuleType, limit: int) -> None:
+    with pytest.raises(ValueError, match=f"^the limit of a frame must be positive, not {limit}$"):
+        core.Framer(limit)
+
+
+BAD = [
+    (struct.pack("!i", LIMIT + 1), LIMIT + 1),
+    (struct.pack("!i", 2**31 - 1), 2**31 - 1),
+    (struct.pack("!i", -2), -2),
+    (struct.pack("!i", -(2**31)), -(2**31)),
+    (struct.pack("!iQ", -1, LIMIT + 1), LIMIT + 1),
+    (struct.pack("!iQ", -1, 2**64 - 1), 2**64 - 1),
+]
+
+# What may be dropped with a bad header: all of it looks like a frame, but for one thing.
+JUNK = [
+    b"",
+    b"\x80",
+    b"words of no meaning",
+    b"\x80\x80\x80\x80\x80\x80",
+    b"\0\0\0\x04\x80\x04N!",
+    b"\0\0\0\x04\x81\x04N.",
+    b"\0\0\0\x04\x80\x01N.",
+    b"\0\0\0\x04\x80\x06N.",
+    b"\0\0\0\x03\x80\x04.",
+    struct.pack("!i", LIMIT + 1) + b"\x80\x04",
+    b"\xff\xff\xff\xff\x80\x04",
+]
+
+
+@pytest.mark.parametrize(("header", "size"), BAD, ids=[str(size) for _, size in BAD])
+@pytest.mark.parametrize("junk", JUNK)
+def test_after_a_bad_header_the_next_frame_is_found(
+    core: ModuleType, header: bytes, size: int, junk: bytes
+) -> None:
+    stream = frame(HI) + header + junk + frame(HI) + frame(b"x") + frame(HI)
+    for chunk in range(1, len(stream) + 1):
+        framer = core.Framer(LIMIT)
+        assert feed(framer, stream, chunk) == [HI, HI, b"x", HI], f"in chunks of {chunk}"
+        [(reason, sample)] = framer.faults()
+        assert reason == f"a header announces {size} bytes, a frame has 0 to {LIMIT}"
+        assert (header + junk).startswith(sample)
+        assert sample.startswith(header)
+        assert framer.pending == 0
+        assert framer.faults() == []
+
+
+def test_a_stray_byte_costs_no_frame(core: ModuleType) -> None:
+    framer = core.Framer(LIMIT)
+    assert framer.feed(b"\xff" + frame(HI)) == [HI]
+    assert framer.faults() == [
+        (f"a header announces {-0x1000000} bytes, a frame has 0 to {LIMIT}", b"\xff\0\0\0")
+    ]
+
+
+def test_each_loss_is_one_fault(core: ModuleType) -> None:
+    framer = core.Framer(LIMIT)
+    stream = b"\xff\xff\xff\0junk" + frame(HI) + b"\xee\xee\xee\xee" + frame(HI)
+    assert framer.feed(stream) == [HI, HI]
+    assert [sample for _, sample in framer.faults()] == [b"\xff\xff\xff\0junk", b"\xee\xee\xee\xee"]
+
+
+def test_a_sample_has_64_bytes_at_most(core: ModuleType) -> None:
+    framer = core.Framer(LIMIT)
+    framer.feed(b"\xff" * 200 + frame(HI))
+    assert [sample for _, sample in framer.faults()] == [b"\xff" * 64]
+    framer.feed(struct.pack("!i", 500) + b"y" * 200)
+    framer.finish()
+    assert [sample for _, sample in framer.faults()] == [struct.pack("!i", 500) + b"y" * 60]
+
+
+def test_what_is_lost_is_not_kept(core: ModuleType) -> None:
+    framer = core.Framer(LIMIT)
+    for _ in range(50):
+        framer.feed(b"\xff" * 10_000)
+        assert framer.pending < 6
+    assert len(framer.faults()) == 1
+    framer.finish()
+    assert (framer.pending, framer.faults()) == (0, [])
+
+
+def test_while_lost_a_possible_frame_is_waited_for(core: ModuleType) -> None:
+    framer = core.Framer(LIMIT)
+    assert framer.feed(b"\xff\xff\xff\0" + frame(HI)[:-1]) == []
+    assert framer.pending == len(frame(HI)) - 1
+    assert framer.feed(frame(HI)[-1:]) == [HI]
+
+
+def test_what_is_refuted_may_hide_a_frame_which_is_found(core: ModuleType) -> None:
+    hidden = struct.pack("!i", 40) + b"\x80\x04" + frame(HI) + b"z" * 60
+    for chunk in range(1, len(hidden)):
+        framer = core.Framer(LIMIT)
+        assert feed(framer, b"\xff\xff\xff\0" + hidden + frame(HI), chunk)[0] == HI
+
+
+@pytest.mark.parametrize(
+    ("left", "reason"),
+    [
+        (b"\0", "1 bytes of an unfinished header"),
+        (b"\xff\xff\xff\xff\0\0\0\0\0\0\0", "11 bytes of an unfinished header"),
+        (b"\0\0\0\x05", "0 bytes of an unfinished frame of 5 bytes"),
+        (b"\0\0\0\x05abcd", "4 bytes of an unfinished frame of 5 bytes"),
+        (long_frame(b"abcd")[:-1], "3 bytes of an unfinished frame of 4 bytes"),
+    ],
+)
+def test_the_unfinished_is_a_fault_when_its_writer_is_gone(
+    core: ModuleType, left: bytes, reason: str
+) -> None:
+    framer = core.Framer(LIMIT)
+    assert framer.feed(left) == []
+    framer.finish()
+    assert framer.pending == 0
+    assert framer.faults() == [(f"{reason}; its writer is gone", left)]
+    assert framer.feed(frame(HI)) == [HI]
+
+
+def test_nothing_unfinished_is_no_fault(core: ModuleType) -> None:
+    framer = core.Framer()
+    framer.feed(frame(HI))
+    framer.finish()
+    assert framer.faults() == []
+
+
+def test_an_end_while_lost_tells_of_a_possible_frame_only(core: ModuleType) -> None:
+    framer = core.Framer(LIMIT)
+    framer.feed(b"\xff\xff\xff\0" + frame(HI)[:-1])
+    framer.faults()
+    framer.finish()
+    assert framer.faults() == [
+        (
+            f"{len(HI) - 1} bytes of an unfinished frame of {len(HI)} bytes; its writer is gone",
+            frame(HI)[:-1],
+        )
+    ]
+    assert framer.feed(frame(HI)) == [HI]
+
+
+@pytest.mark.timeout(30)
+def test_the_cost_does_not_grow_with_what_is_kept(core: ModuleType) -> None:
+    # Were the whole tail copied or searched for each chunk, these would take minutes.
+    framer = core.Framer()
+    payload = b"\x80\x04" + b"\x80" * (core.LIMIT - 3) + b"."
+    assert feed(framer, frame(payload), 1024) == [payload]
+    assert feed(framer, b"\xff\xff\xff\0" + frame(payload), 1024) == [payload]
+    assert feed(framer, b"\xff\xff\xff\0" + b"\0\0\0\x08\x80\x04!!" * 200_000 + frame(HI), 1024) == [HI]

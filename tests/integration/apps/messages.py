@@ -1,0 +1,28 @@
+"""Messages that main should survive, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .journal import note
+
+
+def nothing() -> None:
+    """The function of a managed process that has nothing to do."""
+    note("nothing")
+
+
+MESSAGES: dict[str, Any] = {
+    "None": None,
+    "empty text": "",
+    "zero": 0,
+    "empty list": [],
+    "scale to zero": "__SCALE__:0",
+    "scale below zero": "__SCALE__:-1",
+    "scale to text": "__SCALE__:abc",
+    "scale to nothing": "__SCALE__",
+    "scale over the ceiling": "__SCALE__:1000000",
+    "five": ("Five", nothing, {}, False, None),
+    "manage without anything": (None,) * 8,
+    "a number": 7,
+}

@@ -1,0 +1,211 @@
+"""Applications of every make: several in one server, on a unix socket, over HTTP/3, from factories."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from .harness import STOCK, Server, free_port, wait_until
+
+Run = Callable[..., Server]
+
+INSTALL = "" if STOCK else "import worker\nworker.install()\n"
+
+
+def script(directory: Path, text: str, name: str = "script.py") -> list[str]:
+    """The command that runs `text` as a script that has installed the package first."""
+    path = directory / name
+    path.write_text(INSTALL + text)
+    return [sys.executable, str(path)]
+
+
+def test_two_applications_in_one_server(tmp_path: Path) -> None:
+    second = free_port()
+    command = script(tmp_path, "from apps.pair import serve\nif __name__ == '__main__':\n    serve()\n")
+    with Server(command, cwd=tmp_path, port=free_port(), env={"SECOND": str(second)}) as server:
+        server.wait_ready()
+        table = server.settled(2)
+        for port in (server.port, second):
+            wait_until(lambda port=port: server.get("/whoami", port=port)["name"] == "Sanic-Server-0-0", "the one")
+            wait_until(lambda port=port: server.get("/whoami", port=port)["name"] == "Sanic-Server-1-0", "the other")
+        who = server.post("/m/restart", port=second)["name"]
+        wait_until(lambda: server.settled(2)[who]["pid"] != table[who]["pid"], "a restart through the second")
+        wait_until(lambda: server.get("/whoami", port=second)["name"] == who, "the second after the restart")
+        assert server.stop() == 0
+        assert {event.fields["app"] for event in server.events("before_server_start")} == {"first", "second"}
+        assert {event.fields["app"] for event in server.events("main_process_start")} == {"first"}
+        for app in ("first", "second"):
+            assert len(server.events("after_server_stop", app=app)) == 3
+        assert tracebackless(server)
+
+
+def tracebackless(server: Server) -> bool:
+    return "Traceback" not in server.log("err")
+
+
+def test_a_unix_socket(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = run("apps.cluster:app", unix=path).wait_ready()
+    table = server.settled(2)
+    who = server.post("/m/restart", {"zero_downtime": True})["name"]
+    wait_until(lambda: server.settled(2)[who]["pid"] != table[who]["pid"], "a restart")
+    assert path.is_socket()
+    for name in table:
+        wait_until(lambda name=name: server.get("/whoami")["name"] == name, f"an answer from {name}")
+    assert server.stop() == 0
+    assert not path.exists()
+    assert server.log("err") == ""
+
+
+@pytest.mark.ours
+def test_a_unix_socket_loses_no_request_that_comes_before_the_workers(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = run("apps.cluster:app", unix=path)
+    wait_until(path.is_socket, "the socket")
+    assert server.get("/whoami")["name"].startswith("Sanic-Server-")
+
+
+def test_http_3(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("aioquic")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    args = ("--http=3", f"--cert={tmp_path / 'cert.pem'}", f"--key={tmp_path / 'key.pem'}")
+    server = run("apps.cluster:app", *args, workers=1)
+    server.wait_events("after_server_start")
+    status, body = asyncio.run(asyncio.wait_for(ask_over_quic(server.port, tmp_path / "ca.pem", "/workers"), 15))
+    assert status == 200
+    assert b"Sanic-Server-0-0" in body
+    assert b'"ACKED"' in body
+    assert server.stop() == 0
+    assert len(server.events("after_server_stop")) == 1
+    assert tracebackless(server)
+
+
+async def ask_over_quic(port: int, authority: Path, path: str) -> tuple[int, bytes]:
+    """Status and body of one GET over HTTP/3."""
+    from aioquic.asyncio.client import connect
+    from aioquic.asyncio.protocol import QuicConnectionProtocol
+    from aioquic.h3.connection import H3_ALPN, H3Connection
+    from aioquic.h3.events import DataReceived, HeadersReceived
+    from aioquic.quic.configuration import QuicConfiguration
+    from aioquic.quic.events import QuicEvent
+
+    class Client(QuicConnectionProtocol):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.http = H3Connection(self._quic)
+            self.status = 0
+            self.body = b""
+            self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def quic_event_received(self, event: QuicEvent) -> None:
+            for found in self.http.handle_event(event):
+                if isinstance(found, HeadersReceived):
+                    self.status = int(dict(found.headers)[b":status"])
+                elif isinstance(found, DataReceived):
+                    self.body += found.data
+                if getattr(found, "stream_ended", False) and not self.done.done():
+                    self.done.set_result(None)
+
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=H3_ALPN, verify_mode=ssl.CERT_REQUIRED)
+    configuration.load_verify_locations(str(authority))
+    configuration.server_name = "localhost"
+    async with connect("127.0.0.1", port, configuration=configuration, create_protocol=Client) as client:
+        assert isinstance(client, Client)
+        stream = client._quic.get_next_available_stream_id()
+        headers = {":method": "GET", ":scheme": "https", ":authority": "localhost", ":path": path}
+        client.http.send_headers(stream, [(k.encode(), v.encode()) for k, v in headers.items()], end_stream=True)
+        client.transmit()
+        await client.done
+        return client.status, client.body
+
+
+@pytest.mark.parametrize("target", [("apps.factory:create_app", "--factory"), ("apps.factory:create_plain()",)])
+def test_a_factory_and_what_it_shares(run: Run, target: tuple[str, ...]) -> None:
+    server = run(*target).wait_ready()
+    server.settled(2)
+    answers = [server.post("/count")]
+
+    def both_counted() -> bool:
+        answers.append(server.post("/count"))
+        return len({answer["name"] for answer in answers}) == 2
+
+    wait_until(both_counted, "both workers counting")
+    assert [answer["count"] for answer in answers] == list(range(1, len(answers) + 1))
+    assert len(server.events("created")) == 3
+    assert server.stop() == 0
+    assert server.log("err") == ""
+
+
+@pytest.mark.ours
+def test_what_is_shared_is_locked_in_a_worker(run: Run) -> None:
+    server = run("apps.factory:create_app", "--factory", workers=1, start_method="fork").wait_ready()
+    assert server.post("/replace") == "Cannot set other on locked SharedContext object"
+
+
+def test_a_loader_handed_to_serve(tmp_path: Path) -> None:
+    text = """
+import os
+from functools import partial
+from sanic import Sanic
+from sanic.worker.loader import AppLoader
+from apps.factory import create_app
+
+if __name__ == "__main__":
+    loader = AppLoader(factory=partial(create_app, "given"))
+    app = loader.load()
+    app.prepare(host="127.0.0.1", port=int(os.environ["PORT"]), workers=2, motd=False)
+    Sanic.serve(primary=app, app_loader=loader)
+"""
+    with Server(script(tmp_path, text), cwd=tmp_path, port=free_port()) as server:
+        server.wait_ready()
+        server.settled(2)
+        assert [event.fields["given"] for event in server.events("created")] == [True] * 3
+        assert server.stop() == 0
+
+
+def test_a_script_that_runs_its_own_application(tmp_path: Path) -> None:
+    text = """
+import os
+from sanic import Sanic
+from apps.journal import record
+from apps.steering import steerable
+
+app = Sanic("own")
+steerable(app)
+record(app)
+
+if __name__ == "__main__":
+    app.run(host="127.0.0.1", port=int(os.environ["PORT"]), workers=2, motd=False)
+"""
+    with Server(script(tmp_path, text), cwd=tmp_path, port=free_port()) as server:
+        server.wait_ready()
+        server.settled(2)
+        if not STOCK:
+            assert server.get("/whoami")["multiplexer"].partition(".")[0] == "worker"
+        assert server.stop() == 0
+        assert server.log("err") == ""
+
+
+@pytest.mark.parametrize("method", ["spawn"])
+def test_a_script_without_the_main_guard_says_so(tmp_path: Path, method: str) -> None:
+    text = """
+import os
+from sanic import Sanic
+
+app = Sanic("unguarded")
+app.run(host="127.0.0.1", port=int(os.environ["PORT"]), workers=2, motd=False)
+"""
+    with Server(script(tmp_path, text), cwd=tmp_path, port=free_port()) as server:
+        assert server.wait() != 0
+        assert "__main__" in server.log("err")

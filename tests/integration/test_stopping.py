@@ -1,0 +1,84 @@
+"""How a server ends: by each signal, to main, to its group and to everything at once, early, and when it will not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
+
+import pytest
+
+from .harness import Server, wait_until
+
+Run = Callable[..., Server]
+
+
+@pytest.mark.parametrize(
+    ("number", "to", "method"),
+    [
+        (SIGTERM, "main", "spawn"),
+        (SIGINT, "main", "fork"),
+        (SIGTERM, "group", "fork"),
+        (SIGINT, "group", "spawn"),
+        (SIGTERM, "all", "spawn"),
+        (SIGINT, "all", "fork"),
+    ],
+)
+def test_a_signal_stops_all_in_order(run: Run, number: Signals, to: str, method: str) -> None:
+    server = run("apps.cluster:app", start_method=method).wait_ready()
+    server.settled(2)
+    server.wait_events("after_server_start", 2)
+    assert server.stop(number, to) == 0
+    for event in ("before_server_stop", "after_server_stop"):
+        assert sorted(found.process for found in server.events(event)) == ["Sanic-Server-0-0", "Sanic-Server-1-0"]
+    assert server.output.events[-1].name == "main_process_stop"
+    assert len(server.events("main_process_stop")) == 1
+    assert f"Received signal {number.name}. Shutting down." in server.log("out")
+    assert "Server Stopped" in server.log("out")
+    assert server.log("err") == ""
+
+
+@pytest.mark.parametrize(("number", "to"), [(SIGTERM, "main"), (SIGTERM, "group"), (SIGINT, "group")])
+def test_a_signal_while_workers_import(run: Run, number: Signals, to: str) -> None:
+    server = run("apps.slow:app")
+    server.wait_events("importing", 2)
+    server.signal(number, to)
+    assert server.wait(5) == 0
+    assert server.log("err") == ""
+
+
+def test_an_application_stops_the_server(run: Run) -> None:
+    server = run("apps.cluster:app", start_method="fork").wait_ready()
+    server.settled(2)
+    server.post("/m/terminate")
+    assert server.wait() == 0
+    assert len(server.events("after_server_stop")) == 2
+    assert server.log("err") == ""
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+def test_a_second_signal_ends_what_will_not_end(run: Run, number: Signals) -> None:
+    server = run("apps.cluster:app", env={"HANG": "1"}, start_method="fork").wait_ready()
+    server.settled(2)
+    with pytest.raises(TimeoutError):
+        server.request("GET", "/block", timeout=0.5)
+    server.wait_events("blocked")
+    server.signal(number)
+    server.wait_line(f"Received signal {number.name}")
+    server.wait_events("hanging")
+    assert server.exit_code is None
+    server.signal(number)
+    server.wait_line("Shutdown interrupted. Killing.")
+    assert server.wait(5) != -SIGKILL
+    wait_until(lambda: not server.processes(), "all processes gone")
+    assert server.events("after_server_stop") == []
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_nobody_outlives_main(run: Run, method: str) -> None:
+    server = run("apps.cluster:app", start_method=method).wait_ready()
+    server.settled(2)
+    server.signal(SIGKILL)
+    assert server.wait() == -SIGKILL
+    wait_until(lambda: not server.processes(), "all processes gone", 10)
+    assert len(server.events("after_server_stop")) == 2

@@ -1,0 +1,44 @@
+"""Stand-ins of the same shape as what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from worker.constants import ProcessState
+
+
+class FakePublisher:
+    """Keeps what is sent. ``on_send`` is called with each message, before it is kept."""
+
+    def __init__(self, on_send: Callable[[Any], None] | None = None) -> None:
+        self.sent: list[Any] = []
+        self.on_send = on_send
+
+    def send(self, obj: Any, /) -> None:
+        if self.on_send:
+            self.on_send(obj)
+        self.sent.append(obj)
+
+
+class FakeProcess:
+    """A worker process that notes how it is restarted."""
+
+    def __init__(self, name: str, state: ProcessState = ProcessState.ACKED, restartable: bool = True) -> None:
+        self.name = name
+        self.state = state
+        self.restartable = restartable
+        self.restarts: list[dict[str, Any]] = []
+
+    def restart(self, **kwargs: Any) -> None:
+        self.restarts.append(kwargs)
+
+
+class OwnMerge(dict[str, Any]):
+    """A mapping that merges by itself and, so that it shows, takes no entry as a whole."""
+
+    def __setitem__(self, name: str, entry: Any) -> None:
+        raise AssertionError("the entry was written as a whole")
+
+    def update_entry(self, name: str, changes: Any) -> None:
+        self[name].update(changes)

@@ -1,0 +1,174 @@
+"""What the processes under test run. Which behaviour it is, each start reads anew from a file, the plan."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from worker.multiplexer import WorkerMultiplexer
+from worker.publisher import Publisher
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass
+class Me:
+    """A process under test: its line to main, to the test, and the gate that the test opens."""
+
+    multiplexer: WorkerMultiplexer
+    publisher: Publisher
+    journal: Connection
+    gate: Connection
+    kwargs: dict[str, Any]
+
+    def say(self, what: Any) -> None:
+        """Tell the test; less than PIPE_BUF, so that nothing mixes."""
+        self.journal.send((os.environ["SANIC_WORKER_NAME"], os.getpid(), what))
+
+    def await_stop(self) -> None:
+        """Wait for a signal to leave, without a moment in which one would be lost, and tell which it was."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        self.say("ready")
+        self.say(signal.Signals(signal.sigwait(STOPS)).name)
+
+
+def server(
+    monitor_publisher: Publisher,
+    worker_state: Any,
+    journal: Connection,
+    gate: Connection,
+    plan: str,
+    **kwargs: Any,
+) -> None:
+    """Do what is written in the file ``plan``: the name of a function below, and its arguments."""
+    me = Me(WorkerMultiplexer(monitor_publisher, worker_state), monitor_publisher, journal, gate, kwargs)
+    name, *args = Path(plan).read_text().split()
+    behaviour: Callable[..., None] = globals()[name]
+    behaviour(me, *args)
+
+
+def serves(me: Me) -> None:
+    me.multiplexer.ack()
+    me.multiplexer.set_serving(True)
+    me.await_stop()
+    me.multiplexer.set_serving(False)
+
+
+def only_serves(me: Me) -> None:
+    """Its ack is lost; that it serves is seen."""
+    me.multiplexer.set_serving(True)
+    me.await_stop()
+
+
+def never_acks(me: Me) -> None:
+    me.await_stop()
+
+
+def acks_behind_the_gate(me: Me) -> None:
+    me.say("at the gate")
+    os.read(me.gate.fileno(), 1)
+    serves(me)
+
+
+def exits(me: Me, code: str) -> None:
+    raise SystemExit(int(code))
+
+
+def kills_itself(me: Me, number: str) -> None:
+    os.kill(os.getpid(), int(number))
+
+
+def acks_and_exits(me: Me, code: str) -> None:
+    me.multiplexer.ack()
+    me.say("acked")
+    os.read(me.gate.fileno(), 1)
+    raise SystemExit(int(code))
+
+
+def terminates_and_exits(me: Me, early: str = "") -> None:
+    """What ``app.stop()`` comes to: a word to main, and gone."""
+    if not early:
+        me.multiplexer.ack()
+    me.multiplexer.terminate(bool(early))
+
+
+def terminates_behind_the_gate(me: Me) -> None:
+    me.multiplexer.ack()
+    me.say("at the gate")
+    os.read(me.gate.fileno(), 1)
+    me.multiplexer.terminate()
+
+
+def fails_late(me: Me) -> None:
+    """A failed start is reported after the first ones succeeded."""
+    me.multiplexer.terminate(early=True)
+    never_acks(me)
+
+
+def stubborn(me: Me) -> None:
+    """Obeys nobody, and has a child of its own that does not either."""
+    for signum in STOPS:
+        signal.signal(signum, signal.SIG_IGN)
+    pid = os.fork()
+    if not pid:
+        while True:
+            signal.pause()
+    me.multiplexer.ack()
+    me.say(pid)
+    while True:
+        signal.pause()
+
+
+def counts_stops(journal: Connection, **kwargs: Any) -> None:
+    """Leaves at the third stop."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    me = Me(WorkerMultiplexer(kwargs["monitor_publisher"], kwargs["worker_state"]), None, journal, None, {})  # type: ignore[arg-type]
+    me.multiplexer.ack()
+    me.say("ready")
+    for _ in range(3):
+        me.say(signal.Signals(signal.sigwait(STOPS)).name)
+
+
+counts_stops.stops_once = True  # type: ignore[attr-defined]
+
+
+def shows_its_birth(me: Me) -> None:
+    """Tell what a child finds at its begin."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    me.say(
+        {
+            "sid": os.getsid(0),
+            "pgid": os.getpgid(0),
+            "blocked": sorted(signum.name for signum in mask & set(STOPS)),
+            "sigint": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+            "sigterm": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
+            "wakeup": signal.set_wakeup_fd(-1),
+            "identifier": os.environ["SANIC_WORKER_IDENTIFIER"],
+            "config": me.kwargs.get("config"),
+            "has": [fd for fd, file in me.kwargs.get("files", {}).items() if file_of(fd) == file],
+        }
+    )
+    serves(me)
+
+
+def file_of(fd: int) -> str:
+    """What a file descriptor refers to; empty where it is closed."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def errand(journal: Connection, gate: Connection, **kwargs: Any) -> None:
+    """A function without config, which ends when the gate opens."""
+    journal.send((os.environ["SANIC_WORKER_NAME"], os.getpid(), sorted(kwargs)))
+    os.read(gate.fileno(), 1)
+
+
+def nothing() -> None:
+    """End at once."""

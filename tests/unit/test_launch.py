@@ -1,0 +1,390 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker import launch
+
+from . import targets
+from .running import command, environment, lives, python, until, wait_for_end
+
+METHODS = ["spawn", "fork", "forkserver"]
+NAME = "Sanic-Server-0-0"
+
+
+def birth(gate: Connection, journal: Connection, **kwargs: Any) -> None:
+    """Tell how one was born, then wait for the gate."""
+    context: dict[str, Any] = {"monitor_publisher": None, "worker_state": {NAME: {}}}
+    me = targets.Me(targets.WorkerMultiplexer(**context), None, journal, gate, kwargs)  # type: ignore[arg-type]
+    me.multiplexer.ack = lambda: None  # type: ignore[method-assign]
+    targets.shows_its_birth(me)
+
+
+def deaf(gate: Connection) -> None:
+    os.read(gate.fileno(), 1)
+
+
+def stops_once(journal: Connection) -> None:
+    journal.send(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)
+
+
+stops_once.stops_once = True  # type: ignore[attr-defined]
+
+
+def fails() -> None:
+    launch.mark_failed()
+
+
+def start(method: str, target: Callable[..., None], **kwargs: Any) -> launch.Launched:
+    process: launch.Launched = launch.factory(get_context(method), 5.0)(
+        name=NAME, target=target, kwargs=kwargs, daemon=True
+    )
+    process.start()
+    return process
+
+
+def end(process: Any, *connections: Connection) -> int:
+    process.join(15)
+    code: int = process.exitcode
+    process.close()
+    for connection in connections:
+        connection.close()
+    return code
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
+    monkeypatch.setenv("SANIC_WORKER_IDENTIFIER", "Srv 0")
+
+
+class TestFactory:
+    @pytest.mark.parametrize(
+        ("method", "kind"),
+        [
+            ("spawn", launch.SpawnProcess),
+            ("fork", launch.ForkProcess),
+            ("forkserver", launch.ForkServerProcess),
+            (None, launch.SpawnProcess),
+        ],
+    )
+    def test_of_a_context(
+        self, method: str | None, kind: type[launch.Launched], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        context = get_context(method)
+        if method is None:
+            monkeypatch.setattr(context, "get_start_method", lambda: "spawn")
+        make = launch.factory(context, 2.5)
+        process = make(name="x", target=targets.nothing, kwargs={}, daemon=True)
+        assert type(process) is kind
+        assert (process.grace, process.main_pid, process.name, process.daemon) == (2.5, os.getpid(), "x", True)
+
+    def test_of_a_context_that_is_nobodys(self) -> None:
+        class Foreign:
+            Process = object()
+
+        assert launch.factory(Foreign(), 1.0) is Foreign.Process
+
+    def test_of_a_context_with_processes_of_its_own(self) -> None:
+        class Mine(multiprocessing.context.SpawnProcess):
+            pass
+
+        class Context(multiprocessing.context.SpawnContext):
+            Process = Mine
+
+        assert launch.factory(Context(), 1.0) is Mine
+
+    def test_who_stops_once(self) -> None:
+        make = launch.factory(get_context("spawn"), 1.0)
+        assert make(target=stops_once).stops_once is True
+        assert make(target=deaf).stops_once is False
+        # An object that answers everything, as a Mock does, has not said so.
+        assert make(target=type("Yes", (), {"stops_once": "yes"})()).stops_once is False
+
+
+@pytest.mark.usefixtures("named")
+class TestBirth:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_of_a_child(self, method: str) -> None:
+        gate, opener = Pipe(False)
+        journal, writer = Pipe(False)
+        handlers = [signal.getsignal(signum) for signum in targets.STOPS]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        process = start(method, birth, gate=gate, journal=writer)
+        assert process.pid is not None
+        assert journal.poll(20), "the child says nothing"
+        name, pid, found = journal.recv()
+        assert (name, pid) == (NAME, process.pid)
+        assert found == {
+            "sid": pid,
+            "pgid": pid,
+            "blocked": [],
+            "sigint": True,
+            "sigterm": True,
+            "wakeup": -1,
+            "identifier": "Srv 0",
+            "config": None,
+            "has": [],
+        }
+        # Main is as it was.
+        assert [signal.getsignal(signum) for signum in targets.STOPS] == handlers
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+        assert os.getsid(0) != pid
+        assert launch.has_begun(process)
+        assert journal.recv() == (NAME, pid, "ready")
+        os.kill(pid, signal.SIGTERM)
+        assert end(process, gate, opener, writer) == 0
+        assert journal.recv() == (NAME, pid, "SIGTERM")
+        journal.close()
+
+    def test_each_child_of_a_fork_server_has_its_own_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        journal, writer = Pipe(False)
+        gate, opener = Pipe(False)
+        opener.send_bytes(b"12345678")
+        for name in ("Sanic-A-0", "Sanic-B-0"):
+            monkeypatch.setenv("SANIC_WORKER_NAME", name)
+            process = start("forkserver", targets.errand, journal=writer, gate=gate)
+            assert journal.recv()[0] == name
+            assert end(process) == 0
+        for connection in (journal, writer, gate, opener):
+            connection.close()
+
+    def test_one_that_obeys_the_first_stop_sets_its_own_handlers(self) -> None:
+        journal, writer = Pipe(False)
+        assert end(start("fork", stops_once, journal=writer), writer) == 0
+        assert journal.recv() is True
+        journal.close()
+
+    @pytest.mark.parametrize(
+        ("signum", "method", "code"),
+        [
+            (signal.SIGINT, "spawn", -signal.SIGINT),
+            (signal.SIGINT, "fork", -signal.SIGINT),
+            (signal.SIGTERM, "fork", -signal.SIGTERM),
+        ],
+    )
+    def test_a_stop_that_is_there_before_it_begins_ends_it_quietly(
+        self, signum: int, method: str, code: int, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        gate, opener = Pipe(False)
+        process = launch.factory(get_context(method), 5.0)(target=deaf, kwargs={"gate": gate})
+        # A signal that is blocked in main when it starts the child is not inherited: the child gets one of its own.
+        began = process.run
+
+        def late() -> None:
+            os.kill(os.getpid(), signum)
+            began()
+
+        if method == "fork":
+            process.run = late
+            process.start()
+        else:
+            process.start()
+            os.kill(process.pid, signum)
+        assert end(process, gate, opener) == code
+        assert capfd.readouterr().err == ""
+
+    def test_a_failed_start_shows_in_the_exit_code(self) -> None:
+        assert end(start("fork", fails)) == 1
+        assert end(start("fork", targets.nothing)) == 0
+
+    def test_a_mark_is_not_inherited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launch, "_failed", True)
+        assert end(start("fork", targets.nothing)) == 0
+
+    def test_a_forked_child_closes_what_only_main_may_use(self) -> None:
+        gate, opener = Pipe(False)
+        journal, writer = Pipe(False)
+        one, other = Pipe(True)
+        files = {end.fileno(): targets.file_of(end.fileno()) for end in (one, other)}
+        launch.own(one)
+        launch.own(other)
+        launch.disown(other)
+        try:
+            process = start("fork", birth, gate=gate, journal=writer, files=files)
+            assert journal.recv()[2]["has"] == [other.fileno()]
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGTERM)
+            end(process, gate, opener, writer, journal)
+            assert all(targets.file_of(fd) == file for fd, file in files.items())
+        finally:
+            launch.disown(one)
+            one.close()
+            other.close()
+
+    def test_what_main_owns_may_be_closed_by_now(self) -> None:
+        class Closed:
+            def close(self) -> None:
+                raise OSError("closed")
+
+        owned = Closed()
+        launch.own(owned)
+        try:
+            assert end(start("fork", targets.nothing)) == 0
+        finally:
+            launch.disown(owned)
+        with pytest.raises(ValueError, match="not in list"):
+            launch.disown(owned)
+
+
+class TestHasBegun:
+    def test_nobody_elses_process(self) -> None:
+        assert not launch.has_begun(object())
+        assert not launch.has_begun(get_context("fork").Process(target=targets.nothing))
+
+    def test_one_that_was_never_started(self) -> None:
+        assert not launch.has_begun(launch.factory(get_context("fork"), 1.0)(target=targets.nothing))
+
+    def test_one_that_is_gone(self) -> None:
+        process = start("fork", targets.nothing)
+        process.join()
+        assert not launch.has_begun(process)
+
+    def test_one_that_stands_before_its_session(self) -> None:
+        gate, opener = Pipe(False)
+        process = launch.factory(get_context("fork"), 1.0)(target=targets.nothing)
+        began = process.run
+
+        def late() -> None:
+            os.read(gate.fileno(), 1)
+            began()
+
+        process.run = late
+        process.start()
+        assert not launch.has_begun(process)
+        opener.send_bytes(b"12345678")
+        assert end(process, gate, opener) == 0
+
+
+class TestReap:
+    @pytest.mark.parametrize("method", ["fork", "forkserver"])
+    def test_the_code_of_a_dead_child(self, method: str) -> None:
+        gate, opener = Pipe(False)
+        process = start(method, deaf, gate=gate)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        wait_for_end(process.pid)
+        # The fork server tells "255": it has not waited for the signal itself.
+        assert launch.reap(process) == -signal.SIGKILL
+        assert launch.reap(process) == -signal.SIGKILL
+        end(process, gate, opener)
+
+    def test_where_nobody_knows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launch, "_EXITCODE_TIMEOUT", 0.01)
+        reader, writer = Pipe(False)
+
+        class Unknown:
+            exitcode = None
+            sentinel = reader.fileno()
+
+        assert launch.reap(Unknown()) is None  # type: ignore[arg-type]
+        reader.close()
+        writer.close()
+
+
+class TestLeadSession:
+    def test_one_that_leads_already(self) -> None:
+        """`setsid` is refused to the leader of a group."""
+        process = start("fork", launch.lead_session)
+        assert end(process) == 0
+
+
+def sent_by_nobody(grace: float, main: int) -> None:
+    launch.hold_on_to(main, grace)
+
+
+class TestLifeline:
+    def test_main_is_gone_before_the_child_begins(self) -> None:
+        dead = get_context("fork").Process(target=targets.nothing)
+        dead.start()
+        dead.join()
+        process = get_context("fork").Process(target=sent_by_nobody, args=(1.0, dead.pid))
+        process.start()
+        assert end(process) == 1
+        dead.close()
+
+    def test_a_parent_that_is_not_main(self) -> None:
+        """Whoever was born by main, and has another parent now, has lost main."""
+        process = get_context("fork").Process(target=sent_by_nobody, args=(1.0, 1))
+        process.start()
+        assert end(process) == 1
+
+    def test_without_pidfd_it_is_the_sentinel_of_the_parent(self, tmp_path: Path) -> None:
+        self._dies(tmp_path, "fork", "import os; del os.pidfd_open")
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_the_death_of_main_ends_its_children(self, method: str, tmp_path: Path) -> None:
+        self._dies(tmp_path, method, "")
+
+    def _dies(self, tmp_path: Path, method: str, first: str) -> None:
+        program = f"""
+            import os
+            {first}
+            from multiprocessing import Manager, Pipe, get_context
+            from worker import WorkerManager
+            from unit import targets
+
+            if __name__ == "__main__":
+                with Manager() as shared:
+                    state = shared.dict()
+                    ends = Pipe(True)
+                    journal, writer = Pipe(False)
+                    gate, _ = Pipe(False)
+                    kwargs = {{"monitor_publisher": ends[1], "worker_state": state, "journal": writer, "gate": gate}}
+                    context = get_context("{method}")
+                    manager = WorkerManager(
+                        1, targets.server, {{**kwargs, "plan": "serves"}}, context, (ends[1], ends[0]), state,
+                        graceful_timeout=0.2,
+                    )
+                    manager.manage("Stubborn", targets.server, {{**kwargs, "plan": "stubborn"}}, transient=True)
+                    manager.start()
+                    for _ in range(3):
+                        print(*journal.recv()[1:], flush=True)
+                    # What only main holds is what keeps the grandchild in sight.
+                    manager.join()
+            """
+        for plan in ("serves", "stubborn"):
+            (tmp_path / plan).write_text(plan)
+        main = subprocess.Popen(
+            command(program, cwd=tmp_path), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+        )
+        assert main.stdout is not None
+        pids: set[int] = set()
+        heard = 0
+        while len(pids) < 3:
+            pid, _, what = main.stdout.readline().partition(" ")
+            heard += 1
+            assert pid, "main ended too soon"
+            pids |= {int(pid)} | ({int(what)} if what.strip().isdigit() else set())
+        assert all(lives(pid) for pid in pids)
+        main.kill()
+        main.wait()
+        for pid in pids:
+            wait_for_end(pid)
+        main.stdout.close()
+
+
+def test_the_mask_of_main_is_restored_when_a_start_fails() -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    process = launch.factory(get_context("spawn"), 1.0)(target=lambda: None)
+    with pytest.raises(Exception, match="pickle"):
+        process.start()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+
+
+@pytest.mark.parametrize(("method", "held"), [("spawn", {signal.SIGINT}), ("fork", set(targets.STOPS))])
+def test_what_is_held_while_a_child_starts(method: str, held: set[signal.Signals]) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with launch.signals_held(method):
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before | held
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
