@@ -1,7 +1,8 @@
 """Run the tests with the release wheel on each supported Sanic, or on each CPython found here.
 
-``matrix.py sanic|pythons [-- pytest arguments]``. Every cell runs, whatever became of the one before; the
-exit code is 1 if one failed.
+``matrix.py sanic|pythons [-- pytest arguments]``. What differs between releases of Sanic is seen by the
+integration tests, what differs between interpreters by the others and by some of the integration tests.
+Every cell runs, whatever became of the one before; the exit code is 1 if one failed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,17 @@ from environments import DEPENDENCIES, INTERPRETER, TEST_GROUP, Environment
 
 SANIC_LINES = ("23.12", "24.12", "25.12")
 PYTHON_MINORS = range(10, 15)
+TESTS = {
+    "sanic": ["tests/integration"],
+    "pythons": [
+        "tests/core",
+        "tests/unit",
+        "tests/test_surface.py",
+        "tests/integration/test_cluster.py",
+        "tests/integration/test_start_methods.py",
+        "tests/integration/test_stopping.py",
+    ],
+}
 PROBE = "import platform, sys; print(platform.python_implementation(), sys.version_info[:2], sys.executable)"
 
 
@@ -72,13 +84,12 @@ def main() -> int:
     parser.add_argument("pytest", nargs="*")
     arguments = parser.parse_args()
     cells = sanic_cells() if arguments.row == "sanic" else python_cells()
-    tests = "tests/integration" if arguments.row == "sanic" else "tests"
     results = []
     for name, environment in cells:
         environment.install_wheel()
         print(f"=== {name}: {describe(environment)}", flush=True)
         began = time.monotonic()
-        code = environment.run_python("-m", "pytest", "-q", tests, *arguments.pytest)
+        code = environment.run_python("-m", "pytest", "-q", *TESTS[arguments.row], *arguments.pytest)
         results.append((name, code, time.monotonic() - began))
     for name, code, seconds in results:
         print(f"{name:15} {'passed' if code == 0 else f'FAILED ({code})':12} {seconds:6.1f} s")

@@ -160,7 +160,7 @@ class Inspector:
             return None
 
     def _authentication(self, request: Request) -> None:
-        token = (request.token or "").encode(errors="surrogatepass")
+        token = (request.token or "").encode()
         # A key of digits alone, set in the environment, arrives as a number.
         if not compare_digest(token, str(self.api_key).encode()):
             raise Unauthorized("Bad API key")

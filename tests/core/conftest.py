@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from importlib import import_module
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -46,9 +46,17 @@ def publisher(ends: tuple[Connection, Connection]) -> Connection:
 
 
 @pytest.fixture
-def monitor(core: ModuleType, ends: tuple[Connection, Connection]) -> Iterator:
+def monitor(core: ModuleType, ends: tuple[Connection, Connection]) -> Iterator[Any]:
     """A monitor of the manager's pipe."""
     made = core.Monitor(ends[1].fileno())
-    with ExitStack() as stack:
-        stack.callback(made.close)
-        yield made
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[tuple[int, int]]:
+    """What a child waits at: the descriptor that it reads from, and the one that lets it through."""
+    reading, writing = os.pipe()
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)

@@ -121,7 +121,7 @@ def test_what_is_understood_is_what_pickle_would_load(core: ModuleType) -> None:
     understood = 0
     for payload in forms("n\u20ac:".encode()):
         for at in range(len(payload)):
-            for byte in {0, 1, 4, 5, 6, 0x2E, 0x4E, 0x58, 0x71, 0x72, 0x8C, 0x8D, 0x94, 0x95, 0xFF}:
+            for byte in (0, 1, 4, 5, 6, 0x2E, 0x4E, 0x58, 0x71, 0x72, 0x8C, 0x8D, 0x94, 0x95, 0xFF):
                 changed = payload[:at] + bytes([byte]) + payload[at + 1 :]
                 decoded = core.decode(changed)
                 if type(decoded) is not Opaque:
@@ -130,7 +130,9 @@ def test_what_is_understood_is_what_pickle_would_load(core: ModuleType) -> None:
     assert understood > 1000
 
 
-@pytest.mark.parametrize("text", [b"\xff", b"\xc0\x80", b"\xe2\x82", b"\xed\xa0", b"\xf4\x90\x80\x80", b"a\x80"])
+@pytest.mark.parametrize(
+    "text", [b"\xff", b"\xc0\x80", b"\xe2\x82", b"\xed\xa0", b"\xf4\x90\x80\x80", b"a\x80"]
+)
 def test_what_is_not_utf8_is_left_to_pickle(core: ModuleType, text: bytes) -> None:
     for payload in forms(text):
         assert core.decode(payload) == Opaque(payload)

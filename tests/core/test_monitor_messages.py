@@ -22,17 +22,13 @@ from worker.messages import Corrupt, Exited, Opaque, Received, Restart, Scale, S
 
 from .processes import LONG, Children, die, frame, until
 
-ME = os.getpid()
+ALLOWED = f"a frame has 0 to {16 * 1024 * 1024}"
 ENDED = Corrupt("the pipe was closed: it has no writer any more", b"")
 
 
 def send_texts(connection: Connection, name: str, count: int, size: int) -> None:
     for number in range(count):
         connection.send(f"{name}{number}:{name * size}")
-
-
-def begin_frame(connection: Connection, size: int, begun: bytes) -> None:
-    os.write(connection.fileno(), struct.pack("!i", size) + begun)
 
 
 def test_what_is_sent_comes_in_order_and_is_understood(monitor: Any, publisher: Connection) -> None:
@@ -77,7 +73,7 @@ def test_a_bad_header_costs_what_is_no_frame(monitor: Any, publisher: Connection
     publisher.send("a:")
     os.write(publisher.fileno(), b"\xff\xff\xff\0")
     publisher.send("b:")
-    reason = f"a header announces -256 bytes, a frame has 0 to {16 * 1024 * 1024}"
+    reason = f"a header announces -256 bytes, {ALLOWED}"
     assert monitor.wait(LONG) == [
         Received(Restart(("a",), ""), os.getpid()),
         Corrupt(reason, b"\xff\xff\xff\0", os.getpid()),
@@ -101,21 +97,20 @@ def test_writers_that_interleave_do_not_harm_each_other(
     assert got == wanted
 
 
-def test_a_bad_writer_harms_itself_alone(
-    monitor: Any, publisher: Connection, children: Children
-) -> None:
-    # Each writes half a frame; then the first writes what is none, and the second the other half.
+def test_a_bad_writer_harms_itself_alone(monitor: Any, publisher: Connection, children: Children) -> None:
     whole = frame(pickle.dumps("good:"))
-    begun = children.fork(os.write, publisher.fileno(), b"\0\0\1\0half")
-    assert monitor.wait(0.01) == [] or True
-    children.settle(begun)
+    half = children.fork(os.write, publisher.fileno(), b"\0\0\1\0half")
+    children.settle(half)
     os.write(publisher.fileno(), whole[:9])
     bad = children.fork(os.write, publisher.fileno(), b"\xff\xff\xff\xf0")
     children.settle(bad)
     os.write(publisher.fileno(), whole[9:])
-    events = until(monitor, 3)
-    assert Received(Restart(("good",), ""), os.getpid()) in events
-    assert {event.sender for event in events} == {os.getpid(), begun, bad}
+    unfinished = "4 bytes of an unfinished frame of 256 bytes; its writer is gone"
+    assert until(monitor, 3) == [
+        Corrupt(f"a header announces -16 bytes, {ALLOWED}", b"\xff\xff\xff\xf0", bad),
+        Received(Restart(("good",), ""), os.getpid()),
+        Corrupt(unfinished, b"\0\0\1\0half", half),
+    ]
 
 
 def test_what_a_process_wrote_comes_with_or_before_its_exit(
@@ -167,16 +162,17 @@ def test_no_more_than_is_held_by_default_is_taken_at_once(monitor: Any, publishe
 def test_what_a_killed_writer_left_is_told_before_its_exit(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
+    sample = struct.pack("!i", 100_000) + b"partial"
+
     def write() -> None:
         publisher.send("a:")
-        begin_frame(publisher, 100_000, b"partial")
+        os.write(publisher.fileno(), sample)
         die()
 
     pid = children.fork(write)
     children.settle(pid)
     monitor.watch("w", pid, None)
     reason = "7 bytes of an unfinished frame of 100000 bytes; its writer is gone"
-    sample = struct.pack("!i", 100_000) + b"partial"
     assert monitor.wait(LONG) == [
         Received(Restart(("a",), ""), pid),
         Corrupt(reason, sample, pid),
@@ -189,59 +185,183 @@ def test_what_a_killed_writer_left_is_told_before_its_exit(
 def test_a_large_frame_that_is_cut_short_by_a_kill(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
-    # The writer blocks in the middle of its frame, as nobody reads, and is killed there.
-    pid = children.fork(publisher.send, "k" * 4_000_000)
+    def write() -> None:
+        os.write(publisher.fileno(), struct.pack("!i", 4_000_000))
+        for _ in range(100):
+            os.write(publisher.fileno(), b"k" * 10_000)
+        die()
+
+    pid = children.fork(write)
     monitor.watch("w", pid, None)
-    assert monitor.wait(0.05) == []
-    os.kill(pid, signal.SIGKILL)
-    corrupt, exited = until(monitor, 2)
-    assert corrupt.reason.endswith("; its writer is gone")
-    assert corrupt.sender == pid
-    assert len(corrupt.sample) == 64
-    assert exited == Exited("w", pid, -signal.SIGKILL)
+    reason = "1000000 bytes of an unfinished frame of 4000000 bytes; its writer is gone"
+    assert until(monitor, 2) == [
+        Corrupt(reason, struct.pack("!i", 4_000_000) + b"k" * 60, pid),
+        Exited("w", pid, -signal.SIGKILL),
+    ]
 
 
 def test_a_writer_that_nobody_watches_is_missed(
-    monitor: Any, publisher: Connection, children: Children
+    monitor: Any, publisher: Connection, children: Children, gate: tuple[int, int]
 ) -> None:
-    told, tell = os.pipe()
-    gate, opened = os.pipe()
-
     def grandchild() -> None:
-        os.read(gate, 1)
-        die()
+        os.close(gate[1])
+        os.write(publisher.fileno(), struct.pack("!i", 50) + struct.pack("!i", os.getpid()))
+        os.read(gate[0], 1)
 
     def child() -> None:
         with Children() as own:
-            pid = own.fork(grandchild)
-            begin = struct.pack("!i", 50) + b"abc"
-            os.write(tell, pid.to_bytes(4, "big"))
-            own.settle(pid)
-        del begin
+            own.settle(own.fork(grandchild))
 
-    def writes_then_waits() -> None:
-        begin_frame(publisher, 50, b"abc")
-        grandchild()
+    children.fork(child)
+    [writer] = until_kept(monitor, gate)
+    assert writer.reason == "4 bytes of an unfinished frame of 50 bytes; its writer is gone"
+    assert struct.pack("!i", writer.sender) == writer.sample[4:]
+    assert writer.sender not in (os.getpid(), None)
 
-    def forks() -> None:
-        with Children() as own:
-            pid = own.fork(writes_then_waits)
-            os.write(tell, pid.to_bytes(4, "big"))
-            own.settle(pid)
 
-    del child
-    try:
-        children.fork(forks)
-        writer = int.from_bytes(os.read(told, 4), "big")
-        assert monitor.wait(0.05) == []
-        os.write(opened, b".")
-        assert until(monitor, 1) == [
-            Corrupt(
-                "3 bytes of an unfinished frame of 50 bytes; its writer is gone",
-                struct.pack("!i", 50) + b"abc",
-                writer,
-            )
-        ]
-    finally:
-        for fd in (told, tell, gate, opened):
-            os.close(fd)
+def until_kept(monitor: Any, gate: tuple[int, int]) -> list[Any]:
+    """Read what the writer has written, which makes no event; then let it end."""
+    assert monitor.wait(0.1) == []
+    os.write(gate[1], b".")
+    return until(monitor, 1)
+
+
+def test_an_unknown_writer_that_finishes_its_frame_is_let_go(
+    monitor: Any, publisher: Connection, children: Children, gate: tuple[int, int]
+) -> None:
+    whole = frame(pickle.dumps("a:"))
+
+    def write() -> None:
+        os.write(publisher.fileno(), whole[:7])
+        os.read(gate[0], 1)
+        os.write(publisher.fileno(), whole[7:])
+        os.read(gate[0], 1)
+
+    pid = children.fork(write)
+    assert until_kept(monitor, gate) == [Received(Restart(("a",), ""), pid)]
+    os.write(gate[1], b".")
+    children.settle(pid)
+    assert monitor.wait(0) == []
+
+
+def test_a_watch_that_ends_leaves_the_unfinished_frame_in_care(
+    monitor: Any, publisher: Connection, children: Children, gate: tuple[int, int]
+) -> None:
+    def write() -> None:
+        os.write(publisher.fileno(), b"\0\0\0\x09abc")
+        os.read(gate[0], 1)
+
+    pid = children.fork(write)
+    monitor.watch("w", pid, None)
+    assert monitor.wait(0.1) == []
+    monitor.unwatch("w")
+    reason = "3 bytes of an unfinished frame of 9 bytes; its writer is gone"
+    assert until_kept(monitor, gate) == [Corrupt(reason, b"\0\0\0\x09abc", pid)]
+
+
+def test_descriptors_that_are_sent_along_are_not_kept(monitor: Any, publisher: Connection) -> None:
+    with socket.socket(fileno=os.dup(publisher.fileno())) as sender:
+        socket.send_fds(sender, [frame(pickle.dumps("a:"))], [publisher.fileno()] * 3)
+    before = set(os.listdir("/proc/self/fd"))
+    assert monitor.wait(LONG) == [Received(Restart(("a",), ""), os.getpid())]
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_end_of_the_pipe_is_told_once(monitor: Any, publisher: Connection) -> None:
+    publisher.send("a:")
+    os.write(publisher.fileno(), b"\0\0\0\x09abc")
+    publisher.close()
+    assert monitor.wait(LONG) == [
+        Received(Restart(("a",), ""), os.getpid()),
+        Corrupt(
+            "3 bytes of an unfinished frame of 9 bytes; its writer is gone", b"\0\0\0\x09abc", os.getpid()
+        ),
+        ENDED,
+    ]
+    used = process_time()
+    assert monitor.wait(0.3) == []
+    assert process_time() - used < 0.1, "the end of the pipe is polled over and over"
+
+
+def test_exits_are_seen_after_the_end_of_the_pipe(
+    monitor: Any, publisher: Connection, children: Children
+) -> None:
+    publisher.close()
+    assert monitor.wait(LONG) == [ENDED]
+    pid = children.fork(lambda: 5)
+    monitor.watch("w", pid, None)
+    assert monitor.wait(LONG) == [Exited("w", pid, 5)]
+
+
+def test_an_error_of_the_pipe_is_its_end(monitor: Any, ends: tuple[Connection, Connection]) -> None:
+    publisher, subscriber = ends
+    subscriber.send("nobody reads this")
+    publisher.close()
+    assert monitor.wait(LONG) == [Corrupt("the pipe was closed: Connection reset by peer", b"")]
+    assert monitor.wait(0) == []
+
+
+def plain_pipe(_: Path) -> tuple[int, int]:
+    return os.pipe()
+
+
+def fifo(folder: Path) -> tuple[int, int]:
+    os.mkfifo(folder / "fifo")
+    reading = os.open(folder / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    return reading, os.open(folder / "fifo", os.O_WRONLY)
+
+
+def tcp(_: Path) -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        writing = socket.create_connection(server.getsockname())
+        reading, _ = server.accept()
+    return reading.detach(), writing.detach()
+
+
+@pytest.fixture(params=[plain_pipe, fifo, tcp])
+def others(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """The two ends of something that is no Unix socket."""
+    reading, writing = request.param(tmp_path)
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)
+
+
+def test_other_pipes_are_read_without_knowing_the_writer(
+    core: ModuleType, others: tuple[int, int], children: Children
+) -> None:
+    reading, writing = others
+    monitor = core.Monitor(reading)
+    whole = frame(pickle.dumps("a:"))
+    os.write(writing, whole + whole[:5])
+    assert monitor.wait(LONG) == [Received(Restart(("a",), ""))]
+    assert monitor.wait(0) == []
+    pid = children.fork(os.write, writing, whole[5:])
+    children.settle(pid)
+    monitor.watch("w", pid, None)
+    assert until(monitor, 2) == [Received(Restart(("a",), "")), Exited("w", pid, len(whole) - 5)]
+    os.write(writing, whole[:5])
+    assert monitor.wait(0) == []
+    os.dup2(reading, writing)
+    unfinished = f"1 bytes of an unfinished frame of {len(whole) - 4} bytes; its writer is gone"
+    assert until(monitor, 2) == [Corrupt(unfinished, whole[:5]), ENDED]
+    monitor.close()
+
+
+@pytest.mark.parametrize("flags", [0, os.O_NONBLOCK])
+@pytest.mark.parametrize("duplex", [True, False])
+def test_the_mode_of_the_pipe_is_left_alone(core: ModuleType, duplex: bool, flags: int) -> None:
+    subscriber, publisher = Pipe(duplex)
+    with publisher, subscriber:
+        fcntl.fcntl(subscriber, fcntl.F_SETFL, flags)
+        before = fcntl.fcntl(subscriber, fcntl.F_GETFL)
+        socket.setdefaulttimeout(5)
+        try:
+            monitor = core.Monitor(subscriber.fileno())
+        finally:
+            socket.setdefaulttimeout(None)
+        publisher.send("a:")
+        assert len(monitor.wait(LONG)) == 1
+        assert monitor.wait(0) == []
+        assert fcntl.fcntl(subscriber, fcntl.F_GETFL) == before
+        monitor.close()

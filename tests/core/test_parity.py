@@ -23,10 +23,9 @@ LIMIT = 60
 EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "300"))
 
 anything = st.characters(codec=None, exclude_categories=()) | st.sampled_from("\ud800\udfff\x1c\x85\u2003")
-words = st.sampled_from(
-    ["__SCALE__", "__TERMINATE__", "__TERMINATE_EARLY__", "__ALL_PROCESSES__", "STARTUP_FIRST"]
-    + [*":,+-0123456789 \t\n", "9223372036854775807", "9223372036854775808", "/a.py", "name"]
-)
+VERBS = ["__SCALE__", "__TERMINATE__", "__TERMINATE_EARLY__", "__ALL_PROCESSES__", "STARTUP_FIRST"]
+SIZES = ["9223372036854775807", "9223372036854775808"]
+words = st.sampled_from([*VERBS, *SIZES, *":,+-0123456789 \t\n", "/a.py", "name"])
 texts = st.lists(words | st.text(anything, max_size=4), max_size=8).map("".join)
 
 

@@ -11,18 +11,13 @@ import pytest
 
 from .harness import STOCK, Server
 
-LONGEST_TEST = 90
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: many rounds of the same; SOAK_ROUNDS says how many")
     config.addinivalue_line("markers", "ours: what only this package has, and the stock manager has not")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if config.pluginmanager.hasplugin("timeout") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(LONGEST_TEST))
         if STOCK and item.get_closest_marker("ours"):
             item.add_marker(pytest.mark.skip(reason="the stock manager has nothing of the kind"))
 

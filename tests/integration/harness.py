@@ -320,6 +320,8 @@ class Server:
             self._process.wait()
         self.output.finish(2)
         self.output.close()
+        # Shown by pytest where the test has failed.
+        print(self.log()[-20_000:])
         if self.port and not port_is_free(self.port):
             problems.append(f"port {self.port} is still held")
         if self.unix and self.unix.exists():

@@ -149,7 +149,7 @@ def test_a_factory_and_what_it_shares(run: Run, target: tuple[str, ...]) -> None
 
 @pytest.mark.ours
 def test_what_is_shared_is_locked_in_a_worker(run: Run) -> None:
-    server = run("apps.factory:create_app", "--factory", workers=1, start_method="fork").wait_ready()
+    server = run("apps.factory:create_app", "--factory", workers=1).wait_ready()
     assert server.post("/replace") == "Cannot set other on locked SharedContext object"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import select
 import signal
@@ -11,14 +12,18 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe, get_context
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
+import pytest
+
 import worker
+from worker.constants import ProcessState
 from worker.manager import WorkerManager
 
 from . import targets
@@ -63,6 +68,27 @@ def lives(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+@contextlib.contextmanager
+def listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Hear what the manager logs; and let go of it, for it holds the processes that it names."""
+    caplog.set_level(logging.INFO, "sanic.root")
+    yield
+    caplog.get_records("call").clear()
+    gc.collect()
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines of the log that tell of an error."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def logged(caplog: pytest.LogCaptureFixture, text: str) -> str:
+    """Wait for a line of the log that has ``text`` in it."""
+    return until(
+        lambda: next((line for line in [*caplog.messages] if text in line), ""), f"{text!r} in the log"
+    )
 
 
 class Said(NamedTuple):
@@ -170,6 +196,13 @@ class House:
 
         return until(look, f"{wanted} in the entry of {name}")
 
+    def all_acked(self) -> None:
+        """Wait until main knows of the ack of every server."""
+        until(
+            lambda: all(one.state is ProcessState.ACKED for one in self.manager.transient_processes),
+            "the acks of all",
+        )
+
     def call(self, verb: Callable[[], None]) -> None:
         """Have the loop do something, and wait until it has done all that came before."""
         verb()
@@ -199,6 +232,10 @@ class House:
         thread.start()
         try:
             self.manager.run()
+        except BaseException as error:
+            # Its frames hold the processes, and those their descriptors.
+            traceback.clear_frames(error.__traceback__)
+            raise
         finally:
             over.set()
             thread.join()
@@ -215,6 +252,7 @@ class House:
             signal.signal(signum, handler)
         while self._journal.poll(0):
             self.heard.append(Said(*self._journal.recv()))
+        heard = self.heard
         left = [said.pid for said in self.heard if lives(said.pid)]
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -222,10 +260,12 @@ class House:
         states = {name: entry.get("state") for name, entry in self.state.copy().items()}
         for end in self._ends:
             end.close()
-        self.state = self.kwargs = None  # type: ignore[assignment]
         if self._shared is not None:
             self._shared.shutdown()
-        del self.manager
+        # What pytest still holds of this run is not to hold its processes.
+        for whole in (self.manager._loop, self.manager, self):
+            vars(whole).clear()
+        self.heard = heard
         gc.collect()
         assert not left, f"left alive: {left}"
         assert set(states.values()) <= FINAL, states

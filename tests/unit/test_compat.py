@@ -47,7 +47,12 @@ def test_wrong_arguments_are_refused_as_ever(args: tuple[Any, ...], kwargs: dict
 def test_one_name_is_enough() -> None:
     table = Table()
     assert table.shutdown_server() is None
-    assert table.shutdown_server("a") == table.shutdown_server(ident="a") == table.shutdown_server(name="a") == "a"  # type: ignore[call-arg]
+    assert (
+        table.shutdown_server("a")
+        == table.shutdown_server(ident="a")
+        == table.shutdown_server(name="a")
+        == "a"
+    )  # type: ignore[call-arg]
 
 
 def test_it_looks_like_the_method() -> None:

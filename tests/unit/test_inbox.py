@@ -33,8 +33,8 @@ from worker.messages import (
     Terminate,
 )
 
-from .targets import nothing
 from .running import until
+from .targets import nothing
 
 EIGHT = ("name", nothing, {"a": 1}, False, None, True, True, 3)
 
@@ -125,7 +125,9 @@ class TestInterpret:
         assert interpret(EIGHT) == Manage("name", nothing, {"a": 1}, False, None, True, True, 3)
         assert interpret(EIGHT[:7]) == Manage("name", nothing, {"a": 1}, False, None, True, True, 1)
 
-    @pytest.mark.parametrize("kwargs", [{}, OrderedDict(a=1), UserDict(a=1), MappingProxyType({"a": 1})], ids=repr)
+    @pytest.mark.parametrize(
+        "kwargs", [{}, OrderedDict(a=1), UserDict(a=1), MappingProxyType({"a": 1})], ids=repr
+    )
     def test_any_mapping_is_taken(self, kwargs: Any) -> None:
         assert interpret(("n", nothing, kwargs, *EIGHT[3:])) == Manage("n", nothing, kwargs, *EIGHT[3:])
 
@@ -164,13 +166,17 @@ class TestInterpret:
         message = (*EIGHT[:at], value, *EIGHT[at + 1 :])
         assert interpret(message) == Invalid(message, reason)
 
-    @pytest.mark.parametrize("message", [1, 1.5, True, b"x", ["a"], {"a": 1}, object(), nothing, list(EIGHT)], ids=repr)
+    @pytest.mark.parametrize(
+        "message", [1, 1.5, True, b"x", ["a"], {"a": 1}, object(), nothing, list(EIGHT)], ids=repr
+    )
     def test_nothing_else_is_a_command(self, message: Any) -> None:
         kind = type(message).__name__
         expected = f"a {kind} is no command; a str or a tuple of 8 would be"
         assert interpret(message) == Invalid(message, expected)
 
-    @pytest.mark.parametrize("error", [ValueError("no"), RecursionError(), MemoryError(), SystemExit(3)], ids=repr)
+    @pytest.mark.parametrize(
+        "error", [ValueError("no"), RecursionError(), MemoryError(), SystemExit(3)], ids=repr
+    )
     def test_an_object_that_cannot_be_told_true_or_false(self, error: BaseException) -> None:
         message = Odd(error, "bool")
         command = interpret(message)
@@ -198,7 +204,9 @@ class TestLoad:
     def test_a_pickled_object(self, message: Any) -> None:
         assert load(opaque(message)) == interpret(message)
 
-    @pytest.mark.parametrize("payload", [b"", b"x", b"\x80", pickle.dumps(EIGHT)[:-1], b"cnowhere\nnothing\n.", b"\xff" * 64])
+    @pytest.mark.parametrize(
+        "payload", [b"", b"x", b"\x80", pickle.dumps(EIGHT)[:-1], b"cnowhere\nnothing\n.", b"\xff" * 64]
+    )
     def test_what_is_no_pickle(self, payload: bytes) -> None:
         command = load(Opaque(payload))
         assert isinstance(command, Invalid)
@@ -239,7 +247,9 @@ class TestFileno:
         assert fileno(one) is None
         assert number >= 0
 
-    @pytest.mark.parametrize("answer", [None, "3", True, -1, 2.0, OSError(), ValueError(), AttributeError()], ids=repr)
+    @pytest.mark.parametrize(
+        "answer", [None, "3", True, -1, 2.0, OSError(), ValueError(), AttributeError()], ids=repr
+    )
     def test_where_there_is_none_to_poll(self, answer: Any) -> None:
         class Connection:
             def fileno(self) -> Any:

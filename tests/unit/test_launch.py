@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Callable
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
@@ -16,7 +15,7 @@ import pytest
 from worker import launch
 
 from . import targets
-from .running import command, environment, lives, python, until, wait_for_end
+from .running import command, environment, lives, wait_for_end
 
 METHODS = ["spawn", "fork", "forkserver"]
 NAME = "Sanic-Server-0-0"
@@ -87,7 +86,12 @@ class TestFactory:
         make = launch.factory(context, 2.5)
         process = make(name="x", target=targets.nothing, kwargs={}, daemon=True)
         assert type(process) is kind
-        assert (process.grace, process.main_pid, process.name, process.daemon) == (2.5, os.getpid(), "x", True)
+        assert (process.grace, process.main_pid, process.name, process.daemon) == (
+            2.5,
+            os.getpid(),
+            "x",
+            True,
+        )
 
     def test_of_a_context_that_is_nobodys(self) -> None:
         class Foreign:

@@ -136,8 +136,8 @@ class TestRefusals:
         loader = AppLoader("loaded_n")
         expected = (
             "Looks like you only supplied a module name. Sanic tried to locate an application instance "
-            "named loaded_n:app, but was unable to locate an application instance. Please provide a path to a "
-            "global instance of Sanic(), or a callable that will return a Sanic() application instance."
+            "named loaded_n:app, but was unable to locate an application instance. Please provide a path to "
+            "a global instance of Sanic(), or a callable that will return a Sanic() application instance."
         )
         assert refused(loader) == expected
         assert refused(loader) == expected

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sanic.exceptions import ServerKilled
 
-from worker import loop
-from worker.constants import ProcessState, RestartOrder
+from worker import launch, loop
+from worker.constants import RestartOrder
 from worker.manager import WorkerManager
 from worker.process import WorkerProcess
 
 from . import targets
-from .running import House, lives, until, wait_for_end
+from .running import House, errors, listening, lives, logged, until, wait_for_end
 from .test_inbox import Odd, RaisesWhenLoaded
 
 ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
@@ -29,24 +28,16 @@ EIGHT = ("Errand", targets.errand, {}, False, True, True, True, 1)
 
 
 @pytest.fixture(autouse=True)
-def _heard(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "sanic.root")
-
-
-def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-
-
-def logged(caplog: pytest.LogCaptureFixture, text: str) -> str:
-    """Wait for a line of the log that has ``text`` in it."""
-    return until(
-        lambda: next((line for line in [*caplog.messages] if text in line), ""), f"{text!r} in the log"
-    )
+def _listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with listening(caplog):
+        yield
 
 
 class TestAcks:
     @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-    def test_it_is_ready_when_all_are(self, method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_it_is_ready_when_all_are(
+        self, method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, number=2, method=method)
 
         def act() -> None:
@@ -55,10 +46,7 @@ class TestAcks:
                 entry = house.until(name, state="ACKED", serving=True)
                 assert entry["starts"] == 1
                 assert lives(entry["pid"])
-            until(
-                lambda: all(one.state is ProcessState.ACKED for one in house.manager.transient_processes),
-                "both acked",
-            )
+            house.all_acked()
 
         house.run(act)
         assert sorted(said.name for said in house.heard if said.what == "SIGINT") == [ONE, TWO]
@@ -79,8 +67,7 @@ class TestAcks:
             house.said("ready")
             house.until(ONE, state="STARTED")
             state[ONE] = {**state[ONE], "state": "ACKED"}
-            (process,) = house.manager.transient_processes
-            until(lambda: process.state is ProcessState.ACKED, "acked")
+            house.all_acked()
 
         house.run(act)
         assert state == {"Sanic-Main": {"pid": os.getpid()}}
@@ -140,8 +127,7 @@ class TestAcks:
 
         def act() -> None:
             (ready,) = house.said("ready")
-            until(lambda: len(house.said(None)) == 2, "both")
-            grandchildren.extend(said.what for said in house.heard if said.what != "ready")
+            grandchildren.extend(said.what for said in house.said(None, 2) if said.what != "ready")
             os.kill(ready.pid, signal.SIGKILL)
 
         with pytest.raises(ServerKilled):
@@ -158,7 +144,9 @@ class TestAcks:
         assert "] failed to start; its error is in the log above." in message
         assert ONE in message
 
-    def test_a_process_that_is_no_server_may_end(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_process_that_is_no_server_may_end(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, "acks_behind_the_gate")
         for name, plan in (("Good", "exits 0"), ("Bad", "exits 2")):
             (tmp_path / name).write_text(plan)
@@ -208,8 +196,7 @@ class TestDeaths:
         def act() -> None:
             (said,) = house.said("acked")
             house.until(ONE, state="ACKED")
-            (process,) = house.manager.transient_processes
-            until(lambda: process.state is ProcessState.ACKED, "acked")
+            house.all_acked()
             house.open_gate()
             house.until(ONE, state=state)
             assert errors(caplog) == [f"{ONE} [{said.pid}] {how}"]
@@ -221,10 +208,7 @@ class TestDeaths:
 
         def act() -> None:
             victim, _ = house.said("ready", 2)
-            until(
-                lambda: all(one.state is ProcessState.ACKED for one in house.manager.transient_processes),
-                "both acked",
-            )
+            house.all_acked()
             os.kill(victim.pid, signal.SIGKILL)
             house.until(victim.name, state="FAILED")
             assert errors(caplog) == [f"{victim.name} [{victim.pid}] was killed by SIGKILL"]
@@ -261,10 +245,7 @@ class TestDeaths:
 
         def act() -> None:
             victim, other = house.said("ready", 2)
-            until(
-                lambda: all(one.state is ProcessState.ACKED for one in house.manager.transient_processes),
-                "both acked",
-            )
+            house.all_acked()
             assert house._shared is not None
             os.kill(house._shared._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
             wait_for_end(house._shared._process.pid)  # type: ignore[attr-defined]
@@ -337,10 +318,7 @@ class TestCommands:
             house.send("__SCALE__:4")
             house.said("ready", 4)
             assert {said.name for said in house.heard} == {f"Sanic-Server-{n}-0" for n in range(4)}
-            until(
-                lambda: all(one.state is ProcessState.ACKED for one in house.manager.transient_processes),
-                "all acked",
-            )
+            house.all_acked()
             house.send("__SCALE__:4")
             logged(caplog, "No change needed. There are already 4 workers.")
             house.send("__SCALE__:2")
@@ -361,10 +339,7 @@ class TestCommands:
 
         def act() -> None:
             ready = {said.name: said.pid for said in house.said("ready", 3)}
-            until(
-                lambda: all(one.state is ProcessState.ACKED for one in house.manager.transient_processes),
-                "all acked",
-            )
+            house.all_acked()
             os.kill(ready[ONE], signal.SIGKILL)
             house.until(ONE, state="FAILED")
             house.send("__SCALE__:2")
@@ -494,7 +469,7 @@ class TestCommands:
             house.call(lambda: house.manager._loop.do(lambda: house.manager._loop._obey(waits, None)))
             house.until("Sanic-Later-0", state="NONE")
             house.send("Sanic-Later-0:")
-            house.said(["a"], 3)
+            house.said(["a", "config"])
             house.open_gate()
             house.until("Sanic-Later-0", state="COMPLETED")
 
@@ -668,24 +643,19 @@ class TestStops:
     ) -> None:
         """SIGTERM to all at once, while the servers start: main's own comes first."""
         house = House(tmp_path, "acks_behind_the_gate", number=2)
+        the_loop = house.manager._loop
+        turn = the_loop.turn
 
-        def act() -> None:
+        def all_at_once(at_most: float | None = None) -> None:
+            the_loop.turn = turn  # type: ignore[method-assign]
             for said in house.said("at the gate", 2):
-                os.kill(said.pid, signal.SIGKILL)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        hold = house.manager._loop
-        turn = hold.turn
-
-        def slowly(at_most: float | None = None) -> None:
-            # Both are there when the loop looks: the deaths and the signal.
-            until(lambda: hold._signals or not any(lives(said.pid) for said in house.heard), "something")
-            if any(said.what == "at the gate" for said in house.heard):
-                until(lambda: bool(hold._signals), "the signal")
+                os.kill(said.pid, signal.SIGTERM)
+                wait_for_end(said.pid)
+            signal.raise_signal(signal.SIGTERM)
             turn(at_most)
 
-        hold.turn = slowly  # type: ignore[method-assign]
-        house.run(act, stops=False)
+        the_loop.turn = all_at_once  # type: ignore[method-assign]
+        house.run(stops=False)
         assert errors(caplog) == []
 
     def test_the_second_one_kills(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -693,8 +663,7 @@ class TestStops:
         grandchildren: list[int] = []
 
         def act() -> None:
-            until(lambda: len(house.said(None)) == 2, "both")
-            grandchildren.extend(said.what for said in house.heard)
+            grandchildren.extend(said.what for said in house.said(None, 2))
             os.kill(os.getpid(), signal.SIGINT)
             logged(caplog, "Received signal SIGINT. Shutting down.")
             assert all(lives(said.pid) for said in house.heard)
@@ -719,7 +688,9 @@ class TestStops:
         assert errors(caplog) == [f"{ONE} [{said[0].pid}] did not end within 0.3 seconds; killing it"]
         wait_for_end(said[0].what)
 
-    def test_a_replaced_one_that_ignores_its_stop(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_replaced_one_that_ignores_its_stop(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, "stubborn", graceful_timeout=0.3)
 
         def act() -> None:
@@ -775,9 +746,11 @@ class TestStops:
 
     def test_a_signal_while_it_is_closed(self, tmp_path: Path) -> None:
         house = House(tmp_path)
-        manager = house.manager
+        the_loop = house.manager._loop
 
         class Closing:
+            """A monitor during whose close a signal comes."""
+
             def __init__(self, monitor: Any) -> None:
                 self.monitor = monitor
 
@@ -788,14 +761,14 @@ class TestStops:
                 self.monitor.close()
                 signal.raise_signal(signal.SIGTERM)
 
+        def replace_monitor() -> None:
+            assert the_loop._monitor is not None
+            launch.disown(the_loop._monitor)
+            the_loop._monitor = Closing(the_loop._monitor)
+            launch.own(the_loop._monitor)
+
         def act() -> None:
             house.said("ready")
-            manager._loop.do(lambda: setattr(manager._loop, "_monitor", closing))
+            house.call(lambda: the_loop.do(replace_monitor))
 
-        manager._loop.open()
-        closing = Closing(manager._loop._monitor)
-        from worker import launch
-
-        launch.own(closing)
-        launch.disown(closing.monitor)
         house.run(act)

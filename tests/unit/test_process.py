@@ -81,7 +81,9 @@ def with_config(config: Any = None) -> None: ...
 def with_kwargs(**kwargs: Any) -> None: ...
 
 
-def make(base: Callable[..., Any], target: Any = plain, name: str = "Sanic-Server-0-0", **options: Any) -> WorkerProcess:
+def make(
+    base: Callable[..., Any], target: Any = plain, name: str = "Sanic-Server-0-0", **options: Any
+) -> WorkerProcess:
     return WorkerProcess(base, name, target, {"a": 1}, options.pop("state", {}), **options)
 
 
@@ -173,7 +175,9 @@ class TestState:
         assert one.state is new
         assert one.worker_state[one.name] == {"server": True, "state": new.name}
 
-    @pytest.mark.parametrize("error", [KeyError("x"), BrokenPipeError(), ConnectionResetError(), EOFError()], ids=repr)
+    @pytest.mark.parametrize(
+        "error", [KeyError("x"), BrokenPipeError(), ConnectionResetError(), EOFError()], ids=repr
+    )
     def test_a_mapping_that_is_gone(
         self, base: type[FakeBase], error: Exception, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -192,7 +196,11 @@ class TestState:
         one.acked()
         text = " ".join(record.getMessage() for record in caplog.records)
         assert "The entry of Sanic-Server-0-0 is gone; {'state': 'ACKED'} is not recorded." in text
-        why = "Could not find worker state" if isinstance(error, KeyError) else "Monitor process has already exited."
+        why = (
+            "Could not find worker state"
+            if isinstance(error, KeyError)
+            else "Monitor process has already exited."
+        )
         assert why in text
 
 
@@ -228,7 +236,9 @@ class TestEnd:
         one.terminate()
         assert (kills, one.state) == ([], ProcessState.TERMINATED)
 
-    def test_terminate_what_dies_meanwhile(self, base: type[FakeBase], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_terminate_what_dies_meanwhile(
+        self, base: type[FakeBase], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def kill(pid: int, signum: int) -> None:
             raise ProcessLookupError
 

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +28,7 @@ FOREVER = 3600.0
 
 @pytest.fixture(autouse=True)
 def _signals_as_before() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -211,7 +212,7 @@ class TestWatching:
         told: set[str] = set()
         reloader = Reloader(FakePublisher(), 1e-6, set(), AppLoader(factory=lambda: app))
 
-        async def after(_: Any, changed: set[str]) -> None:
+        async def after(*_: Any, changed: Any = None) -> None:
             told.update(changed)
             reloader.stop()
 
@@ -327,9 +328,11 @@ class TestListeners:
 class TestStopping:
     def test_a_signal_ends_the_wait_at_once(self, app: Sanic[Any, Any]) -> None:
         reloader = Reloader(FakePublisher(), FOREVER, set(), AppLoader(factory=lambda: app))
-        signal.signal(signal.SIGALRM, reloader.stop)
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        signal.signal(signal.SIGUSR1, reloader.stop)
+        sender = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+        sender.start()
         reloader()
+        sender.join()
         assert reloader.run is False
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -344,6 +347,7 @@ class TestStopping:
 
         def check_file(filename: Any, mtimes: Any) -> bool:
             looked.append(filename)
+            reloader.stop()
             reloader.stop()
             return True
 

@@ -92,14 +92,18 @@ class TestSources:
 
 
 class TestRefused:
-    @pytest.mark.parametrize("value", [0, -1, 1.5, 2.0, True, False, "", "x", "1.0", "0", "-3", "1e3", [], b""])
+    @pytest.mark.parametrize(
+        "value", [0, -1, 1.5, 2.0, True, False, "", "x", "1.0", "0", "-3", "1e3", [], b""]
+    )
     def test_max_workers(self, value: Any) -> None:
         expected = f"max_workers of WorkerManager() cannot be {value!r}: it takes a whole number from 1 on"
         with pytest.raises(ValueError) as caught:
             settings.resolve({"max_workers": value})
         assert str(caught.value) == expected
 
-    @pytest.mark.parametrize("value", [-0.1, "-1", True, False, "", "x", "nan", "inf", "-inf", float("nan"), [], {}])
+    @pytest.mark.parametrize(
+        "value", [-0.1, "-1", True, False, "", "x", "nan", "inf", "-inf", float("nan"), [], {}]
+    )
     def test_graceful_timeout(self, value: Any) -> None:
         expected = (
             f"graceful_timeout of WorkerManager() cannot be {value!r}: it takes a number of seconds from 0 on"
