@@ -19,6 +19,7 @@ from worker.constants import MAIN_NAME, ProcessState
 from worker.inbox import ConnectionMonitor, Waiting, load, open_monitor
 from worker.messages import Command, Corrupt, Exited, Manage, Received, Restart, Scale, Stop, Terminate
 from worker.process import Worker, WorkerProcess
+from worker.state import snapshot
 from worker.watched import Watched, how_it_ended
 
 if TYPE_CHECKING:
@@ -403,10 +404,8 @@ class Loop:
         return max(0.0, min(deadlines) - now) if deadlines else None
 
     def _entries(self) -> Mapping[str, Any]:
-        """All entries of the state, in one call where it lives in another process."""
-        state: Any = self._manager.worker_state
         try:
-            return state.copy() if hasattr(state, "copy") else dict(state)
+            return snapshot(self._manager.worker_state)
         except (ConnectionError, EOFError):
             return {}
 

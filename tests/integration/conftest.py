@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from .harness import STOCK, Server
+from .harness import Server
+from .tools import STOCK
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,113 +1,31 @@
-"""Real servers under test: started in a session of their own, watched, steered, and checked for what they leave."""
+"""Real servers under test: started in a session of their own, steered, and checked for what they leave."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
-import random
 import re
-import selectors
 import socket
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 from ssl import SSLContext
 from time import monotonic
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from .apps.journal import MARK
+from .output import Event, Line, Output
+from .tools import MODULE, TIMEOUT, environment, free_port, port_is_free, wait_until
 
-STOCK = os.environ.get("WORKER_UNDER_TEST") == "stock"
-MODULE = "sanic" if STOCK else "worker"
-HERE = Path(__file__).parent
-TIMEOUT = 15.0
+# Each process of a server carries it in its environment.
 MARKER = "SERVER_UNDER_TEST"
-
-T = TypeVar("T")
-
-
-def wait_until(predicate: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
-    """What `predicate` returns as soon as it is true; AssertionError naming `what` after `timeout` seconds."""
-    pause = threading.Event()
-    deadline = monotonic() + timeout
-    while not (value := predicate()):
-        if monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
-        pause.wait(0.02)
-    return value
-
-
-def free_port() -> int:
-    """A port that nobody holds, below the range from which the kernel serves outgoing connections."""
-    while True:
-        port = random.randint(12_000, 30_000)
-        if port_is_free(port):
-            return port
-
-
-def port_is_free(port: int) -> bool:
-    """Whether both a TCP and a UDP socket can be bound to `port`."""
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with socket.socket(socket.AF_INET, kind) as probe:
-            if kind == socket.SOCK_STREAM:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return False
-    return True
-
-
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a process under test: that of the tests without traces of Sanic, and the paths it needs."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("SANIC_")}
-    paths = [str(HERE)]
-    if not STOCK:
-        spec = importlib.util.find_spec("worker")
-        assert spec is not None and spec.origin is not None, "the package `worker` cannot be imported"
-        paths.append(str(Path(spec.origin).parent.parent))
-    env["PYTHONPATH"] = os.pathsep.join(paths)
-    env["SANIC_NO_COLOR"] = "true"
-    env["PYTHONDONTWRITEBYTECODE"] = "1"
-    env.update(extra or {})
-    return env
-
-
-def run_python(*args: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run this interpreter to its end, e.g. `run_python("-m", "sanic", "inspect", cwd=...)`."""
-    command = [sys.executable, *args]
-    return subprocess.run(
-        command, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=30, check=False
-    )
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of output: `stream` is "out" or "err", `at` the monotonic time at which it was read."""
-
-    stream: str
-    text: str
-    at: float
-
-
-@dataclass(frozen=True)
-class Event:
-    """One journal entry: what happened, in which process, and where in the whole output it stands."""
-
-    name: str
-    process: str
-    pid: int
-    at: float
-    fields: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,78 +57,11 @@ class UnixConnection(HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class Output:
-    """Everything that a process and its descendants write, read by one thread until all of them have closed it."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.lines: list[Line] = []
-        self.events: list[Event] = []
-        self._changed = threading.Condition()
-        self._process = process
-        self._stop_reader, self._stop_writer = os.pipe()
-        self._thread = threading.Thread(target=self._read, name="server output", daemon=True)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None and self._process.stderr is not None
-        with selectors.DefaultSelector() as selector:
-            tails = {"out": b"", "err": b""}
-            selector.register(self._process.stdout, selectors.EVENT_READ, "out")
-            selector.register(self._process.stderr, selectors.EVENT_READ, "err")
-            selector.register(self._stop_reader, selectors.EVENT_READ, "")
-            while len(selector.get_map()) > 1:
-                for key, _ in selector.select():
-                    if not key.data:
-                        return
-                    chunk = os.read(key.fd, 1 << 16)
-                    if not chunk:
-                        selector.unregister(key.fileobj)
-                    *whole, tails[key.data] = (tails[key.data] + (chunk or b"\n")).split(b"\n")
-                    with self._changed:
-                        for raw in whole:
-                            self._add(key.data, raw.decode(errors="replace"))
-                        self._changed.notify_all()
-
-    def _add(self, stream: str, text: str) -> None:
-        now = monotonic()
-        before, mark, entry = text.partition(MARK)
-        if mark:
-            fields = json.loads(entry)
-            self.events.append(Event(fields.pop("event"), fields.pop("process"), fields.pop("pid"), now, fields))
-            text = before
-        if text.strip():
-            self.lines.append(Line(stream, text, now))
-
-    def wait(self, look: Callable[[], T], what: str, timeout: float) -> T:
-        """What `look` returns once it is true; looked at whenever there is more output."""
-        deadline = monotonic() + timeout
-        with self._changed:
-            while not (value := look()):
-                if not self._changed.wait(deadline - monotonic()):
-                    raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
-            return value
-
-    def finish(self, timeout: float) -> bool:
-        """Whether the output came to its end within `timeout` seconds."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def close(self) -> None:
-        """End the reader thread and close every descriptor."""
-        os.write(self._stop_writer, b"x")
-        self._thread.join()
-        os.close(self._stop_reader)
-        os.close(self._stop_writer)
-        for pipe in (self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            pipe.close()
-
-
 class Server:
     """A command under test, in its own session.
 
-    Use as a context manager. At the end the server is stopped if it still runs, and AssertionError is raised if any
-    process that it started is left, or if it still holds its port.
+    Use as a context manager. At the end the server is stopped if it still runs, and AssertionError is raised
+    if any process that it started is left, or if it still holds its port.
     """
 
     def __init__(
@@ -257,7 +108,9 @@ class Server:
         place = [f"--unix={unix}"] if unix else ["--host=127.0.0.1", f"--port={port}"]
         command = [sys.executable, "-m", MODULE, target, *place, f"--workers={workers}", "--no-motd", *args]
         method = {"START_METHOD": start_method}
-        return cls(command, cwd=cwd, env={**method, **(env or {})}, port=0 if unix else port, unix=unix, tls=tls)
+        return cls(
+            command, cwd=cwd, env={**method, **(env or {})}, port=0 if unix else port, unix=unix, tls=tls
+        )
 
     def __enter__(self) -> Server:
         return self
@@ -280,7 +133,7 @@ class Server:
         return self._process.poll()
 
     def signal(self, number: Signals, to: str = "main") -> None:
-        """Send a signal to "main", to its process "group", or to "all" processes that the server consists of."""
+        """Send a signal to "main", to its process "group", or to "all" processes of the server."""
         if to == "group":
             os.killpg(self.pid, number)
             return
@@ -289,7 +142,7 @@ class Server:
                 os.kill(pid, number)
 
     def wait(self, timeout: float = TIMEOUT) -> int:
-        """The exit code, once the process has ended and all output of it and its descendants has been read."""
+        """The exit code, once the process has ended and all output has been read."""
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -368,8 +221,7 @@ class Server:
         return [
             event
             for event in list(self.output.events)
-            if event.name == name
-            and all((getattr(event, key, None) or event.fields.get(key)) == value for key, value in fields.items())
+            if event.name == name and all(event.value(key) == value for key, value in fields.items())
         ]
 
     def wait_events(self, name: str, count: int = 1, timeout: float = TIMEOUT, **fields: Any) -> list[Event]:
@@ -455,22 +307,19 @@ class Server:
         except AssertionError as error:
             raise AssertionError(f"{error}; the table: {seen}") from None
 
-
-def tracebacks(text: str) -> list[list[str]]:
-    """The files of each traceback in `text`, outermost first."""
-    found: list[list[str]] = []
-    for line in text.splitlines():
-        if "Traceback (most recent call last)" in line:
-            found.append([])
-        elif found and (frame := re.match(r'\s+File "([^"]+)", line \d+', line)):
-            found[-1].append(frame.group(1))
-    return found
+    def serving(self, count: int) -> None:
+        """Wait until the entries of exactly `count` settled servers say that they serve."""
+        wait_until(
+            lambda: all(entry["serving"] for entry in self.settled(count).values()), f"{count} serving"
+        )
 
 
 @contextlib.contextmanager
 def load(server: Server, path: str = "/whoami") -> Iterator[list[str]]:
-    """Requests one after another, each on its own connection, while the body runs; yields the list of what went
-    wrong, and fails when hardly any request was made."""
+    """Requests one after another, each on its own connection, while the body runs.
+
+    Yields the list of what went wrong; fails when hardly any request was made.
+    """
     failures: list[str] = []
     stop = threading.Event()
     made = 0

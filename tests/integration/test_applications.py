@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import trustme
 
-from .harness import STOCK, Server, free_port, wait_until
+from .harness import Server
+from .tools import STOCK, free_port, wait_until
 
 Run = Callable[..., Server]
 
@@ -33,17 +34,21 @@ def test_two_applications_in_one_server(tmp_path: Path) -> None:
         server.wait_ready()
         table = server.settled(2)
         for port in (server.port, second):
-            wait_until(lambda port=port: server.get("/whoami", port=port)["name"] == "Sanic-Server-0-0", "the one")
-            wait_until(lambda port=port: server.get("/whoami", port=port)["name"] == "Sanic-Server-1-0", "the other")
+            for name in table:
+                wait_for_answer(server, name, port)
         who = server.post("/m/restart", port=second)["name"]
         wait_until(lambda: server.settled(2)[who]["pid"] != table[who]["pid"], "a restart through the second")
-        wait_until(lambda: server.get("/whoami", port=second)["name"] == who, "the second after the restart")
+        wait_for_answer(server, who, second)
         assert server.stop() == 0
         assert {event.fields["app"] for event in server.events("before_server_start")} == {"first", "second"}
         assert {event.fields["app"] for event in server.events("main_process_start")} == {"first"}
         for app in ("first", "second"):
             assert len(server.events("after_server_stop", app=app)) == 3
         assert tracebackless(server)
+
+
+def wait_for_answer(server: Server, name: str, port: int | None = None) -> None:
+    wait_until(lambda: server.get("/whoami", port=port)["name"] == name, f"an answer from {name}")
 
 
 def tracebackless(server: Server) -> bool:
@@ -58,14 +63,14 @@ def test_a_unix_socket(run: Run, tmp_path: Path) -> None:
     wait_until(lambda: server.settled(2)[who]["pid"] != table[who]["pid"], "a restart")
     assert path.is_socket()
     for name in table:
-        wait_until(lambda name=name: server.get("/whoami")["name"] == name, f"an answer from {name}")
+        wait_for_answer(server, name)
     assert server.stop() == 0
     assert not path.exists()
     assert server.log("err") == ""
 
 
 @pytest.mark.ours
-def test_a_unix_socket_loses_no_request_that_comes_before_the_workers(run: Run, tmp_path: Path) -> None:
+def test_early_request_on_a_unix_socket(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     server = run("apps.cluster:app", unix=path)
     wait_until(path.is_socket, "the socket")
@@ -82,7 +87,9 @@ def test_http_3(run: Run, tmp_path: Path) -> None:
     args = ("--http=3", f"--cert={tmp_path / 'cert.pem'}", f"--key={tmp_path / 'key.pem'}")
     server = run("apps.cluster:app", *args, workers=1)
     server.wait_events("after_server_start")
-    status, body = asyncio.run(asyncio.wait_for(ask_over_quic(server.port, tmp_path / "ca.pem", "/workers"), 15))
+    status, body = asyncio.run(
+        asyncio.wait_for(ask_over_quic(server.port, tmp_path / "ca.pem", "/workers"), 15)
+    )
     assert status == 200
     assert b"Sanic-Server-0-0" in body
     assert b'"ACKED"' in body
@@ -124,13 +131,17 @@ async def ask_over_quic(port: int, authority: Path, path: str) -> tuple[int, byt
         assert isinstance(client, Client)
         stream = client._quic.get_next_available_stream_id()
         headers = {":method": "GET", ":scheme": "https", ":authority": "localhost", ":path": path}
-        client.http.send_headers(stream, [(k.encode(), v.encode()) for k, v in headers.items()], end_stream=True)
+        client.http.send_headers(
+            stream, [(k.encode(), v.encode()) for k, v in headers.items()], end_stream=True
+        )
         client.transmit()
-        await client.done
+        await asyncio.wait_for(client.done, 15)
         return client.status, client.body
 
 
-@pytest.mark.parametrize("target", [("apps.factory:create_app", "--factory"), ("apps.factory:create_plain()",)])
+@pytest.mark.parametrize(
+    "target", [("apps.factory:create_app", "--factory"), ("apps.factory:create_plain()",)]
+)
 def test_a_factory_and_what_it_shares(run: Run, target: tuple[str, ...]) -> None:
     server = run(*target).wait_ready()
     server.settled(2)
@@ -197,8 +208,7 @@ if __name__ == "__main__":
         assert server.log("err") == ""
 
 
-@pytest.mark.parametrize("method", ["spawn"])
-def test_a_script_without_the_main_guard_says_so(tmp_path: Path, method: str) -> None:
+def test_a_script_without_the_main_guard_says_so(tmp_path: Path) -> None:
     text = """
 import os
 from sanic import Sanic

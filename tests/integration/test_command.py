@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import run_python
+from .tools import run_python
 
 pytestmark = pytest.mark.ours
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .harness import HERE, MODULE, Server, free_port, tracebacks
+from .harness import Server
+from .output import tracebacks
+from .tools import HERE, MODULE, free_port
 
 BROKEN = str(HERE / "apps" / "broken.py")
 SOON = 5.0
@@ -20,9 +22,10 @@ def failed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
     port = free_port()
     # A module is imported anew only by a worker that does not inherit it.
     method = "spawn" if request.param in ("import", "listener") else "fork"
+    env = {"FAIL": request.param, "START_METHOD": method}
     script = f'"{sys.executable}" -m {MODULE} apps.broken:app -H 127.0.0.1 -p {port} --workers=2 --no-motd'
     command = ["sh", "-c", f"{script}; echo after=$?; echo on"]
-    with Server(command, cwd=tmp_path, port=port, env={"FAIL": request.param, "START_METHOD": method}) as server:
+    with Server(command, cwd=tmp_path, port=port, env=env) as server:
         yield request.param, server
 
 
@@ -38,7 +41,9 @@ def test_a_worker_that_does_not_start(failed: tuple[str, Server]) -> None:
 
     errors = server.log("err")
     assert "Sanic-Server-1-0" in errors
-    why = {"import": "broken on purpose", "listener": "broken on purpose", "exit": r"3", "kill": "SIGKILL"}[how]
+    why = {"import": "broken on purpose", "listener": "broken on purpose", "exit": r"3", "kill": "SIGKILL"}[
+        how
+    ]
     assert any(why in line for line in errors.splitlines())
     # The user's own error may be shown as it came; nothing else ends in a traceback.
     assert all(trace and trace[-1] == BROKEN for trace in tracebacks(errors)), errors

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import trustme
 
-from .harness import MODULE, Response, Server, free_port, port_is_free, run_python, wait_until
+from .harness import Response, Server
+from .tools import MODULE, free_port, port_is_free, run_python, wait_until
 
 KEY = "a secret"
 
@@ -43,6 +44,9 @@ class Inspected:
         return not port_is_free(self.port)
 
 
+Secured = tuple[Inspected, Path]
+
+
 @pytest.fixture(scope="module")
 def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inspected]:
     port = free_port()
@@ -60,6 +64,11 @@ def inspect(inspected: Inspected, *args: str, env: dict[str, str] | None = None)
     """Run the stock client; every such command is run with the interpreter under test."""
     command = ["-m", "sanic", "inspect", *args]
     return run_python(*command, cwd=inspected.server.cwd, env=env)
+
+
+def pids(inspected: Inspected) -> set[int]:
+    """Of the two servers, once they have settled."""
+    return {entry["pid"] for entry in inspected.server.settled(2).values()}
 
 
 def test_information_and_table(inspected: Inspected) -> None:
@@ -84,7 +93,9 @@ def test_reload(inspected: Inspected, zero_downtime: bool) -> None:
     arguments = {"zero_downtime": True} if zero_downtime else {}
     assert inspected.call("reload", **arguments) is None
     wait_until(
-        lambda: {e["pid"] for e in inspected.server.settled(2).values()}.isdisjoint(e["pid"] for e in before.values()),
+        lambda: {e["pid"] for e in inspected.server.settled(2).values()}.isdisjoint(
+            e["pid"] for e in before.values()
+        ),
         "two new workers",
     )
 
@@ -103,7 +114,10 @@ def test_scale(inspected: Inspected) -> None:
 
 def test_commands_of_a_subclass(inspected: Inspected) -> None:
     assert inspected.call("echo") == {"args": [], "kwargs": {}}
-    assert inspected.call("echo", args=["a", 1], deep={"x": None}) == {"args": ["a", 1], "kwargs": {"deep": {"x": None}}}
+    assert inspected.call("echo", args=["a", 1], deep={"x": None}) == {
+        "args": ["a", 1],
+        "kwargs": {"deep": {"x": None}},
+    }
     assert inspected.call("later", value="on") == "later on"
     assert inspected.call("later", args=["off"]) == "later off"
 
@@ -166,7 +180,9 @@ def test_the_client_steers(inspected: Inspected) -> None:
     before = inspected.server.settled(2)
     assert inspect(inspected, "reload", "--zero-downtime", port).returncode == 0
     wait_until(
-        lambda: {e["pid"] for e in inspected.server.settled(2).values()}.isdisjoint(e["pid"] for e in before.values()),
+        lambda: {e["pid"] for e in inspected.server.settled(2).values()}.isdisjoint(
+            e["pid"] for e in before.values()
+        ),
         "two new workers",
     )
     assert inspect(inspected, "scale", "3", port).stdout.strip() == "Scaling to 3"
@@ -177,7 +193,10 @@ def test_the_client_steers(inspected: Inspected) -> None:
 
 def test_the_client_runs_commands_of_a_subclass(inspected: Inspected) -> None:
     done = inspect(inspected, "echo", "a", "b", "--one=1", "--flag", "--no-other", f"--port={inspected.port}")
-    assert json.loads(done.stdout) == {"args": ["a", "b"], "kwargs": {"one": "1", "flag": True, "other": False}}
+    assert json.loads(done.stdout) == {
+        "args": ["a", "b"],
+        "kwargs": {"one": "1", "flag": True, "other": False},
+    }
 
 
 def test_the_client_says_when_nobody_listens(inspected: Inspected) -> None:
@@ -220,19 +239,19 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Inspecte
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/scale"), ("POST", "/shutdown")])
 @pytest.mark.parametrize("sent", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}])
-def test_without_the_key(secured: tuple[Inspected, Path], method: str, path: str, sent: dict[str, str]) -> None:
-    response = secured[0].request(method, path, **sent)
+def test_without_the_key(secured: Secured, method: str, path: str, sent: dict[str, str]) -> None:
+    response = secured[0].request(method, path, None, **sent)
     assert response.status == 401
     assert "Bad API key" in response.text
 
 
-def test_with_the_key_over_tls(secured: tuple[Inspected, Path]) -> None:
+def test_with_the_key_over_tls(secured: Secured) -> None:
     response = secured[0].request("GET", "/", Authorization=f"Bearer {KEY}")
     assert response.status == 200
     assert response.json["result"]["workers"]["Sanic-Main"] == {"pid": secured[0].server.pid}
 
 
-def test_shutdown_by_the_client_over_tls(secured: tuple[Inspected, Path]) -> None:
+def test_shutdown_by_the_client_over_tls(secured: Secured) -> None:
     inspected, authority = secured
     env = {"SSL_CERT_FILE": str(authority)}
     done = inspect(inspected, "shutdown", "--secure", f"--api-key={KEY}", f"--port={inspected.port}", env=env)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .harness import HERE, run_python
+from .tools import HERE, run_python
 
 pytestmark = pytest.mark.ours
 
@@ -76,7 +76,8 @@ def test_what_sanic_and_others_have_bound_already_is_replaced(tmp_path: Path) ->
         """
         import early, worker, sanic.cli.app
         paths = [
-            "early.WorkerManager", "early.Renamed", "early.loader.AppLoader", "early.sanic.worker.manager.WorkerManager",
+            "early.WorkerManager", "early.Renamed", "early.loader.AppLoader",
+            "early.sanic.worker.manager.WorkerManager",
             "sanic.app.WorkerManager", "sanic.app.Inspector", "sanic.app.CertLoader",
             "sanic.mixins.startup.WorkerManager", "sanic.mixins.startup.worker_serve",
             "sanic.mixins.startup.Reloader", "sanic.mixins.startup.AppLoader",
@@ -106,16 +107,19 @@ def test_what_sanic_and_others_have_bound_already_is_replaced(tmp_path: Path) ->
 
 
 def test_a_threshold_set_on_the_stock_name_is_ours(tmp_path: Path) -> None:
-    assert result(
-        tmp_path,
-        """
+    assert (
+        result(
+            tmp_path,
+            """
         import worker
         worker.install()
         from sanic.worker.manager import WorkerManager
         WorkerManager.THRESHOLD = 7
         print(json.dumps(worker.WorkerManager.THRESHOLD))
         """,
-    ) == 7
+        )
+        == 7
+    )
 
 
 def test_a_class_derived_from_a_stock_one_is_refused(tmp_path: Path) -> None:

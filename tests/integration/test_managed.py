@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from .harness import Server, wait_until
+from .harness import Server
+from .tools import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,11 @@ def entry(server: Server, name: str) -> dict[str, Any]:
 
 
 def in_state(server: Server, name: str, state: str) -> dict[str, Any]:
-    return wait_until(
-        lambda: (found := server.table().get(name)) and found.get("state") == state and found, f"{name} {state}"
-    )
+    def look() -> dict[str, Any]:
+        found = server.table().get(name, {})
+        return found if found.get("state") == state else {}
+
+    return wait_until(look, f"{name} {state}")
 
 
 def manage(server: Server, ident: str, func: str = "until_told", **options: Any) -> None:
@@ -175,7 +178,9 @@ def test_transient_and_not_restartable_is_refused(server: Server) -> None:
 
 
 def test_all_are_told_to_stop_once(server: Server) -> None:
-    alive = {event.pid: event.process for event in server.events("managed") if event.pid in server.processes()}
+    alive = {
+        event.pid: event.process for event in server.events("managed") if event.pid in server.processes()
+    }
     assert server.stop() == 0
     told = {event.pid: event for event in server.events("told") if event.pid in alive}
     assert set(told) == set(alive)

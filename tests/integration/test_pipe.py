@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from .apps.messages import MESSAGES
-from .harness import Server, wait_until
+from .harness import Server
+from .tools import wait_until
 
 HONEST = 100
 
@@ -79,7 +80,9 @@ def test_no_honest_message_is_lost_beside_broken_ones(alive: Server) -> None:
     received = [line.text.partition(prefix)[2] for line in alive.output.lines[mark:] if prefix in line.text]
     # Each sender's messages arrive once each and in the order in which it sent them.
     for label in "ab":
-        assert [text for text in received if text.startswith(label)] == [f"{label}-{n}" for n in range(HONEST)]
+        assert [text for text in received if text.startswith(label)] == [
+            f"{label}-{n}" for n in range(HONEST)
+        ]
     obeys(alive)
 
 

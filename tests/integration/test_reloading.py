@@ -32,7 +32,12 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     watched = Watched(tmp_path_factory.mktemp("reloading"))
-    for name in ("first.txt", "second.txt", "with:colon.txt", *(f"prime-{number}.txt" for number in range(10))):
+    for name in (
+        "first.txt",
+        "second.txt",
+        "with:colon.txt",
+        *(f"prime-{number}.txt" for number in range(10)),
+    ):
         watched.edit(name)
     return watched
 

@@ -7,7 +7,8 @@ from signal import SIGINT
 
 import pytest
 
-from .harness import STOCK, Server
+from .harness import Server
+from .tools import STOCK
 
 Run = Callable[..., Server]
 

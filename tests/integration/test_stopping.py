@@ -1,4 +1,4 @@
-"""How a server ends: by each signal, to main, to its group and to everything at once, early, and when it will not."""
+"""How a server ends: by each signal, to main, its group and all at once; early; and when it will not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 
 import pytest
 
-from .harness import Server, wait_until
+from .harness import Server
+from .tools import wait_until
 
 Run = Callable[..., Server]
 
@@ -29,7 +30,10 @@ def test_a_signal_stops_all_in_order(run: Run, number: Signals, to: str, method:
     server.wait_events("after_server_start", 2)
     assert server.stop(number, to) == 0
     for event in ("before_server_stop", "after_server_stop"):
-        assert sorted(found.process for found in server.events(event)) == ["Sanic-Server-0-0", "Sanic-Server-1-0"]
+        assert sorted(found.process for found in server.events(event)) == [
+            "Sanic-Server-0-0",
+            "Sanic-Server-1-0",
+        ]
     assert server.output.events[-1].name == "main_process_stop"
     assert len(server.events("main_process_stop")) == 1
     assert f"Received signal {number.name}. Shutting down." in server.log("out")

@@ -14,7 +14,7 @@ import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing import Pipe, get_context
+from multiprocessing import Pipe, active_children, get_context
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from time import monotonic
@@ -266,6 +266,7 @@ class House:
         for whole in (self.manager._loop, self.manager, self):
             vars(whole).clear()
         self.heard = heard
+        active_children()
         gc.collect()
         assert not left, f"left alive: {left}"
         assert set(states.values()) <= FINAL, states

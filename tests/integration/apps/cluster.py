@@ -1,4 +1,4 @@
-"""The plain application: steerable, with every listener noted. With HANG set, `before_server_stop` never ends."""
+"""The plain application: steerable, every listener noted. With HANG set, `before_server_stop` never ends."""
 
 from __future__ import annotations
 

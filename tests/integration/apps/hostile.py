@@ -36,7 +36,7 @@ def ghost() -> object:
 
 @app.post("/bad/<which:str>")
 async def bad(request: Request, which: str) -> HTTPResponse:
-    """Send the named message and then, from the same process, a restart of nobody that main must answer in its log."""
+    """Send the named message, then a restart of nobody, which main must answer in its log."""
     message = ghost() if which == "ghost" else MESSAGES[which.replace("-", " ")]
     app.m._monitor_publisher.send(message)
     probe = f"Probe-{which}"

@@ -1,4 +1,4 @@
-"""How a process under test tells the test what happened in it: one line on stdout, written at once and whole."""
+"""How a process under test says what happened in it: one line on stdout, written at once and whole."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ MARK = "@journal "
 
 WORKER_EVENTS = ("before_server_start", "after_server_start", "before_server_stop", "after_server_stop")
 MAIN_EVENTS = ("main_process_start", "main_process_ready", "main_process_stop")
-RELOAD_EVENTS = ("reload_process_start", "reload_process_stop", "before_reload_trigger", "after_reload_trigger")
+RELOAD_EVENTS = (
+    "reload_process_start",
+    "reload_process_stop",
+    "before_reload_trigger",
+    "after_reload_trigger",
+)
 
 
 def note(event: str, **fields: Any) -> None:

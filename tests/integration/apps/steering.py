@@ -19,7 +19,7 @@ if "START_METHOD" in os.environ:
 
 
 def travel(value: Any) -> Any:
-    """A time as its ISO text and its offset from UTC in seconds (None when it is naive); the rest as it is."""
+    """A time as its ISO text and its offset from UTC in seconds (None if it is naive); the rest as it is."""
     if isinstance(value, datetime):
         offset = value.utcoffset()
         return {"iso": value.isoformat(), "offset": None if offset is None else offset.total_seconds()}

@@ -1,0 +1,121 @@
+"""What a server under test says: lines of its log, and the journal that its processes keep."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, TypeVar
+
+from .apps.journal import MARK
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of output: `stream` is "out" or "err", `at` the monotonic time at which it was read."""
+
+    stream: str
+    text: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """One journal entry: what happened, in which process, and where in the whole output it stands."""
+
+    name: str
+    process: str
+    pid: int
+    at: float
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def value(self, key: str) -> Any:
+        """One of the attributes, or else of the fields."""
+        return getattr(self, key, None) or self.fields.get(key)
+
+
+class Output:
+    """Everything that a process and its descendants write, read by one thread until all have closed it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.lines: list[Line] = []
+        self.events: list[Event] = []
+        self._changed = threading.Condition()
+        self._process = process
+        self._stop_reader, self._stop_writer = os.pipe()
+        self._thread = threading.Thread(target=self._read, name="server output", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None and self._process.stderr is not None
+        with selectors.DefaultSelector() as selector:
+            tails = {"out": b"", "err": b""}
+            selector.register(self._process.stdout, selectors.EVENT_READ, "out")
+            selector.register(self._process.stderr, selectors.EVENT_READ, "err")
+            selector.register(self._stop_reader, selectors.EVENT_READ, "")
+            while len(selector.get_map()) > 1:
+                for key, _ in selector.select():
+                    if not key.data:
+                        return
+                    chunk = os.read(key.fd, 1 << 16)
+                    if not chunk:
+                        selector.unregister(key.fileobj)
+                    *whole, tails[key.data] = (tails[key.data] + (chunk or b"\n")).split(b"\n")
+                    with self._changed:
+                        for raw in whole:
+                            self._add(key.data, raw.decode(errors="replace"))
+                        self._changed.notify_all()
+
+    def _add(self, stream: str, text: str) -> None:
+        now = monotonic()
+        before, mark, entry = text.partition(MARK)
+        if mark:
+            fields = json.loads(entry)
+            name, process, pid = (fields.pop(key) for key in ("event", "process", "pid"))
+            self.events.append(Event(name, process, pid, now, fields))
+            text = before
+        if text.strip():
+            self.lines.append(Line(stream, text, now))
+
+    def wait(self, look: Callable[[], T], what: str, timeout: float) -> T:
+        """What `look` returns once it is true; looked at whenever there is more output."""
+        deadline = monotonic() + timeout
+        with self._changed:
+            while not (value := look()):
+                if not self._changed.wait(deadline - monotonic()):
+                    raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
+            return value
+
+    def finish(self, timeout: float) -> bool:
+        """Whether the output came to its end within `timeout` seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """End the reader thread and close every descriptor."""
+        os.write(self._stop_writer, b"x")
+        self._thread.join()
+        os.close(self._stop_reader)
+        os.close(self._stop_writer)
+        for pipe in (self._process.stdout, self._process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def tracebacks(text: str) -> list[list[str]]:
+    """The files of each traceback in `text`, outermost first."""
+    found: list[list[str]] = []
+    for line in text.splitlines():
+        if "Traceback (most recent call last)" in line:
+            found.append([])
+        elif found and (frame := re.match(r'\s+File "([^"]+)", line \d+', line)):
+            found[-1].append(frame.group(1))
+    return found

@@ -1,0 +1,79 @@
+"""What is under test, and small helpers around it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+
+STOCK = os.environ.get("WORKER_UNDER_TEST") == "stock"
+MODULE = "sanic" if STOCK else "worker"
+HERE = Path(__file__).parent
+TIMEOUT = 15.0
+
+T = TypeVar("T")
+
+
+def wait_until(predicate: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
+    """What `predicate` returns as soon as it is true; AssertionError after `timeout` seconds."""
+    pause = threading.Event()
+    deadline = monotonic() + timeout
+    while not (value := predicate()):
+        if monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
+        pause.wait(0.02)
+    return value
+
+
+def free_port() -> int:
+    """A port that nobody holds, below the range from which the kernel serves outgoing connections."""
+    while True:
+        port = random.randint(12_000, 30_000)
+        if port_is_free(port):
+            return port
+
+
+def port_is_free(port: int) -> bool:
+    """Whether both a TCP and a UDP socket can be bound to `port`."""
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            if kind == socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+    return True
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a process under test: that of the tests without traces of Sanic, and its paths."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("SANIC_")}
+    paths = [str(HERE)]
+    if not STOCK:
+        spec = importlib.util.find_spec("worker")
+        assert spec is not None and spec.origin is not None, "the package `worker` cannot be imported"
+        paths.append(str(Path(spec.origin).parent.parent))
+    env["PYTHONPATH"] = os.pathsep.join(paths)
+    env["SANIC_NO_COLOR"] = "true"
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    env.update(extra or {})
+    return env
+
+
+def run_python(
+    *args: str, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter to its end, e.g. `run_python("-m", "sanic", "inspect", cwd=...)`."""
+    command = [sys.executable, *args]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=30, check=False
+    )
