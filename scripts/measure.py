@@ -29,6 +29,7 @@ INSTRUMENTED = {
     "RUSTFLAGS": "-C instrument-coverage",
     "CARGO_TARGET_DIR": str(TARGET),
     "LLVM_PROFILE_FILE": str(COUNTERS / "%m.profraw"),
+    "COVERAGE_FILE": str(COUNTERS / "python"),
 }
 COUNTED_LINE = re.compile(r" *(\d+)\| *(\d+)\|")
 
@@ -49,7 +50,6 @@ def build() -> Path:
 def test_python(environment: Environment, arguments: list[str]) -> int:
     """Run the tests of the package with each core; return 0, or the exit code of a run that failed."""
     result = 0
-    environment.run_python("-m", "coverage", "erase")
     for core in cores():
         print(f"=== the tests on the {core} core", flush=True)
         command = ["-m", "coverage", "run", "-m", "pytest", "-q", *arguments]
@@ -59,8 +59,11 @@ def test_python(environment: Environment, arguments: list[str]) -> int:
 
 def report_python(environment: Environment) -> int:
     """Print the coverage of the package; return nonzero below the minimum."""
-    environment.run_python("-m", "coverage", "combine", "--quiet")
-    return environment.run_python("-m", "coverage", "report", f"--fail-under={MINIMUM}")
+    environment.run_python("-m", "coverage", "combine", "--quiet", variables=INSTRUMENTED)
+    for torn in COUNTERS.glob("python.*"):
+        torn.unlink()  # of a process that was killed as it wrote
+    command = ["-m", "coverage", "report", f"--fail-under={MINIMUM}"]
+    return environment.run_python(*command, variables=INSTRUMENTED)
 
 
 def instrumented_binaries(environment: Environment) -> Iterator[Path]:
@@ -106,6 +109,7 @@ def report_rust(environment: Environment) -> None:
 def main() -> int:
     """Build, run, report; return the exit code."""
     shutil.rmtree(COUNTERS, ignore_errors=True)
+    COUNTERS.mkdir(parents=True)
     environment = Environment("coverage", INTERPRETER, [*DEPENDENCIES, *TEST_GROUP])
     environment.pip("install", "--no-index", "--no-deps", "--force-reinstall", str(build()))
     print(output_of("cargo", "test", "--quiet", "--locked", "--no-default-features"), flush=True)

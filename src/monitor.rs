@@ -1,12 +1,12 @@
 //! One wait for messages, exits and wakes, against an absolute deadline.
 
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
-use rustix::net::{SendFlags, send};
 
 use crate::frame::{Fault, Framer, Item, LIMIT};
 use crate::pipe::Pipe;
@@ -49,8 +49,9 @@ pub enum Event {
 pub enum Outcome {
     /// With these events; with none at the deadline, or because it was woken.
     Events(Vec<Event>),
-    /// By a signal. Nothing is lost: wait again.
-    Interrupted,
+    /// With nothing yet: a signal came, or a part of a frame. Nothing is lost. It is the caller's turn
+    /// to handle signals, and then to wait again.
+    Again,
 }
 
 /// Why a process cannot be watched.
@@ -78,7 +79,7 @@ impl Waker {
     /// Make the running wait, or the next one, return. Wakes that were not waited for are one.
     pub fn wake(&self) {
         // A full buffer is a wake that is under way; there is nobody to wake at a closed end.
-        let _ = send(&self.0, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        let _ = (&self.0).write(&[0]);
     }
 }
 
@@ -198,25 +199,24 @@ impl Monitor {
         found.is_some()
     }
 
-    /// Wait for events until `deadline`, for ever if it is `None`.
+    /// Wait once, for events until `deadline`, or for ever if it is `None`.
     pub fn wait(&mut self, deadline: Option<Instant>) -> Result<Outcome> {
-        loop {
-            self.watch_strays();
-            let ready = match self.poll(deadline) {
-                Err(Errno::INTR) => return Ok(Outcome::Interrupted),
-                ready => ready?,
-            };
-            if ready.woken {
-                self.settle_wakes();
-            }
-            self.collect(&ready);
-            let over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            if ready.woken || !self.messages.is_empty() || !self.exits.is_empty() || over() {
-                let mut events = std::mem::take(&mut self.messages);
-                events.append(&mut self.exits);
-                return Ok(Outcome::Events(events));
-            }
+        self.watch_strays();
+        let ready = match self.poll(deadline) {
+            Err(Errno::INTR) => return Ok(Outcome::Again),
+            ready => ready?,
+        };
+        if ready.woken {
+            self.settle_wakes();
         }
+        self.collect(&ready);
+        let over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if ready.woken || !self.messages.is_empty() || !self.exits.is_empty() || over() {
+            let mut events = std::mem::take(&mut self.messages);
+            events.append(&mut self.exits);
+            return Ok(Outcome::Events(events));
+        }
+        Ok(Outcome::Again)
     }
 
     fn position(&self, key: &[u8]) -> Option<usize> {
@@ -431,3 +431,6 @@ fn description(error: Errno) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests;

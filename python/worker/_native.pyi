@@ -147,5 +147,6 @@ class Monitor:
     def close(self) -> None:
         """Let go of all that was opened here. May be repeated, and called in a forked child.
 
-        The pipe, the sentinels and the processes stay as they are.
+        The pipe, the sentinels and the processes stay as they are. A child that was forked while
+        another thread was in :meth:`wait` gets the :exc:`RuntimeError` of that.
         """

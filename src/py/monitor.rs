@@ -79,7 +79,7 @@ impl Monitor {
             let outcome = py.detach(|| monitor.wait(deadline));
             match outcome.map_err(|error| os_error(py, &error.into()))? {
                 Outcome::Events(events) => return list(py, &events),
-                Outcome::Interrupted => py.check_signals()?,
+                Outcome::Again => py.check_signals()?,
             }
         }
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import re
@@ -44,6 +45,7 @@ def test_the_signal_of_an_exit(monitor: Any, children: Children, number: int) ->
 
 def test_a_core_dump_is_a_signal_too(monitor: Any, children: Children) -> None:
     def abort() -> None:
+        faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.abort()
 

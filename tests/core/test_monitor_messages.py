@@ -237,8 +237,11 @@ def test_an_unknown_writer_that_finishes_its_frame_is_let_go(
         os.write(publisher.fileno(), whole[7:])
         os.read(gate[0], 1)
 
+    before = set(os.listdir("/proc/self/fd"))
     pid = children.fork(write)
     assert until_kept(monitor, gate) == [Received(Restart(("a",), ""), pid)]
+    assert monitor.wait(0) == []
+    assert set(os.listdir("/proc/self/fd")) == before
     os.write(gate[1], b".")
     children.settle(pid)
     assert monitor.wait(0) == []

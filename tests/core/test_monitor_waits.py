@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from worker._pure import Monitor
 from worker.messages import Received, Restart
 
 from .processes import LONG, Children, frame, until
@@ -154,6 +155,24 @@ def test_what_a_handler_raises_is_passed_on_and_nothing_is_lost(
     corrupt, exited = until(monitor, 2)
     assert corrupt.sample == whole[:6]
     assert exited.exitcode == -signal.SIGKILL
+
+
+def test_what_the_pure_core_had_read_when_a_handler_raised_comes_at_once(
+    ends: tuple[Connection, Connection], children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In Python a handler may raise anywhere: here after the message is read, before the wait returns.
+    publisher, subscriber = ends
+    pid = children.fork(lambda: 0)
+    children.settle(pid)
+    monitor = Monitor(subscriber.fileno())
+    monitor.watch("w", pid, None)
+    publisher.send("a:")
+    monkeypatch.setattr("worker._pure_monitor._exit_code", raises)
+    with pytest.raises(AlarmError):
+        monitor.wait(None)
+    monitor.unwatch("w")
+    assert monitor.wait(None) == [Received(A, os.getpid())]
+    monitor.close()
 
 
 def test_an_interrupt_from_the_keyboard_ends_a_wait(monitor: Any) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -55,8 +56,15 @@ def tracebackless(server: Server) -> bool:
     return "Traceback" not in server.log("err")
 
 
-def test_a_unix_socket(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "socket"
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """A short one: the address of a unix socket has room for about a hundred bytes."""
+    with TemporaryDirectory() as directory:
+        yield Path(directory) / "socket"
+
+
+def test_a_unix_socket(socket_path: Path, run: Run) -> None:
+    path = socket_path
     server = run("apps.cluster:app", unix=path).wait_ready()
     table = server.settled(2)
     who = server.post("/m/restart", {"zero_downtime": True})["name"]
@@ -70,10 +78,9 @@ def test_a_unix_socket(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.ours
-def test_early_request_on_a_unix_socket(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    server = run("apps.cluster:app", unix=path)
-    wait_until(path.is_socket, "the socket")
+def test_an_early_request_on_a_unix_socket(socket_path: Path, run: Run) -> None:
+    server = run("apps.cluster:app", unix=socket_path)
+    wait_until(socket_path.is_socket, "the socket")
     assert server.get("/whoami")["name"].startswith("Sanic-Server-")
 
 

@@ -50,6 +50,18 @@ def test_a_signal_while_workers_import(run: Run, number: Signals, to: str) -> No
     assert server.log("err") == ""
 
 
+@pytest.mark.ours
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_stop_that_gets_lost_is_said_again(run: Run, method: str) -> None:
+    server = run("apps.cluster:app", start_method=method, env={"LOSE": "1"})
+    server.wait_events("losing", 2)
+    server.signal(SIGTERM)
+    server.wait_events("lost", 2)
+    assert server.wait(5) == 0
+    assert len(server.events("after_server_stop")) == 2
+    assert server.log("err") == ""
+
+
 def test_an_application_stops_the_server(run: Run) -> None:
     server = run("apps.cluster:app", start_method="fork").wait_ready()
     server.settled(2)

@@ -196,12 +196,21 @@ class House:
 
         return until(look, f"{wanted} in the entry of {name}")
 
-    def all_acked(self) -> None:
-        """Wait until main knows of the ack of every server."""
+    def all_acked(self, but: str = "") -> None:
+        """Wait until main knows of the ack of every transient process; one name may be left out."""
         until(
-            lambda: all(one.state is ProcessState.ACKED for one in self.manager.transient_processes),
+            lambda: all(
+                one.state is ProcessState.ACKED or one.name == but for one in self.manager.transient_processes
+            ),
             "the acks of all",
         )
+
+    @property
+    def state_pid(self) -> int:
+        """The pid of the process that holds the state."""
+        assert self._shared is not None
+        pid: int = self._shared._process.pid  # type: ignore[attr-defined]
+        return pid
 
     def call(self, verb: Callable[[], None]) -> None:
         """Have the loop do something, and wait until it has done all that came before."""

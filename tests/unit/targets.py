@@ -124,6 +124,11 @@ def stubborn(me: Me) -> None:
         signal.pause()
 
 
+def stubborn_without_ack(me: Me) -> None:
+    me.multiplexer.ack = lambda: None  # type: ignore[method-assign]
+    stubborn(me)
+
+
 def counts_stops(journal: Connection, **kwargs: Any) -> None:
     """Leaves at the third stop."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)

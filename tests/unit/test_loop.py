@@ -244,11 +244,10 @@ class TestDeaths:
         house = House(tmp_path, number=2)
 
         def act() -> None:
-            victim, other = house.said("ready", 2)
+            victim, _ = house.said("ready", 2)
             house.all_acked()
-            assert house._shared is not None
-            os.kill(house._shared._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-            wait_for_end(house._shared._process.pid)  # type: ignore[attr-defined]
+            os.kill(house.state_pid, signal.SIGKILL)
+            wait_for_end(house.state_pid)
             house.state = {}
             os.kill(victim.pid, signal.SIGKILL)
             assert logged(caplog, "was killed by SIGKILL").startswith(victim.name)

@@ -1,9 +1,14 @@
-"""The plain application: steerable, every listener noted. With HANG set, `before_server_stop` never ends."""
+"""The plain application: steerable, every listener noted.
+
+What is set in the environment adds to it: ORDERED more listeners, HANG a `before_server_stop` that never ends,
+LOSE an `after_server_start` that swallows the first SIGINT.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from typing import Any
 
 from sanic import Sanic
@@ -27,3 +32,13 @@ if "HANG" in os.environ:
     async def hang(_: Sanic[Any, Any]) -> None:
         note("hanging")
         await asyncio.Event().wait()
+
+
+if "LOSE" in os.environ:
+
+    @app.after_server_start
+    async def lose(_: Sanic[Any, Any]) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        note("losing")
+        note("lost", signal=signal.sigwait({signal.SIGINT}))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

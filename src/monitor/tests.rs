@@ -1,0 +1,142 @@
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+
+const FRAME: &[u8] = b"\0\0\0\x04\x80\x04N.";
+
+fn monitor() -> (Monitor, Waker, UnixStream) {
+    let (publisher, subscriber) = UnixStream::pair().unwrap();
+    let (monitor, waker) = Monitor::new(subscriber.as_fd()).unwrap();
+    (monitor, waker, publisher)
+}
+
+fn until(monitor: &mut Monitor, deadline: Option<Instant>) -> Vec<Event> {
+    loop {
+        if let Outcome::Events(events) = monitor.wait(deadline).unwrap() {
+            return events;
+        }
+    }
+}
+
+fn look(monitor: &mut Monitor) -> Vec<Event> {
+    until(monitor, Some(Instant::now()))
+}
+
+fn watch(monitor: &mut Monitor, child: &Child) -> i32 {
+    let pid = i32::try_from(child.id()).unwrap();
+    // SAFETY: there is no sentinel.
+    unsafe { monitor.watch(b"w", pid, None) }.unwrap();
+    pid
+}
+
+fn shell(script: &str, publisher: &UnixStream) -> Child {
+    let publisher = OwnedFd::from(publisher.try_clone().unwrap());
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdout(Stdio::from(publisher));
+    command.spawn().unwrap()
+}
+
+#[test]
+fn a_message_names_its_sender() {
+    let (mut monitor, _waker, mut publisher) = monitor();
+    publisher.write_all(FRAME).unwrap();
+    let sender = cfg!(target_os = "linux").then(|| i32::try_from(std::process::id()).unwrap());
+    let payload = FRAME[4..].to_vec();
+    assert_eq!(
+        until(&mut monitor, None),
+        [Event::Message { payload, sender }]
+    );
+}
+
+#[test]
+fn a_part_of_a_frame_is_no_event() {
+    let (mut monitor, _waker, mut publisher) = monitor();
+    publisher.write_all(&FRAME[..5]).unwrap();
+    assert_eq!(monitor.wait(None), Ok(Outcome::Again));
+    assert_eq!(look(&mut monitor), []);
+    publisher.write_all(&FRAME[5..]).unwrap();
+    assert_eq!(until(&mut monitor, None).len(), 1);
+}
+
+#[test]
+fn a_wait_ends_at_its_deadline_or_with_a_wake() {
+    let (mut monitor, waker, _publisher) = monitor();
+    let begun = Instant::now();
+    let pause = Duration::from_millis(20);
+    assert_eq!(until(&mut monitor, Some(begun + pause)), []);
+    assert!(begun.elapsed() >= pause);
+    waker.wake();
+    waker.wake();
+    assert_eq!(until(&mut monitor, None), []);
+    assert_eq!(look(&mut monitor), []);
+    waker.wake();
+    assert_eq!(monitor.wait(None), Ok(Outcome::Events(Vec::new())));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_exit_comes_last_and_the_child_is_left_to_be_reaped() {
+    for (end, code) in [("exit 3", 3), ("kill -9 $$", -9)] {
+        let (mut monitor, _waker, publisher) = monitor();
+        let script =
+            format!("printf '\\000\\000\\000\\004\\200\\004N.\\000\\000\\000\\011ab'; {end}");
+        let mut child = shell(&script, &publisher);
+        let pid = watch(&mut monitor, &child);
+        let mut events = Vec::new();
+        while events.len() < 3 {
+            events.extend(until(&mut monitor, None));
+        }
+        let fault = Fault {
+            reason: "2 bytes of an unfinished frame of 9 bytes; its writer is gone".to_owned(),
+            sample: b"\0\0\0\x09ab".to_vec(),
+        };
+        let wanted = [
+            Event::Message {
+                payload: FRAME[4..].to_vec(),
+                sender: Some(pid),
+            },
+            Event::Corrupt {
+                fault,
+                sender: Some(pid),
+            },
+            Event::Exited {
+                key: b"w".to_vec(),
+                pid,
+                code: Some(code),
+            },
+        ];
+        assert_eq!(events, wanted);
+        assert!(!monitor.unwatch(b"w"));
+        assert_eq!(child.wait().unwrap().success(), code == 0);
+    }
+}
+
+#[test]
+fn the_end_of_the_pipe_is_told_once() {
+    let (mut monitor, _waker, publisher) = monitor();
+    drop(publisher);
+    assert!(matches!(
+        until(&mut monitor, None)[..],
+        [Event::Corrupt { sender: None, .. }]
+    ));
+    assert_eq!(look(&mut monitor), []);
+}
+
+#[test]
+fn a_key_is_watched_once() {
+    let (mut monitor, _waker, publisher) = monitor();
+    let mut child = shell("read line", &publisher);
+    let pid = watch(&mut monitor, &child);
+    // SAFETY: there is no sentinel.
+    let again = unsafe { monitor.watch(b"w", pid, None) };
+    assert_eq!(again, Err(WatchError::Twice));
+    // SAFETY: as above.
+    let none = unsafe { monitor.watch(b"x", 0, None) };
+    assert_eq!(none, Err(WatchError::NoPid));
+    assert!(monitor.unwatch(b"w"));
+    assert!(!monitor.unwatch(b"w"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(look(&mut monitor), []);
+}

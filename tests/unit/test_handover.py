@@ -1,0 +1,448 @@
+"""Zero-downtime restarts under the loop: two processes in one place of the table, for a while."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from worker.constants import ProcessState
+from worker.process import WorkerProcess
+
+from . import targets
+from .running import House, Said, errors, listening, lives, logged, until, wait_for_end
+
+ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
+ROLL = "__ALL_PROCESSES__::STARTUP_FIRST"
+
+
+@pytest.fixture(autouse=True)
+def _listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with listening(caplog):
+        yield
+
+
+def first(house: House) -> Said:
+    """The first process of the only server, once it serves."""
+    (said,) = house.said("ready")
+    house.all_acked()
+    return said
+
+
+def still_obeys(house: House) -> None:
+    """Whatever has happened, the next commands are obeyed."""
+    house.plan("serves")
+    served = len(house.said("ready"))
+    house.send("__SCALE__:2")
+    house.said("ready", served + 1)
+    house.send(ROLL)
+    house.said("ready", served + 3)
+    house.all_acked()
+
+
+def test_the_old_one_leaves_when_the_new_one_is_ready(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, number=2)
+
+    def act() -> None:
+        old = {said.name: said.pid for said in house.said("ready", 2)}
+        house.all_acked()
+        house.plan("acks_behind_the_gate")
+        house.send(ROLL)
+        new = {said.name: said.pid for said in house.said("at the gate", 2)}
+        assert all(lives(pid) for pid in [*old.values(), *new.values()])
+        assert not any(house.entry(name)["serving"] for name in old)
+        house.open_gate(2)
+        assert {said.pid for said in house.said("SIGTERM", 2)} == {*old.values()}
+        for pid in old.values():
+            wait_for_end(pid)
+        for name, pid in new.items():
+            # The last word of the old one was that it does not serve any more.
+            entry = house.until(name, pid=pid, state="ACKED", serving=True)
+            assert entry["starts"] == 2
+            assert lives(pid)
+        still_obeys_with_two(house)
+
+    def still_obeys_with_two(house: House) -> None:
+        house.send("__SCALE__:1")
+        house.said("SIGINT")
+        until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "its entry gone")
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_with_other_start_methods(method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path, method=method)
+
+    def act() -> None:
+        old = first(house)
+        house.send(ROLL)
+        house.said("ready", 2)
+        house.said("SIGTERM")
+        wait_for_end(old.pid)
+        house.until(ONE, state="ACKED", serving=True, starts=2)
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+class TestTheNewcomerFails:
+    @pytest.mark.parametrize(
+        ("plan", "how"), [("exits 3", "ended with exit code 3"), ("kills_itself 9", "was killed by SIGKILL")]
+    )
+    def test_it_dies(self, plan: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            old = first(house)
+            house.plan(plan)
+            house.send(ROLL)
+            line = logged(caplog, f"{how} before it was ready; its predecessor stays")
+            assert line.startswith(ONE)
+            house.until(ONE, pid=old.pid, state="ACKED", serving=True)
+            assert lives(old.pid)
+
+        house.run(act)
+        assert len(errors(caplog)) == 1
+        assert [said.what for said in house.heard] == ["ready", "SIGINT"]
+
+    def test_it_dies_and_the_next_commands_are_obeyed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            first(house)
+            house.plan("exits 3")
+            house.send(ROLL)
+            logged(caplog, "its predecessor stays")
+            still_obeys(house)
+
+        house.run(act)
+        assert len(errors(caplog)) == 1
+
+    def test_it_takes_too_long(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            old = first(house)
+            monkeypatch.setattr(WorkerProcess, "THRESHOLD", 3)
+            house.plan("never_acks")
+            house.send(ROLL)
+            new = house.said("ready", 2)[1]
+            logged(caplog, f"Worker {ONE} failed to come ack within 0.3 seconds; its predecessor stays")
+            wait_for_end(new.pid)
+            house.until(ONE, pid=old.pid, state="ACKED", serving=True)
+            assert lives(old.pid)
+
+        house.run(act)
+        assert len(errors(caplog)) == 1
+
+    def test_it_takes_too_long_and_the_next_commands_are_obeyed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            first(house)
+            monkeypatch.setattr(WorkerProcess, "THRESHOLD", 1)
+            house.plan("never_acks")
+            house.send(ROLL)
+            logged(caplog, "its predecessor stays")
+            monkeypatch.undo()
+            still_obeys(house)
+
+        house.run(act)
+        assert len(errors(caplog)) == 1
+
+    def test_after_its_predecessor(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            old = first(house)
+            house.plan("never_acks")
+            house.send(ROLL)
+            new = house.said("ready", 2)[1]
+            os.kill(old.pid, signal.SIGKILL)
+            logged(caplog, f"{ONE} [{old.pid}] was killed by SIGKILL while its successor was starting")
+            os.kill(new.pid, signal.SIGKILL)
+            house.until(ONE, state="FAILED")
+
+        house.run(act)
+        assert errors(caplog)[1].endswith("] was killed by SIGKILL")
+
+
+def test_the_predecessor_dies_meanwhile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path)
+
+    def act() -> None:
+        old = first(house)
+        house.plan("acks_behind_the_gate")
+        house.send(ROLL)
+        house.said("at the gate")
+        os.kill(old.pid, signal.SIGKILL)
+        logged(caplog, f"{ONE} [{old.pid}] was killed by SIGKILL while its successor was starting")
+        house.open_gate()
+        new = house.said("ready", 2)[1]
+        house.until(ONE, pid=new.pid, state="ACKED", serving=True)
+        house.all_acked()
+        still_obeys(house)
+
+    house.run(act)
+    assert len(errors(caplog)) == 1
+
+
+@pytest.mark.parametrize("plan", ["serves", "stubborn"])
+def test_a_second_one_during_the_first(plan: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path, graceful_timeout=0.3)
+
+    def act() -> None:
+        old = first(house)
+        house.plan("never_acks" if plan == "serves" else "stubborn_without_ack")
+        house.send(ROLL)
+        made_way = house.said(None, 2)[1]
+        assert made_way.name == ONE
+        house.plan("acks_behind_the_gate")
+        house.send(ROLL)
+        (new,) = house.said("at the gate")
+        wait_for_end(made_way.pid)
+        assert lives(old.pid)
+        house.open_gate()
+        wait_for_end(old.pid)
+        house.until(ONE, pid=new.pid, state="ACKED", serving=True)
+        house.all_acked()
+
+    house.run(act)
+    assert len(errors(caplog)) == (plan == "stubborn")
+
+
+def test_shutdown_first_during_a_handover(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path)
+
+    def act() -> None:
+        old = first(house)
+        house.plan("never_acks")
+        house.send(ROLL)
+        newcomer = house.said("ready", 2)[1]
+        house.plan("serves")
+        house.send("__ALL_PROCESSES__:")
+        for said in (old, newcomer):
+            wait_for_end(said.pid)
+        new = house.said("ready", 3)[2]
+        house.until(ONE, pid=new.pid, state="ACKED", serving=True)
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+def test_a_stop_during_a_handover_ends_both(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path, graceful_timeout=2)
+
+    def act() -> None:
+        first(house)
+        house.plan("never_acks")
+        house.send(ROLL)
+        house.said("ready", 2)
+
+    house.run(act)
+    assert sorted(said.what for said in house.heard)[:2] == ["SIGINT", "SIGINT"]
+    assert errors(caplog) == []
+
+
+def test_a_second_signal_during_a_handover_kills_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, "stubborn")
+
+    def act() -> None:
+        house.said(None)
+        house.all_acked()
+        house.plan("stubborn_without_ack")
+        house.send(ROLL)
+        house.said(None, 2)
+        os.kill(os.getpid(), signal.SIGINT)
+        logged(caplog, "Received signal SIGINT")
+
+    house.run(act)
+    for said in house.heard:
+        wait_for_end(said.what)
+
+
+def test_scaling_down_during_a_handover(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path, number=2)
+
+    def act() -> None:
+        old = {said.name: said.pid for said in house.said("ready", 2)}
+        house.all_acked()
+        house.plan("never_acks")
+        house.send(f"{TWO}::STARTUP_FIRST")
+        newcomer = house.said("ready", 3)[2]
+        house.send("__SCALE__:1")
+        wait_for_end(newcomer.pid)
+        wait_for_end(old[TWO])
+        until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "its entry gone")
+        assert lives(old[ONE])
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+def test_a_transient_process_that_is_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It sends no ack: the old one leaves when the new one has started."""
+    house = House(tmp_path)
+    (tmp_path / "other").write_text("never_acks")
+    kwargs = {**house.kwargs, "plan": str(tmp_path / "other")}
+    house.manager.manage("Other", targets.server, kwargs, transient=True)
+
+    def act() -> None:
+        old = {said.name: said.pid for said in house.said("ready", 2)}
+        house.send(ROLL)
+        wait_for_end(old["Sanic-Other-0"])
+        new = {said.name: said.pid for said in house.said("ready", 4)[2:]}
+        wait_for_end(old[ONE])
+        house.all_acked(but="Sanic-Other-0")
+        assert lives(new["Sanic-Other-0"])
+        entry = house.entry("Sanic-Other-0")
+        assert (entry["pid"], entry["starts"]) == (new["Sanic-Other-0"], 2)
+        assert "serving" not in entry
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+class TestAllAtOnce:
+    """Several commands that the loop finds in one wait."""
+
+    def at_once(self, house: House, *messages: str) -> None:
+        house.call(
+            lambda: house.manager._loop.do(lambda: [house.send(message) for message in messages] and None)
+        )
+
+    def test_two_restarts(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            old = first(house)
+            self.at_once(house, ROLL, ROLL, ROLL)
+            wait_for_end(old.pid)
+            house.all_acked()
+            still_obeys(house)
+            assert sum(not lives(child.pid or 0) for child in active_children()) == 0
+
+        house.run(act)
+        assert errors(caplog) == []
+
+    def test_whoever_was_replaced_at_once_is_watched(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Before its first wait it has been replaced; it ends none the less, and is collected."""
+        house = House(tmp_path)
+        pids: list[int] = []
+        start = WorkerProcess.start
+
+        def noting(process: WorkerProcess) -> None:
+            start(process)
+            pids.append(process.pid)
+
+        def act() -> None:
+            first(house)
+            house.call(lambda: house.manager._loop.do(lambda: setattr(WorkerProcess, "start", noting)))
+            self.at_once(house, "__ALL_PROCESSES__:", "__ALL_PROCESSES__:")
+            until(lambda: len(pids) == 2, "two starts")
+            until(lambda: not Path(f"/proc/{pids[0]}").exists(), "the first collected", timeout=3)
+
+        try:
+            house.run(act)
+        finally:
+            WorkerProcess.start = start  # type: ignore[method-assign]
+        assert errors(caplog) == []
+
+    def test_a_new_server_is_restarted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path)
+        threads: list[str] = []
+
+        def act() -> None:
+            first(house)
+            noted = threading.Thread.start
+
+            def start(thread: threading.Thread) -> None:
+                if threading.current_thread() is threading.main_thread():
+                    threads.append(thread.name)
+                noted(thread)
+
+            threading.Thread.start = start  # type: ignore[method-assign]
+            try:
+                self.at_once(house, "__SCALE__:2", ROLL)
+                until(lambda: house.entry(TWO).get("starts") == 2, "the restart of the new one")
+                house.all_acked()
+                house.until(TWO, state="ACKED")
+            finally:
+                threading.Thread.start = noted  # type: ignore[method-assign]
+
+        house.run(act)
+        assert threads == []
+        assert errors(caplog) == []
+
+    def test_up_and_down(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            old = first(house)
+            self.at_once(house, "__SCALE__:3", "__SCALE__:1")
+            until(
+                lambda: {child.pid for child in active_children()} - {house.state_pid} == {old.pid},
+                "one child",
+            )
+            assert set(house.state.copy()) == {"Sanic-Main", ONE}
+
+        house.run(act)
+        assert errors(caplog) == []
+
+
+def test_who_has_left_holds_nothing_of_main(tmp_path: Path) -> None:
+    """Scaling up and down for ever must not use up the descriptors of main."""
+    house = House(tmp_path)
+    counts: list[int] = []
+
+    def act() -> None:
+        first(house)
+        for _ in range(4):
+            house.send("__SCALE__:4")
+            until(lambda: len([*house.manager.transient_processes]) == 4, "four")
+            house.all_acked()
+            house.send("__SCALE__:1")
+            until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "one")
+            house.call(lambda: None)
+            active_children()
+            counts.append(len(os.listdir("/proc/self/fd")))
+
+    house.run(act)
+    assert max(counts) - min(counts) < 3, counts
+
+
+def test_states_are_never_taken_for_those_of_the_predecessor(tmp_path: Path) -> None:
+    """The newcomer is acked by its own word, not by what the old one has left in the entry."""
+    house = House(tmp_path)
+
+    def act() -> None:
+        old = first(house)
+        house.plan("never_acks")
+        house.send(ROLL)
+        house.said("ready", 2)
+        house.call(lambda: None)
+        (process,) = house.manager.transient_processes
+        assert process.state is ProcessState.STARTED
+        assert process.predecessor is not None and process.predecessor.pid == old.pid
+        assert lives(old.pid)
+
+    house.run(act)
