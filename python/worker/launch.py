@@ -42,21 +42,23 @@ class Closable(Protocol):
 
 
 class Launched(BaseProcess):
-    """A process of the manager; mixed into the process class of each start method."""
+    """A process of the manager; mixed into the process class of each start method.
+
+    Attributes:
+        main_pid: The process that made it, and whose end is its own.
+        grace: How long it may take to end when main is gone, seconds.
+        environment: What it finds in its environment, whatever the start method hands on.
+        stops_once: Whether its target sets handlers of its own, and obeys the first stop and ignores
+            repeats. A function or a class says so of itself by an attribute of this name.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.main_pid = os.getpid()
         self.grace = 0.0
         self.environment: dict[str, str] = {}
-
-    @property
-    def stops_once(self) -> bool:
-        """Whether the target sets handlers of its own, and obeys the first stop and ignores repeats.
-
-        A function or a class says so of itself by an attribute of this name.
-        """
-        return getattr(self._target, "stops_once", False) is True  # type: ignore[attr-defined]
+        # Asked now: once a process is started, multiprocessing forgets its target.
+        self.stops_once = getattr(kwargs.get("target"), "stops_once", False) is True
 
     def start(self) -> None:
         """Start the process with the signals held that must not end it half-way."""

@@ -330,8 +330,9 @@ class Loop:
             self._last[process.name] = base
             process.supervised = True
             sentinel = getattr(base, "sentinel", None)
-            if type(base.pid) is int and type(sentinel) is int:
-                watched = Watched(process, base, time.monotonic() + process.THRESHOLD / 10)
+            watched = Watched(process, base, time.monotonic() + process.THRESHOLD / 10)
+            # One that was given its place back is watched already.
+            if type(base.pid) is int and type(sentinel) is int and str(watched) not in self._watched:
                 self._watched[str(watched)] = watched
                 self._monitor.watch(str(watched), base.pid, sentinel)
 

@@ -135,11 +135,14 @@ class WorkerProcess:
             logger.debug("Could not find worker state to delete.")
 
     def terminate(self) -> None:
-        """Tell the process to leave (SIGINT), once."""
+        """Tell the process to leave (SIGINT), once; and the predecessor that it was to replace."""
         if self.state is ProcessState.TERMINATED:
             return
         self._log("Terminating a process", self.pid)
         self.set_state(ProcessState.TERMINATED, force=True)
+        if self._old_process is not None:
+            old, self._old_process = self._old_process, None
+            old.terminate()
         if not self.is_alive():
             return
         with suppress(KeyError, AttributeError, ProcessLookupError):

@@ -25,8 +25,6 @@ from worker import launch, serve
 from worker.loader import CertLoader
 from worker.serve import worker_serve
 
-from .running import until
-
 NAME = "Sanic-Server-0-0"
 APP = "under_test"
 
@@ -317,28 +315,31 @@ class TestFailure:
         assert server.told() == ["__TERMINATE_EARLY__"]
         assert "No worker state found in worker process" in errors()
 
-    def test_without_a_publisher_it_is_raised(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
-        with pytest.raises(RuntimeError, match=r"^No restart publisher found in worker process$"):
-            self.serve(Loader(lambda app: None), monkeypatch)
-        monkeypatch.delenv("SANIC_WORKER_NAME")
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            (NAME, "RuntimeError: No restart publisher found in worker process"),
+            ("", "KeyError: 'broken on purpose'"),
+        ],
+    )
+    def test_without_a_publisher_it_is_raised(
+        self,
+        start: Callable[..., Server],
+        name: str,
+        message: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("SANIC_WORKER_NAME", name)
 
         def build(app: Any) -> None:
-            raise KeyError("broken on purpose")
+            if not name:
+                raise KeyError("broken on purpose")
 
-        with pytest.raises(KeyError, match="broken on purpose"):
-            self.serve(Loader(build), monkeypatch)
-
-    def serve(self, loader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        made: list[asyncio.AbstractEventLoop] = []
-        new_event_loop = asyncio.new_event_loop
-        monkeypatch.setattr(asyncio, "new_event_loop", lambda: made.append(new_event_loop()) or made[-1])
-        try:
-            worker_serve(None, None, APP, None, loader)
-        finally:
-            asyncio.set_event_loop(None)
-            for loop in made:
-                loop.close()
+        server = start(build, monitor_publisher=None)
+        assert server.ends() == 1
+        assert server.told() == []
+        assert capfd.readouterr().err.rstrip().endswith(message)
 
 
 class TestArguments:
@@ -346,7 +347,7 @@ class TestArguments:
         def build(app: Any) -> None:
             app.after_server_start(lambda app: app.ctx.say((app.config.RELOADED_FILES, app.debug)))
 
-        server = start(build, config={"RELOADED_FILES": "a.py"}, passthru={"_anything": 1})
+        server = start(build, config={"RELOADED_FILES": "a.py"})
         server.says(("a.py", False))
         server.signal(signal.SIGTERM)
         assert server.ends() == 0
@@ -440,11 +441,3 @@ class TestErrors:
         error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
         assert self.names(error) == ["worker.loader"]
         assert serve._without_our_frames(error).__traceback__ is None
-
-
-def test_it_answers_before_it_says_so(start: Callable[..., Server]) -> None:
-    """The ack is sent before the server exists; the socket is there all the time."""
-    server = start()
-    assert until(server.answers, "an answer") == "hello"
-    server.signal(signal.SIGTERM)
-    assert server.ends() == 0

@@ -1,7 +1,7 @@
 """The plain application: steerable, every listener noted.
 
-What is set in the environment adds to it: ORDERED more listeners, HANG a `before_server_stop` that never ends,
-LOSE an `after_server_start` that swallows the first SIGINT.
+What is set in the environment adds to it: ORDERED more listeners, HANG a `before_server_stop` that never
+ends, LOSE an `after_server_start` that swallows the first SIGINT.
 """
 
 from __future__ import annotations

@@ -1,0 +1,34 @@
+"""An application whose new workers do what the file `gate` says: nothing, `hold` or `exit`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from sanic import Sanic
+
+from .journal import note, record
+from .steering import steerable
+
+app: Sanic[Any, Any] = Sanic("gated")
+steerable(app)
+record(app)
+
+
+def gate() -> str:
+    """What the file in the current directory says; empty where there is none."""
+    path = Path("gate")
+    return path.read_text() if path.exists() else ""
+
+
+@app.before_server_start
+async def pass_the_gate(_: Sanic[Any, Any]) -> None:
+    word = gate()
+    if word:
+        note(word)
+    if word == "hold":
+        await asyncio.Event().wait()
+    if word == "exit":
+        os._exit(3)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from worker import cli
+from worker._core import core_info
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """What was called: ``"install"``, and the arguments of Sanic's command."""
+    calls: list[Any] = []
+    command = ModuleType("sanic.__main__")
+    command.main = calls.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sanic.__main__", command)
+    monkeypatch.setattr(sys.modules["sanic"], "__main__", command, raising=False)
+    monkeypatch.setattr(cli, "install", lambda: calls.append("install"))
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+@pytest.mark.parametrize("args", [["hello:app", "--workers", "2"], ["inspect", "scale", "3"], []])
+def test_sanics_command_on_this_manager(
+    ran: list[Any], args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(args)
+    assert ran == ["install", args]
+    assert capsys.readouterr().out == ""
+
+
+def test_the_arguments_of_the_process(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sanic-worker", "hello:app"])
+    cli.main()
+    assert ran == ["install", None]
+
+
+@pytest.mark.parametrize("argv", [True, False])
+@pytest.mark.parametrize("flag", ["--version", "-v"])
+def test_the_version(
+    ran: list[Any],
+    flag: str,
+    argv: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sanic-worker", *([flag] if argv else ["hello:app"])])
+    cli.main(None if argv else [flag])
+    assert ran == ["install", None if argv else [flag]]
+    info = core_info()
+    assert capsys.readouterr().out == f"sanic-worker {info.version}; {info.core} core\n"
+
+
+@pytest.mark.parametrize("name", ["worker.py", "worker/__init__.py"])
+def test_a_namesake_is_refused(ran: list[Any], tmp_path: Path, name: str) -> None:
+    namesake = tmp_path / name
+    namesake.parent.mkdir(exist_ok=True)
+    namesake.touch()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["worker:app"])
+    assert str(caught.value.code).startswith(
+        f"{namesake} has the name of the package that sanic-worker installs"
+    )
+    assert ran == []
+
+
+def test_what_only_looks_like_a_namesake(ran: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "worker.py").mkdir()
+    (tmp_path / "worker").mkdir()
+    (tmp_path / "workers.py").touch()
+    cli.main(["workers:app"])
+    assert ran == ["install", ["workers:app"]]
+
+
+def test_the_folder_of_the_package_itself(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(cli.__file__).parent.parent)
+    cli.main(["hello:app"])
+    assert ran == ["install", ["hello:app"]]
