@@ -28,7 +28,8 @@ STOCK = "sanic.worker"
 EXTRAS = {
     "worker.manager.WorkerManager": ["max_workers", "graceful_timeout"],
     "worker.manager.WorkerManager.manage": ["label"],
-    "worker.process.Worker": ["label", "grace"],
+    "worker.process.Worker": ["label", "grace", "overseer"],
+    "worker.process.WorkerProcess": ["overseer"],
 }
 # Bases that this interpreter's enum module has not got yet.
 TOO_NEW = {name for name in ("ReprEnum", "StrEnum") if not hasattr(enum, name)}

@@ -62,7 +62,7 @@ def load(command: Command | Opaque) -> Command:
     try:
         message = pickle.loads(command.payload)
     # What is loaded runs code of the sender's choice; nothing that it raises may end main.
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         return Invalid(command.payload, f"it cannot be unpickled ({type(error).__name__}: {error})")
     return interpret(message)
 
@@ -70,10 +70,15 @@ def load(command: Command | Opaque) -> Command:
 def interpret(message: Any) -> Command:
     """The command that an object stands for: falsy, a text of the grammar, or a tuple of 7 or 8."""
     try:
-        if not message:
-            return Stop()
-    except Exception as error:
-        return Invalid(message, f"it is neither true nor false ({error!r})")
+        return _interpreted(message)
+    # Looking at it runs its own code too.
+    except BaseException as error:
+        return Invalid(message, f"it cannot be looked at ({type(error).__name__}: {error})")
+
+
+def _interpreted(message: Any) -> Command:
+    if not message:
+        return Stop()
     if isinstance(message, str):
         command: Command = parse(message)
         return command

@@ -67,11 +67,14 @@ class Loop:
         self._calls: deque[Callable[[], None]] = deque()
         self._deferred: list[tuple[Command, int | None]] = []
         self._watched: dict[str, Watched] = {}
-        self._last: dict[str, Any] = {}
-        self._changed = True
         self._starting = False
         self._stopped = False
         self._failure = ""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the pipe and the signals are taken, and processes are watched."""
+        return self._monitor is not None
 
     @property
     def ended(self) -> bool:
@@ -106,11 +109,23 @@ class Loop:
                 watched.process.set_state(ProcessState.FAILED, force=True)
         if self._wakeup_before is not None:
             signal.set_wakeup_fd(self._wakeup_before)
-        launch.disown(self._monitor)
+        # A signal that comes now finds nothing to wake.
+        monitor, self._monitor = self._monitor, None
+        self._thread = self._wakeup_before = None
+        launch.disown(monitor)
         launch.disown(self._manager.monitor_subscriber)
-        self._monitor.close()
-        self._monitor = self._thread = self._wakeup_before = None
+        monitor.close()
         self._watched.clear()
+
+    def watch(self, process: WorkerProcess) -> None:
+        """Wait for the end of the process that has just been started in this place, and for its ack."""
+        assert self._monitor is not None
+        base = process._current_process
+        sentinel = getattr(base, "sentinel", None)
+        if type(base.pid) is int and type(sentinel) is int:
+            watched = Watched(process, base, time.monotonic() + process.THRESHOLD / 10)
+            self._watched[str(watched)] = watched
+            self._monitor.watch(str(watched), base.pid, sentinel)
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The handler of main's signals: queue it for the loop."""
@@ -120,7 +135,6 @@ class Loop:
     def do(self, call: Callable[[], None]) -> None:
         """Do something now, or in the loop's thread where a loop runs in another one."""
         if self._thread in (None, threading.get_ident()):
-            self._changed = True
             call()
         else:
             self._calls.append(call)
@@ -129,8 +143,6 @@ class Loop:
     def turn(self, at_most: float | None = None) -> None:
         """Wait for the next thing that happens, and do what it asks for."""
         assert self._monitor is not None
-        if self._changed:
-            self._watch()
         events = self._monitor.wait(self._timeout(at_most))
         self._obey_signals()
         for event in events:
@@ -147,8 +159,6 @@ class Loop:
                 )
         while self._calls:
             self._guarded(self._calls.popleft(), "a call from another thread")
-        if self._changed:
-            self._watch()
         self._settle()
 
     def wait_until_ready(self, seconds: float) -> str:
@@ -177,9 +187,10 @@ class Loop:
                     "--single-process, so that nothing stands between you and its error."
                 )
         self._starting = False
-        for command, sender in self._deferred:
-            self._received(command, sender)
-        self._deferred.clear()
+        deferred, self._deferred = self._deferred, []
+        for command, sender in deferred:
+            if not self.stop_asked:
+                self._received(command, sender)
         return ""
 
     def drain(self) -> None:
@@ -204,7 +215,6 @@ class Loop:
     def _obey_signals(self) -> None:
         while self._signals:
             self._manager.shutdown_signal(self._signals.popleft(), None)
-            self._changed = True
 
     def _received(self, command: Command, sender: int | None) -> None:
         logger.debug("Monitor message: %s", command, extra={"verbosity": 2})
@@ -217,7 +227,6 @@ class Loop:
 
     def _guarded(self, call: Callable[[], None], whose: str) -> None:
         """Do what someone asked for; whatever comes of it, supervision goes on."""
-        self._changed = True
         try:
             call()
         except ValueError as error:
@@ -235,7 +244,8 @@ class Loop:
         elif isinstance(command, Manage):
             self._manage(command)
         elif isinstance(command, Terminate) and command.early:
-            self._fails_to_start(f"{self._name(sender)} failed to start; its error is in the log above.")
+            what = f"{self._name(sender)} failed to start; its error is in the log above."
+            self._fails_to_start(what, self._is_server(sender))
         elif isinstance(command, Terminate):
             manager.shutdown()
         elif isinstance(command, Stop) and isinstance(self._monitor, ConnectionMonitor):
@@ -274,8 +284,8 @@ class Loop:
             else:
                 process.set_state(ProcessState.NONE, True)
 
-    def _fails_to_start(self, what: str) -> None:
-        if self._starting:
+    def _fails_to_start(self, what: str, is_server: bool) -> None:
+        if self._starting and is_server:
             self._failure = self._failure or what
         else:
             error_logger.error("%s", what)
@@ -303,7 +313,7 @@ class Loop:
         process = watched.process
         process.set_state(ProcessState.FAILED if code else ProcessState.COMPLETED, force=True)
         if self._starting and process.is_server:
-            self._fails_to_start(f"{watched} {how} before it was ready.")
+            self._fails_to_start(f"{watched} {how} before it was ready.", True)
         elif code or process.is_server:
             error_logger.error("%s %s", watched, how)
         else:
@@ -319,22 +329,6 @@ class Loop:
             self._manager.remove_worker(worker)
 
     # What is waited for
-
-    def _watch(self) -> None:
-        assert self._monitor is not None
-        self._changed = False
-        for process in self._manager.processes:
-            base = process._current_process
-            if self._last.get(process.name) is base:
-                continue
-            self._last[process.name] = base
-            process.supervised = True
-            sentinel = getattr(base, "sentinel", None)
-            watched = Watched(process, base, time.monotonic() + process.THRESHOLD / 10)
-            # One that was given its place back is watched already.
-            if type(base.pid) is int and type(sentinel) is int and str(watched) not in self._watched:
-                self._watched[str(watched)] = watched
-                self._monitor.watch(str(watched), base.pid, sentinel)
 
     def _unacked(self) -> Iterator[WorkerProcess]:
         for process in self._manager.processes:
@@ -411,18 +405,25 @@ class Loop:
             return {}
 
     def _wake(self) -> None:
-        if self._monitor is not None:
-            self._monitor.wake()
+        monitor = self._monitor
+        if monitor is not None:
+            monitor.wake()
 
     def _name(self, pid: int | None) -> str:
         if pid is None:
             return "an unknown process"
         if pid == os.getpid():
             return MAIN_NAME
-        for watched in self._watched.values():
-            if watched.base.pid == pid:
-                return str(watched)
-        return f"process {pid}"
+        watched = self._by_pid(pid)
+        return f"process {pid}" if watched is None else str(watched)
+
+    def _by_pid(self, pid: int | None) -> Watched | None:
+        return next((watched for watched in self._watched.values() if watched.base.pid == pid), None)
+
+    def _is_server(self, pid: int | None) -> bool:
+        """Whether a message of this sender is a server's; where the sender is not known, it may be."""
+        watched = self._by_pid(pid)
+        return watched is None or watched.process.is_server
 
 
 def _safely_shown(message: object) -> str:

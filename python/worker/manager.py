@@ -155,6 +155,7 @@ class WorkerManager:
             auto_start,
             label=label,
             grace=self.settings.graceful_timeout,
+            overseer=self._loop,
         )
         (self.transient if transient else self.durable)[worker.ident] = worker
         return worker
@@ -216,6 +217,9 @@ class WorkerManager:
             self.join()
             self.terminate()
             self.cleanup()
+        except BaseException:
+            self._loop.kill()
+            raise
         finally:
             self._loop.close()
 

@@ -11,7 +11,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from signal import SIGINT
 from threading import Condition, Thread
-from typing import Any
+from typing import Any, Protocol
 
 from sanic.log import Colors, logger
 
@@ -30,6 +30,17 @@ def get_now() -> datetime:
     return datetime.now(tz=timezone.utc)
 
 
+class Overseer(Protocol):
+    """Who watches over processes while it is at work: the manager's loop."""
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it watches now."""
+
+    def watch(self, process: WorkerProcess) -> None:
+        """Watch over the process that has just been started in this place."""
+
+
 class WorkerProcess:
     """A named place in the table that one process fills at a time.
 
@@ -45,6 +56,8 @@ class WorkerProcess:
         kwargs (dict[str, Any]): The arguments of ``target``.
         worker_state (MutableMapping[str, Any]): The state of all processes.
         restartable (bool): Whether a restart may be asked for. Defaults to ``False``.
+        overseer (Overseer | None): Is told of every start, and waits for acks in place of a thread.
+            Defaults to ``None``.
     """
 
     THRESHOLD = 300
@@ -62,6 +75,8 @@ class WorkerProcess:
         kwargs: dict[str, Any],
         worker_state: MutableMapping[str, Any],
         restartable: bool = False,
+        *,
+        overseer: Overseer | None = None,
     ) -> None:
         self.state = ProcessState.IDLE
         self.factory = factory
@@ -71,7 +86,7 @@ class WorkerProcess:
         self.kwargs = kwargs
         self.worker_state = worker_state
         self.restartable = restartable
-        self.supervised = False
+        self.overseer = overseer
         # Re-entrant: whoever starts the waiting thread may run its target in the same thread.
         self._changed = Condition()
         self._old_process: Any = None
@@ -102,15 +117,23 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process that :meth:`spawn` has made."""
         self._log("Starting a process")
+        entry = self._entry()
         self.set_state(ProcessState.STARTING)
+        if "start_at" not in entry:
+            self._record({"start_at": get_now(), "starts": entry.get("starts", 1)})
         # Stock contexts hand the environment on to the child; ours carry it on the process object.
         os.environ["SANIC_WORKER_NAME"] = self.name
         os.environ["SANIC_WORKER_IDENTIFIER"] = self.ident
         try:
             self._current_process.start()
+        except BaseException:
+            self.set_state(ProcessState.FAILED, force=True)
+            raise
         finally:
             del os.environ["SANIC_WORKER_NAME"]
             del os.environ["SANIC_WORKER_IDENTIFIER"]
+        if self.overseer is not None and self.overseer.at_work:
+            self.overseer.watch(self)
         self._record_start()
 
     def join(self) -> None:
@@ -140,13 +163,12 @@ class WorkerProcess:
             return
         self._log("Terminating a process", self.pid)
         self.set_state(ProcessState.TERMINATED, force=True)
-        if self._old_process is not None:
-            old, self._old_process = self._old_process, None
-            old.terminate()
-        if not self.is_alive():
-            return
-        with suppress(KeyError, AttributeError, ProcessLookupError):
-            os.kill(self.pid, SIGINT)
+        leaving = [self._old_process, self._current_process]
+        self._old_process = None
+        for process in leaving:
+            if process is not None and process.is_alive():
+                with suppress(KeyError, AttributeError, ProcessLookupError):
+                    os.kill(process.pid, SIGINT)
 
     def restart(self, restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST, **kwargs: Any) -> None:
         """Put a new process in the place of the present one.
@@ -166,9 +188,9 @@ class WorkerProcess:
         self._log("Restarting a process", self.pid)
         entry = self._entry()
         self.set_state(ProcessState.RESTARTING, force=True)
-        if entry.get("serving"):
-            # From now on this is the newcomer's word.
-            self._record({"serving": False})
+        # All of it before the newcomer writes as well; whether it serves is its own word from now on.
+        serving = {"serving": False} if entry.get("serving") else {}
+        self._record({**serving, "starts": entry.get("starts", 1) + 1, "restart_at": get_now()})
         startup_first = restart_order is RestartOrder.STARTUP_FIRST
         if self._old_process is not None:
             # A newcomer that has not been acked yet makes way; the one that serves keeps its place.
@@ -182,9 +204,10 @@ class WorkerProcess:
         try:
             self.spawn()
             self.start()
-        except AttributeError as error:
+        except Exception as error:
+            if self._old_process is not None:
+                self.take_back()
             raise RuntimeError("Restart failed") from error
-        self._record({"pid": self.pid, "starts": entry.get("starts", 1) + 1, "restart_at": get_now()})
         if startup_first and self._old_process is not None:
             self._terminate_soon()
 
@@ -240,9 +263,10 @@ class WorkerProcess:
     def acked(self) -> None:
         """The process has acknowledged its start."""
         self._move(ProcessState.ACKED)
-        if self._entry().get("state") != ProcessState.ACKED.name:
-            # The ack was overwritten by another write to the entry; what it led to was seen.
-            self._record({"state": ProcessState.ACKED.name})
+        right = {"state": ProcessState.ACKED.name, "pid": self.pid}
+        if right.items() - self._entry().items():
+            # Over a foreign mapping, two who write one entry at once lose one of the two writes.
+            self._record(right)
 
     def serves(self) -> None:
         """The process accepts connections, whatever a predecessor wrote last."""
@@ -276,16 +300,12 @@ class WorkerProcess:
 
         A quick child may have sent its ack by now: that is not to be overwritten.
         """
-        entry = self._entry()
-        changes: dict[str, Any] = {}
-        if not entry.get("starts"):
-            changes = {"pid": self.pid, "start_at": get_now(), "starts": 1}
-        if entry.get("state") == ProcessState.STARTING.name:
-            changes["state"] = ProcessState.STARTED.name
         if self.state < ProcessState.STARTED:
             self._move(ProcessState.STARTED)
-        if changes:
-            self._record(changes)
+        changes: dict[str, Any] = {"pid": self.pid}
+        if self._entry().get("state") == ProcessState.STARTING.name:
+            changes["state"] = ProcessState.STARTED.name
+        self._record(changes)
 
     def _terminate_now(self) -> None:
         leaving = [self._old_process] if self._old_process is not None else []
@@ -300,7 +320,7 @@ class WorkerProcess:
 
     def _terminate_soon(self) -> None:
         self._log("Begin restart termination", self._current_process.pid)
-        if not self.supervised:
+        if self.overseer is None or not self.overseer.at_work:
             Thread(target=self._wait_to_terminate).start()
 
     def _log(self, what: str, *pid: int | None) -> None:
@@ -316,7 +336,8 @@ class WorkerProcess:
         with self._changed:
             if not self._changed.wait_for(lambda: self.state is ProcessState.ACKED, timeout=seconds):
                 raise TimeoutError(f"Worker {self.name} failed to come ack within {seconds} seconds")
-        self.hand_over()
+        if self._old_process is not None:
+            self.hand_over()
 
     def _takes_config(self) -> bool:
         try:
@@ -345,6 +366,7 @@ class Worker:
             ``ident``.
         grace (float): How long a process may take to end when main is gone, seconds. Defaults to
             ``20.0``.
+        overseer (Overseer | None): Who watches over the processes. Defaults to ``None``.
     """
 
     WORKER_PREFIX = "Sanic-"
@@ -363,6 +385,7 @@ class Worker:
         *,
         label: str = "",
         grace: float = 20.0,
+        overseer: Overseer | None = None,
     ) -> None:
         self.ident = ident
         self.name = ident
@@ -377,6 +400,7 @@ class Worker:
         self.tracked = tracked
         self.auto_start = auto_start
         self.grace = grace
+        self.overseer = overseer
         for _ in range(num):
             self.create_process()
 
@@ -389,6 +413,7 @@ class Worker:
             kwargs={**self.server_settings},
             worker_state=self.worker_state,
             restartable=self.restartable,
+            overseer=self.overseer,
         )
         process.ident = self.label
         self.processes.add(process)

@@ -63,10 +63,11 @@ class TestVersions:
     )
     def test_that_have_not_what_is_expected(self, module: str, name: str, tmp_path: Path) -> None:
         first = f"import {module}\ndel {module}.{name}\n"
-        assert install("26.3.0", tmp_path, first) == [
+        refusal = (
             f"Sanic 26.3.0 has no {module}.{name}, which sanic-worker has to replace; "
             f"it supports Sanic {SUPPORTED}"
-        ]
+        )
+        assert install("26.3.0", tmp_path, first) == [refusal]
 
 
 def test_applications_that_exist_already(tmp_path: Path) -> None:

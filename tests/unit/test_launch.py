@@ -182,7 +182,7 @@ class TestBirth:
     ) -> None:
         gate, opener = Pipe(False)
         process = launch.factory(get_context(method), 5.0)(target=deaf, kwargs={"gate": gate})
-        # A signal that is blocked in main when it starts the child is not inherited: the child gets one of its own.
+        # What is pending in main is not inherited; the child has to have a signal of its own.
         began = process.run
 
         def late() -> None:
@@ -344,13 +344,16 @@ class TestLifeline:
                     ends = Pipe(True)
                     journal, writer = Pipe(False)
                     gate, _ = Pipe(False)
-                    kwargs = {{"monitor_publisher": ends[1], "worker_state": state, "journal": writer, "gate": gate}}
+                    kwargs = {{"monitor_publisher": ends[1], "worker_state": state}}
+                    kwargs |= {{"journal": writer, "gate": gate}}
                     context = get_context("{method}")
+                    settings = {{**kwargs, "plan": "serves"}}
+                    pair = (ends[1], ends[0])
                     manager = WorkerManager(
-                        1, targets.server, {{**kwargs, "plan": "serves"}}, context, (ends[1], ends[0]), state,
-                        graceful_timeout=0.2,
+                        1, targets.server, settings, context, pair, state, graceful_timeout=0.2
                     )
-                    manager.manage("Stubborn", targets.server, {{**kwargs, "plan": "stubborn"}}, transient=True)
+                    settings = {{**kwargs, "plan": "stubborn"}}
+                    manager.manage("Stubborn", targets.server, settings, transient=True)
                     manager.start()
                     for _ in range(3):
                         print(*journal.recv()[1:], flush=True)

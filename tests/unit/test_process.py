@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from multiprocessing import get_context
@@ -56,12 +56,18 @@ class FakeBase:
         self.joined.append(timeout)
 
 
-@pytest.fixture
-def base() -> Iterator[type[FakeBase]]:
-    class Base(FakeBase):
-        made = []
+class Overseeing:
+    """A loop at work."""
 
-    yield Base
+    at_work = True
+
+    def watch(self, process: WorkerProcess) -> None:
+        """Nothing here ends by itself."""
+
+
+@pytest.fixture
+def base() -> type[FakeBase]:
+    return type("Base", (FakeBase,), {"made": []})
 
 
 @pytest.fixture
@@ -358,7 +364,7 @@ class TestRestart:
     def test_where_a_loop_waits_no_thread_does(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.supervised = True
+        one.overseer = Overseeing()
         threads = threading.active_count()
         one.restart(STARTUP_FIRST)
         assert threading.active_count() == threads
@@ -367,10 +373,10 @@ class TestRestart:
     def test_a_second_one_replaces_the_newcomer(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.supervised = True
+        one.overseer = Overseeing()
         one.restart(STARTUP_FIRST)
         one.restart(STARTUP_FIRST)
-        old, first, second = base.made
+        old, _, second = base.made
         assert [made.terminated for made in base.made] == [0, 1, 0]
         assert (one.predecessor, one.pid) == (old, second.pid)
         one.hand_over()
@@ -380,7 +386,7 @@ class TestRestart:
     def test_shutdown_first_during_a_handover_ends_both(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.supervised = True
+        one.overseer = Overseeing()
         one.restart(STARTUP_FIRST)
         one.restart()
         assert [made.terminated for made in base.made] == [1, 1, 0]
@@ -389,7 +395,7 @@ class TestRestart:
     def test_taking_back(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.supervised = True
+        one.overseer = Overseeing()
         one.restart(STARTUP_FIRST)
         one.take_back()
         assert (one.pid, one.predecessor, one.state) == (base.made[0].pid, None, ProcessState.ACKED)
@@ -399,7 +405,7 @@ class TestRestart:
     def test_losing_the_predecessor(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.supervised = True
+        one.overseer = Overseeing()
         one.restart(STARTUP_FIRST)
         one.lose_predecessor()
         assert (one.pid, one.predecessor) == (base.made[1].pid, None)

@@ -92,6 +92,12 @@ class Server:
             with suppress(ProcessLookupError):
                 os.kill(self.process.pid, signum)
 
+    def tell(self, signum: signal.Signals) -> None:
+        """Tell it to stop, again and again as main does, until it has something to say or is gone."""
+        while self.process.exitcode is None and not self.journal.poll(0):
+            self.signal(signum)
+            wait_for([self.journal, self.process.sentinel], 0.5)
+
     def answers(self) -> str:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=15)
         connection.request("GET", "/", headers={"Connection": "close"})
@@ -160,7 +166,7 @@ class TestStop:
         server = start(says_its_life)
         server.says(*STARTED)
         assert server.answers() == "hello"
-        server.signal(signum)
+        server.tell(signum)
         server.says(*STOPPED)
         assert server.ends() == 0
         assert server.told() == []
@@ -178,7 +184,7 @@ class TestStop:
 
         server = start(build)
         server.says(*STARTED)
-        server.signal(signal.SIGTERM)
+        server.tell(signal.SIGTERM)
         server.says("stopping")
         server.signal(signal.SIGTERM, signal.SIGINT, signal.SIGINT)
         server.says("stopped", *STOPPED)
@@ -247,12 +253,12 @@ class TestStop:
 
         server = start(build)
         server.says(*STARTED, "set")
-        server.signal(signal.SIGTERM)
+        server.tell(signal.SIGTERM)
         server.says("mine")
         server.signal(signal.SIGUSR1)
         server.says("usr1")
         assert server.answers() == "hello"
-        server.signal(signal.SIGINT)
+        server.tell(signal.SIGINT)
         server.says(True, *STOPPED)
         assert server.ends() == 0
 
@@ -349,7 +355,7 @@ class TestArguments:
 
         server = start(build, config={"RELOADED_FILES": "a.py"})
         server.says(("a.py", False))
-        server.signal(signal.SIGTERM)
+        server.tell(signal.SIGTERM)
         assert server.ends() == 0
 
     def test_a_debugged_application_has_a_debugged_loop(self, start: Callable[..., Server]) -> None:
@@ -360,7 +366,7 @@ class TestArguments:
 
         server = start(build)
         server.says(True)
-        server.signal(signal.SIGTERM)
+        server.tell(signal.SIGTERM)
         assert server.ends() == 0
 
     def test_a_process_that_is_no_server_of_a_manager(
@@ -375,7 +381,7 @@ class TestArguments:
 
         server = start(build)
         server.says(*STARTED, False)
-        server.signal(signal.SIGTERM)
+        server.tell(signal.SIGTERM)
         server.says(*STOPPED)
         assert server.ends() == 0
 

@@ -1,0 +1,189 @@
+"""The README is true: its examples are run as they stand there, but for the ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+from integration.tools import environment, free_port, wait_until
+
+from worker import settings
+
+README = Path(__file__).parent.parent / "README.md"
+TIMEOUT = 15.0
+STARTED_BY_OTHERS = ("pip ", "make ")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+PROGRAMS = {block.splitlines()[0].removeprefix("# "): block for block in blocks("python")}
+COMMANDS = [re.findall(r"^\$ (.*)\n((?:[^$\n].*\n)*)", block, re.MULTILINE) for block in blocks("console")]
+
+
+def command(line: str) -> list[str]:
+    """A command of the README, run by this interpreter."""
+    program, *arguments = shlex.split(line)
+    modules = {"sanic-worker": "worker", "sanic": "sanic"}
+    return [sys.executable, "-m", modules[program], *arguments]
+
+
+@contextmanager
+def running(
+    arguments: list[str], folder: Path, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A program that runs until it is interrupted, as Ctrl-C does; it then ends in order."""
+    with (folder / "log").open("w") as log:
+        main = subprocess.Popen(
+            arguments,
+            cwd=folder,
+            env=environment(env),
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    assert main.stdout is not None
+    try:
+        yield main
+        os.killpg(main.pid, signal.SIGINT)
+        main.communicate(timeout=TIMEOUT)
+        assert main.returncode == 0, (folder / "log").read_text()
+    finally:
+        main.kill()
+        main.wait()
+        main.stdout.close()
+
+
+def ask(port: int, path: str = "/", method: str = "GET") -> str:
+    """The body of an answer; empty while nobody listens."""
+    try:
+        with urlopen(Request(f"http://127.0.0.1:{port}{path}", method=method), timeout=TIMEOUT) as answer:
+            body: str = answer.read().decode()
+            return body
+    except OSError:
+        return ""
+
+
+def ask_who(port: int) -> dict[str, str]:
+    found: dict[str, str] = json.loads(wait_until(lambda: ask(port), "an answer"))
+    return found
+
+
+def test_the_examples_are_all_here() -> None:
+    assert set(PROGRAMS) == {"hello.py", "script.py", "classes.py"}
+    lines = [line for block in COMMANDS for line, _ in block if not line.startswith(STARTED_BY_OTHERS)]
+    assert [line.split()[0] for line in lines] == ["sanic-worker", "curl", "sanic"]
+
+
+def test_the_command(tmp_path: Path) -> None:
+    (start, _), (curl, answer), (inspect, scaled) = next(
+        block for block in COMMANDS if block[0][0].startswith("sanic-worker")
+    )
+    port, inspector = free_port(), free_port()
+    (tmp_path / "hello.py").write_text(PROGRAMS["hello.py"])
+    env = {"SANIC_INSPECTOR_PORT": str(inspector)}
+    assert curl == "curl http://127.0.0.1:8000/"
+    with running([*command(start), f"--port={port}"], tmp_path, env):
+        found = ask_who(port)
+        expected = json.loads(answer)
+        assert found.keys() == expected.keys()
+        assert (
+            found["name"] in ("Sanic-Server-0-0", "Sanic-Server-1-0")
+            and expected["name"] == "Sanic-Server-0-0"
+        )
+        done = subprocess.run(
+            [*command(inspect), f"--port={inspector}"],
+            cwd=tmp_path,
+            env=environment(env),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert scaled.strip() in done.stdout, done
+        wait_until(lambda: ask_who(port)["name"] == "Sanic-Server-2-0", "an answer of the third")
+
+        # Its /restart replaces every worker, and no request fails meanwhile.
+        before: set[str] = set()
+        wait_until(lambda: before.add(ask_who(port)["pid"]) or len(before) == 3, "an answer of each")
+        assert json.loads(ask(port, "/restart", "POST")) == {"restarting": True}
+        new: set[str] = set()
+
+        def asked() -> bool:
+            body = ask(port)
+            assert body, "a request failed"
+            new.add(json.loads(body)["pid"])
+            return len(new - before) == 3
+
+        wait_until(asked, "an answer of three new ones")
+
+
+def test_the_script(tmp_path: Path) -> None:
+    port = free_port()
+    program = PROGRAMS["script.py"]
+    assert "port=8000" in program
+    (tmp_path / "script.py").write_text(program.replace("port=8000", f"port={port}"))
+    with running([sys.executable, "script.py"], tmp_path):
+        assert wait_until(lambda: ask(port), "an answer") == "worker.multiplexer"
+
+
+def test_the_classes(tmp_path: Path) -> None:
+    (tmp_path / "classes.py").write_text(PROGRAMS["classes.py"])
+    names = ["Sanic-Server-0-0", "Sanic-Server-1-0"]
+    main = subprocess.Popen(
+        [sys.executable, "classes.py"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert main.stdout is not None
+    try:
+        assert sorted(main.stdout.readline() for _ in names) == [f"{name} is ready\n" for name in names]
+        os.killpg(main.pid, signal.SIGINT)
+        rest, errors = main.communicate(timeout=TIMEOUT)
+        assert (sorted(rest.splitlines()), errors) == ([f"{name} leaves" for name in names], "")
+        assert main.returncode == 0
+    finally:
+        main.kill()
+        main.wait()
+
+
+def test_the_settings_are_those_that_there_are() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (.*?) \| (.*?) \|$", README.read_text(), re.MULTILINE)
+    assert [(name, variable) for name, variable, *_ in rows] == [
+        (setting.name, f"{settings.ENV_PREFIX}{setting.name.upper()}") for setting in settings.SETTINGS
+    ]
+
+
+@pytest.mark.parametrize("variable", re.findall(r"`WORKER_CORE=(\w+)`", README.read_text()))
+def test_the_core_can_be_chosen(variable: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import worker; print(worker.core_info().core)"],
+        cwd=tmp_path,
+        env=environment({"WORKER_CORE": variable}),
+        capture_output=True,
+        text=True,
+    )
+    # An error that says so is as good as the core.
+    assert done.stdout.strip() == variable or f"WORKER_CORE={variable}" in done.stderr
+
+
+def test_its_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README.read_text())
+    assert "docs/differences.md" in links
+    missing = [link for link in links if not (README.parent / link).exists()]
+    assert missing == []

@@ -1,0 +1,210 @@
+"""How the loop ends, and how it sees to it that the processes do."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker import launch, loop
+from worker.process import WorkerProcess
+
+from . import targets
+from .running import House, errors, listening, lives, logged, wait_for_end
+
+ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
+EIGHT = ("Errand", targets.errand, {}, False, True, True, True, 1)
+
+
+@pytest.fixture(autouse=True)
+def _listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with listening(caplog):
+        yield
+
+
+class TestStops:
+    @pytest.mark.parametrize("signum", targets.STOPS)
+    def test_a_signal(self, signum: signal.Signals, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, number=2)
+
+        def act() -> None:
+            house.said("ready", 2)
+            os.kill(os.getpid(), signum)
+
+        house.run(act, stops=False)
+        assert [said.what for said in house.heard] == ["ready", "ready", "SIGINT", "SIGINT"]
+        assert f"Received signal {signum.name}. Shutting down." in caplog.messages
+        assert errors(caplog) == []
+
+    def test_a_signal_before_the_run(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, number=2)
+        house.manager.manage("Errand", targets.errand, {}, auto_start=False)
+        signal.raise_signal(signal.SIGTERM)
+        house.run(stops=False)
+        assert house.heard == []
+        assert "Received signal SIGTERM. Shutting down." in caplog.messages
+
+    def test_a_signal_between_two_starts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        house = House(tmp_path, "never_acks", number=3)
+        start = WorkerProcess.start
+
+        def interrupted(process: WorkerProcess) -> None:
+            start(process)
+            signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(WorkerProcess, "start", interrupted)
+        house.run(stops=False)
+        assert {said.name for said in house.heard} <= {ONE}
+
+    def test_while_acks_are_awaited(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, "never_acks", number=2)
+
+        def act() -> None:
+            house.said("ready", 2)
+            house.send("__SCALE__:3")
+            house.call(lambda: None)
+
+        house.run(act)
+        assert [said.what for said in house.heard] == ["ready", "ready", "SIGINT", "SIGINT"]
+        assert errors(caplog) == []
+        # What waited for the acks is not begun any more.
+        assert "Scaling from 2 to 3 workers" not in caplog.messages
+
+    def test_a_death_by_the_same_signal_is_no_failure(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """SIGTERM to all at once, while the servers start: main's own comes first."""
+        house = House(tmp_path, "acks_behind_the_gate", number=2)
+        the_loop = house.manager._loop
+        turn = the_loop.turn
+
+        def all_at_once(at_most: float | None = None) -> None:
+            the_loop.turn = turn  # type: ignore[method-assign]
+            for said in house.said("at the gate", 2):
+                os.kill(said.pid, signal.SIGTERM)
+                wait_for_end(said.pid)
+            signal.raise_signal(signal.SIGTERM)
+            turn(at_most)
+
+        the_loop.turn = all_at_once  # type: ignore[method-assign]
+        house.run(stops=False)
+        assert errors(caplog) == []
+
+    def test_the_second_one_kills(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, "stubborn", number=2)
+        grandchildren: list[int] = []
+
+        def act() -> None:
+            grandchildren.extend(said.what for said in house.said(None, 2))
+            os.kill(os.getpid(), signal.SIGINT)
+            logged(caplog, "Received signal SIGINT. Shutting down.")
+            assert all(lives(said.pid) for said in house.heard)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        house.run(act, stops=False)
+        assert "Shutdown interrupted. Killing." in caplog.messages
+        for pid in grandchildren:
+            wait_for_end(pid)
+        assert errors(caplog) == []
+
+    def test_who_ignores_its_stop_is_killed_with_its_children(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, "stubborn", graceful_timeout=0.3)
+        said = []
+
+        def act() -> None:
+            said.extend(house.said(None))
+
+        house.run(act)
+        assert errors(caplog) == [f"{ONE} [{said[0].pid}] did not end within 0.3 seconds; killing it"]
+        wait_for_end(said[0].what)
+
+    def test_a_replaced_one_that_ignores_its_stop(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, "stubborn", graceful_timeout=0.3)
+
+        def act() -> None:
+            (old,) = house.said(None)
+            house.plan("serves")
+            house.send("__ALL_PROCESSES__:")
+            house.said("ready")
+            logged(caplog, f"{ONE} [{old.pid}] did not end within 0.3 seconds; killing it")
+            wait_for_end(old.pid)
+            wait_for_end(old.what)
+            assert house.until(ONE, state="ACKED")["pid"] != old.pid
+
+        house.run(act)
+
+    @pytest.mark.parametrize(("target", "times"), [(targets.counts_stops, 3), (targets.server, 1)])
+    def test_who_obeys_the_first_is_told_again(
+        self,
+        target: Callable[..., None],
+        times: int,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(loop, "TELL_AGAIN", 0.05)
+        house = House(tmp_path, target=target)
+        house.run(lambda: house.said("ready") and None)
+        assert [said.what for said in house.heard] == ["ready", *["SIGINT"] * times]
+        assert errors(caplog) == []
+
+    def test_messages_that_come_after_it(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            house.said("ready")
+            house.send("__TERMINATE__")
+            house.send("__SCALE__:3")
+
+        house.run(act, stops=False)
+        assert [said.what for said in house.heard] == ["ready", "SIGINT"]
+        assert "Scaling from 1 to 3 workers" not in caplog.messages
+
+    def test_what_was_before_is_restored(self, tmp_path: Path) -> None:
+        house = House(tmp_path)
+        one, other = os.pipe()
+        os.set_blocking(other, False)
+        before = signal.set_wakeup_fd(other)
+        try:
+            house.run()
+            assert signal.set_wakeup_fd(before) == other
+        finally:
+            os.close(one)
+            os.close(other)
+
+    def test_a_signal_while_it_is_closed(self, tmp_path: Path) -> None:
+        house = House(tmp_path)
+        the_loop = house.manager._loop
+
+        class Closing:
+            """A monitor during whose close a signal comes."""
+
+            def __init__(self, monitor: Any) -> None:
+                self.monitor = monitor
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.monitor, name)
+
+            def close(self) -> None:
+                self.monitor.close()
+                signal.raise_signal(signal.SIGTERM)
+
+        def replace_monitor() -> None:
+            assert the_loop._monitor is not None
+            launch.disown(the_loop._monitor)
+            the_loop._monitor = Closing(the_loop._monitor)
+            launch.own(the_loop._monitor)
+
+        def act() -> None:
+            house.said("ready")
+            house.call(lambda: the_loop.do(replace_monitor))
+
+        house.run(act)
