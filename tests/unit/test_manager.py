@@ -161,7 +161,7 @@ class TestVerbs:
             (-1, r"^Cannot scale to 0 workers\.$"),
             (
                 6,
-                r"^Cannot scale to 6 workers: max_workers is 5\. Set SANIC_WORKER_MAX_WORKERS to allow more\.$",
+                r"^Cannot scale to 6 workers: max_workers is 5\. Set SANIC_WORKER_MAX_WORKERS to allow more",
             ),
         ],
     )

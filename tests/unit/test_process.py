@@ -17,6 +17,7 @@ from worker import launch, process
 from worker.constants import ProcessState, RestartOrder
 from worker.process import Worker, WorkerProcess, get_now
 
+from .fakes import Overseeing
 from .targets import nothing
 
 STARTUP_FIRST = RestartOrder.STARTUP_FIRST
@@ -54,15 +55,6 @@ class FakeBase:
 
     def join(self, timeout: float | None = None) -> None:
         self.joined.append(timeout)
-
-
-class Overseeing:
-    """A loop at work."""
-
-    at_work = True
-
-    def watch(self, process: WorkerProcess) -> None:
-        """Nothing here ends by itself."""
 
 
 @pytest.fixture
