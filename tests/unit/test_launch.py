@@ -334,12 +334,13 @@ class TestLifeline:
         program = f"""
             import os
             {first}
-            from multiprocessing import Manager, Pipe, get_context
+            from multiprocessing import Pipe, get_context
             from worker import WorkerManager
+            from worker.integration import state_manager
             from unit import targets
 
             if __name__ == "__main__":
-                with Manager() as shared:
+                with state_manager() as shared:
                     state = shared.dict()
                     ends = Pipe(True)
                     journal, writer = Pipe(False)

@@ -17,44 +17,10 @@ from worker import launch, process
 from worker.constants import ProcessState, RestartOrder
 from worker.process import Worker, WorkerProcess, get_now
 
-from .fakes import Overseeing
+from .fakes import FakeBase, Overseeing
 from .targets import nothing
 
 STARTUP_FIRST = RestartOrder.STARTUP_FIRST
-
-
-class FakeBase:
-    """A process of ``multiprocessing`` that exists on paper."""
-
-    made: list[FakeBase]
-    on_start: Callable[[FakeBase], None] = staticmethod(lambda base: None)
-
-    def __init__(self, **kwargs: Any) -> None:
-        self.made.append(self)
-        self.kwargs = kwargs
-        self.pid: int | None = None
-        self.exitcode: int | None = None
-        self.environment: dict[str, str] = {}
-        self.alive = False
-        self.terminated = 0
-        self.joined: list[float | None] = []
-
-    def start(self) -> None:
-        self.pid = 1_000_000 + len(self.made)
-        self.alive = True
-        self.environment = {name: os.environ[name] for name in os.environ if name.startswith("SANIC_WORKER_")}
-        self.on_start(self)
-
-    def is_alive(self) -> bool:
-        if self.pid is None:
-            raise AssertionError("can only test a child process")
-        return self.alive
-
-    def terminate(self) -> None:
-        self.terminated += 1
-
-    def join(self, timeout: float | None = None) -> None:
-        self.joined.append(timeout)
 
 
 @pytest.fixture
