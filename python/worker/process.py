@@ -263,8 +263,9 @@ class WorkerProcess:
     def acked(self) -> None:
         """The process has acknowledged its start."""
         self._move(ProcessState.ACKED)
+        entry = self._entry()
         right = {"state": ProcessState.ACKED.name, "pid": self.pid}
-        if right.items() - self._entry().items():
+        if any(entry.get(key) != value for key, value in right.items()):
             # Over a foreign mapping, two who write one entry at once lose one of the two writes.
             self._record(right)
 
