@@ -398,6 +398,7 @@ class TestAllAtOnce:
         def act() -> None:
             old = first(house)
             self.at_once(house, "__SCALE__:3", "__SCALE__:1")
+            logged(caplog, "Scaling from 3 to 1 workers")
             until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "their entries gone")
             house.call(lambda: None)
             assert {child.pid for child in active_children()} == {old.pid, house.state_pid}
