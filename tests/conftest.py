@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
@@ -12,6 +13,9 @@ from typing import Any
 import pytest
 
 GRACE = 2.0
+
+# A run in the background may have inherited it as ignored; what the tests start is to meet it as usual.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _children() -> set[int]:

@@ -123,8 +123,8 @@ def factory(context: Any, grace: float) -> Callable[..., Any]:
     """What makes the processes of a context.
 
     Args:
-        context (BaseContext): ``multiprocessing``, or what ``get_context()`` gave. One that is not
-            from the standard library makes its own processes.
+        context (BaseContext): What ``multiprocessing.get_context()`` gave. One that is not from the
+            standard library makes its own processes.
         grace (float): How long a process may take to end when main is gone, seconds.
 
     Returns:
@@ -178,7 +178,10 @@ def reap(process: BaseProcess) -> int | None:
     """
     if process.exitcode is None:
         wait_for([process.sentinel], _EXITCODE_TIMEOUT)
-    return process.exitcode
+    code = process.exitcode
+    # So that multiprocessing forgets it now, and not at its next start.
+    process.join(0)
+    return code
 
 
 @contextmanager

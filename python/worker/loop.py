@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -217,7 +218,8 @@ class Loop:
             self._manager.shutdown_signal(self._signals.popleft(), None)
 
     def _received(self, command: Command, sender: int | None) -> None:
-        logger.debug("Monitor message: %s", command, extra={"verbosity": 2})
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("Monitor message: %s", _safely_shown(command), extra={"verbosity": 2})
         if self.ended:
             return
         if self._starting and isinstance(command, (Restart, Scale, Manage)):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from multiprocessing.managers import BaseProxy
 from os import environ, getpid
+from time import monotonic, sleep
 from typing import Any
 
 from sanic.log import Colors, logger
@@ -14,6 +16,9 @@ from worker.publisher import Publisher, send
 from worker.state import WorkerState, update_entry
 
 __all__ = ["WorkerMultiplexer"]
+
+# How long an ack waits for its turn at the most, seconds.
+ACK_PATIENCE = 1.0
 
 
 class WorkerMultiplexer:
@@ -44,6 +49,7 @@ class WorkerMultiplexer:
             self.name,
             self.pid,
         )
+        self._await_turn()
         update_entry(self._state._state, self.name, {"state": ProcessState.ACKED.name})
 
     @later_names
@@ -144,6 +150,19 @@ class WorkerMultiplexer:
     def workers(self) -> dict[str, Any]:
         """The state of all processes, name to entry, in a ``dict`` of the caller's own."""
         return self._state.full()
+
+    def _await_turn(self) -> None:
+        """Wait for main's last word on the start of this process, which is its pid in the entry.
+
+        Over a ``SyncManager`` a write is a read and a write: an ack that comes between the two of main's
+        would be lost. Of any other mapping nobody knows whether main writes to the same one.
+        """
+        state = self._state._state
+        patience = monotonic() + ACK_PATIENCE
+        while isinstance(state, BaseProxy) and state[self.name].get("pid") != self.pid:
+            if monotonic() > patience:
+                return
+            sleep(ACK_PATIENCE / 200)
 
     def _send(self, message: Any) -> None:
         send(self._monitor_publisher, message)

@@ -226,8 +226,9 @@ class WorkerProcess:
         """
         if self.state not in (ProcessState.IDLE, ProcessState.RESTARTING):
             raise Exception("Cannot spawn a worker process until it is idle.")
-        if self.name not in self.worker_state:
-            self.worker_state[self.name] = {"server": self.is_server}
+        with suppress(ConnectionError, EOFError):
+            if self.name not in self.worker_state:
+                self.worker_state[self.name] = {"server": self.is_server}
         self._current_process = self.factory(
             name=self.name,
             target=self.target,

@@ -72,7 +72,7 @@ def lives(pid: int) -> bool:
 
 @contextlib.contextmanager
 def listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Hear what the manager logs; and let go of it, for it holds the processes that it names."""
+    """Hear what the manager logs; then let go of the processes that it names, and of all that had ended."""
     caplog.set_level(logging.INFO, "sanic.root")
     yield
     caplog.get_records("call").clear()
@@ -276,7 +276,6 @@ class House:
             vars(whole).clear()
         self.heard = heard
         active_children()
-        gc.collect()
         assert not left, f"left alive: {left}"
         assert set(states.values()) <= FINAL, states
 

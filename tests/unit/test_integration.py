@@ -124,8 +124,10 @@ if __name__ == "__main__":
 
 
 class TestStateManager:
-    @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
-    @pytest.mark.parametrize("end", ["in order", "by force"])
+    @pytest.mark.parametrize(
+        ("method", "end"),
+        [("spawn", "by force"), ("fork", "by force"), ("forkserver", "by force"), ("spawn", "in order")],
+    )
     def test_it_leaves_with_main_and_not_before(self, method: str, end: str, tmp_path: Path) -> None:
         main = subprocess.Popen(
             command(STATE, method, cwd=tmp_path),

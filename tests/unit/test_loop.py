@@ -179,6 +179,24 @@ class TestCommands:
         assert len(errors(caplog)) == 1
         assert house.heard[-1].what == "SIGINT"
 
+    def test_what_is_too_deep_to_be_shown(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where each message is logged, as with --debug -vv."""
+        caplog.set_level(logging.DEBUG, "sanic.root")
+        monkeypatch.setattr(logging.getLogger("sanic.root"), "filters", [])
+        house = House(tmp_path)
+        depth = 5000
+        payload = b"\x80\x04" + b"]" * depth + b"a" * (depth - 1) + b"."
+
+        def act() -> None:
+            house.said("ready")
+            house.send_raw(struct.pack("!i", len(payload)) + payload)
+            logged(caplog, "Monitor received an invalid message: [[")
+            house.call(lambda: None)
+
+        house.run(act)
+
     @pytest.mark.parametrize("message", [None, "", 0, [], False, b""], ids=repr)
     def test_what_is_falsy_ends_nothing(
         self, message: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
