@@ -179,8 +179,9 @@ def reap(process: BaseProcess) -> int | None:
     if process.exitcode is None:
         wait_for([process.sentinel], _EXITCODE_TIMEOUT)
     code = process.exitcode
-    # So that multiprocessing forgets it now, and not at its next start.
-    process.join(0)
+    if code is not None:
+        # So that multiprocessing forgets it now, and not at its next start.
+        process.join(0)
     return code
 
 

@@ -82,10 +82,15 @@ class WorkerMultiplexer:
     def set_serving(self, serving: bool) -> None:
         """Record whether this worker accepts connections, as ``serving`` in its entry.
 
+        Where the state is gone, and main with it, nobody is left to know: the stop of the worker goes on.
+
         Raises:
             KeyError: This process has no entry in the state.
         """
-        update_entry(self._state._state, self.name, {"serving": serving})
+        try:
+            update_entry(self._state._state, self.name, {"serving": serving})
+        except (OSError, EOFError):
+            logger.debug("Monitor process has already exited.")
 
     def exit(self) -> None:
         """Take this worker's entry out of the state, if there still is a state to take it out of."""

@@ -90,6 +90,9 @@ class WorkerProcess:
         # Re-entrant: whoever starts the waiting thread may run its target in the same thread.
         self._changed = Condition()
         self._old_process: Any = None
+        # Over a foreign mapping, two who write one entry at once lose one of the two writes: what main
+        # has to say of this place is kept, to be said again when the other has written its last.
+        self._facts: dict[str, Any] = {}
         self.spawn()
 
     @property
@@ -120,7 +123,7 @@ class WorkerProcess:
         entry = self._entry()
         self.set_state(ProcessState.STARTING)
         if "start_at" not in entry:
-            self._record({"start_at": get_now(), "starts": entry.get("starts", 1)})
+            self._state_facts({"start_at": get_now(), "starts": entry.get("starts", 1)})
         # Stock contexts hand the environment on to the child; ours carry it on the process object.
         os.environ["SANIC_WORKER_NAME"] = self.name
         os.environ["SANIC_WORKER_IDENTIFIER"] = self.ident
@@ -190,7 +193,7 @@ class WorkerProcess:
         self.set_state(ProcessState.RESTARTING, force=True)
         # All of it before the newcomer writes as well; whether it serves is its own word from now on.
         serving = {"serving": False} if entry.get("serving") else {}
-        self._record({**serving, "starts": entry.get("starts", 1) + 1, "restart_at": get_now()})
+        self._state_facts({"starts": entry.get("starts", 1) + 1, "restart_at": get_now()}, serving)
         startup_first = restart_order is RestartOrder.STARTUP_FIRST
         if self._old_process is not None:
             # A newcomer that has not been acked yet makes way; the one that serves keeps its place.
@@ -265,14 +268,13 @@ class WorkerProcess:
         """The process has acknowledged its start."""
         self._move(ProcessState.ACKED)
         entry = self._entry()
-        right = {"state": ProcessState.ACKED.name, "pid": self.pid}
+        right = {**self._facts, "state": ProcessState.ACKED.name, "pid": self.pid}
         if any(entry.get(key) != value for key, value in right.items()):
-            # Over a foreign mapping, two who write one entry at once lose one of the two writes.
             self._record(right)
 
     def serves(self) -> None:
         """The process accepts connections, whatever a predecessor wrote last."""
-        self._record({"serving": True})
+        self._record({**self._facts, "pid": self.pid, "serving": True})
 
     def take_back(self) -> None:
         """Give the place back to the predecessor: its successor has failed."""
@@ -290,6 +292,11 @@ class WorkerProcess:
             return self.worker_state[self.name]  # type: ignore[no-any-return]
         except (KeyError, ConnectionError, EOFError):
             return {}
+
+    def _state_facts(self, facts: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
+        """Record what main alone knows, and remember it."""
+        self._facts.update(facts)
+        self._record({**facts, **(more or {})})
 
     def _record(self, changes: Mapping[str, Any]) -> None:
         try:
