@@ -77,7 +77,7 @@ def is_installed() -> bool:
 def install(**given: Any) -> None:
     """Put this package in the place of ``sanic.worker``, here and in every process it starts.
 
-    Call it before the application is run; again, it does nothing but take the settings.
+    Call it before the application is run; again, it does nothing but take settings that are given.
 
     Args:
         **given: Settings of the manager, by name; see :mod:`worker.settings`.
@@ -118,7 +118,7 @@ def uninstall() -> None:
     """Put Sanic's own manager back in this process. Where nothing was installed, nothing happens."""
     while _undo:
         _undo.pop()()
-    settings.install({})
+    settings.forget()
 
 
 def state_manager() -> SyncManager:

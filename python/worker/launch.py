@@ -75,7 +75,8 @@ class Launched(BaseProcess):
         global _failed
         _failed = False
         os.environ.update(self.environment)
-        _undo_fork()
+        if self._start_method == "fork":  # type: ignore[attr-defined]
+            _undo_fork()
         lead_session()
         hold_on_to(self.main_pid, self.grace)
         if not faulthandler.is_enabled():
@@ -150,6 +151,11 @@ def own(owned: Closable) -> None:
 def disown(owned: Closable) -> None:
     """Main has closed it, or gives it up."""
     _owned_by_main.remove(owned)
+
+
+def is_child() -> bool:
+    """Whether the calling process is a child of a manager."""
+    return isinstance(multiprocessing.current_process(), Launched)
 
 
 def mark_failed() -> None:
@@ -244,9 +250,14 @@ def _open_to_signals(interruptible: bool) -> None:
     One that is pending came from main, or to main's group and so to main as well: either way the
     server is stopping and nothing has been begun that would want to be ended in order.
     """
+    handler = signal.getsignal(signal.SIGINT)
+    # A module that was imported on the way here may have set its own.
+    settled = callable(handler) and handler is not signal.default_int_handler
+    if not settled:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_MAINS_SIGNALS))
-    if interruptible:
+    if interruptible and not settled:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -13,6 +13,7 @@ from functools import partial, wraps
 from reprlib import Repr
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
 
 from worker import launch
@@ -129,13 +130,21 @@ class Loop:
             self._monitor.watch(str(watched), base.pid, sentinel)
 
     def on_signal(self, signum: int, frame: Any) -> None:
-        """The handler of main's signals: queue it for the loop."""
+        """The handler of main's signals: queue it for the loop.
+
+        Before the loop and after it nobody looks: there the second one takes its default action.
+        """
+        if self._signals and not self.at_work:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
         self._signals.append(signum)
         self._wake()
 
     def do(self, call: Callable[[], None]) -> None:
         """Do something now, or in the loop's thread where a loop runs in another one."""
-        if self._thread in (None, threading.get_ident()):
+        if self.at_work and self._manager._shutting_down:
+            logger.debug("Nothing is started any more: the server is stopping.")
+        elif self._thread in (None, threading.get_ident()):
             call()
         else:
             self._calls.append(call)
@@ -159,7 +168,7 @@ class Loop:
                     _show.repr(event.sample),
                 )
         while self._calls:
-            self._guarded(self._calls.popleft(), "a call from another thread")
+            self._guarded(partial(self.do, self._calls.popleft()), "another thread")
         self._settle()
 
     def wait_until_ready(self, seconds: float) -> str:
@@ -231,9 +240,12 @@ class Loop:
         """Do what someone asked for; whatever comes of it, supervision goes on."""
         try:
             call()
-        except ValueError as error:
+        except ServerKilled:
+            raise
+        except (ValueError, ConnectionError) as error:
             error_logger.error("Refused a command of %s: %s", whose, error)
-        except Exception:
+        # What came down the pipe brings code of its own, in the reprs of its arguments for one.
+        except BaseException:
             error_logger.exception("Failed to obey a command of %s", whose)
 
     def _obey(self, command: Command, sender: int | None) -> None:
@@ -281,6 +293,8 @@ class Loop:
             error_logger.exception("Failed to manage worker %s", command.ident)
             return
         for process in worker.processes:
+            if self.stop_asked:
+                break
             if command.auto_start:
                 process.start()
             else:
@@ -431,5 +445,5 @@ class Loop:
 def _safely_shown(message: object) -> str:
     try:
         return _show.repr(message)
-    except Exception:
+    except BaseException:
         return f"<{type(message).__name__} whose repr fails>"

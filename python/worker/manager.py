@@ -303,8 +303,10 @@ class WorkerManager:
         logger.info("Scaling from %s to %s workers", self.num_server, num_worker)
         self.num_server = num_worker
         for _ in range(change):
-            for process in self.create_server().processes:
-                process.start()
+            worker = self.create_server()
+            for process in worker.processes:
+                if not self._loop.stop_asked:
+                    process.start()
         for _ in range(-change):
             self.shutdown_server()
 
@@ -369,6 +371,8 @@ class WorkerManager:
             ServerKilled: Always.
         """
         for process in self.processes:
+            if not process.is_alive():
+                continue
             logger.info("Killing %s [%s]", process.name, process.pid)
             with suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)

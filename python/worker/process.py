@@ -185,10 +185,13 @@ class WorkerProcess:
                 as ``config``, the names in upper case (``RELOADED_FILES``, for one).
 
         Raises:
+            ConnectionError: The state of the workers cannot be reached; the present process stays.
             RuntimeError: The new process could not be made.
             TimeoutError: In the waiting thread: the new process sent no ack in time.
         """
         self._log("Restarting a process", self.pid)
+        # Before anybody leaves: without a state the newcomer could not start.
+        self._require_entry()
         entry = self._entry()
         self.set_state(ProcessState.RESTARTING, force=True)
         # All of it before the newcomer writes as well; whether it serves is its own word from now on.
@@ -229,9 +232,7 @@ class WorkerProcess:
         """
         if self.state not in (ProcessState.IDLE, ProcessState.RESTARTING):
             raise Exception("Cannot spawn a worker process until it is idle.")
-        with suppress(ConnectionError, EOFError):
-            if self.name not in self.worker_state:
-                self.worker_state[self.name] = {"server": self.is_server}
+        self._require_entry()
         self._current_process = self.factory(
             name=self.name,
             target=self.target,
@@ -286,6 +287,16 @@ class WorkerProcess:
         with self._changed:
             self.state = state
             self._changed.notify_all()
+
+    def _require_entry(self) -> None:
+        """See to it that there is an entry for this place."""
+        try:
+            if self.name not in self.worker_state:
+                self.worker_state[self.name] = {"server": self.is_server}
+        except (OSError, EOFError) as error:
+            raise ConnectionError(
+                f"{self.name} is not started: the state of the workers cannot be reached"
+            ) from error
 
     def _entry(self) -> Mapping[str, Any]:
         try:

@@ -10,6 +10,8 @@ import warnings
 from functools import partial
 from multiprocessing.connection import Connection
 from ssl import SSLContext
+from traceback import walk_tb
+from types import TracebackType
 from typing import Any
 
 from sanic.application.constants import ServerStage
@@ -220,9 +222,14 @@ def _become_worker(app: Any, publisher: Connection | None, state: dict[str, Any]
 
 def _without_our_frames(error: Exception) -> Exception:
     """The error as if nothing stood between the application and its loading."""
-    place = error.__traceback__
-    while place is not None and place.tb_frame.f_globals.get("__name__", "").startswith(LOADING):
-        place = place.tb_next
+    frames = [*walk_tb(error.__traceback__)]
+    theirs = [not frame.f_globals.get("__name__", "").startswith(LOADING) for frame, _ in frames]
+    place = None
+    # What the application itself calls of ours, at the end, is part of its error.
+    for number, (frame, line) in reversed([*enumerate(frames)]):
+        if not any(theirs[: number + 1]) or (not theirs[number] and any(theirs[number:])):
+            continue
+        place = TracebackType(place, frame, frame.f_lasti, line)
     return error.with_traceback(place)
 
 
@@ -279,7 +286,7 @@ class _Server:
             # Without a handler, a repeated stop would end the process in the middle of its stop.
             return True
         removed = self._remove(signum)
-        if signum in (signals.SIGINT, signals.SIGTERM):
+        if signum in (signals.SIGINT, signals.SIGTERM) and launch.is_child():
             signals.signal(signum, signals.SIG_IGN)
         return removed
 

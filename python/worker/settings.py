@@ -109,8 +109,12 @@ def install(given: Mapping[str, Any]) -> None:
         if name not in known:
             raise TypeError(f"There is no setting {name!r}; there are: {', '.join(known)}")
         _check(known[name], value, "worker.install()")
-    _installed.clear()
     _installed.update(given)
+
+
+def forget() -> None:
+    """Drop what ``worker.install()`` was given."""
+    _installed.clear()
 
 
 def resolve(given: Mapping[str, Any]) -> Settings:

@@ -23,7 +23,7 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in NAMES:
         monkeypatch.delenv(f"SANIC_WORKER_{name.upper()}", raising=False)
     yield
-    settings.install({})
+    settings.forget()
 
 
 def test_the_fields_of_the_settings_are_the_table() -> None:
@@ -68,10 +68,13 @@ class TestSources:
         settings.install({"max_workers": 7})
         assert settings.resolve({"graceful_timeout": 0}) == settings.Settings(7, 0.0)
 
-    def test_install_replaces_what_was_installed(self) -> None:
+    def test_install_adds_to_what_was_installed(self) -> None:
         settings.install({"max_workers": 7})
         settings.install({"graceful_timeout": 2})
-        assert settings.resolve({"max_workers": 3}) == settings.Settings(3, 2.0)
+        settings.install({})
+        assert settings.resolve({"max_workers": 3}) == settings.Settings(7, 2.0)
+        settings.forget()
+        assert settings.resolve({"max_workers": 3, "graceful_timeout": 1}) == settings.Settings(3, 1.0)
 
     def test_text_becomes_a_value(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SANIC_WORKER_MAX_WORKERS", " 12 ")
@@ -152,4 +155,4 @@ def test_install_gives_them_to_every_manager_and_uninstall_takes_them_back(tmp_p
         """,
         cwd=tmp_path,
     )
-    assert (ended.stdout.split(), ended.stderr) == (["3", "False", "4", "False"], "")
+    assert (ended.stdout.split(), ended.stderr) == (["3", "True", "4", "False"], "")
