@@ -100,16 +100,14 @@ class Gone(dict[str, Any]):
 
 
 def test_nobody_leaves_for_a_successor_that_could_not_start() -> None:
-    class Base(FakeBase):
-        made = []
-
+    base: Any = type("Base", (FakeBase,), {"made": []})
     state = Gone()
-    one = WorkerProcess(Base, ONE, print, {}, state, True)
+    one = WorkerProcess(base, ONE, print, {}, state, True)
     one.start()
     state.gone = True
     with pytest.raises(ConnectionError, match=f"{ONE} is not started: the state of the workers"):
         one.restart()
-    assert [base.terminated for base in Base.made] == [0]
+    assert [made.terminated for made in base.made] == [0]
 
 
 def test_main_is_no_child() -> None:
