@@ -6,7 +6,7 @@ PORT ?= 8000
 WORKERS ?= 2
 APP ?= examples.hello:app
 ARGS ?=
-SOAK_ROUNDS ?= 50
+SOAK_ROUNDS ?= 100
 
 BIN := .venv/bin
 PY := $(BIN)/python
