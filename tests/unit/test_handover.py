@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -15,16 +14,13 @@ from worker.constants import ProcessState
 from worker.process import WorkerProcess
 
 from . import targets
-from .running import House, Said, errors, listening, lives, logged, until, wait_for_end
+from .running import House, Said, errors, lives, logged, until, wait_for_end
 
 ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
 ROLL = "__ALL_PROCESSES__::STARTUP_FIRST"
 
 
-@pytest.fixture(autouse=True)
-def _listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    with listening(caplog):
-        yield
+pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 def first(house: House) -> Said:

@@ -7,7 +7,6 @@ import os
 import signal
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,14 @@ from worker.constants import RestartOrder
 from worker.process import WorkerProcess
 
 from . import targets
-from .running import House, errors, listening, lives, logged, until, wait_for_end
+from .running import House, errors, lives, logged, until, wait_for_end
 from .test_inbox import Odd, RaisesWhenLoaded
 
 ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
 EIGHT = ("Errand", targets.errand, {}, False, True, True, True, 1)
 
 
-@pytest.fixture(autouse=True)
-def _listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    with listening(caplog):
-        yield
+pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 class TestCommands:

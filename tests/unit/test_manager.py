@@ -18,15 +18,12 @@ from worker.manager import MonitorCycle, WorkerManager
 from worker.process import WorkerProcess
 
 from . import targets
-from .running import House, errors, listening, lives, logged, wait_for_end
+from .running import House, errors, lives, logged, wait_for_end
 
 ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
 
 
-@pytest.fixture(autouse=True)
-def _listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    with listening(caplog):
-        yield
+pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 @pytest.fixture

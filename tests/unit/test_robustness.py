@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,12 @@ from worker import launch
 from worker.process import WorkerProcess
 
 from .fakes import FakeBase
-from .running import House, command, environment, errors, listening, lives, logged
+from .running import House, command, environment, errors, lives, logged
 
 ONE = "Sanic-Server-0-0"
 
 
-@pytest.fixture(autouse=True)
-def _listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    with listening(caplog):
-        yield
+pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 class Leaves:

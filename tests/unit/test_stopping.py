@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,13 @@ from worker import launch, loop
 from worker.process import WorkerProcess
 
 from . import targets
-from .running import House, errors, listening, lives, logged, wait_for_end
+from .running import House, errors, lives, logged, wait_for_end
 
 ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
 EIGHT = ("Errand", targets.errand, {}, False, True, True, True, 1)
 
 
-@pytest.fixture(autouse=True)
-def _listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    with listening(caplog):
-        yield
+pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 class TestStops:
