@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from worker._native import LIMIT, Framer, Monitor, decode, parse
+    from worker._native import LIMIT, Framer, Monitor, Scanner, decode, parse
 
-__all__ = ["LIMIT", "CoreInfo", "Framer", "Monitor", "core_info", "decode", "parse"]
+__all__ = ["LIMIT", "CoreInfo", "Framer", "Monitor", "Scanner", "core_info", "decode", "parse"]
 
 _VARIABLE = "WORKER_CORE"
 _CHOICES = ("auto", "native", "pure")
@@ -63,6 +63,7 @@ if not TYPE_CHECKING:
     LIMIT = _chosen.LIMIT
     Framer = _chosen.Framer
     Monitor = _chosen.Monitor
+    Scanner = _chosen.Scanner
     decode = _chosen.decode
     parse = _chosen.parse
 

@@ -1,15 +1,17 @@
 # ruff: noqa: PYI021 (the documentation is here)
-"""The core: what comes down the pipe, and one wait for all that happens.
+"""The core: what comes down the pipe, one wait for all that happens, and what files have changed.
 
 Both cores, this one in Rust and ``worker._pure``, offer these names and behave the same to the
 letter. The one door to either is :mod:`worker._core`.
 """
 
-from typing import Literal, final
+from collections.abc import Iterable, MutableMapping
+from os import PathLike
+from typing import Any, Literal, final
 
 from worker.messages import Command, Event, Opaque
 
-__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "decode", "parse"]
+__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "Scanner", "decode", "parse"]
 
 LIMIT: int
 """The largest payload of a frame that is accepted, in bytes: 16 MiB."""
@@ -149,4 +151,65 @@ class Monitor:
 
         The pipe, the sentinels and the processes stay as they are. A child that was forked while
         another thread was in :meth:`wait` gets the :exc:`RuntimeError` of that.
+        """
+
+@final
+class Scanner:
+    """What has changed among files, and which files the loaded modules come from.
+
+    ``roots`` are directories, all that is below them is watched, links to directories followed. No
+    directory is walked twice, by however many paths it can be reached: what is below the first of them
+    is known by that one. Names in ``ignored``, only ``__pycache__`` by default, are passed over with all
+    that is below them. More files are added one by one (:meth:`watch`).
+
+    A file is another one when its modification time (ns, either way), its size or its inode is. A link
+    counts as what it leads to. Of a directory, its coming and going counts.
+
+    A directory is listed again only when its time of change (``st_ctime``) has moved, which it does
+    whenever an entry comes, goes or is replaced. ``settle`` is how long after that time, in seconds,
+    this does not suffice, because a second change may bear the same one: no file system's clock is
+    coarser than the 2 seconds of the default.
+
+    :meth:`scan` and :meth:`watch` are for one thread at a time, else :exc:`RuntimeError`. The paths
+    given may be relative; those returned begin with them. :exc:`ValueError` for a path with a null byte,
+    and for a negative ``settle``.
+    """
+
+    def __new__(
+        cls,
+        roots: Iterable[str | PathLike[str]],
+        ignored: Iterable[str] | None = None,
+        settle: float = 2.0,
+    ) -> Scanner: ...
+    def watch(self, files: Iterable[str | PathLike[str]]) -> None:
+        """Watch these files as well from now on.
+
+        What they are like at this moment is no change; for one that does not exist, its coming is. A
+        file that is watched already stays so.
+        """
+
+    def scan(self) -> list[str]:
+        """Look at everything; return what has changed since the last time.
+
+        These are the paths of files that came, went or are other ones, and of directories that came or
+        went, once each and sorted (by their bytes). The first look takes note of everything and returns
+        nothing. What cannot be told (a directory that may not be read, an error of the disk) counts as
+        unchanged; a name that leads nowhere, or in circles, as absent. Names that are not UTF-8 are as
+        :func:`os.fsdecode` has them.
+        """
+
+    def module_files(self, modules: Iterable[object]) -> list[str]:
+        """Return the files that modules come from, in the order of the modules.
+
+        A module has a file if its ``__file__`` is a ``str``. Where there is no such file, the nearest of
+        its parents that is one counts, as the archive does for a module in an archive. The source stands
+        for what is compiled: the last letter of ``.pyc`` and ``.pyo`` is cut off.
+        """
+
+    @staticmethod
+    def check_file(filename: str | PathLike[str], mtimes: MutableMapping[Any, float]) -> bool:
+        """Tell whether a file was modified after the time (seconds) that ``mtimes`` has for it.
+
+        That time is then brought up to date; a file that it does not have yet is added, and counts as
+        not modified. :exc:`OSError` as from :func:`os.stat`.
         """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from worker._pure_messages import LIMIT, Framer, decode, parse
 from worker._pure_monitor import Monitor
+from worker._pure_scan import Scanner
 
-__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "decode", "parse"]
+__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "Scanner", "decode", "parse"]
 
 PROFILE = None

@@ -18,6 +18,7 @@ from sanic import Sanic
 from sanic.log import error_logger, logger
 from sanic.server.events import trigger_events
 
+from worker._core import Scanner
 from worker.loader import AppLoader
 from worker.publisher import Publisher, send
 
@@ -28,7 +29,10 @@ class Reloader:
     """Runs in a process of its own, looks at all files every so often, and has all workers restarted.
 
     Watched are the source of every module that the application has imported, and everything in the
-    directories given. The application's ``reload_process_start`` and ``reload_process_stop`` listeners run
+    directories given, but for what Python compiles (``__pycache__``). A file counts as changed when it came,
+    went, or its time of modification, size or inode is another one; a module that is newly imported does
+    not. Whoever replaces :meth:`files`, :meth:`python_files` or :meth:`check_file` is asked instead, file by
+    file. The application's ``reload_process_start`` and ``reload_process_stop`` listeners run
     once, ``before_reload_trigger`` and ``after_reload_trigger`` (this one with ``changed``, a set of paths as
     ``str``) around each request to restart. A listener that fails is logged and ends nothing.
 
@@ -59,6 +63,10 @@ class Reloader:
         # Held until stop(), and waited for: of all that threads wait for, a lock is what a signal handler may
         # release. It cannot be pickled, so it is made where it is waited for.
         self._watching: Lock | None = None
+        self._scanner: Scanner | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_watching": None, "_scanner": None}
 
     def __call__(self) -> None:
         """Load the application and watch until :meth:`stop` is called, by SIGINT and SIGTERM among others.
@@ -71,6 +79,7 @@ class Reloader:
         self._watching.acquire()
         signal_func(SIGINT, self.stop)
         signal_func(SIGTERM, self.stop)
+        self._scanner = Scanner(self.reload_dirs)
         mtimes: dict[str | Path, float] = {}
         loop = new_event_loop()
         try:
@@ -114,11 +123,9 @@ class Reloader:
 
         A module out of an archive counts as the archive; two modules of one file give it twice.
         """
-        # Another thread may import while this iterates.
-        for module in list(sys.modules.values()):
-            path = _file_of(module)
-            if path:
-                yield path
+        self._scanner = self._scanner or Scanner(self.reload_dirs)
+        # Another thread may import meanwhile.
+        yield from self._scanner.module_files(list(sys.modules.values()))
 
     @staticmethod
     def check_file(filename: str | Path, mtimes: MutableMapping[Any, float]) -> bool:
@@ -132,14 +139,21 @@ class Reloader:
         Raises:
             OSError: There is no such file, or it is out of reach.
         """
-        mtime = os.stat(filename).st_mtime
-        known = mtimes.setdefault(filename, mtime)
-        if mtime > known:
-            mtimes[filename] = mtime
-            return True
-        return False
+        return Scanner.check_file(filename, mtimes)
 
     def _sweep(self, mtimes: MutableMapping[Any, float]) -> set[str]:
+        """Look at everything, and return what has changed; ``mtimes`` is what :meth:`check_file` gets."""
+        if self._scanner is None or any(map(self._is_replaced, ("files", "python_files", "check_file"))):
+            return self._check_each(mtimes)
+        modules = set(self.python_files())
+        self._scanner.watch(modules)
+        # What lies in a directory is told as what it resolves to, a module as it says itself.
+        return {path if path in modules else os.path.realpath(path) for path in self._scanner.scan()}
+
+    def _is_replaced(self, name: str) -> bool:
+        return name in vars(self) or getattr(type(self), name) is not getattr(Reloader, name)
+
+    def _check_each(self, mtimes: MutableMapping[Any, float]) -> set[str]:
         changed = set()
         for filename in self.files():
             if not self.run:
@@ -167,21 +181,6 @@ def _below(directory: Path) -> Iterator[Path]:
     for root, directories, files in os.walk(directory):
         for name in chain(directories, files):
             yield Path(root, name)
-
-
-def _file_of(module: Any) -> str | None:
-    try:
-        path = module.__file__
-    except Exception:  # what stands in for a module may raise anything when it is asked
-        return None
-    if not isinstance(path, str):
-        return None
-    while not os.path.isfile(path):
-        parent = os.path.dirname(path)
-        if parent == path:
-            return None
-        path = parent
-    return path[:-1] if path.endswith((".pyc", ".pyo")) else path
 
 
 def _trigger(app: Sanic[Any, Any], loop: AbstractEventLoop, event: str, **kwargs: Any) -> None:

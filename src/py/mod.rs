@@ -3,6 +3,7 @@
 mod framer;
 mod messages;
 mod monitor;
+mod scanner;
 
 use pyo3::prelude::*;
 
@@ -17,6 +18,8 @@ mod _native {
     use super::messages;
     #[pymodule_export]
     use super::monitor::Monitor;
+    #[pymodule_export]
+    use super::scanner::Scanner;
     use crate::{command, frame};
 
     #[pymodule_export]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sanic import Sanic
@@ -22,3 +24,17 @@ def main_is_heard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What the manager logs is kept for the test, and what it holds let go after it."""
     with listening(caplog):
         yield
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Path:
+    """A directory with two files and one below."""
+    (tmp_path / "below").mkdir()
+    for name in ("a.txt", "b.txt", "below/c.txt"):
+        edit(tmp_path / name, 1000)
+    return tmp_path
+
+
+def edit(path: Path, mtime: float) -> None:
+    path.touch()
+    os.utime(path, (mtime, mtime))

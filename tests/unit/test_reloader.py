@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import shutil
 import signal
 import sys
@@ -20,6 +19,7 @@ from sanic import Sanic
 from worker.loader import AppLoader
 from worker.reloader import Reloader
 
+from .conftest import edit
 from .fakes import FakePublisher
 
 EVENTS = ("reload_process_start", "reload_process_stop", "before_reload_trigger", "after_reload_trigger")
@@ -35,41 +35,31 @@ def _signals_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.fixture
-def watched(tmp_path: Path) -> Path:
-    """A directory with two files and one below."""
-    (tmp_path / "below").mkdir()
-    for name in ("a.txt", "b.txt", "below/c.txt"):
-        edit(tmp_path / name, 1000)
-    return tmp_path
-
-
-def edit(path: Path, mtime: float) -> None:
-    path.touch()
-    os.utime(path, (mtime, mtime))
-
-
 def edit_all(paths: Iterable[Path]) -> None:
     for path in paths:
         edit(path, 2000)
 
 
 class Stepped(Reloader):
-    """Takes one of ``steps`` before each look, without waiting, and stops when all are taken.
-
-    Looks only at the directories: what the test's own modules do is no business of it.
-    """
+    """Takes one of ``steps`` before each look, without waiting, and stops when all are taken."""
 
     def __init__(self, publisher: FakePublisher, directory: Path, app: Sanic[Any, Any]) -> None:
         super().__init__(publisher, 1e-6, {directory}, AppLoader(factory=lambda: app))
         self.steps: list[Callable[[], Any]] = []
 
-    def python_files(self) -> Iterator[str]:
+    def _sweep(self, mtimes: Any) -> set[str]:
         if not self.steps:
             self.stop()
-            return
+            return set()
         self.steps.pop(0)()
-        yield from ()
+        return super()._sweep(mtimes)
+
+
+class Replaced(Stepped):
+    """Has files of its own, so that it is asked for each of them: only the directories."""
+
+    def python_files(self) -> Iterator[str]:
+        return iter(())
 
 
 @pytest.fixture
@@ -82,9 +72,12 @@ def app() -> Sanic[Any, Any]:
     return Sanic("Watched")
 
 
-@pytest.fixture
-def reloader(publisher: FakePublisher, watched: Path, app: Sanic[Any, Any]) -> Stepped:
-    return Stepped(publisher, watched, app)
+@pytest.fixture(params=[Stepped, Replaced])
+def reloader(
+    request: pytest.FixtureRequest, publisher: FakePublisher, watched: Path, app: Sanic[Any, Any]
+) -> Stepped:
+    made: Stepped = request.param(publisher, watched, app)
+    return made
 
 
 def nothing() -> None:
@@ -93,76 +86,6 @@ def nothing() -> None:
 
 def changed(*paths: Path) -> str:
     return "__ALL_PROCESSES__:" + ",".join(str(path) for path in paths)
-
-
-class TestContract:
-    def test_attributes(self) -> None:
-        publisher, loader = FakePublisher(), AppLoader()
-        reloader = Reloader(publisher, 0, {Path("x")}, loader)
-        assert Reloader.INTERVAL == reloader.interval == 1.0
-        assert Reloader(publisher, 0.1, set(), loader).interval == 0.1
-        assert reloader._publisher is publisher
-        assert reloader.reload_dirs == {Path("x")}
-        assert reloader.app_loader is loader
-        assert reloader.run is True
-
-    def test_reload(self) -> None:
-        publisher = FakePublisher()
-        Reloader(publisher, 0.1, set(), AppLoader()).reload("foobar")
-        assert publisher.sent == ["__ALL_PROCESSES__:foobar"]
-
-    def test_check_file(self, tmp_path: Path) -> None:
-        path = tmp_path / "file"
-        edit(path, 1000)
-        mtimes: dict[Path, float] = {}
-        assert Reloader.check_file(path, mtimes) is False
-        assert mtimes == {path: 1000}
-        assert Reloader.check_file(path, mtimes) is False
-        mtimes[path] -= 1
-        assert Reloader.check_file(path, mtimes) is True
-        assert mtimes == {path: 1000}
-        edit(path, 999)
-        assert Reloader.check_file(path, mtimes) is False
-        with pytest.raises(FileNotFoundError):
-            Reloader.check_file(tmp_path / "nowhere", mtimes)
-        assert set(mtimes) == {path}
-
-    def test_files(self, watched: Path) -> None:
-        alone = list(Reloader(FakePublisher(), 0.1, set(), AppLoader()).files())
-        assert __file__ in alone
-        reloader = Reloader(FakePublisher(), 0.1, {watched, watched / "below"}, AppLoader())
-        assert list(reloader.python_files()) == alone
-        expected = [*alone, *watched.glob("**/*"), *(watched / "below").glob("**/*")]
-        assert sorted(map(str, reloader.files())) == sorted(map(str, expected))
-
-    def test_python_files(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        class Hostile(ModuleType):
-            @property
-            def __file__(self) -> str:  # type: ignore[override]
-                raise ImportError("not installed")
-
-        archive = tmp_path / "archive.zip"
-        source = tmp_path / "compiled.py"
-        for path in (archive, source, Path(f"{source}c")):
-            path.touch()
-        modules: dict[str, Any] = {"hostile": Hostile("hostile"), "nothing": None}
-        files = {
-            "zipped": f"{archive}/inner.py",
-            "compiled": f"{source}c",
-            "gone": f"{tmp_path}/x.py",
-            "odd": tmp_path,
-        }
-        for name, file in {**files, "builtin": None}.items():
-            modules[name] = ModuleType(name)
-            modules[name].__file__ = file
-        for name, module in modules.items():
-            monkeypatch.setitem(sys.modules, f"reloaded_{name}", module)
-        found = list(Reloader(FakePublisher(), 0.1, set(), AppLoader()).python_files())
-        assert [path for path in found if path.startswith(str(tmp_path))] == [str(archive), str(source)]
-
-    def test_it_travels(self) -> None:
-        reloader = pickle.loads(pickle.dumps(Reloader(FakePublisher(), 2, {Path("x")}, AppLoader("m:app"))))
-        assert (reloader.interval, reloader.reload_dirs) == (2, {Path("x")})
 
 
 class TestWatching:
@@ -257,6 +180,75 @@ class TestWatching:
         reloader.steps = [nothing, lambda: edit(watched / "b.txt", 2000), nothing]
         reloader()
         assert publisher.sent == [changed(watched / "b.txt")]
+
+
+class TestEveryKindOfChange:
+    """What goes beyond a file that is newer than before; nothing is replaced here."""
+
+    @pytest.fixture
+    def reloader(self, publisher: FakePublisher, watched: Path, app: Sanic[Any, Any]) -> Stepped:
+        return Stepped(publisher, watched, app)
+
+    def test_files_that_are_older_new_gone_or_replaced(
+        self, reloader: Stepped, publisher: FakePublisher, watched: Path
+    ) -> None:
+        names = ("a.txt", "b.txt", "below/c.txt", "new")
+        older, gone, replaced, new = (watched / name for name in names)
+
+        def change() -> None:
+            os.utime(older, (1, 1))
+            gone.unlink()
+            edit(watched / "below/aside", 1000)
+            (watched / "below/aside").replace(replaced)
+            new.mkdir()
+
+        reloader.steps = [nothing, change, nothing, nothing]
+        reloader()
+        assert publisher.sent == [changed(older, gone, replaced, new)]
+
+    def test_modules(self, reloader: Stepped, publisher: FakePublisher, tmp_path: Path) -> None:
+        """An edit of a module counts from its import on, the import itself does not."""
+        modules = {name: tmp_path.parent / f"{tmp_path.name}-{name}.py" for name in ("early", "late")}
+        for path in modules.values():
+            edit(path, 1000)
+
+        def load(name: str) -> None:
+            loaded = sys.modules[f"reloaded_{name}"] = ModuleType(name)
+            loaded.__file__ = str(modules[name])
+
+        load("early")
+        reloader.steps = [
+            nothing,
+            lambda: load("late"),
+            lambda: edit(modules["late"], 2000),
+            modules["early"].unlink,
+            nothing,
+        ]
+        try:
+            reloader()
+        finally:
+            for name, path in modules.items():
+                sys.modules.pop(f"reloaded_{name}", None)
+                path.unlink(missing_ok=True)
+        assert publisher.sent == [changed(modules["late"]), changed(modules["early"])]
+
+    def test_one_that_is_replaced_meanwhile_is_obeyed(
+        self, reloader: Stepped, publisher: FakePublisher, watched: Path
+    ) -> None:
+        asked: list[Any] = []
+
+        def check_file(filename: Any, mtimes: Any) -> bool:
+            asked.append(filename)
+            return False
+
+        def replace() -> None:
+            reloader.check_file = check_file  # type: ignore[method-assign]
+            edit(watched / "a.txt", 2000)
+
+        reloader.steps = [nothing, replace]
+        reloader()
+        assert publisher.sent == []
+        assert set(asked) >= {watched / "a.txt", watched / "b.txt", watched / "below"}
 
 
 class TestListeners:

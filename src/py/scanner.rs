@@ -1,0 +1,189 @@
+//! `Scanner`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFloat, PyList, PyString};
+use rustix::fs::{AtFlags, CWD, statat};
+
+use crate::modules::Modules;
+use crate::scan;
+
+const SETTLE: &str = "settle has to be a number of seconds from 0 on";
+/// How many objects are made in a row: less than a millisecond's work.
+const SLICE: usize = 1_000;
+
+/// What has changed among files, and which files modules come from.
+#[pyclass(frozen, module = "worker._native")]
+pub struct Scanner {
+    /// Locked for as long as a sweep lasts, so never waited for.
+    scanner: Mutex<scan::Scanner>,
+    modules: Mutex<Modules>,
+}
+
+#[pymethods]
+impl Scanner {
+    #[new]
+    #[pyo3(signature = (roots, ignored = None, settle = 2.0))]
+    fn new(
+        roots: &Bound<'_, PyAny>,
+        ignored: Option<&Bound<'_, PyAny>>,
+        settle: f64,
+    ) -> PyResult<Self> {
+        if !(0.0..1e9).contains(&settle) {
+            return Err(PyValueError::new_err(SETTLE));
+        }
+        let settle = Duration::from_secs_f64(settle);
+        let ignored = ignored.map_or_else(|| Ok(vec![b"__pycache__".to_vec()]), paths)?;
+        Ok(Self {
+            scanner: Mutex::new(scan::Scanner::new(paths(roots)?, ignored, settle)),
+            modules: Mutex::new(Modules::new(settle)),
+        })
+    }
+
+    /// Look at these files as well from now on.
+    fn watch(&self, py: Python<'_>, files: &Bound<'_, PyAny>) -> PyResult<()> {
+        let files = paths(files)?;
+        let scanner = &mut *self.alone()?;
+        py.detach(|| scanner.watch(files.iter().map(Vec::as_slice)));
+        Ok(())
+    }
+
+    /// Look at everything; return what has changed.
+    fn scan<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let scanner = &mut *self.alone()?;
+        let changed = py.detach(|| scanner.scan());
+        let list = PyList::empty(py);
+        for slice in changed.chunks(SLICE) {
+            for path in slice {
+                list.append(OsStr::from_bytes(path))?;
+            }
+            // Who waits for the interpreter may have it now.
+            py.detach(|| ());
+        }
+        Ok(list)
+    }
+
+    /// Return the files that modules come from.
+    fn module_files<'py>(&self, modules: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+        let py = modules.py();
+        let mut own = Vec::new();
+        let mut sought = Vec::new();
+        for module in modules.try_iter()? {
+            if let Some(path) = own_path(&module?)? {
+                let (path, bytes) = as_bytes(path)?;
+                own.push(path);
+                sought.push(bytes);
+            }
+        }
+        let found = py.detach(|| {
+            let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+            modules.files(sought.iter().map(Vec::as_slice))
+        });
+        let list = PyList::empty(py);
+        for ((path, sought), found) in own.into_iter().zip(&sought).zip(found) {
+            let Some(found) = found else {
+                continue;
+            };
+            let source = found
+                .strip_suffix(b".pyc")
+                .or_else(|| found.strip_suffix(b".pyo"))
+                .map_or(found, |_| &found[..found.len() - 1]);
+            if source.len() == sought.len() {
+                list.append(path)?;
+            } else {
+                list.append(OsStr::from_bytes(source))?;
+            }
+        }
+        Ok(list)
+    }
+
+    /// Tell whether a file is newer than `mtimes` has it.
+    #[staticmethod]
+    fn check_file(filename: &Bound<'_, PyAny>, mtimes: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let py = filename.py();
+        let mtime = match mtime(filename) {
+            Some(mtime) => PyFloat::new(py, mtime).into_any(),
+            // What is no path, or has no file, is for Python to judge.
+            None => py
+                .import(intern!(py, "os"))?
+                .call_method1(intern!(py, "stat"), (filename,))?
+                .getattr(intern!(py, "st_mtime"))?,
+        };
+        let known = match mtimes.cast_exact::<PyDict>() {
+            Ok(dict) => dict.get_item(filename)?,
+            Err(_) => None,
+        };
+        let known = match known {
+            Some(known) => known,
+            None => mtimes.call_method1(intern!(py, "setdefault"), (filename, &mtime))?,
+        };
+        let newer = mtime.gt(&known)?;
+        if newer {
+            mtimes.set_item(filename, mtime)?;
+        }
+        Ok(newer)
+    }
+}
+
+impl Scanner {
+    fn alone(&self) -> PyResult<MutexGuard<'_, scan::Scanner>> {
+        match self.scanner.try_lock() {
+            Ok(guard) => Ok(guard),
+            Err(TryLockError::Poisoned(error)) => Ok(PoisonError::into_inner(error)),
+            Err(TryLockError::WouldBlock) => Err(PyRuntimeError::new_err(
+                "the scanner is in use: it is for one thread at a time",
+            )),
+        }
+    }
+}
+
+fn paths(paths: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
+    let path = |path: PyResult<Bound<'_, PyAny>>| {
+        let path: PathBuf = path?.extract()?;
+        let path = path.into_os_string().into_vec();
+        if path.contains(&0) {
+            return Err(PyValueError::new_err("embedded null byte"));
+        }
+        Ok(path)
+    };
+    paths.try_iter()?.map(path).collect()
+}
+
+/// The `__file__` of a module, if it has one that is a `str`.
+fn own_path<'py>(module: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyString>>> {
+    match module.getattr(intern!(module.py(), "__file__")) {
+        Ok(path) => Ok(path.cast_into().ok()),
+        // What stands in for a module may raise anything when it is asked.
+        Err(error) if error.is_instance_of::<PyException>(module.py()) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A path, and how the system has it; of one that it cannot have, the first parent that it can.
+fn as_bytes(mut path: Bound<'_, PyString>) -> PyResult<(Bound<'_, PyString>, Vec<u8>)> {
+    loop {
+        if let Ok(bytes) = path.extract::<OsString>() {
+            return Ok((path, bytes.into_vec()));
+        }
+        let os_path = path.py().import("os.path")?;
+        path = os_path.call_method1("dirname", (path,))?.cast_into()?;
+    }
+}
+
+/// When a file was modified, as `os.stat` has it; `None` if that cannot be told so simply.
+fn mtime(filename: &Bound<'_, PyAny>) -> Option<f64> {
+    let path: PathBuf = filename.extract().ok()?;
+    let about = filename
+        .py()
+        .detach(|| statat(CWD, &path, AtFlags::empty()))
+        .ok()?;
+    #[expect(clippy::cast_precision_loss, reason = "as Python does")]
+    Some(about.st_mtime as f64 + 1e-9 * about.st_mtime_nsec as f64)
+}

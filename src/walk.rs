@@ -1,0 +1,290 @@
+//! One directory, looked at: what is in it, and what each of its files is like now.
+//!
+//! A path is the bytes that Python's file system encoding gives; a directory's ends with a slash (or is
+//! empty: the current one), so that a name put behind it is the path of an entry.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::io::Errno;
+
+/// What a look at a directory costs that is not known yet, taken for so many entries.
+const UNLISTED: usize = 16;
+
+/// What tells one state of a file from another.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Stamp {
+    /// A directory; what is in it is looked at on its own.
+    Directory,
+    /// Anything else.
+    File {
+        /// When it was modified: seconds and nanoseconds.
+        mtime: (i64, i64),
+        /// Bytes.
+        size: i64,
+        /// The inode.
+        inode: u64,
+    },
+}
+
+/// What a name in a directory is, by itself.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A symbolic link; what it leads to is what counts.
+    Link,
+    /// Anything else.
+    File,
+}
+
+/// A name in a directory.
+#[derive(Debug)]
+pub struct Entry {
+    /// The name.
+    pub name: CString,
+    kind: Kind,
+    /// `None` if it is out of reach, as a link to nowhere is.
+    pub stamp: Option<Stamp>,
+}
+
+/// Which directory it is, whatever its path.
+pub type Identity = (u64, u64);
+
+/// What is known of a directory.
+#[derive(Debug, Default)]
+pub struct Folder {
+    /// Which one it is; `None` as long as it has not been listed.
+    pub identity: Option<Identity>,
+    /// When it last changed: entries came or went, for one. Nobody can set this time.
+    changed: (i64, i64),
+    /// Whether it will have another such time when it changes again.
+    settled: bool,
+    /// By name.
+    pub entries: Vec<Entry>,
+}
+
+/// What a look at a directory brought to light.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Paths that came, went, or are not what they were.
+    pub changed: Vec<Vec<u8>>,
+    /// Directories that are not known yet, and whether a link leads there.
+    pub below: Vec<(Vec<u8>, bool)>,
+    /// The paths that were known of another directory, if it was another one that was there before.
+    pub before: Option<Vec<Vec<u8>>>,
+}
+
+/// How to look at directories.
+#[derive(Debug)]
+pub struct Look {
+    /// Names that are passed over.
+    pub ignored: Vec<Vec<u8>>,
+    /// How long after its last change a directory is listed again all the same: two changes may bear
+    /// one time, and the clock of a file system may be as coarse as two seconds.
+    pub settle: Duration,
+}
+
+impl Look {
+    /// Look at the directory at `path`, of which `known` is known; return what is known now, or `None`
+    /// if there is no such directory, or no more. One that cannot be looked at is as it was.
+    pub fn at(&self, path: &[u8], mut known: Folder) -> (Option<Folder>, Found) {
+        let mut found = Found::default();
+        let now = SystemTime::now();
+        let state = open(path).and_then(|fd| Ok((fstat(&fd)?, fd)));
+        let (about, fd) = match state {
+            Ok(state) => state,
+            Err(error) if is_gone(error) => {
+                found.changed = known.paths(path).collect();
+                return (None, found);
+            }
+            Err(_) => return (known.if_listed(), found),
+        };
+        let (identity, changed) = (identity(&about), changed(&about));
+        let same = known.identity == Some(identity) && known.changed == changed;
+        if !(same && known.settled) {
+            let Ok(names) = self.list(fd.as_fd()) else {
+                return (known.if_listed(), found);
+            };
+            if known.identity.is_some_and(|known| known != identity) {
+                found.before = Some(known.paths(path).collect());
+            }
+            known.merge(path, names, &mut found);
+            known.identity = Some(identity);
+            known.changed = changed;
+            known.settled = is_past(changed, now, self.settle);
+        }
+        for entry in &mut known.entries {
+            if entry.kind != Kind::Directory {
+                entry.look(path, fd.as_fd(), &mut found);
+            }
+        }
+        (Some(known), found)
+    }
+
+    /// The entries of a directory, by name, not looked at yet.
+    fn list(&self, fd: BorrowedFd<'_>) -> Result<Vec<Entry>, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut entries = Vec::new();
+        for entry in Dir::new(openat(fd, c".", flags, Mode::empty())?)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let passed_over = |ignored: &Vec<u8>| ignored == name.to_bytes();
+            if matches!(name.to_bytes(), b"." | b"..") || self.ignored.iter().any(passed_over) {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                FileType::Unknown => match statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(about) => FileType::from_raw_mode(about.st_mode),
+                    Err(_) => continue,
+                },
+                kind => kind,
+            };
+            let kind = match kind {
+                FileType::Directory => Kind::Directory,
+                FileType::Symlink => Kind::Link,
+                _ => Kind::File,
+            };
+            entries.push(Entry {
+                name: name.to_owned(),
+                kind,
+                stamp: None,
+            });
+        }
+        entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Ok(entries)
+    }
+}
+
+impl Folder {
+    fn if_listed(self) -> Option<Self> {
+        self.identity.is_some().then_some(self)
+    }
+
+    /// About how much work a look at it is, in entries.
+    pub fn weight(&self) -> usize {
+        self.entries.len().max(UNLISTED)
+    }
+
+    /// The entry of this name.
+    pub fn entry(&self, name: &[u8]) -> Option<&Entry> {
+        let found = self
+            .entries
+            .binary_search_by(|entry| entry.name.to_bytes().cmp(name));
+        found.ok().map(|at| &self.entries[at])
+    }
+
+    /// Take over a new list of entries, with the stamps of those that are known.
+    fn merge(&mut self, path: &[u8], mut entries: Vec<Entry>, found: &mut Found) {
+        let mut known = std::mem::take(&mut self.entries).into_iter().peekable();
+        for entry in &mut entries {
+            while let Some(mut gone) = known.next_if(|known| known.name < entry.name) {
+                gone.note(path, None, found);
+            }
+            let before = known.next_if(|known| known.name == entry.name);
+            entry.stamp = before.and_then(|known| known.stamp);
+            if entry.kind == Kind::Directory {
+                entry.note(path, Some(Stamp::Directory), found);
+            }
+        }
+        known.for_each(|mut gone| gone.note(path, None, found));
+        self.entries = entries;
+    }
+
+    /// The paths of what is there.
+    pub fn paths<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
+        let there = self.entries.iter().filter(|entry| entry.stamp.is_some());
+        there.map(move |entry| [path, entry.name.as_bytes()].concat())
+    }
+}
+
+impl Entry {
+    /// What bears this name in the directory at `path`, as it is now.
+    pub fn of(name: CString, path: &[u8]) -> Self {
+        let mut entry = Self {
+            name,
+            kind: Kind::File,
+            stamp: None,
+        };
+        if let Ok(fd) = open(path) {
+            entry.look(path, fd.as_fd(), &mut Found::default());
+        }
+        entry
+    }
+
+    /// Look what it is like now. Where that cannot be told, it is as it was.
+    pub fn look(&mut self, path: &[u8], fd: BorrowedFd<'_>, found: &mut Found) {
+        match statat(fd, &*self.name, AtFlags::empty()) {
+            Ok(about) => self.note(path, Some(stamp(&about)), found),
+            Err(error) if is_gone(error) => self.note(path, None, found),
+            Err(_) => {}
+        }
+    }
+
+    /// Keep its stamp, and tell if that is a change.
+    pub fn note(&mut self, path: &[u8], stamp: Option<Stamp>, found: &mut Found) {
+        if self.stamp == stamp {
+            return;
+        }
+        self.stamp = stamp;
+        let own = [path, self.name.as_bytes()].concat();
+        if stamp == Some(Stamp::Directory) {
+            let below = [&own, b"/".as_slice()].concat();
+            found.below.push((below, self.kind == Kind::Link));
+        }
+        found.changed.push(own);
+    }
+}
+
+/// Open a directory to look at what is in it by name.
+pub fn open(path: &[u8]) -> Result<OwnedFd, Errno> {
+    let path = if path.is_empty() { b"./" } else { path };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(rustix::fs::CWD, path, flags, Mode::empty())
+}
+
+/// Whether an error says that there is nothing, rather than that it cannot be told.
+pub fn is_gone(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+}
+
+/// A path's directory, with its slash, and the name behind it.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let slash = path.iter().rposition(|&byte| byte == b'/');
+    path.split_at(slash.map_or(0, |slash| slash + 1))
+}
+
+/// When a directory, or what it says of itself, last changed.
+pub fn changed(about: &Stat) -> (i64, i64) {
+    (about.st_ctime, nanoseconds(about.st_ctime_nsec))
+}
+
+/// Which directory it is.
+pub fn identity(about: &Stat) -> Identity {
+    (about.st_dev, about.st_ino)
+}
+
+/// Whether `time` was at least `settle` ago.
+pub fn is_past(time: (i64, i64), now: SystemTime, settle: Duration) -> bool {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let last = now.saturating_sub(settle);
+    let seconds = i64::try_from(last.as_secs()).unwrap_or(i64::MAX);
+    time <= (seconds, last.subsec_nanos().into())
+}
+
+fn stamp(about: &Stat) -> Stamp {
+    if FileType::from_raw_mode(about.st_mode) == FileType::Directory {
+        return Stamp::Directory;
+    }
+    Stamp::File {
+        mtime: (about.st_mtime, nanoseconds(about.st_mtime_nsec)),
+        size: about.st_size,
+        inode: about.st_ino,
+    }
+}
+
+fn nanoseconds(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or_default()
+}
