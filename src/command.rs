@@ -26,7 +26,7 @@ pub enum Command<'a> {
     /// Any other text.
     Restart {
         /// The processes, `None` for all of them.
-        names: Option<Vec<&'a [u8]>>,
+        names: Option<Names<'a>>,
         /// The text between the first colon and the order, `None` without a colon.
         files: Option<&'a [u8]>,
         /// Whether the new process starts before the old one leaves.
@@ -34,6 +34,17 @@ pub enum Command<'a> {
     },
     /// A command that is not as it has to be, and what is wrong with it.
     Invalid(&'static str),
+}
+
+/// Names that stand in a text, separated by commas.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub struct Names<'a>(&'a [u8]);
+
+impl<'a> Names<'a> {
+    /// Each of them, stripped of white space.
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        self.0.split(|&byte| byte == b',').map(strip)
+    }
 }
 
 /// Say what a text asks for.
@@ -82,10 +93,13 @@ fn restart(text: &[u8]) -> Command<'_> {
         Some(colon) => (&text[..colon], Some(&text[colon + 1..])),
         None => (text, None),
     };
-    let names: Vec<_> = head.split(|&byte| byte == b',').map(strip).collect();
+    let names = Names(head);
     let files = rest.map(|rest| rest.strip_suffix(THEN_STARTUP_FIRST).unwrap_or(rest));
     Command::Restart {
-        names: (!names.contains(&ALL_PROCESSES)).then_some(names),
+        names: names
+            .iter()
+            .all(|name| name != ALL_PROCESSES)
+            .then_some(names),
         files,
         startup_first: files != rest || rest == Some(STARTUP_FIRST),
     }
@@ -123,7 +137,7 @@ mod tests {
 
     fn names(text: &[u8]) -> Option<Vec<&[u8]>> {
         match parse(text) {
-            Command::Restart { names, .. } => names,
+            Command::Restart { names, .. } => names.map(|names| names.iter().collect()),
             other => panic!("{other:?} is no restart"),
         }
     }

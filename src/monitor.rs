@@ -1,6 +1,7 @@
 //! One wait for messages, exits and wakes, against an absolute deadline.
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -11,18 +12,22 @@ use rustix::io::{Errno, Result};
 use crate::frame::{Fault, Framer, Item, LIMIT};
 use crate::pipe::Pipe;
 
-/// A wait takes no more than this, so that a flood of messages does not hide an exit. It is more than
-/// what the senders' buffers hold by default (`net.core.wmem_default`, 208 KiB); where a process is
-/// seen to be dead, all that was queued by then is taken, however much it is.
-const READ: usize = 256 * 1024;
+/// How much is read at once.
+const READ: usize = 32 * 1024;
+/// A wait takes no more than this, and is content with this many messages, so that a flood of them
+/// hides neither an exit nor a signal for long. It is more than what the senders' buffers hold by
+/// default (`net.core.wmem_default`, 208 KiB); where a process is seen to be dead, all that was queued
+/// by then is taken, however much it is.
+const TAKE: usize = 256 * 1024;
+const ENOUGH: usize = 500;
 
 /// What happened.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// A whole frame came down the pipe.
     Message {
-        /// Its payload.
-        payload: Vec<u8>,
+        /// Where its payload is in [`Batch::bytes`].
+        payload: Range<usize>,
         /// The pid of its writer, if the kernel knows.
         sender: Option<i32>,
     },
@@ -44,11 +49,20 @@ pub enum Event {
     },
 }
 
+/// What happened during a wait.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The events in their order: messages first, then exits.
+    pub events: Vec<Event>,
+    /// The payloads of the messages, side by side: one room for all of them.
+    pub bytes: Vec<u8>,
+}
+
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// With these events; with none at the deadline, or because it was woken.
-    Events(Vec<Event>),
+    /// With this; with nothing at the deadline, or because it was woken.
+    Events(Batch),
     /// With nothing yet: a signal came, or a part of a frame. Nothing is lost. It is the caller's turn
     /// to handle signals, and then to wait again.
     Again,
@@ -134,7 +148,7 @@ pub struct Monitor {
     watches: Vec<Watch>,
     framers: Vec<(Option<i32>, Framer)>,
     buffer: Box<[u8]>,
-    messages: Vec<Event>,
+    batch: Batch,
     exits: Vec<Event>,
 }
 
@@ -153,7 +167,7 @@ impl Monitor {
             watches: Vec::new(),
             framers: Vec::new(),
             buffer: vec![0; READ].into_boxed_slice(),
-            messages: Vec::new(),
+            batch: Batch::default(),
             exits: Vec::new(),
         };
         Ok((monitor, Waker(waker)))
@@ -211,10 +225,10 @@ impl Monitor {
         }
         self.collect(&ready);
         let over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if ready.woken || !self.messages.is_empty() || !self.exits.is_empty() || over() {
-            let mut events = std::mem::take(&mut self.messages);
-            events.append(&mut self.exits);
-            return Ok(Outcome::Events(events));
+        if ready.woken || !self.batch.events.is_empty() || !self.exits.is_empty() || over() {
+            let mut batch = std::mem::take(&mut self.batch);
+            batch.events.append(&mut self.exits);
+            return Ok(Outcome::Events(batch));
         }
         Ok(Outcome::Again)
     }
@@ -273,9 +287,9 @@ impl Monitor {
         if ready.gone {
             let queued = self.pipe.as_ref().map(Pipe::queued);
             let queued = queued.and_then(Result::ok).unwrap_or_default();
-            self.read(queued.max(READ));
+            self.read(queued.max(TAKE), usize::MAX);
         } else if ready.pipe {
-            self.read(READ);
+            self.read(TAKE, ENOUGH);
         }
         if ready.gone {
             let (gone, watches) = std::mem::take(&mut self.watches)
@@ -301,8 +315,11 @@ impl Monitor {
         }
     }
 
-    fn read(&mut self, mut budget: usize) {
+    fn read(&mut self, mut budget: usize, enough: usize) {
         while let (1.., Some(pipe)) = (budget, &self.pipe) {
+            if self.batch.events.len() >= enough {
+                return;
+            }
             match pipe.read(&mut self.buffer) {
                 Ok((0, _)) => self.end_pipe("it has no writer any more"),
                 Ok((size, sender)) => {
@@ -322,13 +339,17 @@ impl Monitor {
             self.framers.len() - 1
         });
         let (_, framer) = &mut self.framers[at];
-        let messages = &mut self.messages;
+        let Batch { events, bytes } = &mut self.batch;
         framer.feed(&self.buffer[..size], |item| {
-            messages.push(match item {
-                Item::Payload(payload) => Event::Message {
-                    payload: payload.to_vec(),
-                    sender,
-                },
+            events.push(match item {
+                Item::Payload(payload) => {
+                    let start = bytes.len();
+                    bytes.extend_from_slice(payload);
+                    Event::Message {
+                        payload: start..bytes.len(),
+                        sender,
+                    }
+                }
                 Item::Fault(fault) => Event::Corrupt { fault, sender },
             });
         });
@@ -346,7 +367,7 @@ impl Monitor {
             reason: format!("the pipe was closed: {why}"),
             sample: Vec::new(),
         };
-        self.messages.push(Event::Corrupt {
+        self.batch.events.push(Event::Corrupt {
             fault,
             sender: None,
         });
@@ -361,7 +382,7 @@ impl Monitor {
     fn abandon(&mut self, at: usize) {
         let (sender, mut framer) = self.framers.remove(at);
         if let Some(fault) = framer.abandon() {
-            self.messages.push(Event::Corrupt { fault, sender });
+            self.batch.events.push(Event::Corrupt { fault, sender });
         }
     }
 

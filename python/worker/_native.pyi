@@ -129,7 +129,7 @@ class Monitor:
         ``timeout`` is in seconds. ``None`` waits for ever, what is not positive does not wait. The
         list is empty when the time is over, or after a wake. :exc:`ValueError` if it is NaN.
 
-        All that is in the pipe is read, up to 256 KiB at once. First in the list are
+        What is in the pipe is read, up to 256 KiB or some hundreds of messages at once. First in the list are
         :class:`~worker.messages.Received` and :class:`~worker.messages.Corrupt` as they arrived, then
         :class:`~worker.messages.Exited`. What a process wrote before it died is in the same list as
         its exit, or in an earlier one; so is what was left of an unfinished frame of it, as

@@ -23,27 +23,36 @@ _STARTUP_FIRST = "STARTUP_FIRST"
 _NUMBER = re.compile(r"[ \t-\r]*([+-]?)([0-9]+)[ \t-\r]*")
 _SCALE_SHAPE = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'"
 _SCALE_RANGE = "__SCALE__ wants a number that fits in 64 bits"
+# A frozen dataclass with slots takes its time to be made; what is made most often is made as `copy` does it.
+_new = object.__new__
+_set_names, _set_files, _set_order = (vars(Restart)[name].__set__ for name in Restart.__slots__)
 
 
 def parse(text: str) -> Command:
+    # The verbs begin with an underscore, the names of processes hardly ever do.
+    if text[:1] in ("", "_") and (verb := _verb(text)) is not None:
+        return verb
+    head, colon, rest = text.partition(":")
+    names = tuple([name.strip() for name in head.split(",")]) if "," in head else (head.strip(),)
+    restart = _new(Restart)
+    _set_names(restart, None if "__ALL_PROCESSES__" in names else names)
+    if rest and (rest == _STARTUP_FIRST or rest.endswith(":" + _STARTUP_FIRST)):
+        _set_files(restart, rest.removesuffix(":" + _STARTUP_FIRST))
+        _set_order(restart, RestartOrder.STARTUP_FIRST)
+    else:
+        _set_files(restart, rest if colon else None)
+        _set_order(restart, RestartOrder.SHUTDOWN_FIRST)
+    return restart
+
+
+def _verb(text: str) -> Command | None:
     if not text:
         return Stop()
     if text == "__TERMINATE__":
         return Terminate()
     if text == "__TERMINATE_EARLY__":
         return Terminate(True)
-    if text.startswith(_SCALE):
-        return _scale(text)
-    head, colon, rest = text.partition(":")
-    names = tuple(name.strip() for name in head.split(","))
-    order = RestartOrder.SHUTDOWN_FIRST
-    if rest == _STARTUP_FIRST or rest.endswith(":" + _STARTUP_FIRST):
-        order = RestartOrder.STARTUP_FIRST
-    return Restart(
-        names=None if "__ALL_PROCESSES__" in names else names,
-        files=rest.removesuffix(":" + _STARTUP_FIRST) if colon else None,
-        order=order,
-    )
+    return _scale(text) if text.startswith(_SCALE) else None
 
 
 def _scale(text: str) -> Scale | Invalid:
@@ -63,6 +72,9 @@ def _scale(text: str) -> Scale | Invalid:
 _PROTO, _FRAME, _STOP, _NONE = 0x80, 0x95, 0x2E, 0x4E
 _SIZED = {0x8C: 1, 0x58: 4, 0x8D: 8}  # SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
 _MEMO = {0x94: 1, 0x71: 2, 0x72: 5}  # MEMOIZE, BINPUT, LONG_BINPUT: the opcode and its argument
+# The one form in which a short text comes nowadays: \x80 4 \x95 <size of the rest> \x8c <length> text \x94.
+_USUAL = struct.Struct("<3sQBB")
+_USUAL_BEGIN, _USUAL_END = (b"\x80\x04\x95", b"\x80\x05\x95"), b"\x94."
 
 
 class _OtherPickleError(Exception):
@@ -79,6 +91,10 @@ def decode(payload: bytes) -> Command | Opaque:
 
 def _unpickled(payload: bytes) -> str | None:
     size = len(payload)
+    if size >= 15 and payload.endswith(_USUAL_END):
+        begin, framed, opcode, length = _USUAL.unpack_from(payload)
+        if opcode == 0x8C and length == size - 15 and framed == size - 11 and begin in _USUAL_BEGIN:
+            return str(payload[13:-2], "utf-8", "surrogatepass")
     if size < 4 or payload[0] != _PROTO or not 2 <= payload[1] <= 5 or payload[-1] != _STOP:
         raise _OtherPickleError
     at = 2
@@ -148,28 +164,38 @@ class Framer:
 
     def cut(self, chunk: bytes) -> list[bytes | Fault]:
         """What ``chunk`` brought to an end, in the order of its bytes."""
-        data = self._buffer
-        data += chunk
+        kept = self._buffer
+        if kept:
+            kept += chunk
+        data = kept or chunk
+        items, done = self._cut(data)
+        if data is kept:
+            del kept[:done]
+        else:
+            self._buffer += chunk[done:]
+        return items
+
+    def _cut(self, data: bytes | bytearray) -> tuple[list[bytes | Fault], int]:
+        """What is whole in ``data``, and how much of it is dealt with."""
         items: list[bytes | Fault] = []
         at = 0
         if self._lost:
-            at, self._lost = self._search(at)
+            at, self._lost = _search(data, at, self._limit)
         while not self._lost and (header := _header(data, at)) is not None:
             start, size = header
             if not 0 <= size <= self._limit:
                 reason = f"a header announces {size} bytes, a frame has 0 to {self._limit}"
-                found, self._lost = self._search(at + 1)
+                found, self._lost = _search(data, at + 1, self._limit)
                 # What is kept may yet be a frame, but the header that was refused is always shown.
                 dropped = data[at : max(found, start)]
                 items.append(Fault(reason, bytes(dropped[:_SAMPLE])))
                 at = found
             elif start + size <= len(data):
-                items.append(bytes(data[start : start + size]))
                 at = start + size
+                items.append(bytes(data[start:at]))
             else:
                 break
-        del data[:at]
-        return items
+        return items, at
 
     def abandon(self) -> Fault | None:
         """Drop what is left. Bytes that were dropped while lost have been told of before."""
@@ -184,30 +210,30 @@ class Framer:
         have = len(data) - start
         return Fault(f"{have} bytes of an unfinished frame of {size} bytes; its writer is gone", sample)
 
-    def _search(self, at: int) -> tuple[int, bool]:
-        """The first place from ``at`` on where a frame may begin, and whether that is still open."""
-        data = self._buffer
-        while (mark := data.find(_PROTO, at + _SHORT.size)) >= 0:
-            at = mark - _SHORT.size
-            if at + _PROBE > len(data):
+
+def _search(data: bytes | bytearray, at: int, limit: int) -> tuple[int, bool]:
+    """The first place from ``at`` on where a frame may begin, and whether that is still open."""
+    while (mark := data.find(_PROTO, at + _SHORT.size)) >= 0:
+        at = mark - _SHORT.size
+        if at + _PROBE > len(data):
+            return at, True
+        (size,) = _SHORT.unpack_from(data, at)
+        if 2 <= data[mark + 1] <= 5 and _SHORTEST <= size <= limit:
+            if mark + size > len(data):
                 return at, True
-            (size,) = _SHORT.unpack_from(data, at)
-            if 2 <= data[mark + 1] <= 5 and _SHORTEST <= size <= self._limit:
-                if mark + size > len(data):
-                    return at, True
-                if data[mark + size - 1] == _STOP:
-                    return at, False
-            at += 1
-        return max(at, len(data) - _SHORT.size), True
+            if data[mark + size - 1] == _STOP:
+                return at, False
+        at += 1
+    return max(at, len(data) - _SHORT.size), True
 
 
-def _header(data: bytearray, at: int) -> tuple[int, int] | None:
+def _header(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
     """Where the payload of the frame at ``at`` begins and its size, once its header is complete."""
-    if len(data) < at + _SHORT.size:
+    if at + 4 > len(data):
         return None
     (size,) = _SHORT.unpack_from(data, at)
     if size != -1:
-        return at + _SHORT.size, size
-    if len(data) < at + _LONG.size:
+        return at + 4, size
+    if at + 12 > len(data):
         return None
-    return at + _LONG.size, _LONG.unpack_from(data, at)[1]
+    return at + 12, _LONG.unpack_from(data, at)[1]

@@ -27,10 +27,18 @@ from worker.messages import Corrupt, Event, Exited, Received
 
 __all__ = ["Monitor"]
 
-# A wait takes no more than this, so that a flood of messages does not hide an exit. It is more than
-# what the senders' buffers hold by default (net.core.wmem_default, 208 KiB); where a process is seen
-# to be dead, all that was queued by then is taken, however much it is.
-_READ = 256 * 1024
+# How much is read at once.
+_READ = 32 * 1024
+# A wait takes no more than this, and is content with this many messages, so that a flood of them hides
+# neither an exit nor a signal for long. It is more than what the senders' buffers hold by default
+# (net.core.wmem_default, 208 KiB); where a process is seen to be dead, all that was queued by then is
+# taken, however much it is.
+_TAKE = 256 * 1024
+_ENOUGH = 500
+
+# A frozen dataclass with slots takes its time to be made; what is made most often is made as `copy` does it.
+_new = object.__new__
+_set_command, _set_sender = (vars(Received)[name].__set__ for name in Received.__slots__)
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _FOREVER_MS = (1 << 31) - 1
@@ -227,15 +235,16 @@ class Monitor:
     def _collect(self, ready: set[int]) -> None:
         gone = [watch for watch in self._watches if watch.fd is None or watch.fd in ready]
         if self._pipe is not None and (gone or self._pipe.fileno() in ready):
-            self._read(self._pipe, max(_READ, _queued(self._pipe.fileno())) if gone else _READ)
+            budget = max(_TAKE, _queued(self._pipe.fileno())) if gone else _TAKE
+            self._read(self._pipe, budget, None if gone else _ENOUGH)
         for watch in gone:
             self._abandon(watch.pid)
             if watch.key is not None:
                 self._exits.append(Exited(watch.key, watch.pid, _exit_code(watch)))
             self._forget(watch)
 
-    def _read(self, pipe: _Socket | _Stream, budget: int) -> None:
-        while budget > 0:
+    def _read(self, pipe: _Socket | _Stream, budget: int, enough: int | None) -> None:
+        while budget > 0 and (enough is None or len(self._messages) < enough):
             try:
                 data, sender = pipe.read()
             except BlockingIOError:
@@ -324,6 +333,10 @@ def _exit_code(watch: _Watch) -> int | None:
 
 
 def _event(item: bytes | Fault, sender: int | None) -> Event:
-    if isinstance(item, bytes):
-        return Received(decode(item), sender)
+    if type(item) is bytes:
+        received = _new(Received)
+        _set_command(received, decode(item))
+        _set_sender(received, sender)
+        return received
+    assert isinstance(item, Fault)
     return Corrupt(item.reason, item.sample, sender)

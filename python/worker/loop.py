@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -10,16 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial, wraps
-from reprlib import Repr
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
 
 from worker import launch
+from worker.commands import Commands, Loaded, coalesce
 from worker.constants import MAIN_NAME, ProcessState
-from worker.inbox import ConnectionMonitor, Waiting, load, open_monitor
-from worker.messages import Command, Corrupt, Exited, Manage, Received, Restart, Scale, Stop, Terminate
+from worker.inbox import ConnectionMonitor, Waiting, open_monitor
+from worker.messages import Exited
 from worker.process import Worker, WorkerProcess
 from worker.state import snapshot
 from worker.watched import Watched, how_it_ended
@@ -38,9 +36,6 @@ ACK_POLL = 0.05
 TELL_AGAIN = 0.5
 # How long the end of killed processes is waited for, seconds: only a hung kernel takes longer.
 KILL_TIMEOUT = 5.0
-
-_show = Repr()
-_show.maxstring = _show.maxother = 160
 
 
 def in_the_loop(verb: Verb) -> Verb:
@@ -67,9 +62,9 @@ class Loop:
         self._wakeup_before: int | None = None
         self._signals: deque[int] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        self._deferred: list[tuple[Command, int | None]] = []
+        self._commands = Commands(self, manager)
         self._watched: dict[str, Watched] = {}
-        self._starting = False
+        self.starting = False
         self._stopped = False
         self._failure = ""
 
@@ -87,6 +82,15 @@ class Loop:
     def stop_asked(self) -> bool:
         """Whether a stop is on its way, obeyed or not."""
         return self.ended or bool(self._signals)
+
+    @property
+    def may_be_left(self) -> bool:
+        """Whether an empty message ends it: only where nothing else can wake it."""
+        return isinstance(self._monitor, ConnectionMonitor)
+
+    def leave(self) -> None:
+        """Let :meth:`turn` be the last one."""
+        self._stopped = True
 
     def open(self) -> None:
         """Take the pipe and the signals; again: nothing."""
@@ -154,21 +158,18 @@ class Loop:
         """Wait for the next thing that happens, and do what it asks for."""
         assert self._monitor is not None
         events = self._monitor.wait(self._timeout(at_most))
-        self._obey_signals()
-        for event in events:
-            if isinstance(event, Received):
-                self._received(load(event.command), event.sender)
+        for event in coalesce(events):
+            self._obey_signals()
+            if isinstance(event, Loaded):
+                self._commands.obey(*event)
             elif isinstance(event, Exited):
                 self._exited(self._watched.pop(event.key), event.exitcode)
-            elif isinstance(event, Corrupt):
-                error_logger.error(
-                    "Monitor dropped what is no message, from %s: %s; it begins with %s",
-                    self._name(event.sender),
-                    event.reason,
-                    _show.repr(event.sample),
-                )
+            else:
+                self._commands.dropped(event)
+        self._commands.end_batch()
+        self._obey_signals()
         while self._calls:
-            self._guarded(partial(self.do, self._calls.popleft()), "another thread")
+            self._commands.guarded(partial(self.do, self._calls.popleft()), "another thread")
         self._settle()
 
     def wait_until_ready(self, seconds: float) -> str:
@@ -181,7 +182,7 @@ class Loop:
             str: Why it cannot be reached; empty when it was, or when a stop came first.
         """
         deadline = time.monotonic() + seconds
-        self._starting = True
+        self.starting = True
         while not self.stop_asked and (slow := [*self._unacked()]):
             left = deadline - time.monotonic()
             if left <= 0:
@@ -196,11 +197,8 @@ class Loop:
                     f"{self._failure} Where the log does not say why, run the application with "
                     "--single-process, so that nothing stands between you and its error."
                 )
-        self._starting = False
-        deferred, self._deferred = self._deferred, []
-        for command, sender in deferred:
-            if not self.stop_asked:
-                self._received(command, sender)
+        self.starting = False
+        self._commands.obey_deferred()
         return ""
 
     def drain(self) -> None:
@@ -226,82 +224,9 @@ class Loop:
         while self._signals:
             self._manager.shutdown_signal(self._signals.popleft(), None)
 
-    def _received(self, command: Command, sender: int | None) -> None:
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("Monitor message: %s", _safely_shown(command), extra={"verbosity": 2})
-        if self.ended:
-            return
-        if self._starting and isinstance(command, (Restart, Scale, Manage)):
-            self._deferred.append((command, sender))
-            return
-        self._guarded(partial(self._obey, command, sender), self._name(sender))
-
-    def _guarded(self, call: Callable[[], None], whose: str) -> None:
-        """Do what someone asked for; whatever comes of it, supervision goes on."""
-        try:
-            call()
-        except ServerKilled:
-            raise
-        except (ValueError, ConnectionError) as error:
-            error_logger.error("Refused a command of %s: %s", whose, error)
-        # What came down the pipe brings code of its own, in the reprs of its arguments for one.
-        except BaseException:
-            error_logger.exception("Failed to obey a command of %s", whose)
-
-    def _obey(self, command: Command, sender: int | None) -> None:
-        manager = self._manager
-        if isinstance(command, Restart):
-            names = None if command.names is None else [*command.names]
-            manager.restart(process_names=names, reloaded_files=command.files, restart_order=command.order)
-        elif isinstance(command, Scale):
-            manager.scale(command.num_workers)
-        elif isinstance(command, Manage):
-            self._manage(command)
-        elif isinstance(command, Terminate) and command.early:
-            what = f"{self._name(sender)} failed to start; its error is in the log above."
-            self._fails_to_start(what, self._is_server(sender))
-        elif isinstance(command, Terminate):
-            manager.shutdown()
-        elif isinstance(command, Stop) and isinstance(self._monitor, ConnectionMonitor):
-            self._stopped = True
-        elif isinstance(command, Stop):
-            error_logger.error("Monitor received an empty message from %s, and goes on", self._name(sender))
-        else:
-            error_logger.error(
-                "Monitor received an invalid message: %s, from %s: %s",
-                _safely_shown(command.message),
-                self._name(sender),
-                command.reason,
-            )
-
-    def _manage(self, command: Manage) -> None:
-        ceiling = self._manager.settings.max_workers
-        if command.workers > ceiling:
-            raise ValueError(f"{command.workers} processes of {command.ident}: max_workers is {ceiling}")
-        try:
-            worker = self._manager.manage(
-                command.ident,
-                command.func,
-                {**command.kwargs},
-                transient=command.transient,
-                restartable=command.restartable,
-                tracked=command.tracked,
-                auto_start=command.auto_start,
-                workers=command.workers,
-            )
-        except Exception:
-            error_logger.exception("Failed to manage worker %s", command.ident)
-            return
-        for process in worker.processes:
-            if self.stop_asked:
-                break
-            if command.auto_start:
-                process.start()
-            else:
-                process.set_state(ProcessState.NONE, True)
-
-    def _fails_to_start(self, what: str, is_server: bool) -> None:
-        if self._starting and is_server:
+    def fails_to_start(self, what: str, is_server: bool) -> None:
+        """A process says, or has shown, that it cannot start: while the servers start, none may fail."""
+        if self.starting and is_server:
             self._failure = self._failure or what
         else:
             error_logger.error("%s", what)
@@ -328,8 +253,8 @@ class Loop:
         """Nobody had asked for the end of this one."""
         process = watched.process
         process.set_state(ProcessState.FAILED if code else ProcessState.COMPLETED, force=True)
-        if self._starting and process.is_server:
-            self._fails_to_start(f"{watched} {how} before it was ready.", True)
+        if self.starting and process.is_server:
+            self.fails_to_start(f"{watched} {how} before it was ready.", True)
         elif code or process.is_server:
             error_logger.error("%s %s", watched, how)
         else:
@@ -425,7 +350,8 @@ class Loop:
         if monitor is not None:
             monitor.wake()
 
-    def _name(self, pid: int | None) -> str:
+    def name_of(self, pid: int | None) -> str:
+        """Who wrote a message, in words."""
         if pid is None:
             return "an unknown process"
         if pid == os.getpid():
@@ -436,14 +362,7 @@ class Loop:
     def _by_pid(self, pid: int | None) -> Watched | None:
         return next((watched for watched in self._watched.values() if watched.base.pid == pid), None)
 
-    def _is_server(self, pid: int | None) -> bool:
+    def is_server(self, pid: int | None) -> bool:
         """Whether a message of this sender is a server's; where the sender is not known, it may be."""
         watched = self._by_pid(pid)
         return watched is None or watched.process.is_server
-
-
-def _safely_shown(message: object) -> str:
-    try:
-        return _show.repr(message)
-    except BaseException:
-        return f"<{type(message).__name__} whose repr fails>"

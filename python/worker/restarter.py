@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Restarter"]
 
+# How many names are shown in an error, which may have come with as many as fit into a message.
+SHOWN = 20
 _FINAL = (ProcessState.COMPLETED, ProcessState.FAILED, ProcessState.NONE)
 
 
@@ -34,7 +36,7 @@ class Restarter:
     ) -> None:
         """Restart processes, those that are not restartable left alone.
 
-        A durable process that still runs, and names of which not one was restarted, are logged as errors.
+        A durable process that still runs, and names of which no process was restarted, are logged as errors.
 
         Args:
             transient_processes (Iterable[WorkerProcess]): The manager's transient processes.
@@ -45,15 +47,22 @@ class Restarter:
                 Defaults to ``RestartOrder.SHUTDOWN_FIRST``.
             **kwargs: Passed on to :meth:`worker.process.WorkerProcess.restart`.
         """
-        names = process_names or ()
+        names = dict.fromkeys(process_names or ())
         transient = [process for process in transient_processes if not names or process.name in names]
         durable = [process for process in durable_processes if process.name in names]
         meant = [process for process in transient if process.restartable]
         meant += [process for process in durable if process.restartable and _has_ended(process)]
         for process in meant:
             process.restart(restart_order=restart_order, **kwargs)
-        if names and not meant:
-            error_logger.error(f"Failed to restart processes: {', '.join(names)}")
+        for process in meant:
+            names.pop(process.name, None)
+        if names:
+            error_logger.error(f"Failed to restart processes: {_shortened([*names])}")
+
+
+def _shortened(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _has_ended(process: WorkerProcess) -> bool:

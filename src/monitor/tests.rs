@@ -11,10 +11,18 @@ fn monitor() -> (Monitor, Waker, UnixStream) {
     (monitor, waker, publisher)
 }
 
+fn batch(monitor: &mut Monitor) -> Batch {
+    loop {
+        if let Outcome::Events(batch) = monitor.wait(None).unwrap() {
+            return batch;
+        }
+    }
+}
+
 fn until(monitor: &mut Monitor, deadline: Option<Instant>) -> Vec<Event> {
     loop {
-        if let Outcome::Events(events) = monitor.wait(deadline).unwrap() {
-            return events;
+        if let Outcome::Events(batch) = monitor.wait(deadline).unwrap() {
+            return batch.events;
         }
     }
 }
@@ -42,11 +50,18 @@ fn a_message_names_its_sender() {
     let (mut monitor, _waker, mut publisher) = monitor();
     publisher.write_all(FRAME).unwrap();
     let sender = cfg!(target_os = "linux").then(|| i32::try_from(std::process::id()).unwrap());
-    let payload = FRAME[4..].to_vec();
-    assert_eq!(
-        until(&mut monitor, None),
-        [Event::Message { payload, sender }]
-    );
+    publisher.write_all(FRAME).unwrap();
+    let payload = |number: usize| number * 4..(number + 1) * 4;
+    let wanted = Batch {
+        events: [0, 1]
+            .map(|number| Event::Message {
+                payload: payload(number),
+                sender,
+            })
+            .into(),
+        bytes: [&FRAME[4..], &FRAME[4..]].concat(),
+    };
+    assert_eq!(batch(&mut monitor), wanted);
 }
 
 #[test]
@@ -71,7 +86,7 @@ fn a_wait_ends_at_its_deadline_or_with_a_wake() {
     assert_eq!(until(&mut monitor, None), []);
     assert_eq!(look(&mut monitor), []);
     waker.wake();
-    assert_eq!(monitor.wait(None), Ok(Outcome::Events(Vec::new())));
+    assert_eq!(monitor.wait(None), Ok(Outcome::Events(Batch::default())));
 }
 
 #[test]
@@ -93,7 +108,7 @@ fn an_exit_comes_last_and_the_child_is_left_to_be_reaped() {
         };
         let wanted = [
             Event::Message {
-                payload: FRAME[4..].to_vec(),
+                payload: 0..4,
                 sender: Some(pid),
             },
             Event::Corrupt {

@@ -10,7 +10,7 @@ use pyo3::types::{PyList, PyString};
 use rustix::io::Errno;
 
 use super::{messages, os_error};
-use crate::monitor::{self, Event, Outcome, Waker, WatchError};
+use crate::monitor::{self, Batch, Event, Outcome, Waker, WatchError};
 
 /// One wait for the messages of many writers, the exits of processes and wakes.
 #[pyclass(frozen, module = "worker._native")]
@@ -78,7 +78,7 @@ impl Monitor {
         loop {
             let outcome = py.detach(|| monitor.wait(deadline));
             match outcome.map_err(|error| os_error(py, &error.into()))? {
-                Outcome::Events(events) => return list(py, &events),
+                Outcome::Events(batch) => return list(py, &batch),
                 Outcome::Again => py.check_signals()?,
             }
         }
@@ -139,10 +139,20 @@ fn lent<'a>(fd: RawFd) -> Result<BorrowedFd<'a>, Errno> {
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-fn list<'py>(py: Python<'py>, events: &[Event]) -> PyResult<Bound<'py, PyList>> {
-    let events = events.iter().map(|event| match event {
-        Event::Message { payload, sender } => messages::received(py, payload, *sender),
-        Event::Corrupt { fault, sender } => messages::corrupt(py, fault, *sender),
+fn list<'py>(py: Python<'py>, batch: &Batch) -> PyResult<Bound<'py, PyList>> {
+    // Most of them have the same sender as the one before.
+    let mut last = (None, py.None().into_bound(py));
+    let mut object = |sender: Option<i32>| {
+        if sender != last.0 {
+            last = (sender, sender.into_pyobject(py)?);
+        }
+        Ok::<_, PyErr>(last.1.clone())
+    };
+    let events = batch.events.iter().map(|event| match event {
+        Event::Message { payload, sender } => {
+            messages::received(py, &batch.bytes[payload.clone()], &object(*sender)?)
+        }
+        Event::Corrupt { fault, sender } => messages::corrupt(py, fault, &object(*sender)?),
         Event::Exited { key, pid, code } => messages::exited(py, key, *pid, *code),
     });
     PyList::new(py, events.collect::<PyResult<Vec<_>>>()?)

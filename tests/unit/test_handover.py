@@ -329,7 +329,7 @@ class TestAllAtOnce:
 
         def act() -> None:
             old = first(house)
-            self.at_once(house, ROLL, ROLL, ROLL)
+            self.at_once(house, *(f"__ALL_PROCESSES__:{file}:STARTUP_FIRST" for file in "abc"))
             wait_for_end(old.pid)
             house.all_acked()
             still_obeys(house)
@@ -352,7 +352,7 @@ class TestAllAtOnce:
         def act() -> None:
             first(house)
             house.call(lambda: house.manager._loop.do(lambda: setattr(WorkerProcess, "start", noting)))
-            self.at_once(house, "__ALL_PROCESSES__:", "__ALL_PROCESSES__:")
+            self.at_once(house, "__ALL_PROCESSES__:a", "__ALL_PROCESSES__:b")
             until(lambda: len(pids) == 2, "two starts")
             until(lambda: not Path(f"/proc/{pids[0]}").exists(), "the first collected", timeout=3)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from worker import loop
 from worker.constants import RestartOrder
+from worker.messages import Manage
 from worker.process import WorkerProcess
 
 from . import targets
@@ -245,16 +245,20 @@ class TestCommands:
         def act() -> None:
             house.said("ready")
             # What crosses the pipe as a pickle has no connections; the loop is told in its own words.
-            manage = loop.Manage("Errand", targets.errand, kwargs, False, True, False, True, 2)
-            house.call(lambda: house.manager._loop.do(lambda: house.manager._loop._obey(manage, None)))
+            manage = Manage("Errand", targets.errand, kwargs, False, True, False, True, 2)
+            house.call(
+                lambda: house.manager._loop.do(lambda: house.manager._loop._commands.obey(manage, None))
+            )
             assert {said.name for said in house.said(["a"], 2)} == {"Sanic-Errand-0", "Sanic-Errand-1"}
             house.open_gate(2)
             # Nobody tracks it: when it is done, it is gone.
             logged(caplog, "Removed worker Errand")
             assert set(house.state.copy()) == {"Sanic-Main", ONE}
 
-            waits = loop.Manage("Later", targets.errand, kwargs, False, True, True, False, 1)
-            house.call(lambda: house.manager._loop.do(lambda: house.manager._loop._obey(waits, None)))
+            waits = Manage("Later", targets.errand, kwargs, False, True, True, False, 1)
+            house.call(
+                lambda: house.manager._loop.do(lambda: house.manager._loop._commands.obey(waits, None))
+            )
             house.until("Sanic-Later-0", state="NONE")
             house.send("Sanic-Later-0:")
             house.said(["a", "config"])

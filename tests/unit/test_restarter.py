@@ -61,7 +61,12 @@ def test_a_name_that_nobody_bears(caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     restart([process], [], ["a", "y"])
     assert process.restarts == [SHUTDOWN_FIRST]
-    assert errors(caplog) == []
+    assert errors(caplog) == ["Failed to restart processes: y"]
+    caplog.clear()
+    restart([process], [], [f"n{number}" for number in range(1000)])
+    assert errors(caplog) == [
+        f"Failed to restart processes: {', '.join(f'n{number}' for number in range(20))} and 980 more"
+    ]
 
 
 @pytest.mark.parametrize("state", ProcessState)
