@@ -7,6 +7,7 @@ WORKERS ?= 2
 APP ?= examples.hello:app
 ARGS ?=
 SOAK_ROUNDS ?= 100
+FUZZ_SECONDS ?= 600
 
 BIN := .venv/bin
 PY := $(BIN)/python
@@ -18,11 +19,13 @@ VENV := .venv/of-$(subst /,-,$(PYTHON))
 DEPS := .venv/deps
 NATIVE := .venv/native
 WHEEL := dist/wheel
+FUZZER := .cache/tools/bin/cargo-fuzz
+LIMIT := target/limit/_limit.abi3.so
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 
-.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak coverage clean
+.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak fuzz bench bench-quick coverage clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -52,6 +55,8 @@ lint: $(NATIVE) ## check style, types, the stub and the rules of the house
 	$(PY) -m mypy.stubtest worker._native
 	$(PY) scripts/import_rules.py
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	cargo fmt --check --manifest-path benches/limit/Cargo.toml
 	cargo check --quiet --locked --no-default-features
 	cargo clippy --quiet --locked --all-targets -- -D warnings
 	cargo clippy --quiet --locked --all-targets --no-default-features -- -D warnings
@@ -75,11 +80,29 @@ test-upstream: $(WHEEL) ## run Sanic's own worker tests on this package
 soak: $(NATIVE) ## repeat for minutes what must never fail
 	SOAK_ROUNDS=$(SOAK_ROUNDS) $(PY) -m pytest -m soak $(ARGS)
 
+fuzz: $(FUZZER) ## feed noise to the framer, then to the decoder, for FUZZ_SECONDS each
+	@for target in framer decoder; do \
+		corpus=target/fuzz/corpus/$$target; \
+		mkdir -p $$corpus; \
+		$(FUZZER) run -s none --target-dir target/fuzz $$target $$corpus fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -timeout=10 -dict=fuzz/dictionary \
+			-max_len=1000 -verbosity=0 -print_final_stats=1 || exit; \
+	done
+
+bench: $(NATIVE) $(LIMIT) ## measure both cores beside Sanic's own manager; write docs/benchmarks.md
+	$(PY) -m pytest benches --benchmark-json=target/bench.json $(ARGS)
+	$(PY) scripts/benchmarks.py target/bench.json docs/benchmarks.md
+
+bench-quick: $(NATIVE) $(LIMIT) ## the same in two minutes, only printed
+	$(PY) -m pytest benches --quick --benchmark-json=target/bench-quick.json $(ARGS)
+	$(PY) scripts/benchmarks.py target/bench-quick.json
+
 coverage: $(NATIVE) ## measure the tests: branches of python/, lines of src/
 	$(PY) scripts/measure.py $(ARGS)
 
 clean: ## remove all that was built, environments and caches included
 	rm -rf .venv .venvs .cache dist target htmlcov .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts fuzz/coverage
 	rm -f python/worker/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -101,3 +124,11 @@ $(WHEEL): $(DEPS) $(RUST) $(PURE) README.md
 	$(BIN)/maturin build --release --locked --quiet --out dist
 	$(BIN)/maturin sdist --out dist
 	@touch $@
+
+$(LIMIT): $(DEPS) $(wildcard benches/limit/Cargo.*) benches/limit/src/lib.rs
+	PYO3_BUILD_EXTENSION_MODULE=1 cargo build --quiet --release --locked \
+		--manifest-path benches/limit/Cargo.toml --target-dir target/limit
+	@cp target/limit/release/lib_limit.so $@
+
+$(FUZZER):
+	cargo install --quiet --locked --root .cache/tools cargo-fuzz@0.13.2

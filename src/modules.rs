@@ -5,6 +5,7 @@
 //! changed: only the directory is looked at then, and there are ten times fewer of them.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, FileType, statat};
@@ -15,13 +16,11 @@ use crate::walk::{self, Identity};
 #[derive(Debug)]
 pub struct Modules {
     settle: Duration,
-    round: u64,
     folders: HashMap<Vec<u8>, Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    round: u64,
     state: Option<(Identity, (i64, i64))>,
     settled: bool,
     /// Names of regular files that are no links.
@@ -33,58 +32,34 @@ impl Modules {
     pub fn new(settle: Duration) -> Self {
         Self {
             settle,
-            round: 0,
             folders: HashMap::new(),
         }
     }
 
     /// Find the files of all `paths` as they are now: each path itself if it is one, else the
     /// nearest of its parents that is.
-    pub fn files<'a>(&mut self, paths: impl Iterator<Item = &'a [u8]>) -> Vec<Option<&'a [u8]>> {
-        self.round += 1;
-        paths.map(|path| self.file(path)).collect()
-    }
-
-    fn file<'a>(&mut self, mut path: &'a [u8]) -> Option<&'a [u8]> {
-        while !self.is_file(path) {
-            let parent = parent(path);
-            if parent == path {
-                return None;
-            }
-            path = parent;
+    pub fn files<'a>(&mut self, paths: &[&'a [u8]]) -> Vec<Option<&'a [u8]>> {
+        let mut found = vec![None; paths.len()];
+        let mut together: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        for (number, path) in paths.iter().enumerate() {
+            let (folder, _) = walk::split(path);
+            together.entry(folder).or_default().push(number);
         }
-        Some(path)
-    }
-
-    fn is_file(&mut self, path: &[u8]) -> bool {
-        let (folder, name) = walk::split(path);
-        if !self.folders.contains_key(folder) {
-            self.folders.insert(folder.to_vec(), Known::default());
-        }
-        let Some(known) = self.folders.get_mut(folder) else {
-            return false;
-        };
-        if known.round != self.round {
-            known.round = self.round;
+        for (folder, numbers) in together {
+            let known = self.folders.entry(folder.to_vec()).or_default();
             known.check(folder, self.settle);
-        }
-        if known.files.contains(name) {
-            return true;
-        }
-        let kind = |flags| {
-            let about = statat(CWD, path, flags).ok()?;
-            Some(FileType::from_raw_mode(about.st_mode))
-        };
-        match kind(AtFlags::SYMLINK_NOFOLLOW) {
-            Some(FileType::RegularFile) => {
-                if known.settled {
-                    known.files.insert(name.to_vec());
-                }
-                true
+            let mut opened = None;
+            for number in numbers {
+                let path = paths[number];
+                let (_, name) = walk::split(path);
+                let is_file = known.files.contains(name) || {
+                    let fd = opened.get_or_insert_with(|| walk::open(folder));
+                    fd.as_ref().is_ok_and(|fd| known.has(fd.as_fd(), name))
+                };
+                found[number] = if is_file { Some(path) } else { above(path) };
             }
-            Some(FileType::Symlink) => kind(AtFlags::empty()) == Some(FileType::RegularFile),
-            _ => false,
         }
+        found
     }
 }
 
@@ -100,6 +75,42 @@ impl Known {
         self.state = state;
         self.settled = state.is_some_and(|(_, changed)| walk::is_past(changed, now, settle));
     }
+
+    fn has(&mut self, folder: BorrowedFd<'_>, name: &[u8]) -> bool {
+        match kind(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Some(FileType::RegularFile) => {
+                if self.settled {
+                    self.files.insert(name.to_vec());
+                }
+                true
+            }
+            Some(FileType::Symlink) => is_file(folder, name),
+            _ => false,
+        }
+    }
+}
+
+/// The nearest parent of a path that is a file.
+fn above(mut path: &[u8]) -> Option<&[u8]> {
+    loop {
+        let parent = parent(path);
+        if parent == path {
+            return None;
+        }
+        if is_file(CWD, parent) {
+            return Some(parent);
+        }
+        path = parent;
+    }
+}
+
+fn is_file(folder: BorrowedFd<'_>, path: &[u8]) -> bool {
+    kind(folder, path, AtFlags::empty()) == Some(FileType::RegularFile)
+}
+
+fn kind(folder: BorrowedFd<'_>, path: &[u8], flags: AtFlags) -> Option<FileType> {
+    let about = statat(folder, path, flags).ok()?;
+    Some(FileType::from_raw_mode(about.st_mode))
 }
 
 /// As `os.path.dirname` has it.

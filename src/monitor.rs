@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use rustix::io::{Errno, Result};
 
 use crate::frame::{Fault, Framer, Item, LIMIT};
 use crate::pipe::Pipe;
+use crate::sign::Sign;
 
 /// How much is read at once.
 const READ: usize = 32 * 1024;
@@ -104,27 +105,6 @@ impl AsFd for Waker {
 }
 
 #[derive(Debug)]
-enum Sign {
-    Pidfd(OwnedFd),
-    /// It is lent: not duplicated, as it is also for when there are no descriptors left.
-    Sentinel(RawFd),
-    /// It was gone before it could be watched.
-    Gone,
-}
-
-impl Sign {
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Pidfd(fd) => Some(fd.as_fd()),
-            // SAFETY: `Monitor::watch` asks for one that is not negative, and that stays open for as
-            // long as the process is watched. It is polled, nothing else.
-            Self::Sentinel(fd) => Some(unsafe { BorrowedFd::borrow_raw(*fd) }),
-            Self::Gone => None,
-        }
-    }
-}
-
-#[derive(Debug)]
 struct Watch {
     /// `None` for the unknown writer of an unfinished frame.
     key: Option<Vec<u8>>,
@@ -190,11 +170,8 @@ impl Monitor {
         if pid < 1 {
             return Err(WatchError::NoPid);
         }
-        let sign = match (pidfd(pid), sentinel) {
-            (Err(Errno::SRCH), _) => Sign::Gone,
-            (Err(_), Some(sentinel @ 0..)) => Sign::Sentinel(sentinel),
-            (pidfd, _) => Sign::Pidfd(pidfd?),
-        };
+        // SAFETY: the caller keeps it open, and the sign is dropped with the watch.
+        let sign = unsafe { Sign::of(pid, sentinel) }?;
         self.watches.push(Watch {
             key: Some(key.to_vec()),
             pid,
@@ -309,7 +286,7 @@ impl Monitor {
                 self.exits.push(Event::Exited {
                     key,
                     pid: watch.pid,
-                    code: exit_code(&watch.sign),
+                    code: watch.sign.exit_code(),
                 });
             }
         }
@@ -396,10 +373,9 @@ impl Monitor {
             if self.watches.iter().any(|watch| watch.pid == pid) {
                 continue;
             }
-            let sign = match pidfd(pid) {
-                Ok(fd) => Sign::Pidfd(fd),
-                Err(Errno::SRCH) => Sign::Gone,
-                Err(_) => continue,
+            // SAFETY: there is no sentinel.
+            let Ok(sign) = (unsafe { Sign::of(pid, None) }) else {
+                continue;
             };
             self.watches.push(Watch {
                 key: None,
@@ -409,39 +385,6 @@ impl Monitor {
             });
         }
     }
-}
-
-#[cfg(target_os = "linux")]
-fn pidfd(pid: i32) -> Result<OwnedFd> {
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
-    let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?;
-    pidfd_open(pid, PidfdFlags::empty())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn pidfd(_pid: i32) -> Result<OwnedFd> {
-    Err(Errno::NOSYS)
-}
-
-#[cfg(target_os = "linux")]
-fn exit_code(sign: &Sign) -> Option<i32> {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-
-    let Sign::Pidfd(fd) = sign else {
-        return None;
-    };
-    // NOWAIT: the exit is only looked at, as it is for the parent's own books to reap the child.
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    let status = waitid(WaitId::PidFd(fd.as_fd()), options).ok()??;
-    status
-        .exit_status()
-        .or_else(|| status.terminating_signal().map(|signal| -signal))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn exit_code(_sign: &Sign) -> Option<i32> {
-    None
 }
 
 /// What the C library says of an error.

@@ -306,9 +306,16 @@ def _file_of(module: object) -> str | None:
         return None
     if not isinstance(path, str):
         return None
-    while not os.path.isfile(path):
+    while not _is_file(path):
         parent = os.path.dirname(path)
         if parent == path:
             return None
         path = parent
     return path[:-1] if path.endswith((".pyc", ".pyo")) else path
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False

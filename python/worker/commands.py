@@ -99,7 +99,7 @@ class Commands:
         if self._loop.starting and isinstance(command, (Restart, Scale, Manage)):
             self._deferred.append(Loaded(command, sender))
             return
-        self.guarded(partial(self._obey, command, sender), self._loop.name_of(sender))
+        self.guarded(partial(self._obey, command, sender), partial(self._loop.name_of, sender))
 
     def obey_deferred(self) -> None:
         """Do what was asked for while the servers were starting."""
@@ -123,17 +123,17 @@ class Commands:
             _show.repr(event.sample),
         )
 
-    def guarded(self, call: Callable[[], None], whose: str) -> None:
+    def guarded(self, call: Callable[[], None], whose: Callable[[], str]) -> None:
         """Do what someone asked for; whatever comes of it, supervision goes on."""
         try:
             call()
         except ServerKilled:
             raise
         except (ValueError, ConnectionError) as error:
-            self._complain("Refused a command of %s: %s", whose, error)
+            self._complain("Refused a command of %s: %s", whose(), error)
         # What came down the pipe brings code of its own, in the reprs of its arguments for one.
         except BaseException:
-            error_logger.exception("Failed to obey a command of %s", whose)
+            error_logger.exception("Failed to obey a command of %s", whose())
 
     def _obey(self, command: Command, sender: int | None) -> None:
         manager, loop = self._manager, self._loop

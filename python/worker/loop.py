@@ -169,7 +169,7 @@ class Loop:
         self._commands.end_batch()
         self._obey_signals()
         while self._calls:
-            self._commands.guarded(partial(self.do, self._calls.popleft()), "another thread")
+            self._commands.guarded(partial(self.do, self._calls.popleft()), lambda: "another thread")
         self._settle()
 
     def wait_until_ready(self, seconds: float) -> str:

@@ -1,4 +1,5 @@
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
 use super::*;

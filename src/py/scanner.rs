@@ -1,5 +1,6 @@
 //! `Scanner`.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -67,6 +68,8 @@ impl Scanner {
             // Who waits for the interpreter may have it now.
             py.detach(|| ());
         }
+        // It takes its time to let go of them all.
+        py.detach(|| drop(changed));
         Ok(list)
     }
 
@@ -74,20 +77,20 @@ impl Scanner {
     fn module_files<'py>(&self, modules: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = modules.py();
         let mut own = Vec::new();
-        let mut sought = Vec::new();
         for module in modules.try_iter()? {
             if let Some(path) = own_path(&module?)? {
-                let (path, bytes) = as_bytes(path)?;
-                own.push(path);
-                sought.push(bytes);
+                own.push(possible(path)?);
             }
         }
+        let sought: PyResult<Vec<_>> = own.iter().map(as_bytes).collect();
+        let sought = sought?;
         let found = py.detach(|| {
             let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-            modules.files(sought.iter().map(Vec::as_slice))
+            let paths: Vec<_> = sought.iter().map(AsRef::as_ref).collect();
+            modules.files(&paths)
         });
         let list = PyList::empty(py);
-        for ((path, sought), found) in own.into_iter().zip(&sought).zip(found) {
+        for ((path, sought), found) in own.iter().zip(&sought).zip(found) {
             let Some(found) = found else {
                 continue;
             };
@@ -166,14 +169,21 @@ fn own_path<'py>(module: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyStr
     }
 }
 
-/// A path, and how the system has it; of one that it cannot have, the first parent that it can.
-fn as_bytes(mut path: Bound<'_, PyString>) -> PyResult<(Bound<'_, PyString>, Vec<u8>)> {
-    loop {
-        if let Ok(bytes) = path.extract::<OsString>() {
-            return Ok((path, bytes.into_vec()));
-        }
+/// A path that the system can have: this one, or its first parent that is one.
+fn possible(mut path: Bound<'_, PyString>) -> PyResult<Bound<'_, PyString>> {
+    while as_bytes(&path).is_err() {
         let os_path = path.py().import("os.path")?;
         path = os_path.call_method1("dirname", (path,))?.cast_into()?;
+    }
+    Ok(path)
+}
+
+/// How the system has a path.
+fn as_bytes<'a>(path: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
+    match path.to_str() {
+        // ASCII is the same in every encoding that a file system may have.
+        Ok(text) if text.is_ascii() => Ok(Cow::Borrowed(text.as_bytes())),
+        _ => Ok(Cow::Owned(path.extract::<OsString>()?.into_vec())),
     }
 }
 

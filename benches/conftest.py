@@ -1,0 +1,50 @@
+"""How the benches run: round by round, each round with every contender, at one of two scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from scale import FULL, QUICK, Scale
+from trees import Trees
+
+SCALE = pytest.StashKey[Scale]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer ``--quick``."""
+    parser.addoption("--quick", action="store_true", help="fewer rounds, smaller sizes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the scale."""
+    config.stash[SCALE] = QUICK if config.getoption("quick") else FULL
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have every bench once a round, and those of trees of files once a size."""
+    scale = metafunc.config.stash[SCALE]
+    metafunc.fixturenames.append("turn")
+    metafunc.parametrize("turn", range(scale.rounds))
+    if "files" in metafunc.fixturenames:
+        metafunc.parametrize("files", scale.trees)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Go round by round, so that what the machine does meanwhile falls on all contenders alike."""
+    items.sort(key=lambda item: item.callspec.params["turn"])  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def scale(request: pytest.FixtureRequest) -> Scale:
+    """How much is measured in this run."""
+    return request.config.stash[SCALE]
+
+
+@pytest.fixture(scope="session")
+def trees() -> Iterator[Trees]:
+    """The trees of files of this run."""
+    with TemporaryDirectory(prefix="benches-") as folder:
+        yield Trees(Path(folder))

@@ -1,0 +1,304 @@
+"""A manager at work: ``managed.py CONTENDER LOAD PROCESSES AMOUNT`` prints what came of it as JSON.
+
+A program of its own, since a process has one core for good, which ``WORKER_CORE`` chooses. The manager is a
+real one, with real processes that idle and a real shared state. Its verb ``restart`` is replaced, as anybody
+may replace it, by one that takes note. Another process, the driver, gives the manager something to do, once
+that has obeyed a first message and so is known to be at work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from itertools import count, cycle, repeat
+from multiprocessing import Pipe, active_children, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.managers import SyncManager
+from multiprocessing.sharedctypes import RawValue
+from random import Random
+from select import POLLIN, poll
+from time import monotonic, monotonic_ns, sleep
+from typing import Any, Protocol
+
+from sanic.exceptions import ServerKilled
+
+CONTEXT = get_context("fork")
+BLOCK = 64 * 1024
+# Many more names than a wait takes at once, so that no name comes twice among them.
+BLOCKS = 16
+# How long after the driver has stopped the manager may go on with what is queued, seconds.
+GRACE = 1.0
+# The pause before each single event, in which the manager comes to rest, seconds.
+PAUSE = 0.01
+# How often a manager looks around that is not told, seconds: events are spread over it.
+TICK = 0.1
+# After how long a death counts as never noticed, seconds.
+NEVER = 2.0
+
+
+class Load(Protocol):
+    """What the manager is given to do."""
+
+    def prepare(self, manager: Any) -> None:
+        """Take note of a manager whose processes have been started."""
+
+    def drive(self, publisher: Connection) -> None:
+        """Give it something to do; runs in the driver."""
+
+    def restart(self, *args: Any, **kwargs: Any) -> None:
+        """Take note, in place of the manager's verb."""
+
+    def result(self, to_the_end: bool) -> dict[str, Any]:
+        """What came of it, and whether the manager had come to the end of it."""
+
+
+class Flood:
+    """As many requests to restart as the manager takes, written in blocks; names and calls are counted.
+
+    ``different`` says whether each message has a name of its own.
+    """
+
+    def __init__(self, seconds: float, *, different: bool) -> None:
+        self._seconds = seconds
+        self._different = different
+        self._sent = RawValue("q", 0)
+        self._began = self._ended = 0.0
+        self._names = self._calls = 0
+
+    def prepare(self, manager: Any) -> None:
+        """Nothing is to be known of it."""
+
+    def drive(self, publisher: Connection) -> None:
+        """Write blocks for some time, then the end."""
+        numbers = count() if self._different else repeat(0)
+        blocks = [_block(lambda: next(numbers)) for _ in range(BLOCKS)]
+        deadline = monotonic() + self._seconds
+        for messages, block in cycle(blocks):
+            if monotonic() > deadline:
+                break
+            view = memoryview(block)
+            while view:
+                view = view[os.write(publisher.fileno(), view) :]
+            self._sent.value += messages
+        publisher.send("__TERMINATE__")
+
+    def restart(self, process_names: list[str], **kwargs: Any) -> None:
+        """Count."""
+        now = monotonic()
+        if not self._calls:
+            self._began = now
+        self._calls += 1
+        self._names += len(process_names)
+        self._ended = now
+        if now - self._began > self._seconds + GRACE:
+            raise ServerKilled
+
+    def result(self, to_the_end: bool) -> dict[str, Any]:
+        """How many messages were taken, how many calls they became, and in which time."""
+        # Where several became one call, only the driver knows how many they were.
+        messages = self._sent.value if to_the_end else self._names
+        if self._different and messages != self._names:
+            raise SystemExit(f"{messages} messages were sent, and {self._names} obeyed")
+        return {"messages": messages, "calls": self._calls, "seconds": self._ended - self._began}
+
+
+def _block(number: Callable[[], int]) -> tuple[int, bytes]:
+    frames: list[bytes] = []
+    size = 0
+    while size < BLOCK:
+        payload = pickle.dumps(f"Sanic-Server-{number()}-0:")
+        frames.append(struct.pack("!i", len(payload)) + payload)
+        size += len(frames[-1])
+    return len(frames), b"".join(frames)
+
+
+class OneByOne:
+    """One message at a time to a manager at rest: how long from before the sending to the verb."""
+
+    def __init__(self, times: float) -> None:
+        self._times = int(times)
+        self._samples: list[float] = []
+
+    def prepare(self, manager: Any) -> None:
+        """Nothing is to be known of it."""
+
+    def drive(self, publisher: Connection) -> None:
+        """Send messages that tell when they were sent, then the end."""
+        for _ in range(self._times):
+            sleep(PAUSE)
+            publisher.send(f"Sanic-Server-0-0:{monotonic_ns()}")
+        sleep(PAUSE)
+        publisher.send("__TERMINATE__")
+
+    def restart(self, reloaded_files: str, **kwargs: Any) -> None:
+        """See how late it is."""
+        self._samples.append((monotonic_ns() - int(reloaded_files)) / 1e6)
+
+    def result(self, to_the_end: bool) -> dict[str, Any]:
+        """The times, ms."""
+        return {"samples": self._samples}
+
+
+class Deaths:
+    """One process killed at a time: how long from when the kernel tells of it until the manager knows."""
+
+    def __init__(self, times: float, *, stock: bool) -> None:
+        self._times = int(times)
+        self._stock = stock
+        self._hearing, self._telling = Pipe(False)
+        self._result, self._reporting = Pipe(False)
+
+    def prepare(self, manager: Any) -> None:
+        """Tell the driver who there is; be told by the manager of deaths, as early as it can be."""
+        self._telling.send([process.pid for process in manager.processes])
+        if self._stock:
+            kind = import_module("sanic.worker.process").WorkerProcess
+            self._tell(
+                kind, "set_state", lambda process, state, *_: process.pid if state.name == "FAILED" else 0
+            )
+        else:
+            kind = import_module("worker.loop").Loop
+            self._tell(kind, "_exited", lambda loop, watched, *_: watched.base.pid)
+
+    def _tell(self, kind: Any, name: str, dead: Callable[..., int]) -> None:
+        original = getattr(kind, name)
+
+        def telling(*args: Any, **kwargs: Any) -> Any:
+            now = monotonic_ns()
+            if pid := dead(*args):
+                self._telling.send((pid, now))
+            return original(*args, **kwargs)
+
+        setattr(kind, name, telling)
+
+    def drive(self, publisher: Connection) -> None:
+        """Kill one after the other, then send the end."""
+        pids = self._hearing.recv()
+        random = Random(0)
+        samples = []
+        for pid in pids[: self._times]:
+            sleep(PAUSE + TICK * random.random())
+            ready = _kill(pid)
+            noticed = self._noticed(pid)
+            samples.append(None if noticed is None else (noticed - ready) / 1e6)
+        self._reporting.send(samples)
+        publisher.send("__TERMINATE__")
+
+    def _noticed(self, pid: int) -> int | None:
+        while self._hearing.poll(NEVER):
+            who, when = self._hearing.recv()
+            if who == pid:
+                return int(when)
+        return None
+
+    def restart(self, *args: Any, **kwargs: Any) -> None:
+        """Nobody asks for it."""
+
+    def result(self, to_the_end: bool) -> dict[str, Any]:
+        """The times, ms; None for a death that was not noticed."""
+        return {"samples": self._result.recv()}
+
+
+def _kill(pid: int) -> int:
+    """Kill a process; return when the kernel told of its death."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        waiting = poll()
+        waiting.register(pidfd, POLLIN)
+        os.kill(pid, signal.SIGKILL)
+        waiting.poll()
+        return monotonic_ns()
+    finally:
+        os.close(pidfd)
+
+
+def idle() -> None:
+    """What the processes in the table do."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)
+    while True:
+        signal.pause()
+
+
+class Least:
+    """No manager at all, but the limit of one message at a time: it reads it and calls the verb."""
+
+    processes = ()
+    restart: Callable[..., None]
+
+    def __init__(self, ends: tuple[Connection, Connection]) -> None:
+        self.monitor_publisher, self._subscriber = ends
+
+    def start(self) -> None:
+        """There is nothing to start."""
+
+    def monitor(self) -> None:
+        """Read until the end."""
+        # A read of the descriptor is all: the frame's header comes along with its payload.
+        while (text := pickle.loads(os.read(self._subscriber.fileno(), BLOCK)[4:])) != "__TERMINATE__":
+            name, _, files = text.partition(":")
+            self.restart(process_names=[name], reloaded_files=files)
+
+
+def load_of(name: str, amount: float, stock: bool) -> Load:
+    """The load of that name; ``amount`` is the seconds of a flood, else how often."""
+    if name == "deaths":
+        return Deaths(amount, stock=stock)
+    return OneByOne(amount) if name == "one-by-one" else Flood(amount, different=name == "different")
+
+
+def work(manager: Any, load: Load, go: Any) -> bool:
+    """Run the manager until the driver ends it; return whether that was in order."""
+
+    def begin(**kwargs: Any) -> None:
+        manager.restart = load.restart
+        go.set()
+
+    manager.restart = begin
+    manager.start()
+    for process in manager.processes:
+        manager.worker_state[process.name] = {**manager.worker_state[process.name], "state": "ACKED"}
+    load.prepare(manager)
+    manager.monitor_publisher.send("Sanic-Server-0-0:")
+    try:
+        manager.monitor()
+    except ServerKilled:
+        return False
+    return True
+
+
+def main() -> None:
+    """Make the manager and the driver, let them work, print the result, and leave nothing behind."""
+    contender, name, processes, amount = sys.argv[1:]
+    stock = contender == "stock"
+    load = load_of(name, float(amount), stock)
+    subscriber, publisher = Pipe(True)
+    go = CONTEXT.Event()
+
+    def drive() -> None:
+        go.wait()
+        load.drive(publisher)
+
+    CONTEXT.Process(target=drive, daemon=True).start()
+    try:
+        with SyncManager(ctx=CONTEXT) as shared:
+            manager: Any = Least((publisher, subscriber))
+            if contender != "limit":
+                module = import_module("sanic.worker.manager" if stock else "worker.manager")
+                ends = publisher, subscriber
+                manager = module.WorkerManager(int(processes), idle, {}, CONTEXT, ends, shared.dict())
+            print(json.dumps(load.result(work(manager, load, go))))
+    finally:
+        for child in active_children():
+            child.kill()
+            child.join()
+
+
+if __name__ == "__main__":
+    main()

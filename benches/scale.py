@@ -1,0 +1,40 @@
+"""How much is measured, and who takes part."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+CONTENDERS = ("native", "pure", "stock")
+"""Our two cores, and the manager that comes with Sanic."""
+
+
+class Scale(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+        rounds: How often all is measured; what counts is the median of the rounds.
+        repeats: How often in a round, where that is cheap.
+        seconds: How long a flood of messages lasts.
+        samples: How many single messages are timed in a round.
+        deaths: How many processes are killed in a round.
+        trees: Files in the trees that are swept.
+        streamed: Bytes that are sent of each size of message.
+    """
+
+    rounds: int
+    repeats: int
+    seconds: float
+    samples: int
+    deaths: int
+    trees: tuple[int, ...]
+    streamed: int
+
+
+FULL = Scale(7, 30, 2.0, 120, 50, (1_000, 10_000, 100_000), 12_000_000)
+QUICK = Scale(2, 10, 0.4, 30, 10, (1_000, 10_000), 4_000_000)
+
+
+def core(contender: str) -> Any:
+    """One of our cores, whatever ``WORKER_CORE`` says."""
+    return import_module(f"worker._{contender}")

@@ -1,0 +1,395 @@
+"""Make a report of a run of the benches: medians, ratios, the limit beside them, and which targets are met.
+
+``benchmarks.py RESULTS [REPORT]``: ``RESULTS`` is what ``pytest benches --benchmark-json`` wrote. The report
+is printed, and written to ``REPORT`` if that is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median, quantiles
+from textwrap import wrap
+from typing import Any
+
+NATIVE, PURE, STOCK, LIMIT = CONTENDERS = ("native", "pure", "stock", "limit")
+WIDTH = 120
+SIZES = {3_000: "3 kB", 30_000: "30 kB", 300_000: "300 kB", 1_000_000: "1 MB"}
+
+Entry = Mapping[str, Any]
+"""One measurement: a bench, in one round, of one contender."""
+Cells = dict[tuple[str, str], float]
+"""What it says: (row, column) to a figure."""
+Table = dict[str, dict[str, float]]
+"""Row to column to the median of the rounds."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to be reached in the rows whose names end with ``rows``."""
+
+    text: str
+    met: Callable[[Table, str], bool]
+    rows: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table: of which bench, what its rows and columns are, and what is to be reached."""
+
+    bench: str
+    title: str
+    unit: str
+    about: str
+    cells: Callable[[Entry], Cells]
+    targets: tuple[Target, ...] = ()
+    more_is_better: bool = False
+
+
+def at_most(column: str, most: float, rows: str = "") -> Target:
+    """The figure is to be this, or less."""
+    return Target(f"{column} ≤ {most:g}", lambda table, row: table[row][column] <= most, rows)
+
+
+def at_least(column: str, least: float, rows: str = "") -> Target:
+    """The figure is to be this, or more."""
+    return Target(f"{column} ≥ {least:,.0f}", lambda table, row: table[row][column] >= least, rows)
+
+
+def faster(column: str, times: float, than: str = STOCK) -> Target:
+    """The time is to be so many times shorter."""
+    text = f"{than} ÷ {column} ≥ {times:g}"
+    return Target(text, lambda table, row: table[row][than] / table[row][column] >= times)
+
+
+def within(column: str, times: float, of: str = LIMIT) -> Target:
+    """The time is to be at most so many times as long."""
+    text = f"{column} ÷ {of} ≤ {times:g}"
+    return Target(text, lambda table, row: table[row][column] / table[row][of] <= times)
+
+
+def as_with(column: str, other: str, rows: str) -> Target:
+    """The figure is to be no less than nine tenths of that of another row."""
+    text = f"{column} ≥ 0.9 of that of {other}"
+    return Target(text, lambda table, row: table[row][column] >= 0.9 * table[other][column], rows)
+
+
+def contender(entry: Entry) -> str:
+    """Who was measured."""
+    return str(entry["params"]["contender"])
+
+
+def duration(
+    row: Callable[[Mapping[str, Any]], str], scale: float, per: str = ""
+) -> Callable[[Entry], Cells]:
+    """A median duration, in units of which ``scale`` are a second; of one of so many as ``per`` says."""
+
+    def cells(entry: Entry) -> Cells:
+        count = entry["extra_info"][per] if per else 1
+        seconds: float = entry["stats"]["median"] / count
+        return {(row(entry["params"]), contender(entry)): seconds * scale}
+
+    return cells
+
+
+def flood(entry: Entry) -> Cells:
+    """Messages a second, by the number of processes."""
+    found = entry["extra_info"]
+    row = f"{entry['params']['processes']} processes"
+    return {(row, contender(entry)): found["messages"] / found["seconds"]}
+
+
+def alike(entry: Entry) -> Cells:
+    """Messages a second, and how many were obeyed at once."""
+    found, who = entry["extra_info"], contender(entry)
+    return {
+        ("messages a second", who): found["messages"] / found["seconds"],
+        ("messages a call of restart()", who): found["messages"] / found["calls"],
+    }
+
+
+def samples(entry: Entry) -> Cells:
+    """Median and p99 of single events; one that never came was infinitely late."""
+    found = [math.inf if value is None else value for value in entry["extra_info"]["samples"]]
+    who = contender(entry)
+    return {("median", who): median(found), ("p99", who): p99(found)}
+
+
+def gaps(entry: Entry) -> Cells:
+    """The longest gaps, ms."""
+    row, found = entry["params"]["doing"], entry["extra_info"]
+    return {
+        (row, "longest gap"): max(found["gaps"], default=0.0) * 1e3,
+        (row, "longest kept"): max(found["kept"], default=0.0) * 1e3,
+        (row, "p99 kept"): p99(found["kept"]) * 1e3,
+    }
+
+
+def p99(values: list[float]) -> float:
+    """The value that one in a hundred exceeds; the greatest of fewer."""
+    if len(values) < 100 or math.inf in values:
+        return sorted(values)[math.ceil(len(values) * 0.99) - 1] if values else 0.0
+    return quantiles(values, n=100, method="inclusive")[-1]
+
+
+SECTIONS = (
+    Section(
+        "bench_queued",
+        "Messages that are queued",
+        "µs a message",
+        "150 messages lie in the pipe. Ours: `Monitor.wait`; stock: for each a poll, a `recv` and the "
+        "splitting. The limit reads and frames the same bytes in Rust, and makes one `bytes` a message.",
+        duration(lambda params: f"{params['size']} B", 1e6, "messages"),
+        (faster(NATIVE, 10), within(NATIVE, 2.5), faster(PURE, 2)),
+    ),
+    Section(
+        "bench_streamed",
+        "Messages that are sent meanwhile",
+        "µs a message",
+        "Another process sends more than the pipe holds. The limit is the same as above, but no floor: who "
+        "is quicker than the writer is woken more often, and finds less each time.",
+        duration(lambda params: SIZES[params["size"]], 1e6, "messages"),
+        (faster(NATIVE, 1), faster(PURE, 1)),
+    ),
+    Section(
+        "bench_flood",
+        "A flood in the running monitor",
+        "messages a second",
+        "The real `monitor()`, with so many idle processes in its table, and the mapping of a "
+        "`SyncManager` as state. Another process writes requests to restart, each of another name, in "
+        "blocks of 64 KiB. The names that reach `restart()` are counted.",
+        flood,
+        (at_least(NATIVE, 150_000), as_with(NATIVE, "2 processes", "32 processes")),
+        more_is_better=True,
+    ),
+    Section(
+        "bench_alike",
+        "A flood of one and the same request",
+        "messages",
+        "As above, with 2 processes and one name over and over.",
+        alike,
+        more_is_better=True,
+    ),
+    Section(
+        "bench_one_by_one",
+        "From a message to its handler",
+        "ms",
+        "From just before `Connection.send` in another process to the first line of `restart()`, in a "
+        "manager at rest, one at a time. The limit does no more than read, in Python: what is left is the "
+        "sending, and the time in which the machine wakes a process.",
+        samples,
+        (at_most(NATIVE, 0.15, "median"),),
+    ),
+    Section(
+        "bench_deaths",
+        "From a death to its handler",
+        "ms",
+        "A process of the table is killed with SIGKILL. From when another process sees its pidfd become "
+        "readable (it may see it later than the manager does) to the first line of the manager that is "
+        "about it. Stock looks around every tenth of a second. With so few a round, p99 is the latest.",
+        samples,
+        (at_most(NATIVE, 0.5, "median"), at_most(NATIVE, 3, "p99")),
+    ),
+    Section(
+        "bench_first_sweep",
+        "A first sweep",
+        "ms",
+        "A tree with 20 files a directory, in the kernel's cache, of which nothing is known yet. The "
+        "limit is `find`, which prints time, size and inode of each; its start is included.",
+        duration(lambda params: f"{params['files']:,} files", 1e3),
+        (within(NATIVE, 1.3),),
+    ),
+    Section(
+        "bench_later_sweep",
+        "A later sweep",
+        "ms",
+        "The same tree again, unchanged. The limit calls `stat` for each full path, in Rust, on as many "
+        "threads as the native core takes.",
+        duration(lambda params: f"{params['files']:,} files", 1e3),
+        (faster(NATIVE, 10), within(NATIVE, 1.3)),
+    ),
+    Section(
+        "bench_first_modules",
+        "The files of 1,500 modules, asked for the first time",
+        "ms",
+        "10 modules a package, and what the benches themselves have imported. Ours: `Scanner.module_files`; "
+        "stock: `Reloader.python_files`. The limit calls `stat` for each.",
+        duration(lambda params: "all modules", 1e3),
+        (faster(NATIVE, 1.5),),
+    ),
+    Section(
+        "bench_later_modules",
+        "The files of 1,500 modules, asked for again",
+        "ms",
+        "As long as a directory has not changed, ours looks at none of its files.",
+        duration(lambda params: "all modules", 1e3),
+        (faster(NATIVE, 5),),
+    ),
+    Section(
+        "bench_interpreter",
+        "How long another thread is kept from the interpreter",
+        "ms",
+        "A second thread looks at the clock as often as it can while the main thread is in the native "
+        "core, which sweeps the largest of the trees. *Gap*: from one look to the next. *Kept*: what of a "
+        "gap neither thread stood in the queue for a processor, so that the interpreter itself was "
+        "withheld. *Nothing* is the main thread asleep. The others are not measured: they give the "
+        "interpreter away at each system call, and beside such a thread get it back after 5 ms each time.",
+        gaps,
+        (at_most("longest kept", 1),),
+    ),
+)
+
+
+def table_of(section: Section, entries: Iterable[Entry]) -> Table:
+    """The medians of the rounds."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for entry in entries:
+        if entry["name"].partition("[")[0] == section.bench:
+            for (row, column), value in section.cells(entry).items():
+                found[row][column].append(value)
+    return {
+        row: {column: median(values) for column, values in columns.items()} for row, columns in found.items()
+    }
+
+
+def ratios(section: Section, row: Mapping[str, float]) -> dict[str, float]:
+    """How the contenders of a row compare, by the words for it."""
+    pairs = [(STOCK, NATIVE), (STOCK, PURE), (NATIVE, LIMIT)]
+    if section.more_is_better:
+        pairs = [(NATIVE, STOCK), (PURE, STOCK)]
+    return {f"{one} ÷ {other}": row[one] / row[other] for one, other in pairs if one in row and other in row}
+
+
+def judged(section: Section, table: Table) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each target, with the rows that meet it and those that miss it."""
+    for target in section.targets:
+        met: list[str] = []
+        missed: list[str] = []
+        for row in table:
+            # A part of the benches may have been run.
+            with suppress(KeyError):
+                if row.endswith(target.rows):
+                    (met if target.met(table, row) else missed).append(row)
+        yield target.text, met, missed
+
+
+def slower(section: Section, table: Table) -> Iterator[str]:
+    """Where one of our cores does no better than stock."""
+    for name, row in table.items():
+        for words, ratio in ratios(section, row).items():
+            ours = NATIVE if NATIVE in words else PURE
+            if STOCK in words and ratio < 1:
+                yield f"{section.title}, {name}: {words} is {number(ratio)} ({ours})"
+
+
+def number(value: float) -> str:
+    """A figure with three digits that count."""
+    if math.isinf(value):
+        return "never"
+    if value >= 100:
+        return f"{value:,.0f}"
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 2
+    return f"{value:.{min(max(digits, 0), 3)}f}"
+
+
+def lines(rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The lines of a table; the first of its rows is the head."""
+    for index, row in enumerate(rows):
+        cells = [*row]
+        yield f"| {' | '.join(cells)} |"
+        if index == 0:
+            yield f"| --- |{' ---: |' * (len(cells) - 1)}"
+
+
+def chapter(section: Section, table: Table) -> Iterator[str]:
+    """The lines of a section."""
+    first = next(iter(table.values()))
+    columns = [column for column in CONTENDERS if column in first] or [*first]
+    compared = [*ratios(section, first)]
+    yield from ("", f"## {section.title}", "", *wrap(section.about, WIDTH), "")
+    body = [
+        [name, *(number(row[column]) for column in columns), *map(number, ratios(section, row).values())]
+        for name, row in table.items()
+    ]
+    yield from lines([[section.unit, *columns, *compared], *body])
+    if section.targets:
+        yield ""
+    for text, met, missed in judged(section, table):
+        verdicts = [f"met: {', '.join(met)}"] if met else []
+        verdicts += [f"**missed: {', '.join(missed)}**"] if missed else []
+        yield f"- {text}: {'; '.join(verdicts)}"
+
+
+def head(results: Mapping[str, Any], tables: Mapping[Section, Table]) -> Iterator[str]:
+    """The lines that come first: what was measured where, and the outcome in short."""
+    machine = results["machine_info"]
+    rounds = len({entry["params"]["turn"] for entry in results["benchmarks"]})
+    rustc = subprocess.check_output(["rustc", "--version"], text=True).strip()
+    yield from (
+        "# Benchmarks",
+        "",
+        *wrap(
+            "`make bench` measures both cores of this package, *native* and *pure*, and *stock*, the manager "
+            "that comes with Sanic, in turns: every round has all of them. What stands here are medians of "
+            f"{rounds} rounds. *Limit* is what the machine itself takes for the work.",
+            WIDTH,
+        ),
+        "",
+        (
+            f"- {machine['cpu'].get('brand_raw', machine['machine'])}, {machine['cpu']['count']} cores, "
+            f"{machine['system']} {machine['release']}"
+        ),
+        (
+            f"- {machine['python_implementation']} {machine['python_version']}, Sanic {version('sanic')}, "
+            f"sanic-worker {version('sanic-worker')}, {rustc}"
+        ),
+        f"- {results['datetime'][:10]}",
+        "",
+    )
+    verdicts = [
+        (section, text, met, missed)
+        for section, table in tables.items()
+        for text, met, missed in judged(section, table)
+    ]
+    met = sum(len(rows) for *_, rows, _missed in verdicts)
+    missed = sum(len(rows) for *_, rows in verdicts)
+    yield f"{met} of {met + missed} targets are met." + (" Missed:" if missed else "")
+    yield ""
+    for section, text, _, rows in verdicts:
+        if rows:
+            yield f"- {section.title}: {text} ({', '.join(rows)})"
+    worse = [line for section, table in tables.items() for line in slower(section, table)]
+    if worse:
+        yield from ("", "Not faster than stock:", "", *(f"- {line}" for line in worse))
+
+
+def report(results: Mapping[str, Any]) -> str:
+    """The whole report, as Markdown."""
+    tables = {section: table_of(section, results["benchmarks"]) for section in SECTIONS}
+    tables = {section: table for section, table in tables.items() if table}
+    chapters = (line for section, table in tables.items() for line in chapter(section, table))
+    return "\n".join([*head(results, tables), *chapters, ""])
+
+
+def main() -> None:
+    """Print the report, and write it if it is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("report", type=Path, nargs="?")
+    arguments = parser.parse_args()
+    text = report(json.loads(arguments.results.read_text()))
+    print(text)
+    if arguments.report:
+        arguments.report.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
