@@ -45,6 +45,14 @@ def bench_deaths(benchmark: BenchmarkFixture, scale: Scale, contender: str) -> N
     benchmark.extra_info.update(run(benchmark, contender, "deaths", scale.deaths, scale.deaths))
 
 
+@pytest.mark.parametrize("contender", CONTENDERS[:2])
+@pytest.mark.parametrize("what", ["deaths", "signals"])
+def bench_in_a_flood(benchmark: BenchmarkFixture, scale: Scale, what: str, contender: str) -> None:
+    """One process killed, or one signal sent, at a time, while as many messages come as it takes."""
+    processes = scale.deaths if what == "deaths" else 2
+    benchmark.extra_info.update(run(benchmark, contender, f"{what}-in-a-flood", processes, scale.deaths))
+
+
 def run(
     benchmark: BenchmarkFixture, contender: str, load: str, processes: int, amount: float
 ) -> dict[str, Any]:

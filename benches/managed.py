@@ -14,7 +14,8 @@ import pickle
 import signal
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from itertools import count, cycle, repeat
 from multiprocessing import Pipe, active_children, get_context
@@ -145,12 +146,34 @@ class OneByOne:
         return {"samples": self._samples}
 
 
-class Deaths:
-    """One process killed at a time: how long from when the kernel tells of it until the manager knows."""
+@contextmanager
+def flooding(publisher: Connection) -> Iterator[None]:
+    """Another process writes requests meanwhile, as many as the manager takes."""
 
-    def __init__(self, times: float, *, stock: bool) -> None:
+    def write() -> None:
+        numbers = count()
+        for _, block in cycle([_block(lambda: next(numbers)) for _ in range(BLOCKS)]):
+            os.write(publisher.fileno(), block)
+
+    writer = CONTEXT.Process(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        writer.kill()
+        writer.join()
+
+
+class Deaths:
+    """One process killed at a time: how long from when the kernel tells of it until the manager knows.
+
+    ``flooded`` says whether messages are written meanwhile, as many as it takes.
+    """
+
+    def __init__(self, times: float, *, stock: bool, flooded: bool) -> None:
         self._times = int(times)
         self._stock = stock
+        self._flooded = flooded
         self._hearing, self._telling = Pipe(False)
         self._result, self._reporting = Pipe(False)
 
@@ -182,11 +205,12 @@ class Deaths:
         pids = self._hearing.recv()
         random = Random(0)
         samples = []
-        for pid in pids[: self._times]:
-            sleep(PAUSE + TICK * random.random())
-            ready = _kill(pid)
-            noticed = self._noticed(pid)
-            samples.append(None if noticed is None else (noticed - ready) / 1e6)
+        with flooding(publisher) if self._flooded else nullcontext():
+            for pid in pids[: self._times]:
+                sleep(PAUSE + TICK * random.random())
+                ready = _kill(pid)
+                noticed = self._noticed(pid)
+                samples.append(None if noticed is None else (noticed - ready) / 1e6)
         self._reporting.send(samples)
         publisher.send("__TERMINATE__")
 
@@ -203,6 +227,40 @@ class Deaths:
     def result(self, to_the_end: bool) -> dict[str, Any]:
         """The times, ms; None for a death that was not noticed."""
         return {"samples": self._result.recv()}
+
+
+class Signals:
+    """One SIGTERM at a time in a flood of messages: how long from its sending to the manager's verb."""
+
+    def __init__(self, times: float) -> None:
+        self._times = int(times)
+        self._sent = RawValue("q", 0)
+        self._samples: list[float] = []
+
+    def prepare(self, manager: Any) -> None:
+        """Take note, in place of the manager's verb, and let it go on."""
+
+        def noting(*_: Any) -> None:
+            self._samples.append((monotonic_ns() - self._sent.value) / 1e6)
+
+        manager.shutdown_signal = noting
+
+    def drive(self, publisher: Connection) -> None:
+        """Send signals, then the end."""
+        with flooding(publisher):
+            for _ in range(self._times):
+                sleep(PAUSE + TICK / 2)
+                self._sent.value = monotonic_ns()
+                os.kill(os.getppid(), signal.SIGTERM)
+            sleep(PAUSE + TICK / 2)
+        publisher.send("__TERMINATE__")
+
+    def restart(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    def result(self, to_the_end: bool) -> dict[str, Any]:
+        """The times, ms."""
+        return {"samples": self._samples}
 
 
 def _kill(pid: int) -> int:
@@ -248,8 +306,10 @@ class Least:
 
 def load_of(name: str, amount: float, stock: bool) -> Load:
     """The load of that name; ``amount`` is the seconds of a flood, else how often."""
-    if name == "deaths":
-        return Deaths(amount, stock=stock)
+    if name.startswith("deaths"):
+        return Deaths(amount, stock=stock, flooded=name == "deaths-in-a-flood")
+    if name == "signals-in-a-flood":
+        return Signals(amount)
     return OneByOne(amount) if name == "one-by-one" else Flood(amount, different=name == "different")
 
 
@@ -285,7 +345,7 @@ def main() -> None:
         go.wait()
         load.drive(publisher)
 
-    CONTEXT.Process(target=drive, daemon=True).start()
+    CONTEXT.Process(target=drive).start()
     try:
         with SyncManager(ctx=CONTEXT) as shared:
             manager: Any = Least((publisher, subscriber))

@@ -123,6 +123,11 @@ def samples(entry: Entry) -> Cells:
     return {("median", who): median(found), ("p99", who): p99(found)}
 
 
+def flooded(entry: Entry) -> Cells:
+    """The same, by what happens."""
+    return {(f"{entry['params']['what']}, {row}", who): value for (row, who), value in samples(entry).items()}
+
+
 def gaps(entry: Entry) -> Cells:
     """The longest gaps, ms."""
     row, found = entry["params"]["doing"], entry["extra_info"]
@@ -197,6 +202,15 @@ SECTIONS = (
         "about it. Stock looks around every tenth of a second. With so few a round, p99 is the latest.",
         samples,
         (at_most(NATIVE, 0.5, "median"), at_most(NATIVE, 3, "p99")),
+    ),
+    Section(
+        "bench_in_a_flood",
+        "From a death, and from a signal, to its handler in a flood",
+        "ms",
+        "As above, or a SIGTERM, from just before it is sent; while another process writes requests to "
+        "restart, each of another name, in blocks of 64 KiB, as many as the manager takes.",
+        flooded,
+        (at_most(NATIVE, 10),),
     ),
     Section(
         "bench_first_sweep",

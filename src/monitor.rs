@@ -1,5 +1,6 @@
 //! One wait for messages, exits and wakes, against an absolute deadline.
 
+use std::collections::VecDeque;
 use std::io::Write as _;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -13,14 +14,12 @@ use crate::frame::{Fault, Framer, Item, LIMIT};
 use crate::pipe::Pipe;
 use crate::sign::Sign;
 
-/// How much is read at once.
-const READ: usize = 32 * 1024;
+/// How much is read at once, as long as no larger message is under way: some hundreds of messages.
+const READ: usize = 16 * 1024;
 /// A wait takes no more than this, and is content with this many messages, so that a flood of them
-/// hides neither an exit nor a signal for long. It is more than what the senders' buffers hold by
-/// default (`net.core.wmem_default`, 208 KiB); where a process is seen to be dead, all that was queued
-/// by then is taken, however much it is.
+/// hides neither an exit nor a signal for long.
 const TAKE: usize = 256 * 1024;
-const ENOUGH: usize = 500;
+const ENOUGH: usize = 250;
 
 /// What happened.
 #[derive(Debug, PartialEq, Eq)]
@@ -111,13 +110,14 @@ struct Watch {
     pid: i32,
     sign: Sign,
     gone: bool,
+    /// Gone, and all that it had written was taken from the pipe.
+    drained: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ready {
     woken: bool,
     pipe: bool,
-    gone: bool,
 }
 
 /// Reads the frames of many writers and watches processes.
@@ -128,6 +128,10 @@ pub struct Monitor {
     watches: Vec<Watch>,
     framers: Vec<(Option<i32>, Framer)>,
     buffer: Box<[u8]>,
+    /// What was read and is not cut yet, with its sender.
+    stash: VecDeque<(Vec<u8>, Option<i32>)>,
+    /// Why the pipe has ended, until that is told.
+    end: Option<String>,
     batch: Batch,
     exits: Vec<Event>,
 }
@@ -146,7 +150,9 @@ impl Monitor {
             woken,
             watches: Vec::new(),
             framers: Vec::new(),
-            buffer: vec![0; READ].into_boxed_slice(),
+            buffer: vec![0; TAKE].into_boxed_slice(),
+            stash: VecDeque::new(),
+            end: None,
             batch: Batch::default(),
             exits: Vec::new(),
         };
@@ -177,6 +183,7 @@ impl Monitor {
             pid,
             sign,
             gone: false,
+            drained: false,
         });
         Ok(())
     }
@@ -227,10 +234,8 @@ impl Monitor {
         let signs = self.watches.iter().filter_map(|watch| watch.sign.fd());
         fds.extend(signs.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
 
-        let overdue = self
-            .watches
-            .iter()
-            .any(|watch| matches!(watch.sign, Sign::Gone));
+        let is_gone = |watch: &Watch| matches!(watch.sign, Sign::Gone);
+        let overdue = !self.stash.is_empty() || self.watches.iter().any(is_gone);
         let left = if overdue {
             Some(Duration::ZERO)
         } else {
@@ -241,16 +246,14 @@ impl Monitor {
         poll(&mut fds, left.as_ref())?;
 
         let mut fired = fds.iter().map(|fd| !fd.revents().is_empty());
-        let mut ready = Ready {
+        let ready = Ready {
             woken: fired.next() == Some(true),
             pipe: self.pipe.is_some() && fired.next() == Some(true),
-            gone: false,
         };
         let fired: Vec<bool> = fired.collect();
         let mut fired = fired.into_iter();
         for watch in &mut self.watches {
             watch.gone = watch.sign.fd().is_none() || fired.next() == Some(true);
-            ready.gone |= watch.gone;
         }
         Ok(ready)
     }
@@ -261,24 +264,77 @@ impl Monitor {
     }
 
     fn collect(&mut self, ready: &Ready) {
-        if ready.gone {
-            let queued = self.pipe.as_ref().map(Pipe::queued);
-            let queued = queued.and_then(Result::ok).unwrap_or_default();
-            self.read(queued.max(TAKE), usize::MAX);
-        } else if ready.pipe {
-            self.read(TAKE, ENOUGH);
+        let died = |watch: &Watch| watch.gone && !watch.drained;
+        if self.watches.iter().any(died) {
+            self.stash();
+            for watch in &mut self.watches {
+                watch.drained = watch.gone;
+            }
         }
-        if ready.gone {
-            let (gone, watches) = std::mem::take(&mut self.watches)
-                .into_iter()
-                .partition(|watch| watch.gone);
-            self.watches = watches;
-            self.bury(gone);
+        self.take(ready.pipe);
+        self.bury();
+    }
+
+    /// Take all that is in the pipe, to be cut when its turn comes: what a dead process had written is
+    /// known from then on, and nobody else's messages can put off its end.
+    fn stash(&mut self) {
+        let queued = self.pipe.as_ref().map(Pipe::queued);
+        let mut left = queued.and_then(Result::ok).unwrap_or_default();
+        while let (1.., Some((size, sender))) = (left, self.receive()) {
+            left = left.saturating_sub(size);
+            self.stash.push_back((self.buffer[..size].to_vec(), sender));
         }
     }
 
-    fn bury(&mut self, gone: Vec<Watch>) {
-        for watch in gone {
+    /// Cut what is stashed, then what is in the pipe, up to what is enough for one wait.
+    fn take(&mut self, readable: bool) {
+        let mut budget = TAKE;
+        while budget > 0 && self.batch.events.len() < ENOUGH {
+            if let Some((bytes, sender)) = self.stash.pop_front() {
+                budget = budget.saturating_sub(bytes.len());
+                cut(&bytes, sender, &mut self.framers, &mut self.batch);
+                continue;
+            }
+            let received = if readable { self.receive() } else { None };
+            let Some((size, sender)) = received else {
+                break;
+            };
+            budget = budget.saturating_sub(size);
+            let bytes = &self.buffer[..size];
+            cut(bytes, sender, &mut self.framers, &mut self.batch);
+        }
+        if self.stash.is_empty() {
+            self.end_pipe();
+        }
+    }
+
+    /// Read once; at the end of the pipe, let go of it.
+    fn receive(&mut self) -> Option<(usize, Option<i32>)> {
+        let is_long = |(_, framer): &(_, Framer)| framer.pending() >= READ;
+        let long = self.framers.iter().any(is_long);
+        let room = &mut self.buffer[..if long { TAKE } else { READ }];
+        let why = match self.pipe.as_ref()?.read(room) {
+            Ok((0, _)) => "it has no writer any more".to_owned(),
+            Ok(received) => return Some(received),
+            Err(Errno::AGAIN) => return None,
+            Err(error) => description(error),
+        };
+        self.pipe = None;
+        self.end = Some(why);
+        None
+    }
+
+    /// Report the dead of whom nothing is left to be cut.
+    fn bury(&mut self) {
+        let stash = &self.stash;
+        let is_over = |watch: &Watch| {
+            let its = |sender: Option<i32>| sender.is_none_or(|sender| sender == watch.pid);
+            watch.drained && !stash.iter().any(|(_, sender)| its(*sender))
+        };
+        let watches = std::mem::take(&mut self.watches);
+        let (dead, watches): (Vec<_>, _) = watches.into_iter().partition(is_over);
+        self.watches = watches;
+        for watch in dead {
             if let Some(at) = self.framer(watch.pid) {
                 self.abandon(at);
             }
@@ -292,54 +348,13 @@ impl Monitor {
         }
     }
 
-    fn read(&mut self, mut budget: usize, enough: usize) {
-        while let (1.., Some(pipe)) = (budget, &self.pipe) {
-            if self.batch.events.len() >= enough {
-                return;
-            }
-            match pipe.read(&mut self.buffer) {
-                Ok((0, _)) => self.end_pipe("it has no writer any more"),
-                Ok((size, sender)) => {
-                    budget = budget.saturating_sub(size);
-                    self.cut(size, sender);
-                }
-                Err(Errno::AGAIN) => return,
-                Err(error) => self.end_pipe(&description(error)),
-            }
-        }
-    }
-
-    fn cut(&mut self, size: usize, sender: Option<i32>) {
-        let found = self.framers.iter().position(|(of, _)| *of == sender);
-        let at = found.unwrap_or_else(|| {
-            self.framers.push((sender, Framer::new(LIMIT)));
-            self.framers.len() - 1
-        });
-        let (_, framer) = &mut self.framers[at];
-        let Batch { events, bytes } = &mut self.batch;
-        framer.feed(&self.buffer[..size], |item| {
-            events.push(match item {
-                Item::Payload(payload) => {
-                    let start = bytes.len();
-                    bytes.extend_from_slice(payload);
-                    Event::Message {
-                        payload: start..bytes.len(),
-                        sender,
-                    }
-                }
-                Item::Fault(fault) => Event::Corrupt { fault, sender },
-            });
-        });
-        if framer.pending() == 0 {
-            self.framers.remove(at);
-        }
-    }
-
-    fn end_pipe(&mut self, why: &str) {
+    fn end_pipe(&mut self) {
+        let Some(why) = self.end.take() else {
+            return;
+        };
         while !self.framers.is_empty() {
             self.abandon(0);
         }
-        self.pipe = None;
         let fault = Fault {
             reason: format!("the pipe was closed: {why}"),
             sample: Vec::new(),
@@ -382,8 +397,43 @@ impl Monitor {
                 pid,
                 sign,
                 gone: false,
+                drained: false,
             });
         }
+    }
+}
+
+fn cut(
+    bytes: &[u8],
+    sender: Option<i32>,
+    framers: &mut Vec<(Option<i32>, Framer)>,
+    batch: &mut Batch,
+) {
+    let found = framers.iter().position(|(of, _)| *of == sender);
+    let at = found.unwrap_or_else(|| {
+        framers.push((sender, Framer::new(LIMIT)));
+        framers.len() - 1
+    });
+    let (_, framer) = &mut framers[at];
+    let Batch {
+        events,
+        bytes: payloads,
+    } = batch;
+    framer.feed(bytes, |item| {
+        events.push(match item {
+            Item::Payload(payload) => {
+                let start = payloads.len();
+                payloads.extend_from_slice(payload);
+                Event::Message {
+                    payload: start..payloads.len(),
+                    sender,
+                }
+            }
+            Item::Fault(fault) => Event::Corrupt { fault, sender },
+        });
+    });
+    if framer.pending() == 0 {
+        framers.remove(at);
     }
 }
 

@@ -17,6 +17,7 @@ import stat
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,14 +28,12 @@ from worker.messages import Corrupt, Event, Exited, Received
 
 __all__ = ["Monitor"]
 
-# How much is read at once.
-_READ = 32 * 1024
+# How much is read at once, as long as no larger message is under way: some hundreds of messages.
+_READ = 16 * 1024
 # A wait takes no more than this, and is content with this many messages, so that a flood of them hides
-# neither an exit nor a signal for long. It is more than what the senders' buffers hold by default
-# (net.core.wmem_default, 208 KiB); where a process is seen to be dead, all that was queued by then is
-# taken, however much it is.
+# neither an exit nor a signal for long.
 _TAKE = 256 * 1024
-_ENOUGH = 500
+_ENOUGH = 250
 
 # A frozen dataclass with slots takes its time to be made; what is made most often is made as `copy` does it.
 _new = object.__new__
@@ -74,9 +73,9 @@ class _Socket:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def read(self) -> tuple[bytes, int | None]:
+    def read(self, size: int) -> tuple[bytes, int | None]:
         data, ancillary, _, _ = self._socket.recvmsg(
-            _READ, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_DONTWAIT
+            size, socket.CMSG_SPACE(_CREDENTIALS.size), socket.MSG_DONTWAIT
         )
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
@@ -99,11 +98,11 @@ class _Stream:
     def fileno(self) -> int:
         return self._fd
 
-    def read(self) -> tuple[bytes, int | None]:
+    def read(self, size: int) -> tuple[bytes, int | None]:
         # O_NONBLOCK belongs to all who share the pipe, so it is left alone; poll says what is there.
         if not self._poll.poll(0):
             raise BlockingIOError
-        return os.read(self._fd, _READ), None
+        return os.read(self._fd, size), None
 
     def close(self) -> None:
         os.close(self._fd)
@@ -114,13 +113,16 @@ class _Watch:
     """A process that is watched.
 
     ``key`` is ``None`` for the unknown writer of an unfinished frame, ``fd`` for a process that was
-    gone before it could be watched. A pidfd is ours, a sentinel is lent.
+    gone before it could be watched. A pidfd is ours, a sentinel is lent. ``drained`` is one that is gone,
+    and all that it had written was taken from the pipe.
     """
 
     key: str | None
     pid: int
     fd: int | None
     is_pidfd: bool = False
+    gone: bool = False
+    drained: bool = False
 
 
 @final
@@ -133,6 +135,8 @@ class Monitor:
         self._framers: dict[int | None, Framer] = {}
         self._messages: list[Event] = []
         self._exits: list[Event] = []
+        self._stash: deque[tuple[bytes, int | None]] = deque()
+        self._end: str | None = None
         # The fd is only lent, and a number may come to mean another file: what is read is a duplicate.
         self._pipe: _Socket | _Stream | None = _Socket.over(fd) or _Stream(fd)
         try:
@@ -222,7 +226,7 @@ class Monitor:
                 deadline = 0.0
             else:
                 poll.register(watch.fd, select.POLLIN)
-        if self._messages or self._exits:
+        if self._messages or self._exits or self._stash:
             deadline = 0.0
         left = min(max(0.0, deadline - time.monotonic()) * 1000, _FOREVER_MS)
         return {fd for fd, _ in poll.poll(math.ceil(left))}
@@ -233,39 +237,76 @@ class Monitor:
                 pass
 
     def _collect(self, ready: set[int]) -> None:
-        gone = [watch for watch in self._watches if watch.fd is None or watch.fd in ready]
-        if self._pipe is not None and (gone or self._pipe.fileno() in ready):
-            budget = max(_TAKE, _queued(self._pipe.fileno())) if gone else _TAKE
-            self._read(self._pipe, budget, None if gone else _ENOUGH)
-        for watch in gone:
-            self._abandon(watch.pid)
-            if watch.key is not None:
-                self._exits.append(Exited(watch.key, watch.pid, _exit_code(watch)))
-            self._forget(watch)
+        for watch in self._watches:
+            watch.gone = watch.fd is None or watch.fd in ready
+        if any(watch.gone and not watch.drained for watch in self._watches):
+            self._stash_all()
+            for watch in self._watches:
+                watch.drained = watch.gone
+        self._take(self._pipe is not None and self._pipe.fileno() in ready)
+        self._bury()
 
-    def _read(self, pipe: _Socket | _Stream, budget: int, enough: int | None) -> None:
-        while budget > 0 and (enough is None or len(self._messages) < enough):
-            try:
-                data, sender = pipe.read()
-            except BlockingIOError:
-                return
-            except OSError as exc:
-                self._end_pipe(f"the pipe was closed: {os.strerror(exc.errno or 0)}")
-                return
-            if not data:
-                self._end_pipe("the pipe was closed: it has no writer any more")
-                return
+    def _stash_all(self) -> None:
+        """Take all that is in the pipe, to be cut when its turn comes.
+
+        What a dead process had written is known from then on, and nobody else's messages can put off its end.
+        """
+        left = _queued(self._pipe.fileno()) if self._pipe is not None else 0
+        while left > 0 and (received := self._receive()) is not None:
+            left -= len(received[0])
+            self._stash.append(received)
+
+    def _take(self, readable: bool) -> None:
+        """Cut what is stashed, then what is in the pipe, up to what is enough for one wait."""
+        budget = _TAKE
+        while budget > 0 and len(self._messages) < _ENOUGH:
+            received = self._stash.popleft() if self._stash else self._receive() if readable else None
+            if received is None:
+                break
+            data, sender = received
             budget -= len(data)
             framer = self._framers.setdefault(sender, Framer())
             self._messages += [_event(item, sender) for item in framer.cut(data)]
             if not framer.pending:
                 del self._framers[sender]
+        if not self._stash:
+            self._end_pipe()
 
-    def _end_pipe(self, reason: str) -> None:
+    def _receive(self) -> tuple[bytes, int | None] | None:
+        """Read once; at the end of the pipe, let go of it."""
+        if self._pipe is None:
+            return None
+        long = any(framer.pending >= _READ for framer in self._framers.values())
+        try:
+            data, sender = self._pipe.read(_TAKE if long else _READ)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            self._end = os.strerror(exc.errno or 0)
+        else:
+            if data:
+                return data, sender
+            self._end = "it has no writer any more"
+        self._close_pipe()
+        return None
+
+    def _bury(self) -> None:
+        """Report the dead of whom nothing is left to be cut."""
+        senders = {sender for _, sender in self._stash}
+        for watch in list(self._watches):
+            if watch.drained and not senders & {watch.pid, None}:
+                self._abandon(watch.pid)
+                if watch.key is not None:
+                    self._exits.append(Exited(watch.key, watch.pid, _exit_code(watch)))
+                self._forget(watch)
+
+    def _end_pipe(self) -> None:
+        if self._end is None:
+            return
         for sender in list(self._framers):
             self._abandon(sender)
-        self._close_pipe()
-        self._messages.append(Corrupt(reason, b""))
+        self._messages.append(Corrupt(f"the pipe was closed: {self._end}", b""))
+        self._end = None
 
     def _close_pipe(self) -> None:
         pipe, self._pipe = self._pipe, None

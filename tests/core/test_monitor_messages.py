@@ -145,9 +145,47 @@ def test_larger_buffers_do_not_hide_messages_behind_an_exit(
     pid = children.fork(fill, publisher)
     children.settle(pid)
     monitor.watch("w", pid, None)
-    *received, exited = monitor.wait(LONG)
+    *received, exited = until_exit(monitor)
     assert exited == Exited("w", pid, len(received))
     assert len(received) * 16_000 > 256 * 1024
+
+
+def until_exit(monitor: Any) -> list[Any]:
+    events: list[Any] = []
+    while not (events and isinstance(events[-1], Exited)):
+        events += monitor.wait(LONG)
+    return events
+
+
+@pytest.mark.parametrize("last_words", [0, 3])
+def test_an_exit_waits_only_for_the_messages_of_the_dead(
+    monitor: Any, publisher: Connection, children: Children, last_words: int
+) -> None:
+    with socket.socket(fileno=os.dup(publisher.fileno())) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * 1024 * 1024)
+
+    def write() -> None:
+        for _ in range(last_words):
+            publisher.send("dead:")
+
+    for _ in range(1000):
+        publisher.send("before:")
+    pid = children.fork(write)
+    children.settle(pid)
+    for _ in range(1000):
+        publisher.send("after:")
+    monitor.watch("w", pid, None)
+    events = monitor.wait(LONG) if not last_words else until_exit(monitor)
+    dead, (before, after) = (
+        Received(Restart(("dead",), ""), pid),
+        (Received(Restart((name,), ""), os.getpid()) for name in ("before", "after")),
+    )
+    assert events[-1] == Exited("w", pid, 0)
+    assert events.count(dead) == last_words
+    assert last_words <= events.count(after) < 1000
+    assert (events.count(before) == 1000) is bool(last_words)
+    left = 2000 - events.count(before) - events.count(after)
+    assert len(until(monitor, left)) == left
 
 
 def test_no_more_than_is_held_by_default_is_taken_at_once(monitor: Any, publisher: Connection) -> None:
