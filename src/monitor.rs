@@ -16,8 +16,7 @@ use crate::sign::Sign;
 
 /// How much is read at once, as long as no larger message is under way: some hundreds of messages.
 const READ: usize = 16 * 1024;
-/// A wait takes no more than this, and is content with this many messages, so that a flood of them
-/// hides neither an exit nor a signal for long.
+/// A wait takes no more, and is content with so many messages: a flood hides nothing for long.
 const TAKE: usize = 256 * 1024;
 const ENOUGH: usize = 250;
 
@@ -56,16 +55,6 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// The payloads of the messages, side by side: one room for all of them.
     pub bytes: Vec<u8>,
-}
-
-/// How a wait ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// With this; with nothing at the deadline, or because it was woken.
-    Events(Batch),
-    /// With nothing yet: a signal came, or a part of a frame. Nothing is lost. It is the caller's turn
-    /// to handle signals, and then to wait again.
-    Again,
 }
 
 /// Why a process cannot be watched.
@@ -197,24 +186,31 @@ impl Monitor {
         found.is_some()
     }
 
-    /// Wait once, for events until `deadline`, or for ever if it is `None`.
-    pub fn wait(&mut self, deadline: Option<Instant>) -> Result<Outcome> {
+    /// Wait once, until `deadline`, or for ever if it is `None`; tell whether that is over, by events
+    /// (see [`Self::batch`]), time or a wake. Else it is the caller's turn to handle signals and wait again.
+    pub fn wait(&mut self, deadline: Option<Instant>) -> Result<bool> {
         self.watch_strays();
         let ready = match self.poll(deadline) {
-            Err(Errno::INTR) => return Ok(Outcome::Again),
+            Err(Errno::INTR) => return Ok(false),
             ready => ready?,
         };
         if ready.woken {
             self.settle_wakes();
         }
         self.collect(&ready);
-        let over = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if ready.woken || !self.batch.events.is_empty() || !self.exits.is_empty() || over() {
-            let mut batch = std::mem::take(&mut self.batch);
-            batch.events.append(&mut self.exits);
-            return Ok(Outcome::Events(batch));
-        }
-        Ok(Outcome::Again)
+        let is_over = |deadline| Instant::now() >= deadline;
+        Ok(ready.woken || self.has_events() || deadline.is_some_and(is_over))
+    }
+
+    /// Take what has happened.
+    pub fn batch(&mut self) -> Batch {
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.events.append(&mut self.exits);
+        batch
+    }
+
+    fn has_events(&self) -> bool {
+        !self.batch.events.is_empty() || !self.exits.is_empty()
     }
 
     fn position(&self, key: &[u8]) -> Option<usize> {
@@ -235,7 +231,8 @@ impl Monitor {
         fds.extend(signs.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
 
         let is_gone = |watch: &Watch| matches!(watch.sign, Sign::Gone);
-        let overdue = !self.stash.is_empty() || self.watches.iter().any(is_gone);
+        let left_over = self.has_events() || !self.stash.is_empty();
+        let overdue = left_over || self.watches.iter().any(is_gone);
         let left = if overdue {
             Some(Duration::ZERO)
         } else {
@@ -276,11 +273,14 @@ impl Monitor {
     }
 
     /// Take all that is in the pipe, to be cut when its turn comes: what a dead process had written is
-    /// known from then on, and nobody else's messages can put off its end.
+    /// known from then on, and others' messages cannot put off its end.
     fn stash(&mut self) {
         let queued = self.pipe.as_ref().map(Pipe::queued);
         let mut left = queued.and_then(Result::ok).unwrap_or_default();
-        while let (1.., Some((size, sender))) = (left, self.receive()) {
+        while left > 0 {
+            let Some((size, sender)) = self.receive() else {
+                break;
+            };
             left = left.saturating_sub(size);
             self.stash.push_back((self.buffer[..size].to_vec(), sender));
         }

@@ -114,7 +114,7 @@ impl Scanner {
     fn visit(&mut self, mut batch: Vec<(Vec<u8>, Folder)>, sweep: &mut Sweep) {
         while !batch.is_empty() {
             batch.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-            let mut visits = self.look.at_all(std::mem::take(&mut batch));
+            let mut visits = self.look.at_all(std::mem::take(&mut batch), &sweep.seen);
             // The one that was here first stays, whoever has come to be the same.
             visits.sort_by_key(|visit| visit.found.before.is_some());
             for visit in visits {
@@ -161,7 +161,7 @@ impl Scanner {
 
     /// Whether its parent has such a directory. (What is a root is tried again anyway.)
     fn is_listed(&self, path: &[u8]) -> bool {
-        let (parent, name) = walk::split(&path[..path.len() - 1]);
+        let (parent, name) = walk::split(path.strip_suffix(b"/").unwrap_or(path));
         let found = self
             .folders
             .get(parent)
@@ -187,7 +187,11 @@ impl Scanner {
 
 impl Look {
     /// Look at many directories, on several threads if that pays; the result has the same order.
-    fn at_all(&self, batch: Vec<(Vec<u8>, Folder)>) -> Vec<Visit> {
+    fn at_all(
+        &self,
+        batch: Vec<(Vec<u8>, Folder)>,
+        seen: &HashSet<Option<Identity>>,
+    ) -> Vec<Visit> {
         let entries: usize = batch.iter().map(|(_, known)| known.weight()).sum();
         let queue = Mutex::new(batch.into_iter().enumerate());
         let work = || {
@@ -200,7 +204,7 @@ impl Look {
                     return done;
                 }
                 for (number, (path, known)) in portion {
-                    let (folder, found) = self.at(&path, known);
+                    let (folder, found) = self.at(&path, known, seen);
                     let visit = Visit {
                         path,
                         folder,
@@ -210,8 +214,13 @@ impl Look {
                 }
             }
         };
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        let helpers = (entries / SHARED).min(processors.min(THREADS) - 1);
+        let helpers = match entries / SHARED {
+            0 => 0,
+            shares => {
+                let processors = thread::available_parallelism().map_or(1, NonZero::get);
+                shares.min(processors.min(THREADS) - 1)
+            }
+        };
         let mut visits = thread::scope(|scope| {
             let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
             let helpers: Vec<_> = (0..helpers).filter_map(start).collect();

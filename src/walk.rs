@@ -3,6 +3,7 @@
 //! A path is the bytes that Python's file system encoding gives; a directory's ends with a slash (or is
 //! empty: the current one), so that a name put behind it is the path of an entry.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,6 +13,11 @@ use rustix::io::Errno;
 
 /// What a look at a directory costs that is not known yet, taken for so many entries.
 const UNLISTED: usize = 16;
+
+#[cfg(target_os = "linux")]
+const PATH: OFlags = OFlags::PATH;
+#[cfg(not(target_os = "linux"))]
+const PATH: OFlags = OFlags::RDONLY;
 
 /// What tells one state of a file from another.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -90,7 +96,13 @@ pub struct Look {
 impl Look {
     /// Look at the directory at `path`, of which `known` is known; return what is known now, or `None`
     /// if there is no such directory, or no more. One that cannot be looked at is as it was.
-    pub fn at(&self, path: &[u8], mut known: Folder) -> (Option<Folder>, Found) {
+    /// A new one that is among those `seen` already is not listed.
+    pub fn at(
+        &self,
+        path: &[u8],
+        mut known: Folder,
+        seen: &HashSet<Option<Identity>>,
+    ) -> (Option<Folder>, Found) {
         let mut found = Found::default();
         let now = SystemTime::now();
         let state = open(path).and_then(|fd| Ok((fstat(&fd)?, fd)));
@@ -103,6 +115,9 @@ impl Look {
             Err(_) => return (known.if_listed(), found),
         };
         let (identity, changed) = (identity(&about), changed(&about));
+        if known.identity.is_none() && seen.contains(&Some(identity)) {
+            return (None, found);
+        }
         let same = known.identity == Some(identity) && known.changed == changed;
         if !(same && known.settled) {
             let Ok(names) = self.list(fd.as_fd()) else {
@@ -241,7 +256,7 @@ impl Entry {
 /// Open a directory to look at what is in it by name.
 pub fn open(path: &[u8]) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { b"./" } else { path };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(rustix::fs::CWD, path, flags, Mode::empty())
 }
 

@@ -129,12 +129,12 @@ class Monitor:
         ``timeout`` is in seconds. ``None`` waits for ever, what is not positive does not wait. The
         list is empty when the time is over, or after a wake. :exc:`ValueError` if it is NaN.
 
-        What is in the pipe is read, up to 256 KiB or some hundreds of messages at once. First in the list are
+        What is in the pipe is read, up to 256 KiB or some hundreds of messages a wait. First in the list are
         :class:`~worker.messages.Received` and :class:`~worker.messages.Corrupt` as they arrived, then
         :class:`~worker.messages.Exited`. What a process wrote before it died is in the same list as
         its exit, or in an earlier one; so is what was left of an unfinished frame of it, as
-        ``Corrupt``, and this also for a writer that is not watched, in the wait that finds it dead.
-        The end of the pipe, or an error of it, is one last ``Corrupt``.
+        ``Corrupt``, and this also for a writer that is not watched. For the messages of others, where
+        senders are known, an exit does not wait. The end of the pipe, or an error of it, is one last ``Corrupt``.
 
         An exit code is looked at, the child is not reaped. It is ``None`` for what is no child of this
         process, or was reaped before, or was watched by its sentinel.

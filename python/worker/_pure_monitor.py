@@ -356,7 +356,8 @@ def _queued(fd: int) -> int:
     from termios import FIONREAD
 
     size = array.array("i", [0])
-    ioctl(fd, FIONREAD, size)
+    with suppress(OSError):
+        ioctl(fd, FIONREAD, size)
     return size[0]
 
 

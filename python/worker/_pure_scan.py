@@ -170,10 +170,10 @@ class Scanner:
     @staticmethod
     def check_file(filename: str | os.PathLike[str], mtimes: MutableMapping[Any, float]) -> bool:
         mtime = os.stat(filename).st_mtime
-        known = mtimes.setdefault(filename, mtime)
-        if mtime > known:
+        known = mtimes.get(filename)
+        if known is None or mtime > known:
             mtimes[filename] = mtime
-            return True
+            return known is not None
         return False
 
     @contextmanager
@@ -188,7 +188,9 @@ class Scanner:
     def _visit(self, batch: dict[str, _Folder], sweep: _Sweep) -> None:
         """Visit directories, and those that come to light below them, and keep what is learnt."""
         while batch:
-            visits = [self._look_at_folder(path, batch[path]) for path in sorted(batch, key=os.fsencode)]
+            visits = [
+                self._look_at_folder(path, batch[path], sweep) for path in sorted(batch, key=os.fsencode)
+            ]
             # The one that was here first stays, whoever has come to be the same.
             visits.sort(key=lambda visit: visit.before is not None)
             batch = {}
@@ -223,13 +225,15 @@ class Scanner:
         if entry is None or entry.stamp != _DIRECTORY:
             self._waiting.discard(path)
 
-    def _look_at_folder(self, path: str, folder: _Folder) -> _Visit:
+    def _look_at_folder(self, path: str, folder: _Folder, sweep: _Sweep) -> _Visit:
         visit = _Visit(path, folder)
         now = time.time_ns()
         try:
             with _opened(path) as fd:
                 about = os.fstat(fd)
                 state = _State((about.st_dev, about.st_ino), about.st_ctime_ns)
+                if folder.state is None and state.identity in sweep.seen:
+                    return visit
                 if folder.state != state or not folder.settled:
                     entries = self._list(fd)
                     if folder.state is not None and folder.state.identity != state.identity:

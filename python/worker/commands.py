@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from reprlib import Repr
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Commands", "Loaded", "coalesce"]
 
-# How many complaints of one batch are logged in full: whoever floods main with nonsense is not to fill the
-# disk too, nor to keep main from a signal for as long as it takes to write it all down.
+# How many complaints of one sender are logged in full of one batch: whoever floods main with nonsense is not
+# to keep it from all else for as long as it takes to write it all down.
 COMPLAINTS = 10
 
 _show = Repr()
@@ -88,7 +89,7 @@ class Commands:
         self._loop = loop
         self._manager = manager
         self._deferred: list[Loaded] = []
-        self._complaints = 0
+        self._complaints: Counter[int | None] = Counter()
 
     def obey(self, command: Command, sender: int | None) -> None:
         """Do what is asked for; while the servers start, keep it if it can wait."""
@@ -99,7 +100,7 @@ class Commands:
         if self._loop.starting and isinstance(command, (Restart, Scale, Manage)):
             self._deferred.append(Loaded(command, sender))
             return
-        self.guarded(partial(self._obey, command, sender), partial(self._loop.name_of, sender))
+        self.guarded(partial(self._obey, command, sender), sender)
 
     def obey_deferred(self) -> None:
         """Do what was asked for while the servers were starting."""
@@ -110,30 +111,37 @@ class Commands:
 
     def end_batch(self) -> None:
         """Tell how many complaints of the batch were not logged."""
-        untold, self._complaints = self._complaints - COMPLAINTS, 0
-        if untold > 0:
-            error_logger.error("Monitor received %s more messages like these at once", untold)
+        complaints, self._complaints = self._complaints, Counter()
+        for sender, count in complaints.items():
+            if count > COMPLAINTS:
+                error_logger.error(
+                    "Monitor received %s more messages like these at once, from %s",
+                    count - COMPLAINTS,
+                    self._loop.name_of(sender),
+                )
 
     def dropped(self, event: Corrupt) -> None:
         """Complain of what is no message."""
-        self._complain(
-            "Monitor dropped what is no message, from %s: %s; it begins with %s",
-            self._loop.name_of(event.sender),
-            event.reason,
-            _show.repr(event.sample),
-        )
+        text = "Monitor dropped what is no message, from %s: %s; it begins with %s"
+        args = self._loop.name_of(event.sender), event.reason, _show.repr(event.sample)
+        if event.sample:
+            self._complain(event.sender, lambda: text % args)
+        else:
+            # The end of the pipe: the last that is heard of it.
+            error_logger.error(text, *args)
 
-    def guarded(self, call: Callable[[], None], whose: Callable[[], str]) -> None:
+    def guarded(self, call: Callable[[], None], sender: int | None) -> None:
         """Do what someone asked for; whatever comes of it, supervision goes on."""
         try:
             call()
         except ServerKilled:
             raise
         except (ValueError, ConnectionError) as error:
-            self._complain("Refused a command of %s: %s", whose(), error)
+            refusal = str(error)
+            self._complain(sender, lambda: f"Refused a command of {self._loop.name_of(sender)}: {refusal}")
         # What came down the pipe brings code of its own, in the reprs of its arguments for one.
         except BaseException:
-            error_logger.exception("Failed to obey a command of %s", whose())
+            error_logger.exception("Failed to obey a command of %s", self._loop.name_of(sender))
 
     def _obey(self, command: Command, sender: int | None) -> None:
         manager, loop = self._manager, self._loop
@@ -152,13 +160,16 @@ class Commands:
         elif isinstance(command, Stop) and loop.may_be_left:
             loop.leave()
         elif isinstance(command, Stop):
-            self._complain("Monitor received an empty message from %s, and goes on", loop.name_of(sender))
+            self._complain(
+                sender, lambda: f"Monitor received an empty message from {loop.name_of(sender)}, and goes on"
+            )
         elif isinstance(command, Invalid):
             self._complain(
-                "Monitor received an invalid message: %s, from %s: %s",
-                _safely_shown(command.message),
-                loop.name_of(sender),
-                command.reason,
+                sender,
+                lambda: (
+                    f"Monitor received an invalid message: {_safely_shown(command.message)}, "
+                    f"from {loop.name_of(sender)}: {command.reason}"
+                ),
             )
 
     def _manage(self, command: Manage) -> None:
@@ -187,10 +198,10 @@ class Commands:
             else:
                 process.set_state(ProcessState.NONE, True)
 
-    def _complain(self, text: str, *args: object) -> None:
-        self._complaints += 1
-        if self._complaints <= COMPLAINTS:
-            error_logger.error(text, *args)
+    def _complain(self, sender: int | None, text: Callable[[], str]) -> None:
+        self._complaints[sender] += 1
+        if self._complaints[sender] <= COMPLAINTS:
+            error_logger.error("%s", text())
 
 
 def _safely_shown(message: object) -> str:

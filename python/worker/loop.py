@@ -166,10 +166,10 @@ class Loop:
                 self._exited(self._watched.pop(event.key), event.exitcode)
             else:
                 self._commands.dropped(event)
-        self._commands.end_batch()
         self._obey_signals()
         while self._calls:
-            self._commands.guarded(partial(self.do, self._calls.popleft()), lambda: "another thread")
+            self._commands.guarded(partial(self.do, self._calls.popleft()), os.getpid())
+        self._commands.end_batch()
         self._settle()
 
     def wait_until_ready(self, seconds: float) -> str:
@@ -199,6 +199,7 @@ class Loop:
                 )
         self.starting = False
         self._commands.obey_deferred()
+        self._commands.end_batch()
         return ""
 
     def drain(self) -> None:

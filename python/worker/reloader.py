@@ -24,6 +24,10 @@ from worker.publisher import Publisher, send
 
 __all__ = ["Reloader"]
 
+# How many paths the workers are told at most: whoever removes a tree of 100,000 files wants one restart,
+# and a message that is too long would be dropped.
+TOLD = 1_000
+
 
 class Reloader:
     """Runs in a process of its own, looks at all files every so often, and has all workers restarted.
@@ -104,7 +108,8 @@ class Reloader:
         """Ask the manager to restart all workers.
 
         Args:
-            reloaded_files (str): The paths that changed, joined by commas; the workers are told.
+            reloaded_files (str): The paths that changed, joined by commas; the workers are told. (The watch
+                tells the first 1,000 of them.)
 
         Raises:
             OSError: The main process is gone (``ConnectionError``), or the connection is closed.
@@ -143,7 +148,7 @@ class Reloader:
 
     def _sweep(self, mtimes: MutableMapping[Any, float]) -> set[str]:
         """Look at everything, and return what has changed; ``mtimes`` is what :meth:`check_file` gets."""
-        if self._scanner is None or any(map(self._is_replaced, ("files", "python_files", "check_file"))):
+        if self._scanner is None or any(map(self._is_replaced, _OWN)):
             return self._check_each(mtimes)
         modules = set(self.python_files())
         self._scanner.watch(modules)
@@ -151,7 +156,7 @@ class Reloader:
         return {path if path in modules else os.path.realpath(path) for path in self._scanner.scan()}
 
     def _is_replaced(self, name: str) -> bool:
-        return name in vars(self) or getattr(type(self), name) is not getattr(Reloader, name)
+        return name in vars(self) or getattr(type(self), name) is not _OWN[name]
 
     def _check_each(self, mtimes: MutableMapping[Any, float]) -> set[str]:
         changed = set()
@@ -169,12 +174,16 @@ class Reloader:
     def _announce(self, app: Sanic[Any, Any], loop: AbstractEventLoop, changed: set[str]) -> None:
         _trigger(app, loop, "before_reload_trigger")
         try:
-            self.reload(",".join(sorted(changed)))
+            self.reload(",".join(sorted(changed)[:TOLD]))
         except ConnectionError:
             logger.debug("Monitor process has already exited.")
             self.stop()
         else:
             _trigger(app, loop, "after_reload_trigger", changed=changed)
+
+
+# As they are here, whatever becomes of the class.
+_OWN = {name: getattr(Reloader, name) for name in ("files", "python_files", "check_file")}
 
 
 def _below(directory: Path) -> Iterator[Path]:

@@ -46,18 +46,28 @@ class Restarter:
             restart_order (RestartOrder): Whether the old process leaves first, or the new one starts first.
                 Defaults to ``RestartOrder.SHUTDOWN_FIRST``.
             **kwargs: Passed on to :meth:`worker.process.WorkerProcess.restart`.
+
+        Raises:
+            Exception: What the first restart raised that did, when all others have been tried.
         """
         names = dict.fromkeys(process_names or ())
         transient = [process for process in transient_processes if not names or process.name in names]
         durable = [process for process in durable_processes if process.name in names]
         meant = [process for process in transient if process.restartable]
         meant += [process for process in durable if process.restartable and _has_ended(process)]
-        for process in meant:
-            process.restart(restart_order=restart_order, **kwargs)
+        failed: list[Exception] = []
         for process in meant:
             names.pop(process.name, None)
+            try:
+                process.restart(restart_order=restart_order, **kwargs)
+            except Exception as exc:
+                failed.append(exc)
         if names:
             error_logger.error(f"Failed to restart processes: {_shortened([*names])}")
+        for error in failed[1:]:
+            error_logger.error("Failed to restart a process", exc_info=error)
+        if failed:
+            raise failed[0]
 
 
 def _shortened(names: list[str]) -> str:

@@ -33,6 +33,11 @@ impl<const N: usize> Class<N> {
             let text = format!("{name} has the slots {slots:?}, not {fields:?}");
             return Err(PyTypeError::new_err(text));
         }
+        // SAFETY: it is a type.
+        let flags = unsafe { ffi::PyType_GetFlags(class.as_type_ptr()) };
+        if flags & ffi::Py_TPFLAGS_HAVE_GC == 0 {
+            return Err(PyTypeError::new_err(format!("{name} is not collected")));
+        }
         let slots: PyResult<Vec<_>> = fields.iter().map(|name| Slot::of(&class, name)).collect();
         let slots = slots?.try_into();
         Ok(Self {
@@ -67,7 +72,7 @@ impl<const N: usize> Class<N> {
 /// so it is never part of a cycle; and thousands of objects at once that outlive their first collection
 /// make the collector go through all there is, for 30 ms and more, in the middle of a flood.
 fn forget(made: &Bound<'_, PyAny>) {
-    // SAFETY: it is an object of a type that is collected, made by us and seen by nobody yet.
+    // SAFETY: it is a tuple, or of a class that was found to be collected; nobody has seen it yet.
     unsafe { ffi::PyObject_GC_UnTrack(made.as_ptr().cast()) }
 }
 

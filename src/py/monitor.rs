@@ -10,7 +10,7 @@ use pyo3::types::{PyList, PyString};
 use rustix::io::Errno;
 
 use super::{messages, os_error};
-use crate::monitor::{self, Batch, Event, Outcome, Waker, WatchError};
+use crate::monitor::{self, Batch, Event, Waker, WatchError};
 
 /// One wait for the messages of many writers, the exits of processes and wakes.
 #[pyclass(frozen, module = "worker._native")]
@@ -76,10 +76,12 @@ impl Monitor {
         let mut monitor = self.alone()?;
         let monitor = monitor.as_mut().ok_or_else(closed)?;
         loop {
-            let outcome = py.detach(|| monitor.wait(deadline));
-            match outcome.map_err(|error| os_error(py, &error.into()))? {
-                Outcome::Events(batch) => return list(py, &batch),
-                Outcome::Again => py.check_signals()?,
+            let over = py.detach(|| monitor.wait(deadline));
+            let over = over.map_err(|error| os_error(py, &error.into()))?;
+            // If one of them raises, what has happened is there for the next wait.
+            py.check_signals()?;
+            if over {
+                return list(py, &monitor.batch());
             }
         }
     }

@@ -1,16 +1,17 @@
 //! `Scanner`.
 
 use std::borrow::Cow;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
 use std::time::Duration;
 
 use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat, PyList, PyString};
+use pyo3::{ffi, intern};
 use rustix::fs::{AtFlags, CWD, statat};
 
 use crate::modules::Modules;
@@ -19,6 +20,8 @@ use crate::scan;
 const SETTLE: &str = "settle has to be a number of seconds from 0 on";
 /// How many objects are made in a row: less than a millisecond's work.
 const SLICE: usize = 1_000;
+/// Long enough for another thread to wake up.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// What has changed among files, and which files modules come from.
 #[pyclass(frozen, module = "worker._native")]
@@ -63,10 +66,10 @@ impl Scanner {
         let list = PyList::empty(py);
         for slice in changed.chunks(SLICE) {
             for path in slice {
-                list.append(OsStr::from_bytes(path))?;
+                list.append(decoded(py, path)?)?;
             }
-            // Who waits for the interpreter may have it now.
-            py.detach(|| ());
+            // Who waits for the interpreter gets it now; to let go of it for a moment only would not do.
+            py.detach(|| thread::sleep(PAUSE));
         }
         // It takes its time to let go of them all.
         py.detach(|| drop(changed));
@@ -101,7 +104,7 @@ impl Scanner {
             if source.len() == sought.len() {
                 list.append(path)?;
             } else {
-                list.append(OsStr::from_bytes(source))?;
+                list.append(decoded(py, source)?)?;
             }
         }
         Ok(list)
@@ -121,11 +124,11 @@ impl Scanner {
         };
         let known = match mtimes.cast_exact::<PyDict>() {
             Ok(dict) => dict.get_item(filename)?,
-            Err(_) => None,
+            Err(_) => Some(mtimes.call_method1(intern!(py, "get"), (filename,))?),
         };
-        let known = match known {
-            Some(known) => known,
-            None => mtimes.call_method1(intern!(py, "setdefault"), (filename, &mtime))?,
+        let Some(known) = known.filter(|known| !known.is_none()) else {
+            mtimes.set_item(filename, mtime)?;
+            return Ok(false);
         };
         let newer = mtime.gt(&known)?;
         if newer {
@@ -166,6 +169,17 @@ fn own_path<'py>(module: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyStr
         // What stands in for a module may raise anything when it is asked.
         Err(error) if error.is_instance_of::<PyException>(module.py()) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// A path as Python has it.
+fn decoded<'py>(py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let size = ffi::Py_ssize_t::try_from(path.len())?;
+    // SAFETY: the bytes outlive the call, which copies them into a new str, or returns null and an
+    // exception.
+    unsafe {
+        let text = ffi::PyUnicode_DecodeFSDefaultAndSize(path.as_ptr().cast(), size);
+        Bound::from_owned_ptr_or_err(py, text)
     }
 }
 

@@ -203,9 +203,9 @@ class TestCheckFile:
 
     def test_any_mapping(self, core: ModuleType, tmp_path: Path) -> None:
         class Loud(dict[Any, Any]):
-            def setdefault(self, key: Any, default: Any = None) -> Any:
+            def get(self, key: Any, default: Any = None) -> Any:
                 called.append((key, default))
-                return super().setdefault(key, default)
+                return super().get(key, default)
 
             def __setitem__(self, key: Any, value: Any) -> None:
                 called.append((key, value))
@@ -217,12 +217,17 @@ class TestCheckFile:
         assert core.Scanner.check_file(tmp_path, mtimes) is False
         dict.__setitem__(mtimes, tmp_path, 0)
         assert core.Scanner.check_file(tmp_path, mtimes) is True
-        assert called == [(tmp_path, mtime)] * 3
+        assert called == [(tmp_path, None), (tmp_path, mtime)] * 2
+
+    def test_a_time_that_is_none(self, core: ModuleType, tmp_path: Path) -> None:
+        mtimes = {tmp_path: None}
+        assert core.Scanner.check_file(tmp_path, mtimes) is False
+        assert mtimes == {tmp_path: tmp_path.stat().st_mtime}
 
     def test_times_that_cannot_be_compared(self, core: ModuleType, tmp_path: Path) -> None:
         with pytest.raises(TypeError, match="'>' not supported between instances of 'float' and 'str'"):
             core.Scanner.check_file(tmp_path, {tmp_path: "yesterday"})
-        with pytest.raises(AttributeError, match="setdefault"):
+        with pytest.raises(AttributeError, match="get"):
             core.Scanner.check_file(tmp_path, [])
         with pytest.raises(TypeError, match="unhashable"):
             core.Scanner.check_file(Unhashable(str(tmp_path)), {})

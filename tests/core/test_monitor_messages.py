@@ -188,6 +188,29 @@ def test_an_exit_waits_only_for_the_messages_of_the_dead(
     assert len(until(monitor, left)) == left
 
 
+def test_deaths_cost_nobody_a_message(monitor: Any, publisher: Connection, children: Children) -> None:
+    """While another process writes, so that there is always something in the pipe."""
+
+    def write() -> None:
+        for number in range(20_000):
+            publisher.send(f"{number}:")
+
+    children.fork(write)
+    names: list[str] = []
+    dead = 0
+    while len(names) < 20_000:
+        if dead <= len(names) // 100:
+            pid = children.fork(int)
+            monitor.watch(str(pid), pid, None)
+            dead += 1
+        for event in monitor.wait(LONG):
+            assert isinstance(event, (Received, Exited))
+            if isinstance(event, Received):
+                names += event.command.names
+    assert names == [str(number) for number in range(20_000)]
+    assert dead > 20
+
+
 def test_no_more_than_is_held_by_default_is_taken_at_once(monitor: Any, publisher: Connection) -> None:
     with socket.socket(fileno=os.dup(publisher.fileno())) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * 1024 * 1024)

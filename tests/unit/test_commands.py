@@ -135,7 +135,7 @@ class TestFlood:
             told = [text for text in errors(caplog) if text != more]
             assert len(told) == COMPLAINTS
             untold = COMPLAINTS + 60 if message == b"torn" else 30
-            assert more == f"Monitor received {untold} more messages like these at once"
+            assert more == f"Monitor received {untold} more messages like these at once, from Sanic-Main"
 
         house.run(act)
 

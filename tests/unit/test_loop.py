@@ -377,6 +377,6 @@ class TestVerbs:
             house.said("ready", 2)
             house.manager.restarter = None  # type: ignore[assignment]
             house.manager.restart()
-            logged(caplog, "Failed to obey a command of another thread")
+            logged(caplog, "Failed to obey a command of Sanic-Main")
 
         house.run(act)

@@ -250,6 +250,29 @@ class TestEveryKindOfChange:
         assert publisher.sent == []
         assert set(asked) >= {watched / "a.txt", watched / "b.txt", watched / "below"}
 
+    def test_in_the_class_too(
+        self,
+        reloader: Stepped,
+        publisher: FakePublisher,
+        watched: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(Reloader, "files", lambda _: iter([watched / "b.txt"]))
+        reloader.steps = [nothing, lambda: edit_all([watched / "a.txt", watched / "b.txt"])]
+        reloader()
+        assert publisher.sent == [changed(watched / "b.txt")]
+
+    def test_more_paths_than_are_told(
+        self, reloader: Stepped, publisher: FakePublisher, app: Sanic[Any, Any], watched: Path
+    ) -> None:
+        seen: list[int] = []
+        app.register_listener(lambda *_, changed: seen.append(len(changed)), "after_reload_trigger")
+        paths = [watched / f"{number:04}" for number in range(1500)]
+        reloader.steps = [nothing, lambda: edit_all(paths), nothing]
+        reloader()
+        assert publisher.sent == [changed(*paths[:1000])]
+        assert seen == [1500]
+
 
 class TestListeners:
     def test_order_and_arguments(self, reloader: Stepped, app: Sanic[Any, Any], watched: Path) -> None:

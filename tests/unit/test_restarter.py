@@ -82,3 +82,15 @@ def test_a_durable_one_only_when_it_has_ended(state: ProcessState, caplog: pytes
             f"Cannot restart process d because it is not in a final state. Current state is: {state.name}.",
             "Failed to restart processes: d",
         ]
+
+
+def test_one_that_fails_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(FakeProcess):
+        def restart(self, *_: object, **__: object) -> None:
+            raise RuntimeError(f"no {self.name}")
+
+    one, other, last = Failing("a"), Failing("b"), FakeProcess("c")
+    with pytest.raises(RuntimeError, match="no a"):
+        restart([one, other, last], [], ["a", "b", "c", "d"])
+    assert last.restarts == [SHUTDOWN_FIRST]
+    assert errors(caplog) == ["Failed to restart processes: d", "Failed to restart a process"]
