@@ -134,7 +134,8 @@ class Monitor:
         :class:`~worker.messages.Exited`. What a process wrote before it died is in the same list as
         its exit, or in an earlier one; so is what was left of an unfinished frame of it, as
         ``Corrupt``, and this also for a writer that is not watched. For the messages of others, where
-        senders are known, an exit does not wait. The end of the pipe, or an error of it, is one last ``Corrupt``.
+        senders are known, an exit does not wait. The end of the pipe, or an error of it, is one last
+        ``Corrupt``.
 
         An exit code is looked at, the child is not reaped. It is ``None`` for what is no child of this
         process, or was reaped before, or was watched by its sentinel.
