@@ -82,7 +82,8 @@ def honest(publisher: Connection[Any, Any], label: str, count: int) -> None:
     """Large messages that each leave one line in main's log: nobody is called `honest-<label>-<n>`."""
     padding = "x" * len(FRAME)
     for number in range(count):
-        publisher.send(f"honest-{label}-{number}:{padding}")
+        # Of files that no other has: requests with the same ones may become one.
+        publisher.send(f"honest-{label}-{number}:{label}{number}{padding}")
     note("sent", what=f"honest-{label}")
 
 
