@@ -66,8 +66,7 @@ impl Modules {
 impl Known {
     fn check(&mut self, folder: &[u8], settle: Duration) {
         let now = SystemTime::now();
-        let folder = if folder.is_empty() { b"./" } else { folder };
-        let about = statat(CWD, folder, AtFlags::empty()).ok();
+        let about = statat(CWD, walk::or_here(folder), AtFlags::empty()).ok();
         let state = about.map(|about| (walk::identity(&about), walk::changed(&about)));
         if state != self.state {
             self.files.clear();

@@ -255,9 +255,14 @@ impl Entry {
 
 /// Open a directory to look at what is in it by name.
 pub fn open(path: &[u8]) -> Result<OwnedFd, Errno> {
-    let path = if path.is_empty() { b"./" } else { path };
+    let path = or_here(path);
     let flags = PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(rustix::fs::CWD, path, flags, Mode::empty())
+}
+
+/// A directory's path as the system takes it: the empty one is the current directory's.
+pub fn or_here(path: &[u8]) -> &[u8] {
+    if path.is_empty() { b"./" } else { path }
 }
 
 /// Whether an error says that there is nothing, rather than that it cannot be told.

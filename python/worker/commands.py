@@ -42,6 +42,10 @@ _show = Repr()
 _show.maxstring = _show.maxother = 160
 
 
+# Whether all are meant, the files and the order -> the names, in their order, and the first sender.
+_Alike = dict[tuple[bool, str | None, RestartOrder], tuple[dict[str, None], int | None]]
+
+
 class Loaded(NamedTuple):
     """A command, and the pid of who sent it, if the kernel knows."""
 
@@ -56,7 +60,7 @@ def coalesce(events: Iterable[Event | Loaded]) -> Iterator[Loaded | Exited | Cor
     stands for them has the names of all, each once, in the order in which they came, and the first sender.
     Restarts that differ come in the order of the first of each kind; no other event is overtaken.
     """
-    alike: dict[tuple[bool, str | None, RestartOrder], tuple[dict[str, None], int | None]] = {}
+    alike: _Alike = {}
     for event in events:
         loaded = Loaded(load(event.command), event.sender) if isinstance(event, Received) else event
         if isinstance(loaded, Loaded) and isinstance(loaded.command, Restart):
@@ -70,9 +74,7 @@ def coalesce(events: Iterable[Event | Loaded]) -> Iterator[Loaded | Exited | Cor
     yield from _restarts(alike)
 
 
-def _restarts(
-    alike: dict[tuple[bool, str | None, RestartOrder], tuple[dict[str, None], int | None]],
-) -> Iterator[Loaded]:
+def _restarts(alike: _Alike) -> Iterator[Loaded]:
     for (of_all, files, order), (names, sender) in alike.items():
         yield Loaded(Restart(None if of_all else tuple(names), files, order), sender)
 
@@ -122,13 +124,18 @@ class Commands:
 
     def dropped(self, event: Corrupt) -> None:
         """Complain of what is no message."""
-        text = "Monitor dropped what is no message, from %s: %s; it begins with %s"
-        args = self._loop.name_of(event.sender), event.reason, _show.repr(event.sample)
+
+        def text() -> str:
+            return (
+                f"Monitor dropped what is no message, from {self._loop.name_of(event.sender)}: "
+                f"{event.reason}; it begins with {_show.repr(event.sample)}"
+            )
+
         if event.sample:
-            self._complain(event.sender, lambda: text % args)
+            self._complain(event.sender, text)
         else:
             # The end of the pipe: the last that is heard of it.
-            error_logger.error(text, *args)
+            error_logger.error("%s", text())
 
     def guarded(self, call: Callable[[], None], sender: int | None) -> None:
         """Do what someone asked for; whatever comes of it, supervision goes on."""
