@@ -310,7 +310,7 @@ class Server:
     def serving(self, count: int) -> None:
         """Wait until the entries of exactly `count` settled servers say that they serve."""
         wait_until(
-            lambda: all(entry["serving"] for entry in self.settled(count).values()), f"{count} serving"
+            lambda: all(entry.get("serving") for entry in self.settled(count).values()), f"{count} serving"
         )
 
 
