@@ -11,6 +11,10 @@ const THEN_STARTUP_FIRST: &[u8] = b":STARTUP_FIRST";
 const SCALE_SHAPE: &str = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'";
 const SCALE_RANGE: &str = "__SCALE__ wants a number that fits in 64 bits";
 
+// Far more than one server has processes, and far less than a message has room for.
+const NAMES: usize = 10_000;
+const TOO_MANY: &str = "a restart names at most 10,000 processes";
+
 /// What a text asks for; its slices are those of the text.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
@@ -94,6 +98,9 @@ fn restart(text: &[u8]) -> Command<'_> {
         None => (text, None),
     };
     let names = Names(head);
+    if names.iter().nth(NAMES).is_some() {
+        return Command::Invalid(TOO_MANY);
+    }
     let files = rest.map(|rest| rest.strip_suffix(THEN_STARTUP_FIRST).unwrap_or(rest));
     Command::Restart {
         names: names

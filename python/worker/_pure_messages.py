@@ -23,6 +23,9 @@ _STARTUP_FIRST = "STARTUP_FIRST"
 _NUMBER = re.compile(r"[ \t-\r]*([+-]?)([0-9]+)[ \t-\r]*")
 _SCALE_SHAPE = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'"
 _SCALE_RANGE = "__SCALE__ wants a number that fits in 64 bits"
+# Far more than one server has processes, and far less than a message has room for.
+_NAMES = 10_000
+_TOO_MANY = "a restart names at most 10,000 processes"
 # A frozen dataclass with slots takes its time to be made; what is made most often is made as `copy` does it.
 _new = object.__new__
 _set_names, _set_files, _set_order = (vars(Restart)[name].__set__ for name in Restart.__slots__)
@@ -33,7 +36,12 @@ def parse(text: str) -> Command:
     if text[:1] in ("", "_") and (verb := _verb(text)) is not None:
         return verb
     head, colon, rest = text.partition(":")
-    names = tuple([name.strip() for name in head.split(",")]) if "," in head else (head.strip(),)
+    if "," not in head:
+        names: tuple[str, ...] = (head.strip(),)
+    elif head.count(",") < _NAMES:
+        names = tuple([name.strip() for name in head.split(",")])
+    else:
+        return Invalid(text, _TOO_MANY)
     restart = _new(Restart)
     _set_names(restart, None if "__ALL_PROCESSES__" in names else names)
     if rest and (rest == _STARTUP_FIRST or rest.endswith(":" + _STARTUP_FIRST)):
@@ -192,7 +200,7 @@ class Framer:
                 at = found
             elif start + size <= len(data):
                 at = start + size
-                items.append(bytes(data[start:at]))
+                items.append(bytes(memoryview(data)[start:at]))
             else:
                 break
         return items, at

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
-from reprlib import Repr
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
 
+from worker.complaints import Complaints, safely_shown
 from worker.constants import ProcessState, RestartOrder
 from worker.inbox import load
 from worker.messages import (
     Command,
     Corrupt,
     Event,
-    Exited,
     Invalid,
     Manage,
+    Opaque,
     Received,
     Restart,
     Scale,
@@ -32,51 +33,46 @@ if TYPE_CHECKING:
     from worker.loop import Loop
     from worker.manager import WorkerManager
 
-__all__ = ["Commands", "Loaded", "coalesce"]
+__all__ = ["Commands", "coalesce"]
 
-# How many complaints of one sender are logged in full of one batch: whoever floods main with nonsense is not
-# to keep it from all else for as long as it takes to write it all down.
-COMPLAINTS = 10
-
-_show = Repr()
-_show.maxstring = _show.maxother = 160
+# How many commands wait for the servers to start, those that are equal counted as one.
+DEFERRED = 1_000
 
 
-# Whether all are meant, the files and the order -> the names, in their order, and the first sender.
-_Alike = dict[tuple[bool, str | None, RestartOrder], tuple[dict[str, None], int | None]]
-
-
-class Loaded(NamedTuple):
-    """A command, and the pid of who sent it, if the kernel knows."""
-
-    command: Command
-    sender: int | None = None
-
-
-def coalesce(events: Iterable[Event | Loaded]) -> Iterator[Loaded | Exited | Corrupt]:
+def coalesce(events: Iterable[Event]) -> Iterator[Event]:
     """Load the commands among the events, and make one restart of those that follow each other and are equal.
 
     They are equal in files, in order, and in whether they name processes or mean all of them; the one that
     stands for them has the names of all, each once, in the order in which they came, and the first sender.
     Restarts that differ come in the order of the first of each kind; no other event is overtaken.
     """
-    alike: _Alike = {}
-    for event in events:
-        loaded = Loaded(load(event.command), event.sender) if isinstance(event, Received) else event
-        if isinstance(loaded, Loaded) and isinstance(loaded.command, Restart):
-            of_all, files, order = loaded.command.names is None, loaded.command.files, loaded.command.order
-            names, _ = alike.setdefault((of_all, files, order), ({}, loaded.sender))
-            names.update(dict.fromkeys(loaded.command.names or ()))
-            continue
-        yield from _restarts(alike)
+    alike: dict[tuple[bool, str | None, bool], list[tuple[Received, Restart]]] = {}
+    for event in map(_loaded, events):
+        if isinstance(event, Received):
+            command = event.command
+            if isinstance(command, Restart):
+                # Not the order itself: an enum takes its time to be hashed.
+                key = (command.names is None, command.files, command.order is RestartOrder.STARTUP_FIRST)
+                alike.setdefault(key, []).append((event, command))
+                continue
+        yield from map(_union, alike.values())
         alike.clear()
-        yield loaded
-    yield from _restarts(alike)
+        yield event
+    yield from map(_union, alike.values())
 
 
-def _restarts(alike: _Alike) -> Iterator[Loaded]:
-    for (of_all, files, order), (names, sender) in alike.items():
-        yield Loaded(Restart(None if of_all else tuple(names), files, order), sender)
+def _loaded(event: Event) -> Event:
+    if isinstance(event, Received) and isinstance(event.command, Opaque):
+        return Received(load(event.command), event.sender)
+    return event
+
+
+def _union(same: list[tuple[Received, Restart]]) -> Received:
+    event, command = same[0]
+    if len(same) == 1 or command.names is None:
+        return event
+    names = chain.from_iterable(one.names or () for _, one in same)
+    return Received(replace(command, names=tuple(dict.fromkeys(names))), event.sender)
 
 
 class Commands:
@@ -90,37 +86,41 @@ class Commands:
     def __init__(self, loop: Loop, manager: WorkerManager) -> None:
         self._loop = loop
         self._manager = manager
-        self._deferred: list[Loaded] = []
-        self._complaints: Counter[int | None] = Counter()
+        self._deferred: list[Received] = []
+        self.complaints = Complaints(loop.name_of)
 
-    def obey(self, command: Command, sender: int | None) -> None:
+    def obey(self, event: Received) -> None:
         """Do what is asked for; while the servers start, keep it if it can wait."""
+        command = event.command
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("Monitor message: %s", _safely_shown(command), extra={"verbosity": 2})
+            logger.debug("Monitor message: %s", safely_shown(command), extra={"verbosity": 2})
         if self._loop.ended:
             return
         if self._loop.starting and isinstance(command, (Restart, Scale, Manage)):
-            self._deferred.append(Loaded(command, sender))
+            self._defer(event)
             return
-        self.guarded(partial(self._obey, command, sender), sender)
+        self.guarded(partial(self._obey, command, event.sender), event.sender)
+
+    def _defer(self, event: Received) -> None:
+        if len(self._deferred) >= DEFERRED:
+            self._deferred = [one for one in coalesce(self._deferred) if isinstance(one, Received)]
+        if len(self._deferred) < DEFERRED:
+            self._deferred.append(event)
+        else:
+            self.complaints.make(
+                event.sender,
+                lambda: (
+                    f"Monitor dropped a message, from {self._loop.name_of(event.sender)}: {DEFERRED} others "
+                    "wait already until the servers have started"
+                ),
+            )
 
     def obey_deferred(self) -> None:
         """Do what was asked for while the servers were starting."""
         deferred, self._deferred = self._deferred, []
-        for loaded in coalesce(deferred):
-            if isinstance(loaded, Loaded) and not self._loop.stop_asked:
-                self.obey(*loaded)
-
-    def end_batch(self) -> None:
-        """Tell how many complaints of the batch were not logged."""
-        complaints, self._complaints = self._complaints, Counter()
-        for sender, count in complaints.items():
-            if count > COMPLAINTS:
-                error_logger.error(
-                    "Monitor received %s more messages like these at once, from %s",
-                    count - COMPLAINTS,
-                    self._loop.name_of(sender),
-                )
+        for event in coalesce(deferred):
+            if isinstance(event, Received) and not self._loop.stop_asked:
+                self.obey(event)
 
     def dropped(self, event: Corrupt) -> None:
         """Complain of what is no message."""
@@ -128,11 +128,11 @@ class Commands:
         def text() -> str:
             return (
                 f"Monitor dropped what is no message, from {self._loop.name_of(event.sender)}: "
-                f"{event.reason}; it begins with {_show.repr(event.sample)}"
+                f"{event.reason}; it begins with {safely_shown(event.sample)}"
             )
 
         if event.sample:
-            self._complain(event.sender, text)
+            self.complaints.make(event.sender, text)
         else:
             # The end of the pipe: the last that is heard of it.
             error_logger.error("%s", text())
@@ -145,12 +145,14 @@ class Commands:
             raise
         except (ValueError, ConnectionError) as error:
             refusal = str(error)
-            self._complain(sender, lambda: f"Refused a command of {self._loop.name_of(sender)}: {refusal}")
+            self.complaints.make(
+                sender, lambda: f"Refused a command of {self._loop.name_of(sender)}: {refusal}"
+            )
         # What came down the pipe brings code of its own, in the reprs of its arguments for one.
         except BaseException:
             error_logger.exception("Failed to obey a command of %s", self._loop.name_of(sender))
 
-    def _obey(self, command: Command, sender: int | None) -> None:
+    def _obey(self, command: Command | Opaque, sender: int | None) -> None:
         manager, loop = self._manager, self._loop
         if isinstance(command, Restart):
             names = None if command.names is None else [*command.names]
@@ -167,14 +169,14 @@ class Commands:
         elif isinstance(command, Stop) and loop.may_be_left:
             loop.leave()
         elif isinstance(command, Stop):
-            self._complain(
+            self.complaints.make(
                 sender, lambda: f"Monitor received an empty message from {loop.name_of(sender)}, and goes on"
             )
         elif isinstance(command, Invalid):
-            self._complain(
+            self.complaints.make(
                 sender,
                 lambda: (
-                    f"Monitor received an invalid message: {_safely_shown(command.message)}, "
+                    f"Monitor received an invalid message: {safely_shown(command.message)}, "
                     f"from {loop.name_of(sender)}: {command.reason}"
                 ),
             )
@@ -204,15 +206,3 @@ class Commands:
                 process.start()
             else:
                 process.set_state(ProcessState.NONE, True)
-
-    def _complain(self, sender: int | None, text: Callable[[], str]) -> None:
-        self._complaints[sender] += 1
-        if self._complaints[sender] <= COMPLAINTS:
-            error_logger.error("%s", text())
-
-
-def _safely_shown(message: object) -> str:
-    try:
-        return _show.repr(message)
-    except BaseException:
-        return f"<{type(message).__name__} whose repr fails>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from sanic.log import error_logger, logger
 
 from worker import launch
-from worker.commands import Commands, Loaded, coalesce
+from worker.commands import Commands, coalesce
 from worker.constants import MAIN_NAME, ProcessState
 from worker.inbox import ConnectionMonitor, Waiting, open_monitor
-from worker.messages import Exited
+from worker.messages import Exited, Received
 from worker.process import Worker, WorkerProcess
 from worker.state import snapshot
 from worker.watched import Watched, how_it_ended
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Loop", "in_the_loop"]
 
 Verb = TypeVar("Verb", bound=Callable[..., None])
+
+STARTING = (ProcessState.STARTING, ProcessState.STARTED)
 
 # How often the state is looked at while an ack is awaited, seconds: a SyncManager's mapping wakes nobody.
 ACK_POLL = 0.05
@@ -65,6 +68,8 @@ class Loop:
         self._commands = Commands(self, manager)
         self._watched: dict[str, Watched] = {}
         self.starting = False
+        self._unsettled = False
+        self._settle_at = math.inf
         self._stopped = False
         self._failure = ""
 
@@ -122,6 +127,7 @@ class Loop:
         launch.disown(self._manager.monitor_subscriber)
         monitor.close()
         self._watched.clear()
+        self._commands.complaints.sum_up()
 
     def watch(self, process: WorkerProcess) -> None:
         """Wait for the end of the process that has just been started in this place, and for its ack."""
@@ -132,6 +138,10 @@ class Loop:
             watched = Watched(process, base, time.monotonic() + process.THRESHOLD / 10)
             self._watched[str(watched)] = watched
             self._monitor.watch(str(watched), base.pid, sentinel)
+
+    def moved(self, process: WorkerProcess) -> None:
+        """Look, as soon as all else is done, what follows from the new state of a process."""
+        self._unsettled = True
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """The handler of main's signals: queue it for the loop.
@@ -160,8 +170,8 @@ class Loop:
         events = self._monitor.wait(self._timeout(at_most))
         for event in coalesce(events):
             self._obey_signals()
-            if isinstance(event, Loaded):
-                self._commands.obey(*event)
+            if isinstance(event, Received):
+                self._commands.obey(event)
             elif isinstance(event, Exited):
                 self._exited(self._watched.pop(event.key), event.exitcode)
             else:
@@ -169,8 +179,11 @@ class Loop:
         self._obey_signals()
         while self._calls:
             self._commands.guarded(partial(self.do, self._calls.popleft()), os.getpid())
-        self._commands.end_batch()
-        self._settle()
+        now = time.monotonic()
+        if now >= self._commands.complaints.until:
+            self._commands.complaints.sum_up()
+        if self._unsettled or now >= self._settle_at:
+            self._settle(now)
 
     def wait_until_ready(self, seconds: float) -> str:
         """Wait until every server is acked; commands that come meanwhile are obeyed after that.
@@ -199,7 +212,6 @@ class Loop:
                 )
         self.starting = False
         self._commands.obey_deferred()
-        self._commands.end_batch()
         return ""
 
     def drain(self) -> None:
@@ -233,6 +245,7 @@ class Loop:
             error_logger.error("%s", what)
 
     def _exited(self, watched: Watched, exitcode: int | None) -> None:
+        self._unsettled = True
         process = watched.process
         code = launch.reap(watched.base)
         how = how_it_ended(exitcode if code is None else code)
@@ -274,23 +287,26 @@ class Loop:
 
     def _unacked(self) -> Iterator[WorkerProcess]:
         for process in self._manager.processes:
-            if process.is_server and process.state in (ProcessState.STARTING, ProcessState.STARTED):
+            if process.is_server and process.state in STARTING:
                 yield process
 
-    def _settle(self) -> None:
-        """Look for the acks that are awaited, and hasten those who are leaving."""
-        now = time.monotonic()
-        entries = self._entries() if any(True for _ in self._unacked()) else {}
-        for watched in list(self._watched.values()):
+    def _settle(self, now: float) -> None:
+        """Look for the acks that are awaited, hasten those who are leaving, and see when to look again."""
+        deadlines = [math.inf]
+        starting = [one for one in self._watched.values() if one.current and one.process.state in STARTING]
+        entries = self._entries() if any(one.process.is_server for one in starting) else {}
+        for watched in starting:
             process = watched.process
-            if watched.current and process.state in (ProcessState.STARTING, ProcessState.STARTED):
-                entry = entries.get(process.name, {})
-                if entry.get("state") == ProcessState.ACKED.name or entry.get("serving"):
-                    process.acked()
-                if process.predecessor is not None:
-                    self._hand_over(watched, now)
-            if watched.leaving:
-                self._hasten(watched, now)
+            entry = entries.get(process.name, {})
+            if entry.get("state") == ProcessState.ACKED.name or entry.get("serving"):
+                process.acked()
+            elif process.is_server:
+                deadlines.append(now + ACK_POLL)
+            if process.predecessor is not None:
+                self._hand_over(watched, now)
+        deadlines += [self._hasten(watched, now) for watched in self._watched.values() if watched.leaving]
+        self._settle_at = min(deadlines)
+        self._unsettled = False
 
     def _hand_over(self, watched: Watched, now: float) -> None:
         process = watched.process
@@ -305,40 +321,32 @@ class Loop:
             process.take_back()
             watched.kill()
 
-    def _hasten(self, watched: Watched, now: float) -> None:
+    def _hasten(self, watched: Watched, now: float) -> float:
+        """Tell one who is leaving again, or kill it, when it is time to; return when that is next."""
         if watched.told is None:
             watched.told = now
-            watched.again = now + TELL_AGAIN
-        elif now >= watched.told + self._manager.settings.graceful_timeout:
+            watched.again = now + TELL_AGAIN if watched.hears_repeats else math.inf
+        killed_at = watched.told + self._manager.settings.graceful_timeout
+        if now >= killed_at:
             error_logger.error(
                 "%s did not end within %s seconds; killing it",
                 watched,
                 self._manager.settings.graceful_timeout,
             )
-            watched.told = float("inf")
+            killed_at = watched.told = watched.again = math.inf
             watched.kill()
-        elif watched.hears_repeats and now >= watched.again:
+        elif now >= watched.again:
             watched.again = now + TELL_AGAIN
             watched.signal(signal.SIGINT)
+        return min(killed_at, watched.again)
 
     def _timeout(self, at_most: float | None) -> float | None:
         """Seconds until the next deadline; ``None`` where nothing but events is waited for."""
-        now = time.monotonic()
-        deadlines = [] if at_most is None else [now + at_most]
-        if self._calls or self._signals:
+        if self._calls or self._signals or self._unsettled:
             return 0.0
-        if any(True for _ in self._unacked()):
-            deadlines.append(now + ACK_POLL)
-        for watched in self._watched.values():
-            if watched.leaving:
-                if watched.told is None:
-                    return 0.0
-                deadlines.append(watched.told + self._manager.settings.graceful_timeout)
-                if watched.hears_repeats:
-                    deadlines.append(watched.again)
-            elif watched.current and watched.process.predecessor is not None:
-                deadlines.append(watched.ready_by)
-        return max(0.0, min(deadlines) - now) if deadlines else None
+        deadline = min(self._settle_at, self._commands.complaints.until)
+        left = min(max(0.0, deadline - time.monotonic()), math.inf if at_most is None else at_most)
+        return None if left == math.inf else left
 
     def _entries(self) -> Mapping[str, Any]:
         try:

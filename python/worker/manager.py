@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal as signals
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
@@ -318,8 +319,13 @@ class WorkerManager:
         """
         self._loop.open()
         self.wait_for_ack()
-        while self._cycle() is not MonitorCycle.BREAK:
-            pass
+        # What is there by now stays: to look for garbage in it would hold up an exit or a signal for 20 ms.
+        gc.freeze()
+        try:
+            while self._cycle() is not MonitorCycle.BREAK:
+                pass
+        finally:
+            gc.unfreeze()
 
     def wait_for_ack(self) -> None:
         """Wait until every server has acknowledged its start.

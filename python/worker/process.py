@@ -40,6 +40,9 @@ class Overseer(Protocol):
     def watch(self, process: WorkerProcess) -> None:
         """Watch over the process that has just been started in this place."""
 
+    def moved(self, process: WorkerProcess) -> None:
+        """Take note that the state of this place has changed."""
+
 
 class WorkerProcess:
     """A named place in the table that one process fills at a time.
@@ -287,6 +290,8 @@ class WorkerProcess:
         with self._changed:
             self.state = state
             self._changed.notify_all()
+        if self.overseer is not None:
+            self.overseer.moved(self)
 
     def _require_entry(self) -> None:
         """See to it that there is an entry for this place."""

@@ -68,6 +68,14 @@ def test_a_bad_scale_says_what_would_be_right(core: ModuleType, tail: str, reaso
     assert core.parse("__SCALE__" + tail) == Invalid("__SCALE__" + tail, reason)
 
 
+def test_a_restart_names_no_more_than_a_server_has(core: ModuleType) -> None:
+    names = tuple(map(str, range(10_000)))
+    text = ",".join(names)
+    assert core.parse(text + ":a,b") == Restart(names, "a,b")
+    for much in (text + ",:", "," * 10_000):
+        assert core.parse(much) == Invalid(much, "a restart names at most 10,000 processes")
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

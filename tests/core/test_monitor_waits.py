@@ -11,7 +11,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection
 from time import monotonic
 from types import ModuleType
@@ -22,6 +24,7 @@ import pytest
 from worker._pure import Monitor
 from worker.messages import Received, Restart
 
+from .conftest import CORES
 from .processes import LONG, Children, frame, until
 
 A = Restart(("a",), "")
@@ -155,6 +158,45 @@ def test_what_a_handler_raises_is_passed_on_and_nothing_is_lost(
     corrupt, exited = until(monitor, 2)
     assert corrupt.sample == whole[:6]
     assert exited.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.skipif("native" not in CORES, reason="only the pure core is asked for")
+def test_what_the_native_core_had_read_when_a_handler_raised_comes_next(
+    ends: tuple[Connection, Connection], children: Children
+) -> None:
+    # A matter of chance each time, so many times.
+    publisher, subscriber = ends
+    main = os.getpid()
+    batches: list[list[Any]] = []
+    interrupts = 0
+
+    def write() -> None:
+        for number in range(10_000):
+            publisher.send(f"{number}:")
+            if number % 10 == 0:
+                os.kill(main, signal.SIGALRM)
+
+    def take() -> None:
+        # All of it is one call: between two of Python's own steps a handler may cost what a wait returned.
+        batches.extend(iter(partial(monitor.wait, 0.05), []))
+
+    def raises_there(signum: int, frame: Any) -> None:
+        if frame.f_code is take.__code__:
+            raise AlarmError
+
+    monitor = import_module("worker._native").Monitor(subscriber.fileno())
+    with closing(monitor), on_signal(raises_there, first=LONG):
+        writer = children.fork(write)
+        ended = False
+        while not ended:
+            gone = os.waitid(os.P_PID, writer, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            try:
+                take()
+                ended = gone is not None
+            except AlarmError:
+                interrupts += 1
+    assert [event.command.names for batch in batches for event in batch] == [(str(n),) for n in range(10_000)]
+    assert interrupts > 10
 
 
 def test_what_the_pure_core_had_read_when_a_handler_raised_comes_at_once(

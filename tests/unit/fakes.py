@@ -53,6 +53,9 @@ class Overseeing:
     def watch(self, process: Any) -> None:
         """Nothing here ends by itself."""
 
+    def moved(self, process: Any) -> None:
+        """Nobody looks."""
+
 
 class FakeBase:
     """A process of ``multiprocessing`` that exists on paper."""

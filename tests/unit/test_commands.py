@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from worker.commands import COMPLAINTS, Loaded, coalesce
+from worker.commands import DEFERRED, Commands, coalesce
+from worker.complaints import COMPLAINTS
 from worker.constants import RestartOrder
 from worker.messages import Corrupt, Exited, Invalid, Opaque, Received, Restart, Scale, Stop, Terminate
 
@@ -25,10 +26,6 @@ def of(
     *names: str, files: str | None = "", order: RestartOrder = LAST, sender: int | None = None
 ) -> Received:
     return Received(Restart(names or None, files, order), sender)
-
-
-def loaded(events: list[Any]) -> list[Any]:
-    return [Loaded(event.command, event.sender) if isinstance(event, Received) else event for event in events]
 
 
 @pytest.mark.parametrize(
@@ -61,14 +58,14 @@ def loaded(events: list[Any]) -> list[Any]:
     ],
 )
 def test_equal_restarts_become_one(events: list[Any], expected: list[Any]) -> None:
-    assert list(coalesce(events)) == loaded(expected)
+    assert list(coalesce(events)) == expected
 
 
 def test_what_is_opaque_is_loaded() -> None:
     events = [Received(Opaque(pickle.dumps(what)), 7) for what in (["x"], 0)]
     invalid, stop = coalesce(events)
-    assert isinstance(invalid, Loaded) and isinstance(invalid.command, Invalid) and invalid.sender == 7
-    assert stop == Loaded(Stop(), 7)
+    assert isinstance(invalid, Received) and isinstance(invalid.command, Invalid) and invalid.sender == 7
+    assert stop == Received(Stop(), 7)
 
 
 def test_a_pickle_is_loaded_only_when_its_turn_comes() -> None:
@@ -76,7 +73,7 @@ def test_a_pickle_is_loaded_only_when_its_turn_comes() -> None:
     done: list[str] = []
     events = [Received(Scale(1)), Received(Opaque(pickle.dumps(Loading())))]
     Loading.done = done
-    done.extend("obeyed" if event == Loaded(Scale(1)) else "invalid" for event in coalesce(events))
+    done.extend("obeyed" if event == Received(Scale(1)) else "invalid" for event in coalesce(events))
     assert done == ["obeyed", "loaded", "invalid"]
 
 
@@ -90,6 +87,46 @@ class Loading:
 
     def __getstate__(self) -> Any:
         return {"some": "state"}
+
+
+class Waiting:
+    """A loop that waits for the servers, and the manager whose verb it calls."""
+
+    starting = True
+    ended = stop_asked = False
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def name_of(self, pid: int | None) -> str:
+        return f"process {pid}"
+
+    def restart(self, **kwargs: Any) -> None:
+        self.calls.append((kwargs["process_names"], kwargs["reloaded_files"]))
+
+
+class TestWhileTheServersStart:
+    def obeyed(self, events: list[Received]) -> list[Any]:
+        waiting: Any = Waiting()
+        commands = Commands(waiting, waiting)
+        for event in events:
+            commands.obey(event)
+        assert not waiting.calls
+        waiting.starting = False
+        commands.obey_deferred()
+        return list(waiting.calls)
+
+    def test_any_number_of_equal_restarts_is_one(self, caplog: pytest.LogCaptureFixture) -> None:
+        names = ["a", "b", "c", "d", "e"]
+        assert self.obeyed([of(name) for name in names * DEFERRED]) == [(names, "")]
+        assert not errors(caplog)
+
+    def test_there_is_an_end_to_others(self, caplog: pytest.LogCaptureFixture) -> None:
+        numbers = range(DEFERRED + 2)
+        obeyed = self.obeyed([of("a", files=str(number), sender=7) for number in numbers])
+        assert obeyed == [(["a"], str(number)) for number in numbers[:DEFERRED]]
+        wait = f"{DEFERRED} others wait already until the servers have started"
+        assert errors(caplog) == [f"Monitor dropped a message, from process 7: {wait}"] * 2
 
 
 @pytest.mark.usefixtures("main_is_heard")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from worker.constants import RestartOrder
-from worker.messages import Manage
+from worker.messages import Manage, Received
 from worker.process import WorkerProcess
 
 from . import targets
@@ -247,7 +247,7 @@ class TestCommands:
             # What crosses the pipe as a pickle has no connections; the loop is told in its own words.
             manage = Manage("Errand", targets.errand, kwargs, False, True, False, True, 2)
             house.call(
-                lambda: house.manager._loop.do(lambda: house.manager._loop._commands.obey(manage, None))
+                lambda: house.manager._loop.do(lambda: house.manager._loop._commands.obey(Received(manage)))
             )
             assert {said.name for said in house.said(["a"], 2)} == {"Sanic-Errand-0", "Sanic-Errand-1"}
             house.open_gate(2)
@@ -257,7 +257,7 @@ class TestCommands:
 
             waits = Manage("Later", targets.errand, kwargs, False, True, True, False, 1)
             house.call(
-                lambda: house.manager._loop.do(lambda: house.manager._loop._commands.obey(waits, None))
+                lambda: house.manager._loop.do(lambda: house.manager._loop._commands.obey(Received(waits)))
             )
             house.until("Sanic-Later-0", state="NONE")
             house.send("Sanic-Later-0:")

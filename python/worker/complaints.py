@@ -1,0 +1,67 @@
+"""What main has to say against what it is sent, so that nobody can keep it busy with complaining."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from reprlib import Repr
+
+from sanic.log import error_logger
+
+__all__ = ["Complaints", "safely_shown"]
+
+# How many complaints of one sender are logged within how many seconds: whoever floods main with nonsense
+# is neither to keep it from all else nor to fill the disk.
+COMPLAINTS = 10
+SPAN = 1.0
+
+_show = Repr()
+_show.maxstring = _show.maxother = 160
+
+
+class Complaints:
+    """Logs the first complaints of each sender in full, and how many more there were.
+
+    Args:
+        name_of (Callable): Who a sender is, in words.
+    """
+
+    def __init__(self, name_of: Callable[[int | None], str]) -> None:
+        self._name_of = name_of
+        self._made: Counter[int | None] = Counter()
+        self._names: dict[int | None, str] = {}
+        self.until = math.inf
+        """When they are to be summed up, on the monotonic clock."""
+
+    def make(self, sender: int | None, text: Callable[[], str]) -> None:
+        """Log the text, unless there were many of this sender of late; only then is it made."""
+        if not self._made:
+            self.until = time.monotonic() + SPAN
+        if sender not in self._made:
+            # Now, as the sender may be gone by the time it is summed up.
+            self._names[sender] = self._name_of(sender)
+        self._made[sender] += 1
+        if self._made[sender] <= COMPLAINTS:
+            error_logger.error("%s", text())
+
+    def sum_up(self) -> None:
+        """Tell how many were not logged, and begin anew."""
+        for sender, count in self._made.items():
+            if count > COMPLAINTS:
+                error_logger.error(
+                    "Monitor received %s more messages like these at once, from %s",
+                    count - COMPLAINTS,
+                    self._names[sender],
+                )
+        self._made.clear()
+        self.until = math.inf
+
+
+def safely_shown(message: object) -> str:
+    """A message in at most a line, whatever its own repr does."""
+    try:
+        return _show.repr(message)
+    except BaseException:
+        return f"<{type(message).__name__} whose repr fails>"
