@@ -55,6 +55,14 @@ impl<'a> Names<'a> {
 pub fn parse(text: &[u8]) -> Command<'_> {
     match text {
         b"" => Command::Stop,
+        // The verbs begin with an underscore, the names of processes hardly ever do.
+        [b'_', ..] => verb(text),
+        _ => restart(text),
+    }
+}
+
+fn verb(text: &[u8]) -> Command<'_> {
+    match text {
         b"__TERMINATE__" => Command::Terminate { early: false },
         b"__TERMINATE_EARLY__" => Command::Terminate { early: true },
         _ => text
@@ -98,15 +106,17 @@ fn restart(text: &[u8]) -> Command<'_> {
         None => (text, None),
     };
     let names = Names(head);
-    if names.iter().nth(NAMES).is_some() {
+    let (mut count, mut all) = (0, false);
+    for name in names.iter().take(NAMES + 1) {
+        count += 1;
+        all |= name == ALL_PROCESSES;
+    }
+    if count > NAMES {
         return Command::Invalid(TOO_MANY);
     }
     let files = rest.map(|rest| rest.strip_suffix(THEN_STARTUP_FIRST).unwrap_or(rest));
     Command::Restart {
-        names: names
-            .iter()
-            .all(|name| name != ALL_PROCESSES)
-            .then_some(names),
+        names: (!all).then_some(names),
         files,
         startup_first: files != rest || rest == Some(STARTUP_FIRST),
     }

@@ -20,6 +20,8 @@ mod pipe;
 #[cfg(unix)]
 pub mod scan;
 #[cfg(unix)]
+mod share;
+#[cfg(unix)]
 mod sign;
 #[cfg(unix)]
 pub mod walk;

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, CWD, FileType, statat};
 
+use crate::share;
 use crate::walk::{self, Identity};
 
 /// What is known of the files that modules come from.
@@ -39,27 +40,32 @@ impl Modules {
     /// Find the files of all `paths` as they are now: each path itself if it is one, else the
     /// nearest of its parents that is.
     pub fn files<'a>(&mut self, paths: &[&'a [u8]]) -> Vec<Option<&'a [u8]>> {
-        let mut found = vec![None; paths.len()];
-        let mut together: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        let mut together: HashMap<&[u8], Vec<(usize, &[u8])>> = HashMap::new();
         for (number, path) in paths.iter().enumerate() {
             let (folder, _) = walk::split(path);
-            together.entry(folder).or_default().push(number);
+            together.entry(folder).or_default().push((number, path));
         }
-        for (folder, numbers) in together {
-            let known = self.folders.entry(folder.to_vec()).or_default();
-            known.check(folder, self.settle);
-            let mut opened = None;
-            for number in numbers {
-                let path = paths[number];
-                let (_, name) = walk::split(path);
-                let is_file = known.files.contains(name) || {
-                    let fd = opened.get_or_insert_with(|| walk::open(folder));
-                    fd.as_ref().is_ok_and(|fd| known.has(fd.as_fd(), name))
-                };
-                found[number] = if is_file { Some(path) } else { above(path) };
+        let mut unknown = 0;
+        let known = together.into_iter().map(|(folder, sought)| {
+            let known = self.folders.remove_entry(folder);
+            let (folder, known) = known.unwrap_or_else(|| (folder.to_vec(), Known::default()));
+            unknown += sought.len().saturating_sub(known.files.len());
+            (folder, known, sought)
+        });
+        let known: Vec<_> = known.collect();
+        let looked = share::each(known, unknown, |(folder, mut known, sought)| {
+            known.check(&folder, self.settle);
+            let found = known.find(&folder, &sought);
+            (folder, known, found)
+        });
+        let mut files = vec![None; paths.len()];
+        for (folder, known, found) in looked {
+            self.folders.insert(folder, known);
+            for (number, file) in found {
+                files[number] = file;
             }
         }
-        found
+        files
     }
 }
 
@@ -73,6 +79,32 @@ impl Known {
         }
         self.state = state;
         self.settled = state.is_some_and(|(_, changed)| walk::is_past(changed, now, settle));
+    }
+
+    fn find<'a>(
+        &mut self,
+        folder: &[u8],
+        sought: &[(usize, &'a [u8])],
+    ) -> Vec<(usize, Option<&'a [u8]>)> {
+        let mut opened = None;
+        let mut is_file = |name| {
+            self.files.contains(name) || {
+                let fd = opened.get_or_insert_with(|| walk::open(folder));
+                fd.as_ref().is_ok_and(|fd| self.has(fd.as_fd(), name))
+            }
+        };
+        let file = |&(number, path): &(usize, &'a [u8])| {
+            let (_, name) = walk::split(path);
+            (
+                number,
+                if is_file(name) {
+                    Some(path)
+                } else {
+                    above(path)
+                },
+            )
+        };
+        sought.iter().map(file).collect()
     }
 
     fn has(&mut self, folder: BorrowedFd<'_>, name: &[u8]) -> bool {

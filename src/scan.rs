@@ -7,20 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::CString;
-use std::num::NonZero;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
+use crate::share;
 use crate::walk::{self, Entry, Folder, Found, Identity, Look, Stamp};
-
-/// From how many entries on a second thread pays for itself.
-const SHARED: usize = 2_000;
-/// As many threads as look at one disk at the same time, at most.
-const THREADS: usize = 4;
-/// How many directories a thread takes at once.
-const PORTION: usize = 8;
 
 /// Files to look at, and what they were like at the last look.
 #[derive(Debug)]
@@ -192,48 +183,14 @@ impl Look {
         batch: Vec<(Vec<u8>, Folder)>,
         seen: &HashSet<Option<Identity>>,
     ) -> Vec<Visit> {
-        let entries: usize = batch.iter().map(|(_, known)| known.weight()).sum();
-        let queue = Mutex::new(batch.into_iter().enumerate());
-        let work = || {
-            let mut done = Vec::new();
-            loop {
-                let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-                let portion: Vec<_> = queue.by_ref().take(PORTION).collect();
-                drop(queue);
-                if portion.is_empty() {
-                    return done;
-                }
-                for (number, (path, known)) in portion {
-                    let (folder, found) = self.at(&path, known, seen);
-                    let visit = Visit {
-                        path,
-                        folder,
-                        found,
-                    };
-                    done.push((number, visit));
-                }
+        let entries = batch.iter().map(|(_, known)| known.weight()).sum();
+        share::each(batch, entries, |(path, known)| {
+            let (folder, found) = self.at(&path, known, seen);
+            Visit {
+                path,
+                folder,
+                found,
             }
-        };
-        let helpers = match entries / SHARED {
-            0 => 0,
-            shares => {
-                let processors = thread::available_parallelism().map_or(1, NonZero::get);
-                shares.min(processors.min(THREADS) - 1)
-            }
-        };
-        let mut visits = thread::scope(|scope| {
-            let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
-            let helpers: Vec<_> = (0..helpers).filter_map(start).collect();
-            let mut visits = work();
-            for helper in helpers {
-                match helper.join() {
-                    Ok(more) => visits.extend(more),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            visits
-        });
-        visits.sort_unstable_by_key(|(number, _)| *number);
-        visits.into_iter().map(|(_, visit)| visit).collect()
+        })
     }
 }
