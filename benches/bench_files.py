@@ -22,8 +22,8 @@ EACH = 20
 # Modules, and how many of them are in one package.
 MODULES = 1_500
 PACKAGE = 10
-# From how many entries on src/scan.rs takes one more thread, and how many it takes at most.
-SHARED = 2_000
+# From how many entries on src/share.rs takes one more thread, and how many it takes at most.
+SHARED = 1_000
 THREADS = 4
 
 Look = Callable[[], object]
