@@ -59,18 +59,27 @@ impl Framer {
 
     /// Take more bytes, and hand over what they brought to an end, in the order of the bytes.
     pub fn feed(&mut self, chunk: &[u8], mut out: impl FnMut(Item<'_>)) {
+        self.feed_some(chunk, |item| {
+            out(item);
+            false
+        });
+    }
+
+    /// The same, until `out` says that it is enough; tell whether it did. What is left comes first next time.
+    pub fn feed_some(&mut self, chunk: &[u8], mut out: impl FnMut(Item<'_>) -> bool) -> bool {
         let kept = !self.buffer.is_empty();
         if kept {
             self.buffer.extend_from_slice(chunk);
         }
         let data = if kept { &self.buffer } else { chunk };
-        let (done, lost) = cut(data, self.limit, self.lost, &mut out);
-        self.lost = lost;
+        let cut = cut(data, self.limit, self.lost, &mut out);
+        self.lost = cut.lost;
         if kept {
-            self.buffer.drain(..done);
+            self.buffer.drain(..cut.done);
         } else {
-            self.buffer.extend_from_slice(&chunk[done..]);
+            self.buffer.extend_from_slice(&chunk[cut.done..]);
         }
+        cut.enough
     }
 
     /// Drop what is left, as its writer is gone. Bytes that were dropped while lost have been told of.
@@ -95,37 +104,47 @@ impl Framer {
     }
 }
 
-/// Go through `data`; return how much of it is dealt with, and whether the rest is lost.
-fn cut(data: &[u8], limit: usize, lost: bool, out: &mut impl FnMut(Item<'_>)) -> (usize, bool) {
-    let (mut at, mut lost) = if lost {
+/// How far bytes were gone through.
+struct Cut {
+    /// How many are dealt with.
+    done: usize,
+    /// Whether the rest is lost.
+    lost: bool,
+    /// Whether it was said to be enough.
+    enough: bool,
+}
+
+fn cut(data: &[u8], limit: usize, lost: bool, out: &mut impl FnMut(Item<'_>) -> bool) -> Cut {
+    let (mut done, mut lost) = if lost {
         search(data, 0, limit)
     } else {
         (0, false)
     };
-    while !lost {
-        let Some((start, size)) = header(&data[at..]) else {
+    let mut enough = false;
+    while !lost && !enough {
+        let Some((start, size)) = header(&data[done..]) else {
             break;
         };
-        let start = at + start;
+        let start = done + start;
         match usize::try_from(size).ok().filter(|&size| size <= limit) {
             Some(size) if size <= data.len() - start => {
-                out(Item::Payload(&data[start..start + size]));
-                at = start + size;
+                enough = out(Item::Payload(&data[start..start + size]));
+                done = start + size;
             }
             Some(_) => break,
             None => {
-                let bad = at;
-                (at, lost) = search(data, bad + 1, limit);
+                let bad = done;
+                (done, lost) = search(data, bad + 1, limit);
                 // What is kept may yet be a frame, but the header that was refused is always shown.
-                let end = at.max(start).min(bad + SAMPLE);
-                out(Item::Fault(Fault {
+                let end = done.max(start).min(bad + SAMPLE);
+                enough = out(Item::Fault(Fault {
                     reason: format!("a header announces {size} bytes, a frame has 0 to {limit}"),
                     sample: data[bad..end].to_vec(),
                 }));
             }
         }
     }
-    (at, lost)
+    Cut { done, lost, enough }
 }
 
 /// How long the header at the beginning of `data` is, and the size that it announces.

@@ -11,6 +11,8 @@
 pub mod command;
 pub mod frame;
 #[cfg(unix)]
+mod intake;
+#[cfg(unix)]
 pub mod modules;
 #[cfg(unix)]
 pub mod monitor;

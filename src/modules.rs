@@ -46,8 +46,10 @@ impl Modules {
             together.entry(folder).or_default().push((number, path));
         }
         let mut unknown = 0;
+        // What no module comes from any more is forgotten.
+        let mut before = std::mem::take(&mut self.folders);
         let known = together.into_iter().map(|(folder, sought)| {
-            let known = self.folders.remove_entry(folder);
+            let known = before.remove_entry(folder);
             let (folder, known) = known.unwrap_or_else(|| (folder.to_vec(), Known::default()));
             unknown += sought.len().saturating_sub(known.files.len());
             (folder, known, sought)

@@ -1,6 +1,5 @@
 //! One wait for messages, exits and wakes, against an absolute deadline.
 
-use std::collections::VecDeque;
 use std::io::Write as _;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -10,15 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
 
-use crate::frame::{Fault, Framer, Item, LIMIT};
-use crate::pipe::Pipe;
+use crate::frame::Fault;
+use crate::intake::Intake;
 use crate::sign::Sign;
-
-/// How much is read at once, as long as no larger message is under way: some hundreds of messages.
-const READ: usize = 16 * 1024;
-/// A wait takes no more, and is content with so many messages: a flood hides nothing for long.
-const TAKE: usize = 256 * 1024;
-const ENOUGH: usize = 250;
 
 /// What happened.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,37 +105,23 @@ struct Ready {
 /// Reads the frames of many writers and watches processes.
 #[derive(Debug)]
 pub struct Monitor {
-    pipe: Option<Pipe>,
+    intake: Intake,
     woken: UnixStream,
     watches: Vec<Watch>,
-    framers: Vec<(Option<i32>, Framer)>,
-    buffer: Box<[u8]>,
-    /// What was read and is not cut yet, with its sender.
-    stash: VecDeque<(Vec<u8>, Option<i32>)>,
-    /// Why the pipe has ended, until that is told.
-    end: Option<String>,
-    batch: Batch,
     exits: Vec<Event>,
 }
 
 impl Monitor {
     /// A monitor of the receiving end of a pipe, and what wakes it.
-    ///
-    /// The end is only lent, and a number may come to mean another file: what is read is a duplicate.
     pub fn new(pipe: BorrowedFd<'_>) -> std::io::Result<(Self, Waker)> {
-        let pipe = Pipe::new(rustix::io::fcntl_dupfd_cloexec(pipe, 0)?)?;
+        let intake = Intake::new(pipe)?;
         let (waker, woken) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
         let monitor = Self {
-            pipe: Some(pipe),
+            intake,
             woken,
             watches: Vec::new(),
-            framers: Vec::new(),
-            buffer: vec![0; TAKE].into_boxed_slice(),
-            stash: VecDeque::new(),
-            end: None,
-            batch: Batch::default(),
             exits: Vec::new(),
         };
         Ok((monitor, Waker(waker)))
@@ -188,7 +167,9 @@ impl Monitor {
 
     /// Wait once, until `deadline`, or for ever if it is `None`; tell whether that is over, by events
     /// (see [`Self::batch`]), time or a wake. Else it is the caller's turn to handle signals and wait again.
-    pub fn wait(&mut self, deadline: Option<Instant>) -> Result<bool> {
+    ///
+    /// Messages are taken if they are wanted, else only those of the dead.
+    pub fn wait(&mut self, deadline: Option<Instant>, messages: bool) -> Result<bool> {
         self.watch_strays();
         let ready = match self.poll(deadline) {
             Err(Errno::INTR) => return Ok(false),
@@ -197,20 +178,20 @@ impl Monitor {
         if ready.woken {
             self.settle_wakes();
         }
-        self.collect(&ready);
+        self.collect(&ready, messages);
         let is_over = |deadline| Instant::now() >= deadline;
         Ok(ready.woken || self.has_events() || deadline.is_some_and(is_over))
     }
 
     /// Take what has happened.
     pub fn batch(&mut self) -> Batch {
-        let mut batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.intake.batch);
         batch.events.append(&mut self.exits);
         batch
     }
 
     fn has_events(&self) -> bool {
-        !self.batch.events.is_empty() || !self.exits.is_empty()
+        !self.intake.batch.events.is_empty() || !self.exits.is_empty()
     }
 
     fn position(&self, key: &[u8]) -> Option<usize> {
@@ -222,16 +203,13 @@ impl Monitor {
     fn poll(&mut self, deadline: Option<Instant>) -> Result<Ready> {
         let mut fds = Vec::with_capacity(self.watches.len() + 2);
         fds.push(PollFd::new(&self.woken, PollFlags::IN));
-        fds.extend(
-            self.pipe
-                .iter()
-                .map(|pipe| PollFd::new(pipe, PollFlags::IN)),
-        );
+        let pipe = self.intake.fd();
+        fds.extend(pipe.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let signs = self.watches.iter().filter_map(|watch| watch.sign.fd());
         fds.extend(signs.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
 
         let is_gone = |watch: &Watch| matches!(watch.sign, Sign::Gone);
-        let left_over = self.has_events() || !self.stash.is_empty();
+        let left_over = self.intake.has_more() || !self.exits.is_empty();
         let overdue = left_over || self.watches.iter().any(is_gone);
         let left = if overdue {
             Some(Duration::ZERO)
@@ -245,7 +223,7 @@ impl Monitor {
         let mut fired = fds.iter().map(|fd| !fd.revents().is_empty());
         let ready = Ready {
             woken: fired.next() == Some(true),
-            pipe: self.pipe.is_some() && fired.next() == Some(true),
+            pipe: pipe.is_some() && fired.next() == Some(true),
         };
         let fired: Vec<bool> = fired.collect();
         let mut fired = fired.into_iter();
@@ -260,84 +238,33 @@ impl Monitor {
         while let Ok(1..) = rustix::io::read(&self.woken, &mut bytes) {}
     }
 
-    fn collect(&mut self, ready: &Ready) {
+    fn collect(&mut self, ready: &Ready, messages: bool) {
         let died = |watch: &Watch| watch.gone && !watch.drained;
         if self.watches.iter().any(died) {
-            self.stash();
+            self.intake.stash();
             for watch in &mut self.watches {
                 watch.drained = watch.gone;
             }
         }
-        self.take(ready.pipe);
-        self.bury();
-    }
-
-    /// Take all that is in the pipe, to be cut when its turn comes: what a dead process had written is
-    /// known from then on, and others' messages cannot put off its end.
-    fn stash(&mut self) {
-        let queued = self.pipe.as_ref().map(Pipe::queued);
-        let mut left = queued.and_then(Result::ok).unwrap_or_default();
-        while left > 0 {
-            let Some((size, sender)) = self.receive() else {
-                break;
-            };
-            left = left.saturating_sub(size);
-            self.stash.push_back((self.buffer[..size].to_vec(), sender));
-        }
-    }
-
-    /// Cut what is stashed, then what is in the pipe, up to what is enough for one wait.
-    fn take(&mut self, readable: bool) {
-        let mut budget = TAKE;
-        while budget > 0 && self.batch.events.len() < ENOUGH {
-            if let Some((bytes, sender)) = self.stash.pop_front() {
-                budget = budget.saturating_sub(bytes.len());
-                cut(&bytes, sender, &mut self.framers, &mut self.batch);
-                continue;
+        if messages {
+            self.intake.take(ready.pipe);
+        } else {
+            for watch in self.watches.iter().filter(|watch| watch.drained) {
+                self.intake.take_of(watch.pid);
             }
-            let received = if readable { self.receive() } else { None };
-            let Some((size, sender)) = received else {
-                break;
-            };
-            budget = budget.saturating_sub(size);
-            let bytes = &self.buffer[..size];
-            cut(bytes, sender, &mut self.framers, &mut self.batch);
         }
-        if self.stash.is_empty() {
-            self.end_pipe();
-        }
-    }
-
-    /// Read once; at the end of the pipe, let go of it.
-    fn receive(&mut self) -> Option<(usize, Option<i32>)> {
-        let is_long = |(_, framer): &(_, Framer)| framer.pending() >= READ;
-        let long = self.framers.iter().any(is_long);
-        let room = &mut self.buffer[..if long { TAKE } else { READ }];
-        let why = match self.pipe.as_ref()?.read(room) {
-            Ok((0, _)) => "it has no writer any more".to_owned(),
-            Ok(received) => return Some(received),
-            Err(Errno::AGAIN) => return None,
-            Err(error) => description(error),
-        };
-        self.pipe = None;
-        self.end = Some(why);
-        None
+        self.bury();
     }
 
     /// Report the dead of whom nothing is left to be cut.
     fn bury(&mut self) {
-        let stash = &self.stash;
-        let is_over = |watch: &Watch| {
-            let its = |sender: Option<i32>| sender.is_none_or(|sender| sender == watch.pid);
-            watch.drained && !stash.iter().any(|(_, sender)| its(*sender))
-        };
+        let intake = &mut self.intake;
+        let is_over = |watch: &Watch| watch.drained && !intake.has_more_of(watch.pid);
         let watches = std::mem::take(&mut self.watches);
         let (dead, watches): (Vec<_>, _) = watches.into_iter().partition(is_over);
         self.watches = watches;
         for watch in dead {
-            if let Some(at) = self.framer(watch.pid) {
-                self.abandon(at);
-            }
+            intake.abandon(watch.pid);
             if let Some(key) = watch.key {
                 self.exits.push(Event::Exited {
                     key,
@@ -348,43 +275,12 @@ impl Monitor {
         }
     }
 
-    fn end_pipe(&mut self) {
-        let Some(why) = self.end.take() else {
-            return;
-        };
-        while !self.framers.is_empty() {
-            self.abandon(0);
-        }
-        let fault = Fault {
-            reason: format!("the pipe was closed: {why}"),
-            sample: Vec::new(),
-        };
-        self.batch.events.push(Event::Corrupt {
-            fault,
-            sender: None,
-        });
-    }
-
-    fn framer(&self, pid: i32) -> Option<usize> {
-        self.framers
-            .iter()
-            .position(|(sender, _)| *sender == Some(pid))
-    }
-
-    fn abandon(&mut self, at: usize) {
-        let (sender, mut framer) = self.framers.remove(at);
-        if let Some(fault) = framer.abandon() {
-            self.batch.events.push(Event::Corrupt { fault, sender });
-        }
-    }
-
     /// See to it that the writer of each unfinished frame is watched, and nobody else unasked.
     fn watch_strays(&mut self) {
-        let framers = &self.framers;
-        let unfinished = |pid| framers.iter().any(|(sender, _)| *sender == Some(pid));
+        let unfinished = |pid| self.intake.unfinished().any(|sender| sender == pid);
         self.watches
             .retain(|watch| watch.key.is_some() || unfinished(watch.pid));
-        for pid in framers.iter().filter_map(|(sender, _)| *sender) {
+        for pid in self.intake.unfinished() {
             if self.watches.iter().any(|watch| watch.pid == pid) {
                 continue;
             }
@@ -400,49 +296,6 @@ impl Monitor {
                 drained: false,
             });
         }
-    }
-}
-
-fn cut(
-    bytes: &[u8],
-    sender: Option<i32>,
-    framers: &mut Vec<(Option<i32>, Framer)>,
-    batch: &mut Batch,
-) {
-    let found = framers.iter().position(|(of, _)| *of == sender);
-    let at = found.unwrap_or_else(|| {
-        framers.push((sender, Framer::new(LIMIT)));
-        framers.len() - 1
-    });
-    let (_, framer) = &mut framers[at];
-    let Batch {
-        events,
-        bytes: payloads,
-    } = batch;
-    framer.feed(bytes, |item| {
-        events.push(match item {
-            Item::Payload(payload) => {
-                let start = payloads.len();
-                payloads.extend_from_slice(payload);
-                Event::Message {
-                    payload: start..payloads.len(),
-                    sender,
-                }
-            }
-            Item::Fault(fault) => Event::Corrupt { fault, sender },
-        });
-    });
-    if framer.pending() == 0 {
-        framers.remove(at);
-    }
-}
-
-/// What the C library says of an error.
-fn description(error: Errno) -> String {
-    let text = std::io::Error::from(error).to_string();
-    match text.split_once(" (os error") {
-        Some((text, _)) => text.to_owned(),
-        None => text,
     }
 }
 

@@ -123,13 +123,14 @@ class Monitor:
     def unwatch(self, key: str) -> None:
         """Watch a process no more. :exc:`KeyError` if it is not watched, as after its exit."""
 
-    def wait(self, timeout: float | None) -> list[Event]:
+    def wait(self, timeout: float | None, messages: bool = True) -> list[Event]:
         """Wait for something to happen, and return what did.
 
         ``timeout`` is in seconds. ``None`` waits for ever, what is not positive does not wait. The
         list is empty when the time is over, or after a wake. :exc:`ValueError` if it is NaN.
 
-        What is in the pipe is read, up to 256 KiB or some hundreds of messages a wait. First in the list are
+        If ``messages`` are wanted, what is in the pipe is read, up to 64 KiB or 250 messages a wait; else
+        only what the dead have written. First in the list are
         :class:`~worker.messages.Received` and :class:`~worker.messages.Corrupt` as they arrived, then
         :class:`~worker.messages.Exited`. What a process wrote before it died is in the same list as
         its exit, or in an earlier one; so is what was left of an unfinished frame of it, as

@@ -5,6 +5,7 @@ The stub of the native core documents what is offered here; the comments in this
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from typing import NamedTuple, final
@@ -170,26 +171,26 @@ class Framer:
         if (fault := self.abandon()) is not None:
             self._faults.append(fault)
 
-    def cut(self, chunk: bytes) -> list[bytes | Fault]:
-        """What ``chunk`` brought to an end, in the order of its bytes."""
+    def cut(self, chunk: bytes, enough: float = math.inf) -> list[bytes | Fault]:
+        """What ``chunk`` brought to an end, in the order of its bytes; more than enough comes next time."""
         kept = self._buffer
         if kept:
             kept += chunk
         data = kept or chunk
-        items, done = self._cut(data)
+        items, done = self._cut(data, enough)
         if data is kept:
             del kept[:done]
         else:
             self._buffer += chunk[done:]
         return items
 
-    def _cut(self, data: bytes | bytearray) -> tuple[list[bytes | Fault], int]:
+    def _cut(self, data: bytes | bytearray, enough: float) -> tuple[list[bytes | Fault], int]:
         """What is whole in ``data``, and how much of it is dealt with."""
         items: list[bytes | Fault] = []
         at = 0
         if self._lost:
             at, self._lost = _search(data, at, self._limit)
-        while not self._lost and (header := _header(data, at)) is not None:
+        while not self._lost and len(items) < enough and (header := _header(data, at)) is not None:
             start, size = header
             if not 0 <= size <= self._limit:
                 reason = f"a header announces {size} bytes, a frame has 0 to {self._limit}"

@@ -32,7 +32,7 @@ __all__ = ["Monitor"]
 _READ = 16 * 1024
 # A wait takes no more than this, and is content with this many messages, so that a flood of them hides
 # neither an exit nor a signal for long.
-_TAKE = 256 * 1024
+_TAKE = 64 * 1024
 _ENOUGH = 250
 
 # A frozen dataclass with slots takes its time to be made; what is made most often is made as `copy` does it.
@@ -171,7 +171,7 @@ class Monitor:
                     return
             raise KeyError(key)
 
-    def wait(self, timeout: float | None) -> list[Event]:
+    def wait(self, timeout: float | None, messages: bool = True) -> list[Event]:
         if timeout is not None and math.isnan(timeout):
             raise ValueError("the timeout is not a number")
         deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -182,7 +182,7 @@ class Monitor:
                 woken = self._woken.fileno() in ready
                 if woken:
                     self._settle_wakes()
-                self._collect(ready)
+                self._collect(ready, messages)
                 if woken or self._messages or self._exits or time.monotonic() >= deadline:
                     events, self._messages, self._exits = self._messages + self._exits, [], []
                     return events
@@ -236,14 +236,17 @@ class Monitor:
             while self._woken.recv(4096):
                 pass
 
-    def _collect(self, ready: set[int]) -> None:
+    def _collect(self, ready: set[int], messages: bool) -> None:
         for watch in self._watches:
             watch.gone = watch.fd is None or watch.fd in ready
         if any(watch.gone and not watch.drained for watch in self._watches):
             self._stash_all()
             for watch in self._watches:
                 watch.drained = watch.gone
-        self._take(self._pipe is not None and self._pipe.fileno() in ready)
+        if messages:
+            self._take(self._pipe is not None and self._pipe.fileno() in ready)
+        else:
+            self._take_of({watch.pid for watch in self._watches if watch.drained})
         self._bury()
 
     def _stash_all(self) -> None:
@@ -265,12 +268,28 @@ class Monitor:
                 break
             data, sender = received
             budget -= len(data)
-            framer = self._framers.setdefault(sender, Framer())
-            self._messages += [_event(item, sender) for item in framer.cut(data)]
-            if not framer.pending:
-                del self._framers[sender]
+            if self._cut(data, sender, _ENOUGH - len(self._messages)):
+                # The rest of it is in the framer.
+                self._stash.appendleft((b"", sender))
         if not self._stash:
             self._end_pipe()
+
+    def _take_of(self, pids: set[int]) -> None:
+        """Cut what is stashed of these senders, and nothing else."""
+        for data, sender in [one for one in self._stash if one[1] is None or one[1] in pids]:
+            self._cut(data, sender, math.inf)
+        if pids:
+            others = (one for one in self._stash if one[1] is not None and one[1] not in pids)
+            self._stash = deque(others)
+
+    def _cut(self, data: bytes, sender: int | None, enough: float) -> bool:
+        """Cut bytes into events, until there are enough; tell whether more may come of them."""
+        framer = self._framers.setdefault(sender, Framer())
+        items = framer.cut(data, enough)
+        self._messages += [_event(item, sender) for item in items]
+        if not framer.pending:
+            del self._framers[sender]
+        return len(items) >= enough
 
     def _receive(self) -> tuple[bytes, int | None] | None:
         """Read once; at the end of the pipe, let go of it."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from sanic.exceptions import ServerKilled
@@ -33,46 +32,77 @@ if TYPE_CHECKING:
     from worker.loop import Loop
     from worker.manager import WorkerManager
 
-__all__ = ["Commands", "coalesce"]
+__all__ = ["Coalescing", "Commands", "coalesce"]
 
-# How many commands wait for the servers to start, those that are equal counted as one.
-DEFERRED = 1_000
+# How many commands may wait for the servers to start, and names in them, each that is equal counted once.
+DEFERRED = 10_000
 
 
-def coalesce(events: Iterable[Event]) -> Iterator[Event]:
-    """Load the commands among the events, and make one restart of those that follow each other and are equal.
+class Coalescing:
+    """Makes one restart of those that follow each other and are equal.
 
     They are equal in files, in order, and in whether they name processes or mean all of them; the one that
     stands for them has the names of all, each once, in the order in which they came, and the first sender.
     Restarts that differ come in the order of the first of each kind; no other event is overtaken.
+
+    Attributes:
+        size: How many events, and names in them, there are.
     """
-    alike: dict[tuple[bool, str | None, bool], list[tuple[Received, Restart]]] = {}
-    for event in map(_loaded, events):
-        if isinstance(event, Received):
-            command = event.command
-            if isinstance(command, Restart):
-                # Not the order itself: an enum takes its time to be hashed.
-                key = (command.names is None, command.files, command.order is RestartOrder.STARTUP_FIRST)
-                alike.setdefault(key, []).append((event, command))
-                continue
-        yield from map(_union, alike.values())
-        alike.clear()
-        yield event
-    yield from map(_union, alike.values())
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._alike: dict[tuple[bool, str | None, bool], tuple[Received, Restart, dict[str, None]]] = {}
+        self.size = 0
+
+    def add(self, event: Event) -> None:
+        """Take one more event."""
+        command = event.command if isinstance(event, Received) else None
+        if not isinstance(event, Received) or not isinstance(command, Restart):
+            self._settle()
+            self._events.append(event)
+            self.size += 1
+            return
+        kind = _kind(command)
+        if kind not in self._alike:
+            self._alike[kind] = (event, command, {})
+            self.size += 1
+        _, _, names = self._alike[kind]
+        before = len(names)
+        names.update(dict.fromkeys(command.names or ()))
+        self.size += len(names) - before
+
+    def has(self, command: Command | Opaque) -> bool:
+        """Whether another such command would change nothing."""
+        if not isinstance(command, Restart) or (kind := _kind(command)) not in self._alike:
+            return False
+        _, _, names = self._alike[kind]
+        return all(name in names for name in command.names or ())
+
+    def take(self) -> list[Event]:
+        """All of them, in order."""
+        self._settle()
+        events, self._events, self.size = self._events, [], 0
+        return events
+
+    def _settle(self) -> None:
+        for event, command, names in self._alike.values():
+            union = command.names is not None and len(names) != len(command.names)
+            restart = replace(command, names=tuple(names)) if union else command
+            self._events.append(Received(restart, event.sender) if union else event)
+        self._alike.clear()
 
 
-def _loaded(event: Event) -> Event:
-    if isinstance(event, Received) and isinstance(event.command, Opaque):
-        return Received(load(event.command), event.sender)
-    return event
+def _kind(command: Restart) -> tuple[bool, str | None, bool]:
+    # Not the order itself: an enum takes its time to be hashed.
+    return command.names is None, command.files, command.order is RestartOrder.STARTUP_FIRST
 
 
-def _union(same: list[tuple[Received, Restart]]) -> Received:
-    event, command = same[0]
-    if len(same) == 1 or command.names is None:
-        return event
-    names = chain.from_iterable(one.names or () for _, one in same)
-    return Received(replace(command, names=tuple(dict.fromkeys(names))), event.sender)
+def coalesce(events: Iterable[Event]) -> list[Event]:
+    """Make one restart of those that are equal (see :class:`Coalescing`)."""
+    coalescing = Coalescing()
+    for event in events:
+        coalescing.add(event)
+    return coalescing.take()
 
 
 class Commands:
@@ -86,41 +116,37 @@ class Commands:
     def __init__(self, loop: Loop, manager: WorkerManager) -> None:
         self._loop = loop
         self._manager = manager
-        self._deferred: list[Received] = []
+        self._deferred = Coalescing()
         self.complaints = Complaints(loop.name_of)
 
     def obey(self, event: Received) -> None:
         """Do what is asked for; while the servers start, keep it if it can wait."""
-        command = event.command
+        # What is opaque is loaded only now: that may do something, and comes after what was asked for before.
+        command = load(event.command)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("Monitor message: %s", safely_shown(command), extra={"verbosity": 2})
         if self._loop.ended:
             return
         if self._loop.starting and isinstance(command, (Restart, Scale, Manage)):
-            self._defer(event)
+            self._defer(command, event.sender)
             return
         self.guarded(partial(self._obey, command, event.sender), event.sender)
 
-    def _defer(self, event: Received) -> None:
-        if len(self._deferred) >= DEFERRED:
-            self._deferred = [one for one in coalesce(self._deferred) if isinstance(one, Received)]
-        if len(self._deferred) < DEFERRED:
-            self._deferred.append(event)
-        else:
+    def _defer(self, command: Command, sender: int | None) -> None:
+        if self._deferred.size < DEFERRED:
+            self._deferred.add(Received(command, sender))
+        elif not self._deferred.has(command):
             self.complaints.make(
-                event.sender,
+                sender,
                 lambda: (
-                    f"Monitor dropped a message, from {self._loop.name_of(event.sender)}: {DEFERRED} others "
-                    "wait already until the servers have started"
+                    f"Monitor dropped a message, from {self._loop.name_of(sender)}: "
+                    "too many wait already until the servers have started"
                 ),
             )
 
-    def obey_deferred(self) -> None:
-        """Do what was asked for while the servers were starting."""
-        deferred, self._deferred = self._deferred, []
-        for event in coalesce(deferred):
-            if isinstance(event, Received) and not self._loop.stop_asked:
-                self.obey(event)
+    def take_deferred(self) -> list[Event]:
+        """What was asked for while the servers were starting."""
+        return self._deferred.take()
 
     def dropped(self, event: Corrupt) -> None:
         """Complain of what is no message."""
@@ -150,9 +176,11 @@ class Commands:
             )
         # What came down the pipe brings code of its own, in the reprs of its arguments for one.
         except BaseException:
-            error_logger.exception("Failed to obey a command of %s", self._loop.name_of(sender))
+            self.complaints.make(
+                sender, lambda: f"Failed to obey a command of {self._loop.name_of(sender)}", exc_info=True
+            )
 
-    def _obey(self, command: Command | Opaque, sender: int | None) -> None:
+    def _obey(self, command: Command, sender: int | None) -> None:
         manager, loop = self._manager, self._loop
         if isinstance(command, Restart):
             names = None if command.names is None else [*command.names]
@@ -160,7 +188,7 @@ class Commands:
         elif isinstance(command, Scale):
             manager.scale(command.num_workers)
         elif isinstance(command, Manage):
-            self._manage(command)
+            self._manage(command, sender)
         elif isinstance(command, Terminate) and command.early:
             what = f"{loop.name_of(sender)} failed to start; its error is in the log above."
             loop.fails_to_start(what, loop.is_server(sender))
@@ -181,7 +209,7 @@ class Commands:
                 ),
             )
 
-    def _manage(self, command: Manage) -> None:
+    def _manage(self, command: Manage, sender: int | None) -> None:
         ceiling = self._manager.settings.max_workers
         if command.workers > ceiling:
             raise ValueError(f"{command.workers} processes of {command.ident}: max_workers is {ceiling}")
@@ -197,7 +225,7 @@ class Commands:
                 workers=command.workers,
             )
         except Exception:
-            error_logger.exception("Failed to manage worker %s", command.ident)
+            self.complaints.make(sender, lambda: f"Failed to manage worker {command.ident}", exc_info=True)
             return
         for process in worker.processes:
             if self._loop.stop_asked:

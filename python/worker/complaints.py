@@ -35,8 +35,14 @@ class Complaints:
         self.until = math.inf
         """When they are to be summed up, on the monotonic clock."""
 
-    def make(self, sender: int | None, text: Callable[[], str]) -> None:
-        """Log the text, unless there were many of this sender of late; only then is it made."""
+    def make(self, sender: int | None, text: Callable[[], str], *, exc_info: bool = False) -> None:
+        """Log the text, which is made only then, unless there were many of this sender of late.
+
+        Args:
+            sender (int | None): Of whom it is.
+            text (Callable): Makes the text.
+            exc_info (bool): Log the traceback of the present exception as well. Defaults to ``False``.
+        """
         if not self._made:
             self.until = time.monotonic() + SPAN
         if sender not in self._made:
@@ -44,7 +50,7 @@ class Complaints:
             self._names[sender] = self._name_of(sender)
         self._made[sender] += 1
         if self._made[sender] <= COMPLAINTS:
-            error_logger.error("%s", text())
+            error_logger.error("%s", text(), exc_info=exc_info)
 
     def sum_up(self) -> None:
         """Tell how many were not logged, and begin anew."""
@@ -56,6 +62,7 @@ class Complaints:
                     self._names[sender],
                 )
         self._made.clear()
+        self._names.clear()
         self.until = math.inf
 
 

@@ -27,8 +27,11 @@ class Waiting(Protocol):
     def unwatch(self, key: str) -> None:
         """Report it no longer."""
 
-    def wait(self, timeout: float | None) -> list[Any]:
-        """Wait for events, at most ``timeout`` seconds (``None``: for ever)."""
+    def wait(self, timeout: float | None, messages: bool = True) -> list[Any]:
+        """Wait for events, at most ``timeout`` seconds (``None``: for ever).
+
+        Where ``messages`` are not wanted, those alone are taken that a process wrote that is dead now.
+        """
 
     def wake(self) -> None:
         """End a wait that is under way, or the next one, at once; from any thread."""
@@ -130,12 +133,12 @@ class ConnectionMonitor:
         """Report it no longer."""
         self._watched.pop(key, None)
 
-    def wait(self, timeout: float | None) -> list[Event]:
+    def wait(self, timeout: float | None, messages: bool = True) -> list[Event]:
         """Wait for a message, an exit or :meth:`wake`, at most ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             step = TICK if deadline is None else min(TICK, max(0.0, deadline - time.monotonic()))
-            events = self._receive(0 if self._woken.is_set() else step)
+            events = self._receive(0 if self._woken.is_set() else step) if messages else []
             events += self._exits()
             if events or self._woken.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 self._woken.clear()

@@ -18,7 +18,7 @@ from worker import launch
 from worker.commands import Commands, coalesce
 from worker.constants import MAIN_NAME, ProcessState
 from worker.inbox import ConnectionMonitor, Waiting, open_monitor
-from worker.messages import Exited, Received
+from worker.messages import Corrupt, Event, Exited, Received
 from worker.process import Worker, WorkerProcess
 from worker.state import snapshot
 from worker.watched import Watched, how_it_ended
@@ -37,6 +37,8 @@ ACK_POLL = 0.05
 # After how long a server that was told to leave is told again, seconds: while Sanic sets up its
 # handlers there is a moment in which a signal is lost. Our handler in the server knows repeats.
 TELL_AGAIN = 0.5
+# How long is obeyed before it is looked for exits again, seconds.
+SLICE = 0.004
 # How long the end of killed processes is waited for, seconds: only a hung kernel takes longer.
 KILL_TIMEOUT = 5.0
 
@@ -65,6 +67,7 @@ class Loop:
         self._wakeup_before: int | None = None
         self._signals: deque[int] = deque()
         self._calls: deque[Callable[[], None]] = deque()
+        self._backlog: deque[Event] = deque()
         self._commands = Commands(self, manager)
         self._watched: dict[str, Watched] = {}
         self.starting = False
@@ -167,16 +170,19 @@ class Loop:
     def turn(self, at_most: float | None = None) -> None:
         """Wait for the next thing that happens, and do what it asks for."""
         assert self._monitor is not None
-        events = self._monitor.wait(self._timeout(at_most))
-        for event in coalesce(events):
-            self._obey_signals()
-            if isinstance(event, Received):
-                self._commands.obey(event)
-            elif isinstance(event, Exited):
+        # What is not done yet is done before more is taken; exits are always looked for.
+        waiting = not self._backlog
+        events = coalesce(self._monitor.wait(self._timeout(at_most), waiting))
+        self._obey_signals()
+        for event in events:
+            if isinstance(event, Exited):
+                self._obey_dead(event.pid)
                 self._exited(self._watched.pop(event.key), event.exitcode)
             else:
-                self._commands.dropped(event)
-        self._obey_signals()
+                self._backlog.append(event)
+        until = time.monotonic() + SLICE
+        while self._backlog and time.monotonic() < until:
+            self._obey(self._backlog.popleft())
         while self._calls:
             self._commands.guarded(partial(self.do, self._calls.popleft()), os.getpid())
         now = time.monotonic()
@@ -211,7 +217,7 @@ class Loop:
                     "--single-process, so that nothing stands between you and its error."
                 )
         self.starting = False
-        self._commands.obey_deferred()
+        self._backlog.extendleft(reversed(self._commands.take_deferred()))
         return ""
 
     def drain(self) -> None:
@@ -232,6 +238,23 @@ class Loop:
             watched.kill()
 
     # What happens
+
+    def _obey(self, event: Event) -> None:
+        self._obey_signals()
+        if isinstance(event, Received):
+            self._commands.obey(event)
+        elif isinstance(event, Corrupt):
+            self._commands.dropped(event)
+
+    def _obey_dead(self, pid: int) -> None:
+        """Do first what a dead process had asked for; what others ask for can wait."""
+        backlog, self._backlog = self._backlog, deque()
+        for event in backlog:
+            if isinstance(event, Exited) or event.sender not in (pid, None):
+                self._backlog.append(event)
+            else:
+                self._obey(event)
+        self._obey_signals()
 
     def _obey_signals(self) -> None:
         while self._signals:
@@ -264,12 +287,12 @@ class Loop:
         self._retire(process)
 
     def _died(self, watched: Watched, code: int | None, how: str) -> None:
-        """Nobody had asked for the end of this one."""
+        """Nobody had told this one to leave; once a stop is asked for, any end is expected."""
         process = watched.process
         process.set_state(ProcessState.FAILED if code else ProcessState.COMPLETED, force=True)
         if self.starting and process.is_server:
             self.fails_to_start(f"{watched} {how} before it was ready.", True)
-        elif code or process.is_server:
+        elif (code or process.is_server) and not self.ended:
             error_logger.error("%s %s", watched, how)
         else:
             logger.debug("%s %s", watched, how)
@@ -292,9 +315,10 @@ class Loop:
 
     def _settle(self, now: float) -> None:
         """Look for the acks that are awaited, hasten those who are leaving, and see when to look again."""
+        self._unsettled = False
         deadlines = [math.inf]
         starting = [one for one in self._watched.values() if one.current and one.process.state in STARTING]
-        entries = self._entries() if any(one.process.is_server for one in starting) else {}
+        entries = self._entries() if starting else {}
         for watched in starting:
             process = watched.process
             entry = entries.get(process.name, {})
@@ -306,7 +330,6 @@ class Loop:
                 self._hand_over(watched, now)
         deadlines += [self._hasten(watched, now) for watched in self._watched.values() if watched.leaving]
         self._settle_at = min(deadlines)
-        self._unsettled = False
 
     def _hand_over(self, watched: Watched, now: float) -> None:
         process = watched.process
@@ -342,7 +365,7 @@ class Loop:
 
     def _timeout(self, at_most: float | None) -> float | None:
         """Seconds until the next deadline; ``None`` where nothing but events is waited for."""
-        if self._calls or self._signals or self._unsettled:
+        if self._backlog or self._calls or self._signals or self._unsettled:
             return 0.0
         deadline = min(self._settle_at, self._commands.complaints.until)
         left = min(max(0.0, deadline - time.monotonic()), math.inf if at_most is None else at_most)

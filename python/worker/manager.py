@@ -320,6 +320,7 @@ class WorkerManager:
         self._loop.open()
         self.wait_for_ack()
         # What is there by now stays: to look for garbage in it would hold up an exit or a signal for 20 ms.
+        gc.collect()
         gc.freeze()
         try:
             while self._cycle() is not MonitorCycle.BREAK:

@@ -71,12 +71,18 @@ impl Monitor {
     }
 
     /// Wait for messages, exits or a wake, and return what there is.
-    fn wait<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyList>> {
+    #[pyo3(signature = (timeout, messages = true))]
+    fn wait<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+        messages: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
         let deadline = timeout.map(deadline).transpose()?.flatten();
         let mut monitor = self.alone()?;
         let monitor = monitor.as_mut().ok_or_else(closed)?;
         loop {
-            let over = py.detach(|| monitor.wait(deadline));
+            let over = py.detach(|| monitor.wait(deadline, messages));
             let over = over.map_err(|error| os_error(py, &error.into()))?;
             // If one of them raises, what has happened is there for the next wait.
             py.check_signals()?;

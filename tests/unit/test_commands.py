@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import Any, ClassVar
 
 import pytest
 
 from worker.commands import DEFERRED, Commands, coalesce
 from worker.complaints import COMPLAINTS
 from worker.constants import RestartOrder
+from worker.loop import SLICE
 from worker.messages import Corrupt, Exited, Invalid, Opaque, Received, Restart, Scale, Stop, Terminate
 
 from .running import House, errors, logged, until
@@ -58,29 +61,19 @@ def of(
     ],
 )
 def test_equal_restarts_become_one(events: list[Any], expected: list[Any]) -> None:
-    assert list(coalesce(events)) == expected
+    assert coalesce(events) == expected
 
 
-def test_what_is_opaque_is_loaded() -> None:
-    events = [Received(Opaque(pickle.dumps(what)), 7) for what in (["x"], 0)]
-    invalid, stop = coalesce(events)
-    assert isinstance(invalid, Received) and isinstance(invalid.command, Invalid) and invalid.sender == 7
-    assert stop == Received(Stop(), 7)
-
-
-def test_a_pickle_is_loaded_only_when_its_turn_comes() -> None:
-    """What it does when it is loaded comes after what was asked for before."""
-    done: list[str] = []
-    events = [Received(Scale(1)), Received(Opaque(pickle.dumps(Loading())))]
-    Loading.done = done
-    done.extend("obeyed" if event == Received(Scale(1)) else "invalid" for event in coalesce(events))
-    assert done == ["obeyed", "loaded", "invalid"]
+def test_what_is_opaque_is_not_loaded_yet() -> None:
+    opaque = Received(Opaque(pickle.dumps(Loading())))
+    assert coalesce([of("a"), of("a"), opaque, of("a")]) == [of("a"), opaque, of("a")]
+    assert not Loading.done
 
 
 class Loading:
-    """Notes that it is loaded."""
+    """Notes that it is loaded; no command."""
 
-    done: list[str]
+    done: ClassVar[list[str]] = []
 
     def __setstate__(self, state: Any) -> None:
         self.done.append("loaded")
@@ -105,28 +98,56 @@ class Waiting:
         self.calls.append((kwargs["process_names"], kwargs["reloaded_files"]))
 
 
+def test_a_pickle_is_loaded_when_its_turn_comes(caplog: pytest.LogCaptureFixture) -> None:
+    """What it does when it is loaded comes after what was asked for before."""
+    waiting: Any = Waiting()
+    waiting.starting = False
+    commands = Commands(waiting, waiting)
+    Loading.done = waiting.calls
+    commands.obey(of("a"))
+    commands.obey(Received(Opaque(pickle.dumps(Loading())), 7))
+    assert waiting.calls == [(["a"], ""), "loaded"]
+    (message,) = errors(caplog)
+    assert "Monitor received an invalid message" in message and "from process 7" in message
+
+
 class TestWhileTheServersStart:
-    def obeyed(self, events: list[Received]) -> list[Any]:
+    TOO_MANY = (
+        "Monitor dropped a message, from process 7: too many wait already until the servers have started"
+    )
+
+    def deferred(self, events: list[Received]) -> list[Any]:
         waiting: Any = Waiting()
         commands = Commands(waiting, waiting)
         for event in events:
             commands.obey(event)
         assert not waiting.calls
-        waiting.starting = False
-        commands.obey_deferred()
-        return list(waiting.calls)
+        deferred = commands.take_deferred()
+        assert not commands.take_deferred()
+        return deferred
 
     def test_any_number_of_equal_restarts_is_one(self, caplog: pytest.LogCaptureFixture) -> None:
         names = ["a", "b", "c", "d", "e"]
-        assert self.obeyed([of(name) for name in names * DEFERRED]) == [(names, "")]
+        assert self.deferred([of(name) for name in names * DEFERRED]) == [of(*names)]
         assert not errors(caplog)
 
-    def test_there_is_an_end_to_others(self, caplog: pytest.LogCaptureFixture) -> None:
-        numbers = range(DEFERRED + 2)
-        obeyed = self.obeyed([of("a", files=str(number), sender=7) for number in numbers])
-        assert obeyed == [(["a"], str(number)) for number in numbers[:DEFERRED]]
-        wait = f"{DEFERRED} others wait already until the servers have started"
-        assert errors(caplog) == [f"Monitor dropped a message, from process 7: {wait}"] * 2
+    @pytest.mark.parametrize("differ", ["names", "files"])
+    def test_there_is_an_end_to_others(self, differ: str, caplog: pytest.LogCaptureFixture) -> None:
+        numbers = [str(number) for number in range(DEFERRED + 2)]
+        if differ == "files":
+            deferred = self.deferred([of(files=number, sender=7) for number in numbers])
+            assert deferred == [of(files=number, sender=7) for number in numbers[:DEFERRED]]
+        else:
+            deferred = self.deferred([of(number, sender=7) for number in numbers])
+            # The restart itself counts as well.
+            assert deferred == [of(*numbers[: DEFERRED - 1], sender=7)]
+        assert errors(caplog) == [self.TOO_MANY] * (2 if differ == "files" else 3)
+
+    def test_what_changes_nothing_is_no_burden(self, caplog: pytest.LogCaptureFixture) -> None:
+        numbers = [of(files=str(number), sender=7) for number in range(DEFERRED)]
+        again = [*numbers, numbers[0], of(files="another", sender=7), numbers[-1]]
+        assert self.deferred(again) == numbers
+        assert errors(caplog) == [self.TOO_MANY]
 
 
 @pytest.mark.usefixtures("main_is_heard")
@@ -152,6 +173,38 @@ class TestFlood:
 
         house.run(act)
         assert calls == [["Sanic-Server-0-0", "nobody", "no one"]]
+
+    def test_an_exit_does_not_wait_for_what_is_left_to_do(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, number=2)
+        logger = logging.getLogger("sanic.root")
+
+        def slow(*, reloaded_files: str, **kwargs: Any) -> None:
+            """Takes as long as the loop gives to all commands."""
+            logger.info("restart %s", reloaded_files)
+            if reloaded_files == "3":
+                os.kill(victim, signal.SIGKILL)
+                os.waitid(os.P_PID, victim, os.WEXITED | os.WNOWAIT)
+            until = monotonic() + SLICE
+            while monotonic() < until:
+                pass
+
+        house.manager.restart = slow  # type: ignore[method-assign]
+        victim = 0
+
+        def act() -> None:
+            nonlocal victim
+            victim = house.said("ready", 2)[0].pid
+            house.call(
+                lambda: house.manager._loop.do(lambda: [house.send(f"a:{n}") for n in range(20)] and None)
+            )
+            logged(caplog, "restart 19")
+
+        house.run(act)
+        order = [text for text in caplog.messages if text.startswith("restart") or "was killed by" in text]
+        assert "was killed by SIGKILL" in order[4]
+        assert [text for text in order if text.startswith("restart")] == [f"restart {n}" for n in range(20)]
 
     @pytest.mark.parametrize("message", ["", "__SCALE__:", "__SCALE__:-1", b"torn", ["x"]])
     def test_nonsense_is_told_in_part(

@@ -38,10 +38,21 @@ def test_the_first_are_told_in_full_and_the_others_counted(caplog: pytest.LogCap
 def test_they_are_counted_anew(caplog: pytest.LogCaptureFixture) -> None:
     complaints = Complaints(str)
     for _ in range(2):
+        for _ in range(COMPLAINTS):
+            complaints.make(1, lambda: "again")
         complaints.sum_up()
-        complaints.make(1, lambda: "again")
-    complaints.sum_up()
-    assert errors(caplog) == ["again", "again"]
+    assert errors(caplog) == ["again"] * 2 * COMPLAINTS
+
+
+def test_the_traceback_is_told_if_it_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
+    complaints = Complaints(str)
+    try:
+        raise ValueError("no")
+    except ValueError:
+        complaints.make(1, lambda: "plain")
+        complaints.make(1, lambda: "traced", exc_info=True)
+    assert [bool(record.exc_info) for record in caplog.records] == [False, True]
+    assert "ValueError: no" in caplog.text
 
 
 def test_the_text_is_made_only_to_be_logged() -> None:

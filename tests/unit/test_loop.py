@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -321,6 +322,33 @@ class TestCommands:
         house.run(act)
         (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
         assert record.exc_info and str(record.exc_info[1]) == "not 2"
+
+
+def test_who_ends_with_a_stop_is_not_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A signal that reaches everybody may end a worker before main has told it to leave."""
+    house = House(tmp_path)
+
+    def act() -> None:
+        pid = house.said("ready")[0].pid
+        until(gc.get_freeze_count, "the end of the start")
+
+        def both() -> None:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        house.call(lambda: house.manager._loop.do(both))
+
+    house.run(act, stops=False)
+    assert not errors(caplog)
+    assert "Received signal SIGTERM. Shutting down." in caplog.messages
+
+
+def test_what_main_has_is_no_burden_while_it_serves(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    assert not gc.get_freeze_count()
+    house.run(lambda: until(lambda: gc.get_freeze_count() > 10_000, "a frozen heap"))
+    assert not gc.get_freeze_count()
 
 
 class TestVerbs:
