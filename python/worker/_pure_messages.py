@@ -81,7 +81,7 @@ def _scale(text: str) -> Scale | Invalid:
 _PROTO, _FRAME, _STOP, _NONE = 0x80, 0x95, 0x2E, 0x4E
 _SIZED = {0x8C: 1, 0x58: 4, 0x8D: 8}  # SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
 _MEMO = {0x94: 1, 0x71: 2, 0x72: 5}  # MEMOIZE, BINPUT, LONG_BINPUT: the opcode and its argument
-# The one form in which a short text comes nowadays: \x80 4 \x95 <size of the rest> \x8c <length> text \x94.
+# How a text comes nowadays: \x80 4 \x95 <size of the rest> \x8c <length> text \x94, or X in place of \x8c.
 _USUAL = struct.Struct("<3sQBB")
 _USUAL_BEGIN, _USUAL_END = (b"\x80\x04\x95", b"\x80\x05\x95"), b"\x94."
 
@@ -102,8 +102,11 @@ def _unpickled(payload: bytes) -> str | None:
     size = len(payload)
     if size >= 15 and payload.endswith(_USUAL_END):
         begin, framed, opcode, length = _USUAL.unpack_from(payload)
-        if opcode == 0x8C and length == size - 15 and framed == size - 11 and begin in _USUAL_BEGIN:
-            return str(payload[13:-2], "utf-8", "surrogatepass")
+        if framed == size - 11 and begin in _USUAL_BEGIN:
+            if opcode == 0x8C and length == size - 15:
+                return str(payload[13:-2], "utf-8", "surrogatepass")
+            if opcode == 0x58 and int.from_bytes(payload[12:16], "little") == size - 18:
+                return str(payload[16:-2], "utf-8", "surrogatepass")
     if size < 4 or payload[0] != _PROTO or not 2 <= payload[1] <= 5 or payload[-1] != _STOP:
         raise _OtherPickleError
     at = 2
