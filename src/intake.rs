@@ -12,7 +12,7 @@ use crate::pipe::Pipe;
 /// How much is read at once, as long as no larger message is under way: some hundreds of messages.
 const READ: usize = 16 * 1024;
 /// A wait takes no more, and is content with so many messages: a flood hides nothing for long.
-const TAKE: usize = 64 * 1024;
+const TAKE: usize = 128 * 1024;
 const ENOUGH: usize = 250;
 
 /// The receiving end of the pipe, and what has been read from it.

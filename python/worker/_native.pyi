@@ -129,7 +129,7 @@ class Monitor:
         ``timeout`` is in seconds. ``None`` waits for ever, what is not positive does not wait. The
         list is empty when the time is over, or after a wake. :exc:`ValueError` if it is NaN.
 
-        If ``messages`` are wanted, what is in the pipe is read, up to 64 KiB or 250 messages a wait; else
+        If ``messages`` are wanted, what is in the pipe is read, up to 128 KiB or 250 messages a wait; else
         only what the dead have written. First in the list are
         :class:`~worker.messages.Received` and :class:`~worker.messages.Corrupt` as they arrived, then
         :class:`~worker.messages.Exited`. What a process wrote before it died is in the same list as

@@ -32,7 +32,7 @@ __all__ = ["Monitor"]
 _READ = 16 * 1024
 # A wait takes no more than this, and is content with this many messages, so that a flood of them hides
 # neither an exit nor a signal for long.
-_TAKE = 64 * 1024
+_TAKE = 128 * 1024
 _ENOUGH = 250
 
 # A frozen dataclass with slots takes its time to be made; what is made most often is made as `copy` does it.

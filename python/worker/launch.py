@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import context as contexts
@@ -22,7 +23,7 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-__all__ = ["Launched", "disown", "factory", "has_begun", "mark_failed", "own", "reap"]
+__all__ = ["TELL_AGAIN", "Launched", "disown", "factory", "has_begun", "mark_failed", "own", "reap"]
 
 # What only main may use: a forked child, a copy of main, closes it.
 _owned_by_main: list[Closable] = []
@@ -30,6 +31,9 @@ _owned_by_main: list[Closable] = []
 _MAINS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long main waits for the word of a fork server on the exit code of its child, seconds.
 _EXITCODE_TIMEOUT = 1.0
+# After how long a server that was told to leave is told again, seconds: while Sanic sets up its
+# handlers there is a moment in which a signal is lost. Our handler in the server knows repeats.
+TELL_AGAIN = 0.5
 
 _failed = False
 
@@ -78,7 +82,7 @@ class Launched(BaseProcess):
         if self._start_method == "fork":  # type: ignore[attr-defined]
             _undo_fork()
         lead_session()
-        hold_on_to(self.main_pid, self.grace)
+        hold_on_to(self.main_pid, self.grace, repeats=self.stops_once)
         if not faulthandler.is_enabled():
             with suppress(OSError, ValueError, AttributeError):
                 faulthandler.enable()
@@ -261,8 +265,14 @@ def _open_to_signals(interruptible: bool) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def hold_on_to(main: int, grace: float) -> None:
-    """End this process when main is gone: first in order, after ``grace`` seconds by force."""
+def hold_on_to(main: int, grace: float, *, repeats: bool = False) -> None:
+    """End this process when main is gone: first in order, after ``grace`` seconds by force.
+
+    Args:
+        main (int): The pid of main.
+        grace (float): How long this process may take to end in order, seconds.
+        repeats (bool): Tell it more than once: it obeys the first one that it hears. Defaults to ``False``.
+    """
     try:
         watch = os.pidfd_open(main)
     except ProcessLookupError:
@@ -281,8 +291,13 @@ def hold_on_to(main: int, grace: float) -> None:
         poll.register(watch, select.POLLIN)
         poll.poll()
         me = os.getpid()
+        deadline = time.monotonic() + grace
         os.kill(me, signal.SIGINT)
-        threading.Event().wait(grace)
+        pause = threading.Event()
+        while (left := deadline - time.monotonic()) > 0:
+            pause.wait(min(left, TELL_AGAIN) if repeats else left)
+            if repeats:
+                os.kill(me, signal.SIGINT)
         if has_own_session():
             os.killpg(me, signal.SIGKILL)
         os.kill(me, signal.SIGKILL)

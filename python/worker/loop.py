@@ -34,9 +34,6 @@ STARTING = (ProcessState.STARTING, ProcessState.STARTED)
 
 # How often the state is looked at while an ack is awaited, seconds: a SyncManager's mapping wakes nobody.
 ACK_POLL = 0.05
-# After how long a server that was told to leave is told again, seconds: while Sanic sets up its
-# handlers there is a moment in which a signal is lost. Our handler in the server knows repeats.
-TELL_AGAIN = 0.5
 # How long is obeyed before it is looked for exits again, seconds.
 SLICE = 0.004
 # How long the end of killed processes is waited for, seconds: only a hung kernel takes longer.
@@ -348,7 +345,7 @@ class Loop:
         """Tell one who is leaving again, or kill it, when it is time to; return when that is next."""
         if watched.told is None:
             watched.told = now
-            watched.again = now + TELL_AGAIN if watched.hears_repeats else math.inf
+            watched.again = now + launch.TELL_AGAIN if watched.hears_repeats else math.inf
         killed_at = watched.told + self._manager.settings.graceful_timeout
         if now >= killed_at:
             error_logger.error(
@@ -359,7 +356,7 @@ class Loop:
             killed_at = watched.told = watched.again = math.inf
             watched.kill()
         elif now >= watched.again:
-            watched.again = now + TELL_AGAIN
+            watched.again = now + launch.TELL_AGAIN
             watched.signal(signal.SIGINT)
         return min(killed_at, watched.again)
 

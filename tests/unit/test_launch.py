@@ -323,6 +323,23 @@ class TestLifeline:
         process.start()
         assert end(process) == 1
 
+    def test_who_misses_the_first_signal_hears_the_next(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(launch, "TELL_AGAIN", 0.01)
+        main = os.fork()
+        if not main:
+            signal.pause()
+            os._exit(1)
+        child = os.fork()
+        if not child:
+            heard: list[int] = []
+            signal.signal(signal.SIGINT, lambda *_: heard.append(1) if not heard else os._exit(7))
+            launch.hold_on_to(main, 20.0, repeats=True)
+            while True:
+                signal.pause()
+        os.kill(main, signal.SIGKILL)
+        os.waitpid(main, 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
     def test_without_pidfd_it_is_the_sentinel_of_the_parent(self, tmp_path: Path) -> None:
         self._dies(tmp_path, "fork", "import os; del os.pidfd_open")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from worker import launch, loop
+from worker import launch
 from worker.process import WorkerProcess
 
 from . import targets
@@ -147,7 +147,7 @@ class TestStops:
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(loop, "TELL_AGAIN", 0.05)
+        monkeypatch.setattr(launch, "TELL_AGAIN", 0.05)
         house = House(tmp_path, target=target)
         house.run(lambda: house.said("ready") and None)
         assert [said.what for said in house.heard] == ["ready", *["SIGINT"] * times]
