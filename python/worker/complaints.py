@@ -14,7 +14,7 @@ __all__ = ["Complaints", "safely_shown"]
 
 # How many complaints of one sender are logged within how many seconds: whoever floods main with nonsense
 # is neither to keep it from all else nor to fill the disk.
-COMPLAINTS = 10
+COMPLAINTS = 100
 SPAN = 1.0
 
 _show = Repr()
