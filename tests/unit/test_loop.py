@@ -28,6 +28,11 @@ EIGHT = ("Errand", targets.errand, {}, False, True, True, True, 1)
 pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
+def frozen() -> bool:
+    """Whether the collector passes over what main has. (On CPython 3.12 some hundred objects always are.)"""
+    return gc.get_freeze_count() > 5_000
+
+
 class TestCommands:
     def test_a_restart(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, number=2)
@@ -330,7 +335,7 @@ def test_who_ends_with_a_stop_is_not_missed(tmp_path: Path, caplog: pytest.LogCa
 
     def act() -> None:
         pid = house.said("ready")[0].pid
-        until(gc.get_freeze_count, "the end of the start")
+        until(frozen, "the end of the start")
 
         def both() -> None:
             os.kill(pid, signal.SIGKILL)
@@ -346,9 +351,9 @@ def test_who_ends_with_a_stop_is_not_missed(tmp_path: Path, caplog: pytest.LogCa
 
 def test_what_main_has_is_no_burden_while_it_serves(tmp_path: Path) -> None:
     house = House(tmp_path)
-    assert not gc.get_freeze_count()
-    house.run(lambda: until(lambda: gc.get_freeze_count() > 10_000, "a frozen heap"))
-    assert not gc.get_freeze_count()
+    assert not frozen()
+    house.run(lambda: until(frozen, "a frozen heap"))
+    assert not frozen()
 
 
 class TestVerbs:
