@@ -103,6 +103,7 @@ def test_the_command(tmp_path: Path) -> None:
             found["name"] in ("Sanic-Server-0-0", "Sanic-Server-1-0")
             and expected["name"] == "Sanic-Server-0-0"
         )
+        wait_until(lambda: ask(inspector), "the inspector")
         done = subprocess.run(
             [*command(inspect), f"--port={inspector}"],
             cwd=tmp_path,
