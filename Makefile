@@ -25,7 +25,7 @@ LIMIT := target/limit/_limit.abi3.so
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 
-.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak fuzz bench bench-quick coverage clean
+.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak model fuzz bench bench-quick coverage clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -78,7 +78,11 @@ test-upstream: $(WHEEL) ## run Sanic's own worker tests on this package
 	$(PY) scripts/upstream.py -- $(ARGS)
 
 soak: $(NATIVE) ## repeat for minutes what must never fail
+	SOAK_ROUNDS=$(SOAK_ROUNDS) cargo test --quiet --locked --no-default-features at_any_moment
 	SOAK_ROUNDS=$(SOAK_ROUNDS) $(PY) -m pytest -m soak $(ARGS)
+
+model: ## try every order of events in the shared table that the memory model allows
+	RUSTFLAGS='--cfg loom' cargo test --quiet --locked --no-default-features --target-dir target/model orders
 
 fuzz: $(FUZZER) ## feed noise to the framer, then to the decoder, for FUZZ_SECONDS each
 	@for target in framer decoder; do \

@@ -58,15 +58,16 @@ def run(
 ) -> dict[str, Any]:
     """Run the program, of which it is not the duration that counts; return what it has found out."""
     command = [sys.executable, str(PROGRAM), contender, load, str(processes), str(amount)]
-    core = {"WORKER_CORE": contender} if contender in ("native", "pure") else {}
-    result: dict[str, Any] = benchmark.pedantic(_output, (command, core))
+    result: dict[str, Any] = benchmark.pedantic(output, (command, contender))
     return result
 
 
-def _output(command: list[str], variables: dict[str, str]) -> Any:
+def output(command: list[str], contender: str) -> Any:
+    """What a program prints, on the core of the contender."""
+    core = {"WORKER_CORE": contender} if contender in ("native", "pure") else {}
     program = subprocess.Popen(
         command,
-        env={**os.environ, **variables},
+        env={**os.environ, **core},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -22,6 +22,7 @@ from multiprocessing import Pipe, active_children, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.managers import SyncManager
 from multiprocessing.sharedctypes import RawValue
+from pathlib import Path
 from random import Random
 from select import POLLIN, poll
 from time import monotonic, monotonic_ns, sleep
@@ -39,6 +40,8 @@ GRACE = 1.0
 PAUSE = 0.01
 # How often a manager looks around that is not told, seconds: events are spread over it.
 TICK = 0.1
+# How long a manager is left alone before it is watched, seconds.
+REST = 1.0
 # After how long a death counts as never noticed, seconds.
 NEVER = 2.0
 
@@ -263,6 +266,63 @@ class Signals:
         return {"samples": self._samples}
 
 
+class Idle:
+    """Nothing: what main takes, and whoever keeps its state, while they wait."""
+
+    def __init__(self, seconds: float, helpers: list[int]) -> None:
+        self._seconds = seconds
+        self._helpers = helpers
+        self._hearing, self._telling = Pipe(False)
+        self._result, self._reporting = Pipe(False)
+
+    def prepare(self, manager: Any) -> None:
+        """Tell the driver whom to watch."""
+        self._telling.send([os.getpid(), *self._helpers])
+
+    def drive(self, publisher: Connection) -> None:
+        """Watch, then send the end."""
+        pids = self._hearing.recv()
+        sleep(REST)
+        before = [_used(pid) for pid in pids]
+        sleep(self._seconds)
+        after = [_used(pid) for pid in pids]
+        switches, running = (
+            sum(now[one] for now in after) - sum(then[one] for then in before) for one in range(2)
+        )
+        self._reporting.send(
+            {
+                "switches": switches / self._seconds,
+                "cpu": running / self._seconds / 1e9 * 100,
+                "memory": sum(_resident(pid) for pid in pids),
+            }
+        )
+        publisher.send("__TERMINATE__")
+
+    def restart(self, *args: Any, **kwargs: Any) -> None:
+        """Nobody asks for it."""
+
+    def result(self, to_the_end: bool) -> dict[str, Any]:
+        """Switches a second, percent of a processor, MB."""
+        found: dict[str, Any] = self._result.recv()
+        return found
+
+
+def _used(pid: int) -> tuple[int, int]:
+    """How often a process has waited of its own accord, and how long it has run, ns."""
+    switches = running = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        status = (task / "status").read_text()
+        switches += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        running += int((task / "schedstat").read_text().split()[0])
+    return switches, running
+
+
+def _resident(pid: int) -> float:
+    """The resident memory of a process, MB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1000
+
+
 def _kill(pid: int) -> int:
     """Kill a process; return when the kernel told of its death."""
     pidfd = os.pidfd_open(pid)
@@ -304,10 +364,24 @@ class Least:
             self.restart(process_names=[name], reloaded_files=files)
 
 
-def load_of(name: str, amount: float, stock: bool) -> Load:
+@contextmanager
+def state_of(contender: str) -> Iterator[tuple[Any, list[int]]]:
+    """The state of the processes, and who keeps it."""
+    if contender == "stock":
+        with SyncManager(ctx=CONTEXT) as server:
+            yield server.dict(), [server._process.pid]  # type: ignore[attr-defined]
+    elif contender == "limit":
+        yield None, []
+    else:
+        yield import_module("worker.shared").SharedState(), []
+
+
+def load_of(name: str, amount: float, stock: bool, helpers: list[int]) -> Load:
     """The load of that name; ``amount`` is the seconds of a flood, else how often."""
     if name.startswith("deaths"):
         return Deaths(amount, stock=stock, flooded=name == "deaths-in-a-flood")
+    if name == "idle":
+        return Idle(amount, helpers)
     if name == "signals-in-a-flood":
         return Signals(amount)
     return OneByOne(amount) if name == "one-by-one" else Flood(amount, different=name == "different")
@@ -337,22 +411,22 @@ def main() -> None:
     """Make the manager and the driver, let them work, print the result, and leave nothing behind."""
     contender, name, processes, amount = sys.argv[1:]
     stock = contender == "stock"
-    load = load_of(name, float(amount), stock)
     subscriber, publisher = Pipe(True)
     go = CONTEXT.Event()
-
-    def drive() -> None:
-        go.wait()
-        load.drive(publisher)
-
-    CONTEXT.Process(target=drive).start()
     try:
-        with SyncManager(ctx=CONTEXT) as shared:
+        with state_of(contender) as (state, helpers):
+            load = load_of(name, float(amount), stock, helpers)
+
+            def drive() -> None:
+                go.wait()
+                load.drive(publisher)
+
+            CONTEXT.Process(target=drive).start()
             manager: Any = Least((publisher, subscriber))
             if contender != "limit":
                 module = import_module("sanic.worker.manager" if stock else "worker.manager")
                 ends = publisher, subscriber
-                manager = module.WorkerManager(int(processes), idle, {}, CONTEXT, ends, shared.dict())
+                manager = module.WorkerManager(int(processes), idle, {}, CONTEXT, ends, state)
             print(json.dumps(load.result(work(manager, load, go))))
     finally:
         for child in active_children():

@@ -20,6 +20,8 @@ class Scale(NamedTuple):
         deaths: How many processes are killed in a round.
         trees: Files in the trees that are swept.
         streamed: Bytes that are sent of each size of message.
+        changes: How often a key of the state is read, or written.
+        idle: How long a manager is watched that has nothing to do, seconds.
     """
 
     rounds: int
@@ -29,10 +31,12 @@ class Scale(NamedTuple):
     deaths: int
     trees: tuple[int, ...]
     streamed: int
+    changes: int
+    idle: float
 
 
-FULL = Scale(7, 30, 2.0, 120, 50, (1_000, 10_000, 100_000), 12_000_000)
-QUICK = Scale(2, 10, 0.4, 30, 10, (1_000, 10_000), 4_000_000)
+FULL = Scale(7, 30, 2.0, 120, 50, (1_000, 10_000, 100_000), 12_000_000, 20_000, 20.0)
+QUICK = Scale(2, 10, 0.4, 30, 10, (1_000, 10_000), 4_000_000, 4_000, 2.0)
 
 
 def core(contender: str) -> Any:

@@ -26,6 +26,8 @@ mod share;
 #[cfg(unix)]
 mod sign;
 #[cfg(unix)]
+pub mod table;
+#[cfg(unix)]
 pub mod walk;
 
 #[cfg(all(feature = "python", unix))]

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -107,20 +107,27 @@ struct Ready {
 pub struct Monitor {
     intake: Intake,
     woken: UnixStream,
+    bell: Option<OwnedFd>,
     watches: Vec<Watch>,
     exits: Vec<Event>,
 }
 
 impl Monitor {
-    /// A monitor of the receiving end of a pipe, and what wakes it.
-    pub fn new(pipe: BorrowedFd<'_>) -> std::io::Result<(Self, Waker)> {
+    /// A monitor of the receiving end of a pipe, and what wakes it; so does a `bell`, never blocking, by being
+    /// readable.
+    pub fn new(
+        pipe: BorrowedFd<'_>,
+        bell: Option<BorrowedFd<'_>>,
+    ) -> std::io::Result<(Self, Waker)> {
         let intake = Intake::new(pipe)?;
+        let bell = bell.map(|bell| bell.try_clone_to_owned()).transpose()?;
         let (waker, woken) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
         let monitor = Self {
             intake,
             woken,
+            bell,
             watches: Vec::new(),
             exits: Vec::new(),
         };
@@ -201,8 +208,10 @@ impl Monitor {
     }
 
     fn poll(&mut self, deadline: Option<Instant>) -> Result<Ready> {
-        let mut fds = Vec::with_capacity(self.watches.len() + 2);
+        let mut fds = Vec::with_capacity(self.watches.len() + 3);
         fds.push(PollFd::new(&self.woken, PollFlags::IN));
+        let bell = self.bell.iter();
+        fds.extend(bell.map(|bell| PollFd::new(bell, PollFlags::IN)));
         let pipe = self.intake.fd();
         fds.extend(pipe.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let signs = self.watches.iter().filter_map(|watch| watch.sign.fd());
@@ -221,8 +230,9 @@ impl Monitor {
         poll(&mut fds, left.as_ref())?;
 
         let mut fired = fds.iter().map(|fd| !fd.revents().is_empty());
+        let woken = fired.next() == Some(true);
         let ready = Ready {
-            woken: fired.next() == Some(true),
+            woken: (self.bell.is_some() && fired.next() == Some(true)) || woken,
             pipe: pipe.is_some() && fired.next() == Some(true),
         };
         let fired: Vec<bool> = fired.collect();
@@ -236,6 +246,9 @@ impl Monitor {
     fn settle_wakes(&self) {
         let mut bytes = [0; 1024];
         while let Ok(1..) = rustix::io::read(&self.woken, &mut bytes) {}
+        if let Some(bell) = &self.bell {
+            while let Ok(1024) = rustix::io::read(bell, &mut bytes) {}
+        }
     }
 
     fn collect(&mut self, ready: &Ready, messages: bool) {

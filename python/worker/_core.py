@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from worker._native import LIMIT, Framer, Monitor, Scanner, decode, parse
+    from worker._native import LIMIT, Framer, Monitor, Scanner, Table, decode, parse
 
-__all__ = ["LIMIT", "CoreInfo", "Framer", "Monitor", "Scanner", "core_info", "decode", "parse"]
+__all__ = ["LIMIT", "CoreInfo", "Framer", "Monitor", "Scanner", "Table", "core_info", "decode", "parse"]
 
 _VARIABLE = "WORKER_CORE"
 _CHOICES = ("auto", "native", "pure")
@@ -64,6 +64,7 @@ if not TYPE_CHECKING:
     Framer = _chosen.Framer
     Monitor = _chosen.Monitor
     Scanner = _chosen.Scanner
+    Table = _chosen.Table
     decode = _chosen.decode
     parse = _chosen.parse
 

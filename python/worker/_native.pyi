@@ -5,13 +5,13 @@ Both cores, this one in Rust and ``worker._pure``, offer these names and behave 
 letter. The one door to either is :mod:`worker._core`.
 """
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from os import PathLike
 from typing import Any, Literal, final
 
 from worker.messages import Command, Event, Opaque
 
-__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "Scanner", "decode", "parse"]
+__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "Scanner", "Table", "decode", "parse"]
 
 LIMIT: int
 """The largest payload of a frame that is accepted, in bytes: 16 MiB."""
@@ -91,6 +91,9 @@ class Monitor:
     else, such as :func:`os.pipe`, is read as one stream whose ``sender`` is ``None``. Whether the
     descriptor blocks is neither relied upon nor changed.
 
+    ``bell`` is a descriptor that wakes as :meth:`wake` does, by being readable; what there is to be read is
+    read. It must not block. The monitor has a duplicate of it too.
+
     :meth:`wait`, :meth:`watch`, :meth:`unwatch` and :meth:`close` are for one thread at a time: a call
     while another is under way, be it of another thread or of a signal handler, raises
     :exc:`RuntimeError`. :meth:`wake` may be called from any thread and from a signal handler. Except
@@ -99,7 +102,7 @@ class Monitor:
     :exc:`OSError` if ``fd`` is not open, or descriptors have run out.
     """
 
-    def __new__(cls, fd: int) -> Monitor: ...
+    def __new__(cls, fd: int, bell: int | None = None) -> Monitor: ...
     @property
     def wakeup_fd(self) -> int:
         """A descriptor that wakes the wait when anything is written to it.
@@ -215,3 +218,95 @@ class Scanner:
         That time is then brought up to date; a file that it does not have yet is added, and counts as
         not modified. :exc:`OSError` as from :func:`os.stat`.
         """
+
+@final
+class Table:
+    """Entries with keys and values, in memory that several processes share.
+
+    ``memory`` is the descriptor of a file whose size is the ceiling of the table: all zeros at first, then
+    used by every process that has a table of it. Nobody may make it shorter. ``wake`` is where eight bytes
+    are written to wake main, never waiting: an eventfd, or the end of a pipe. Both stay the caller's and may
+    be closed.
+
+    An entry is a ``dict``, of any keys and values that can be pickled; each value is kept by itself. A key
+    that is a ``str`` of a class of its own is kept as a plain one. What is handed out is the caller's own.
+    Every change is seen whole or not at all, and none is lost because of another. A process that was forked
+    may go on with the table of its parent.
+
+    **Whose entry it is.** Everybody sees one entry under a name. It belongs to the process whose pid its key
+    ``"pid"`` holds (to everybody, while it has none). A ``pid`` that is given, other than 0, says who acts in
+    that name: if the entry is another's, what is written goes to a part that is kept apart, and what is read
+    is the entry with that part over it.
+
+    :exc:`OSError` if it cannot be mapped, :exc:`ValueError` if it is too small or holds something else. What
+    changes something raises :exc:`MemoryError` where there is no room for it; then nothing is changed.
+    """
+
+    def __new__(cls, memory: int, wake: int) -> Table: ...
+    def entry(self, name: str, pid: int = 0) -> dict[Any, Any]:
+        """Return an entry. :exc:`KeyError` if there is none.
+
+        With values that cannot be unpickled it is a :class:`~worker.values.PartialEntry`. Where its process
+        has written numbers, they are among the keys: ``last_beat`` (an aware ``datetime`` in UTC),
+        ``requests``, ``stoppable`` and ``stopping``.
+        """
+
+    def value(self, name: str, key: Any, pid: int = 0) -> Any:
+        """Return one value of an entry; no other is unpickled.
+
+        :exc:`KeyError` of the name or of the key if there is none,
+        :exc:`~worker.values.UnreadableError` if it cannot be unpickled.
+        """
+
+    def entries(self) -> dict[str, dict[Any, Any]]:
+        """Return all entries, in the order in which they were made."""
+
+    def names(self) -> list[str]:
+        """Return the names of all entries, in the order in which they were made."""
+
+    def put(self, name: str, entry: Mapping[Any, Any]) -> None:
+        """Let an entry have these keys and no others. If there is none, make it."""
+
+    def update(self, name: str, changes: Mapping[Any, Any], pid: int = 0) -> None:
+        """Set some keys of an entry. :exc:`KeyError` if there is none."""
+
+    def discard(self, name: str, key: Any, pid: int = 0) -> None:
+        """Remove a key of an entry. :exc:`KeyError` of the name or of the key if there is none."""
+
+    def remove(self, name: str) -> None:
+        """Remove an entry, and what is kept apart from it. :exc:`KeyError` if there is none."""
+
+    def part(self, name: str, pid: int) -> dict[Any, Any]:
+        """Return what a process has written apart from the entry; empty if it has not."""
+
+    def hand_over(self, name: str, pid: int, changes: Mapping[Any, Any]) -> None:
+        """Merge into an entry ``changes``, then what a process has written apart.
+
+        :exc:`KeyError` if there is no such entry.
+        """
+
+    def drop(self, name: str, pid: int) -> None:
+        """Forget what a process has written apart, if it has."""
+
+    def beat(self, requests: int = 0) -> None:
+        """Note that the calling process is alive, and that it has served so many more requests."""
+
+    def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
+        """Set or clear the flags of the calling process; ``None`` leaves one as it is."""
+
+    def bury(self, pid: int) -> None:
+        """Let others use what a dead process had; one that lives, and has its pid by now, keeps its own."""
+
+    def changes(self, everything: bool = False) -> list[str]:
+        """Return, sorted, the names whose entries or parts have changed, come or gone since the last call.
+
+        For one process: each change is told of once. A process that is killed between a change and the mark
+        that tells of it leaves one that is found only where ``everything`` is compared. Numbers and flags do
+        not count.
+        """
+
+    def arm(self) -> bool:
+        """Have changes wake, from now on; return whether there has been one since :meth:`changes`."""
+
+    def disarm(self) -> None:
+        """Have changes wake no more."""

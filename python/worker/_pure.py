@@ -5,7 +5,8 @@ from __future__ import annotations
 from worker._pure_messages import LIMIT, Framer, decode, parse
 from worker._pure_monitor import Monitor
 from worker._pure_scan import Scanner
+from worker._pure_table import Table
 
-__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "Scanner", "decode", "parse"]
+__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "Scanner", "Table", "decode", "parse"]
 
 PROFILE = None

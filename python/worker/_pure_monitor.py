@@ -129,7 +129,7 @@ class _Watch:
 class Monitor:
     _closed = True  # until it is whole
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, bell: int | None = None) -> None:
         self._turn = threading.Lock()
         self._watches: list[_Watch] = []
         self._framers: dict[int | None, Framer] = {}
@@ -139,10 +139,14 @@ class Monitor:
         self._end: str | None = None
         # The fd is only lent, and a number may come to mean another file: what is read is a duplicate.
         self._pipe: _Socket | _Stream | None = _Socket.over(fd) or _Stream(fd)
+        self._bell: int | None = None
         try:
+            self._bell = None if bell is None else os.dup(bell)
             self._waker, self._woken = socket.socketpair()
         except BaseException:
             self._close_pipe()
+            if self._bell is not None:
+                os.close(self._bell)
             raise
         self._waker.setblocking(False)
         self._woken.setblocking(False)
@@ -179,7 +183,7 @@ class Monitor:
             while True:
                 self._watch_strays()
                 ready = self._poll(deadline)
-                woken = self._woken.fileno() in ready
+                woken = not ready.isdisjoint((self._woken.fileno(), self._bell))
                 if woken:
                     self._settle_wakes()
                 self._collect(ready, messages)
@@ -201,6 +205,8 @@ class Monitor:
             self._closed = True
             self._waker.close()
             self._woken.close()
+            if self._bell is not None:
+                os.close(self._bell)
             self._close_pipe()
             while self._watches:
                 self._forget(self._watches[-1])
@@ -219,6 +225,8 @@ class Monitor:
     def _poll(self, deadline: float) -> set[int]:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
+        if self._bell is not None:
+            poll.register(self._bell, select.POLLIN)
         if self._pipe is not None:
             poll.register(self._pipe, select.POLLIN)
         for watch in self._watches:
@@ -235,6 +243,9 @@ class Monitor:
         with suppress(BlockingIOError):
             while self._woken.recv(4096):
                 pass
+        if self._bell is not None:
+            with suppress(BlockingIOError):
+                os.read(self._bell, 4096)
 
     def _collect(self, ready: set[int], messages: bool) -> None:
         for watch in self._watches:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
@@ -49,10 +51,10 @@ def fileno(connection: Any) -> int | None:
     return number if type(number) is int and number >= 0 else None
 
 
-def open_monitor(connection: Any) -> Waiting:
-    """The wait for a connection: the core's own where it has a file descriptor."""
+def open_monitor(connection: Any, bell: int | None = None) -> Waiting:
+    """The wait for a connection, and for a bell: the core's own where there is a file descriptor."""
     number = fileno(connection)
-    return ConnectionMonitor(connection) if number is None else Monitor(number)
+    return ConnectionMonitor(connection, bell) if number is None else Monitor(number, bell)
 
 
 def load(command: Command | Opaque) -> Command:
@@ -118,8 +120,9 @@ class ConnectionMonitor:
     with anything else, so this one looks around every tenth of a second.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, bell: int | None = None) -> None:
         self._connection = connection
+        self._bell = bell
         self._watched: dict[str, tuple[int, int]] = {}
         self._woken = threading.Event()
         self._ended = False
@@ -140,6 +143,7 @@ class ConnectionMonitor:
             step = TICK if deadline is None else min(TICK, max(0.0, deadline - time.monotonic()))
             events = self._receive(0 if self._woken.is_set() else step) if messages else []
             events += self._exits()
+            self._listen()
             if events or self._woken.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 self._woken.clear()
                 return events
@@ -168,6 +172,12 @@ class ConnectionMonitor:
         command = interpret(message)
         self._ended = isinstance(command, Stop)
         return [Received(command)]
+
+    def _listen(self) -> None:
+        if self._bell is not None:
+            with suppress(BlockingIOError):
+                os.read(self._bell, 4096)
+                self._woken.set()
 
     def _exits(self) -> list[Event]:
         ready = wait_for([sentinel for _, sentinel in self._watched.values()], 0) if self._watched else []

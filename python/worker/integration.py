@@ -7,19 +7,16 @@ name. So whoever imports them from there, or has done so already, has ours.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib import import_module
-from multiprocessing.managers import SyncManager
 from types import ModuleType
 from typing import Any
 
-from worker import launch, settings
+from worker import settings
+from worker.state import SharedState
 
 __all__ = ["install", "is_installed", "uninstall"]
 
@@ -54,16 +51,6 @@ BOUND = {
     ),
     "sanic.cli.app": ("AppLoader",),
 }
-
-GUARD = """\
-The server could not start: its first child process failed.
-
-This happens where an application is run in the global scope of a script and not inside of
-
-    if __name__ == "__main__":
-
-because a child imports that script (start method "spawn"). Put the call that runs the application
-there, or set Sanic.start_method = "fork" before it."""
 
 # What to put back, last first.
 _undo: list[Callable[[], None]] = []
@@ -101,7 +88,7 @@ def install(**given: Any) -> None:
         _swap(vars(sys.modules["sanic.worker"]), stem, ours)
         _swap(sys.modules, theirs.__name__, ours)
     startup = vars(import_module("sanic.mixins.startup"))
-    _swap(startup, "Manager", state_manager)
+    _swap(startup, "Manager", StateManager)
     _swap(startup, "configure_socket", _sharing(startup["configure_socket"]))
     modules: list[Any] = list(sys.modules.values())
     for module in modules:
@@ -121,24 +108,19 @@ def uninstall() -> None:
     settings.forget()
 
 
-def state_manager() -> SyncManager:
-    """What Sanic keeps the state of the workers in: a manager whose server leaves only with main.
+class StateManager:
+    """What Sanic keeps the state of the workers in, in place of the process of a ``SyncManager``."""
 
-    Its server leads a session of its own and ignores the signals that are main's to obey.
+    def __init__(self) -> None:
+        self._state = SharedState()
 
-    Raises:
-        ServerError: Its process failed, as it does in a script that runs its application globally.
-    """
-    context = multiprocessing.get_context()
-    manager = SyncManager(ctx=context)
-    try:
-        with launch.signals_held(context.get_start_method()):
-            manager.start(initializer=_serve_until_main_ends, initargs=(os.getpid(),))
-    except EOFError:
-        from sanic.exceptions import ServerError
+    def dict(self) -> SharedState:
+        """Return the state of the workers."""
+        return self._state
 
-        raise ServerError(GUARD, quiet=True) from None
-    return manager
+    def shutdown(self) -> None:
+        """Let go of it."""
+        self._state.close()
 
 
 def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,13 +134,6 @@ def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
         return sock
 
     return call
-
-
-def _serve_until_main_ends(main: int) -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
-    launch.lead_session()
-    launch.hold_on_to(main, grace=0.0)
 
 
 def _check_version() -> None:

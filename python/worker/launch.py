@@ -23,7 +23,17 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-__all__ = ["TELL_AGAIN", "Launched", "disown", "factory", "has_begun", "mark_failed", "own", "reap"]
+__all__ = [
+    "NOT_BEGUN",
+    "TELL_AGAIN",
+    "Launched",
+    "disown",
+    "factory",
+    "has_begun",
+    "mark_failed",
+    "own",
+    "reap",
+]
 
 # What only main may use: a forked child, a copy of main, closes it.
 _owned_by_main: list[Closable] = []
@@ -34,6 +44,19 @@ _EXITCODE_TIMEOUT = 1.0
 # After how long a server that was told to leave is told again, seconds: while Sanic sets up its
 # handlers there is a moment in which a signal is lost. Our handler in the server knows repeats.
 TELL_AGAIN = 0.5
+
+# What may be wrong where a child ends before it has come so far as to run anything of ours.
+NOT_BEGUN = """\
+It had not begun: it ended while it imported the script that was run.
+
+That happens where an application is run in the global scope of the script and not inside of
+
+    if __name__ == "__main__":
+
+because a child imports that script (start method "spawn"). Put the call that runs the application
+there, or set Sanic.start_method = "fork" before it.
+
+"""
 
 _failed = False
 

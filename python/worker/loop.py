@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -19,8 +19,9 @@ from worker.commands import Commands, coalesce
 from worker.constants import MAIN_NAME, ProcessState
 from worker.inbox import ConnectionMonitor, Waiting, open_monitor
 from worker.messages import Corrupt, Event, Exited, Received
+from worker.news import News
 from worker.process import Worker, WorkerProcess
-from worker.state import snapshot
+from worker.state import shared
 from worker.watched import Watched, how_it_ended
 
 if TYPE_CHECKING:
@@ -31,9 +32,8 @@ __all__ = ["Loop", "in_the_loop"]
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
 STARTING = (ProcessState.STARTING, ProcessState.STARTED)
+ACKED = ProcessState.ACKED
 
-# How often the state is looked at while an ack is awaited, seconds: a SyncManager's mapping wakes nobody.
-ACK_POLL = 0.05
 # How long is obeyed before it is looked for exits again, seconds.
 SLICE = 0.004
 # How long the end of killed processes is waited for, seconds: only a hung kernel takes longer.
@@ -66,6 +66,7 @@ class Loop:
         self._calls: deque[Callable[[], None]] = deque()
         self._backlog: deque[Event] = deque()
         self._commands = Commands(self, manager)
+        self._news = News(manager.worker_state)
         self._watched: dict[str, Watched] = {}
         self.starting = False
         self._unsettled = False
@@ -101,7 +102,7 @@ class Loop:
         """Take the pipe and the signals; again: nothing."""
         if self._monitor is not None:
             return
-        self._monitor = open_monitor(self._manager.monitor_subscriber)
+        self._monitor = open_monitor(self._manager.monitor_subscriber, self._news.bell)
         self._thread = threading.get_ident()
         launch.own(self._monitor)
         launch.own(self._manager.monitor_subscriber)
@@ -171,6 +172,8 @@ class Loop:
         waiting = not self._backlog
         events = coalesce(self._monitor.wait(self._timeout(at_most), waiting))
         self._obey_signals()
+        if any(isinstance(event, Exited) for event in events):
+            self._hear(time.monotonic(), everything=True)
         for event in events:
             if isinstance(event, Exited):
                 self._obey_dead(event.pid)
@@ -185,7 +188,7 @@ class Loop:
         now = time.monotonic()
         if now >= self._commands.complaints.until:
             self._commands.complaints.sum_up()
-        if self._unsettled or now >= self._settle_at:
+        if self._unsettled or now >= self._settle_at or self._news.has_come():
             self._settle(now)
 
     def wait_until_ready(self, seconds: float) -> str:
@@ -267,28 +270,29 @@ class Loop:
     def _exited(self, watched: Watched, exitcode: int | None) -> None:
         self._unsettled = True
         process = watched.process
+        begun = launch.has_begun(watched.base)
         code = launch.reap(watched.base)
         how = how_it_ended(exitcode if code is None else code)
         if not watched.current:
             if watched.base is process.predecessor:
                 error_logger.error("%s %s while its successor was starting", watched, how)
                 process.lose_predecessor()
-            elif process.state is ProcessState.ACKED:
-                # The last word of the one that left was that it serves no more, under the same name.
-                process.serves()
         elif process.predecessor is not None:
             error_logger.error("%s %s before it was ready; its predecessor stays", watched, how)
             process.take_back()
         elif not watched.leaving:
-            self._died(watched, code, how)
+            self._died(watched, code, how, begun)
+        process.left(watched.base.pid)
+        shared(self._manager.worker_state).bury(watched.base.pid)
         self._retire(process)
 
-    def _died(self, watched: Watched, code: int | None, how: str) -> None:
+    def _died(self, watched: Watched, code: int | None, how: str, begun: bool) -> None:
         """Nobody had told this one to leave; once a stop is asked for, any end is expected."""
         process = watched.process
         process.set_state(ProcessState.FAILED if code else ProcessState.COMPLETED, force=True)
         if self.starting and process.is_server:
-            self.fails_to_start(f"{watched} {how} before it was ready.", True)
+            why = "" if begun else f" {launch.NOT_BEGUN}"
+            self.fails_to_start(f"{watched} {how} before it was ready.{why}", True)
         elif (code or process.is_server) and not self.ended:
             error_logger.error("%s %s", watched, how)
         else:
@@ -310,27 +314,38 @@ class Loop:
             if process.is_server and process.state in STARTING:
                 yield process
 
-    def _settle(self, now: float) -> None:
-        """Look for the acks that are awaited, hasten those who are leaving, and see when to look again."""
-        self._unsettled = False
-        deadlines = [math.inf]
-        starting = [one for one in self._watched.values() if one.current and one.process.state in STARTING]
-        entries = self._entries() if starting else {}
-        for watched in starting:
-            process = watched.process
-            entry = entries.get(process.name, {})
-            if entry.get("state") == ProcessState.ACKED.name or entry.get("serving"):
+    def _starting(self) -> list[Watched]:
+        return [one for one in self._watched.values() if one.current and one.process.state in STARTING]
+
+    def _hear(self, now: float, everything: bool = False) -> None:
+        """Look for the acks that are awaited."""
+        starting = self._starting()
+        names = self._news.take(now, everything) if starting else ()
+        for process in (one.process for one in starting if one.process.name in names):
+            said = self._news.said(process)
+            if said.get("state") == ACKED.name or said.get("serving"):
                 process.acked()
-            elif process.is_server:
-                deadlines.append(now + ACK_POLL)
-            if process.predecessor is not None:
+
+    def _settle(self, now: float) -> None:
+        """Let successors take over, hasten those who are leaving, and see when to look again."""
+        self._unsettled = False
+        self._hear(now)
+        for watched in list(self._watched.values()):
+            process = watched.process
+            if watched.current and process.predecessor is not None and process.state in (*STARTING, ACKED):
                 self._hand_over(watched, now)
+        awaited = [one for one in self._starting() if one.process.is_server]
+        deadlines = [one.ready_by for one in awaited if one.process.predecessor is not None]
+        if awaited:
+            deadlines.append(self._news.expect(now))
+        else:
+            self._news.ignore()
         deadlines += [self._hasten(watched, now) for watched in self._watched.values() if watched.leaving]
-        self._settle_at = min(deadlines)
+        self._settle_at = min(deadlines, default=math.inf)
 
     def _hand_over(self, watched: Watched, now: float) -> None:
         process = watched.process
-        if process.state is ProcessState.ACKED or not process.is_server:
+        if process.state is ACKED or not process.is_server:
             process.hand_over()
         elif now >= watched.ready_by:
             error_logger.error(
@@ -367,12 +382,6 @@ class Loop:
         deadline = min(self._settle_at, self._commands.complaints.until)
         left = min(max(0.0, deadline - time.monotonic()), math.inf if at_most is None else at_most)
         return None if left == math.inf else left
-
-    def _entries(self) -> Mapping[str, Any]:
-        try:
-            return snapshot(self._manager.worker_state)
-        except (ConnectionError, EOFError):
-            return {}
 
     def _wake(self) -> None:
         monitor = self._monitor

@@ -13,7 +13,7 @@ from sanic.log import Colors, logger
 from worker.compat import later_names
 from worker.constants import ProcessState
 from worker.publisher import Publisher, send
-from worker.state import WorkerState, update_entry
+from worker.state import WorkerState, shared
 
 __all__ = ["WorkerMultiplexer"]
 
@@ -50,7 +50,7 @@ class WorkerMultiplexer:
             self.pid,
         )
         self._await_turn()
-        update_entry(self._state._state, self.name, {"state": ProcessState.ACKED.name})
+        self._record({"state": ProcessState.ACKED.name})
 
     @later_names
     def manage(
@@ -88,7 +88,7 @@ class WorkerMultiplexer:
             KeyError: This process has no entry in the state.
         """
         try:
-            update_entry(self._state._state, self.name, {"serving": serving})
+            self._record({"serving": serving})
         except (OSError, EOFError):
             logger.debug("Monitor process has already exited.")
 
@@ -168,6 +168,9 @@ class WorkerMultiplexer:
             if monotonic() > patience:
                 return
             sleep(ACK_PATIENCE / 200)
+
+    def _record(self, changes: dict[str, Any]) -> None:
+        shared(self._state._state).update_entry(self.name, changes, self.pid)
 
     def _send(self, message: Any) -> None:
         send(self._monitor_publisher, message)

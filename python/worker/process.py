@@ -17,7 +17,7 @@ from sanic.log import Colors, logger
 
 from worker import launch
 from worker.constants import SERVER_LABEL, ProcessState, RestartOrder
-from worker.state import update_entry
+from worker.entry import Entry
 
 __all__ = ["ProcessState", "Worker", "WorkerProcess", "get_now"]
 
@@ -93,8 +93,9 @@ class WorkerProcess:
         # Re-entrant: whoever starts the waiting thread may run its target in the same thread.
         self._changed = Condition()
         self._old_process: Any = None
-        # Over a foreign mapping, two who write one entry at once lose one of the two writes: what main
-        # has to say of this place is kept, to be said again when the other has written its last.
+        # What main has to say of the process that is to fill this place: said when the entry is handed over
+        # to it. (Over a foreign mapping, two who write one entry at once lose one of the two writes: said
+        # again.)
         self._facts: dict[str, Any] = {}
         self.spawn()
 
@@ -123,10 +124,12 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process that :meth:`spawn` has made."""
         self._log("Starting a process")
-        entry = self._entry()
+        entry = self._entry.read()
         self.set_state(ProcessState.STARTING)
         if "start_at" not in entry:
             self._state_facts({"start_at": get_now(), "starts": entry.get("starts", 1)})
+        # Said before it is true, so that it is never said over the ack of a quick child.
+        self._record({"state": ProcessState.STARTED.name})
         # Stock contexts hand the environment on to the child; ours carry it on the process object.
         os.environ["SANIC_WORKER_NAME"] = self.name
         os.environ["SANIC_WORKER_IDENTIFIER"] = self.ident
@@ -140,7 +143,10 @@ class WorkerProcess:
             del os.environ["SANIC_WORKER_IDENTIFIER"]
         if self.overseer is not None and self.overseer.at_work:
             self.overseer.watch(self)
-        self._record_start()
+        if self.state < ProcessState.STARTED:
+            self._move(ProcessState.STARTED)
+        if not self._waits_for_entry:
+            self._take_entry()
 
     def join(self) -> None:
         """Wait until the process has ended."""
@@ -156,21 +162,16 @@ class WorkerProcess:
 
     def forget(self) -> None:
         """Remove the entry of the process."""
-        try:
-            del self.worker_state[self.name]
-        except (ConnectionError, EOFError):
-            logger.debug("Monitor process has already exited.")
-        except KeyError:
-            logger.debug("Could not find worker state to delete.")
+        self._entry.remove()
 
     def terminate(self) -> None:
         """Tell the process to leave (SIGINT), once; and the predecessor that it was to replace."""
         if self.state is ProcessState.TERMINATED:
             return
         self._log("Terminating a process", self.pid)
-        self.set_state(ProcessState.TERMINATED, force=True)
         leaving = [self._old_process, self._current_process]
         self._old_process = None
+        self.set_state(ProcessState.TERMINATED, force=True)
         for process in leaving:
             if process is not None and process.is_alive():
                 with suppress(KeyError, AttributeError, ProcessLookupError):
@@ -194,18 +195,18 @@ class WorkerProcess:
         """
         self._log("Restarting a process", self.pid)
         # Before anybody leaves: without a state the newcomer could not start.
-        self._require_entry()
-        entry = self._entry()
-        self.set_state(ProcessState.RESTARTING, force=True)
-        # All of it before the newcomer writes as well; whether it serves is its own word from now on.
-        serving = {"serving": False} if entry.get("serving") else {}
-        self._state_facts({"starts": entry.get("starts", 1) + 1, "restart_at": get_now()}, serving)
+        self._entry.require(self.is_server)
+        entry = self._entry.read()
         startup_first = restart_order is RestartOrder.STARTUP_FIRST
         if self._old_process is not None:
             # A newcomer that has not been acked yet makes way; the one that serves keeps its place.
             self._current_process.terminate()
         elif startup_first and self.is_alive():
             self._old_process = self._current_process
+        self.set_state(ProcessState.RESTARTING, force=True)
+        # All of it before the newcomer writes as well; whether it serves is its own word from now on.
+        serving = {"serving": False} if entry.get("serving") else {}
+        self._state_facts({"starts": entry.get("starts", 1) + 1, "restart_at": get_now()}, serving)
         if not startup_first:
             self._terminate_now()
         if self._takes_config():
@@ -235,7 +236,7 @@ class WorkerProcess:
         """
         if self.state not in (ProcessState.IDLE, ProcessState.RESTARTING):
             raise Exception("Cannot spawn a worker process until it is idle.")
-        self._require_entry()
+        self._entry.require(self.is_server)
         self._current_process = self.factory(
             name=self.name,
             target=self.target,
@@ -261,30 +262,67 @@ class WorkerProcess:
     def hand_over(self) -> None:
         """Let the predecessor go: its successor is ready."""
         old, self._old_process = self._old_process, None
+        self._inherit_entry()
         self._log("Process acked. Terminating", old.pid)
         old.terminate()
 
     def lose_predecessor(self) -> None:
         """The predecessor has ended by itself."""
         self._old_process = None
+        if not self._entry.is_foreign:
+            self._inherit_entry()
+
+    def said(self) -> Mapping[str, Any]:
+        """What the process has said of itself, and not a predecessor of the same name."""
+        return self._entry.part(self.pid) if self._waits_for_entry else self._entry.read()
 
     def acked(self) -> None:
         """The process has acknowledged its start."""
         self._move(ProcessState.ACKED)
-        entry = self._entry()
-        right = {**self._facts, "state": ProcessState.ACKED.name, "pid": self.pid}
-        if any(entry.get(key) != value for key, value in right.items()):
-            self._record(right)
-
-    def serves(self) -> None:
-        """The process accepts connections, whatever a predecessor wrote last."""
-        self._record({**self._facts, "pid": self.pid, "serving": True})
+        if self._old_process is None:
+            self._take_entry(state=self.state.name)
 
     def take_back(self) -> None:
         """Give the place back to the predecessor: its successor has failed."""
         self._current_process, self._old_process = self._old_process, None
         self._move(ProcessState.ACKED)
-        self._record({"state": ProcessState.ACKED.name, "serving": True, "pid": self.pid})
+        if self._entry.is_foreign:
+            self._entry.record({"state": ProcessState.ACKED.name, "serving": True, "pid": self.pid})
+
+    def left(self, pid: int) -> None:
+        """A process that had this place has ended: what it wrote last, under its name, does not count."""
+        if self._entry.is_foreign and self.state is ProcessState.ACKED and pid != self.pid:
+            self._take_entry(serving=True)
+        self._entry.drop_part(pid)
+
+    @property
+    def _entry(self) -> Entry:
+        return Entry(self.worker_state, self.name)
+
+    @property
+    def _waits_for_entry(self) -> bool:
+        """Whether the entry is a predecessor's until this process is ready."""
+        is_starting = ProcessState.RESTARTING <= self.state < ProcessState.ACKED
+        return self._old_process is not None and is_starting and not self._entry.is_foreign
+
+    def _inherit_entry(self) -> None:
+        """Let the predecessor's entry be that of the present process: it serves if it has said so itself."""
+        entry = self._entry
+        serving = {"serving": False} if entry.read().get("serving") and not entry.is_foreign else {}
+        self._take_entry(state=self.state.name, **serving)
+
+    def _take_entry(self, **changes: Any) -> None:
+        """Let the entry be that of the present process."""
+        self._entry.hand_over(self.pid, {**self._facts, **changes})
+
+    def _record(self, changes: Mapping[str, Any]) -> None:
+        if not self._waits_for_entry:
+            self._entry.record(changes)
+
+    def _state_facts(self, facts: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
+        """Record what main alone knows, and remember it."""
+        self._facts.update(facts)
+        self._record({**facts, **(more or {})})
 
     def _move(self, state: ProcessState) -> None:
         with self._changed:
@@ -292,45 +330,6 @@ class WorkerProcess:
             self._changed.notify_all()
         if self.overseer is not None:
             self.overseer.moved(self)
-
-    def _require_entry(self) -> None:
-        """See to it that there is an entry for this place."""
-        try:
-            if self.name not in self.worker_state:
-                self.worker_state[self.name] = {"server": self.is_server}
-        except (OSError, EOFError) as error:
-            raise ConnectionError(
-                f"{self.name} is not started: the state of the workers cannot be reached"
-            ) from error
-
-    def _entry(self) -> Mapping[str, Any]:
-        try:
-            return self.worker_state[self.name]  # type: ignore[no-any-return]
-        except (KeyError, ConnectionError, EOFError):
-            return {}
-
-    def _state_facts(self, facts: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
-        """Record what main alone knows, and remember it."""
-        self._facts.update(facts)
-        self._record({**facts, **(more or {})})
-
-    def _record(self, changes: Mapping[str, Any]) -> None:
-        try:
-            update_entry(self.worker_state, self.name, changes)
-        except (KeyError, ConnectionError, EOFError):
-            logger.debug("The entry of %s is gone; %s is not recorded.", self.name, dict(changes))
-
-    def _record_start(self) -> None:
-        """Write what is known of a process that has just started.
-
-        A quick child may have sent its ack by now: that is not to be overwritten.
-        """
-        if self.state < ProcessState.STARTED:
-            self._move(ProcessState.STARTED)
-        changes: dict[str, Any] = {"pid": self.pid}
-        if self._entry().get("state") == ProcessState.STARTING.name:
-            changes["state"] = ProcessState.STARTED.name
-        self._record(changes)
 
     def _terminate_now(self) -> None:
         leaving = [self._old_process] if self._old_process is not None else []

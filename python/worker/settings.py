@@ -18,6 +18,10 @@ ENV_PREFIX = "SANIC_WORKER_"
 GRACEFUL_SHUTDOWN_TIMEOUT = 15.0
 GRACE = 5.0
 
+# What the state takes empty, and some room; and what it may take, as far as it is used, bytes.
+MIN_CEILING = 8 << 20
+CEILING = 1 << 30
+
 # What install() was given.
 _installed: dict[str, Any] = {}
 
@@ -28,6 +32,7 @@ class Settings:
 
     max_workers: int
     graceful_timeout: float
+    state_ceiling: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,13 @@ class Setting:
 def _whole(value: Any) -> int:
     number = int(value)
     if isinstance(value, (bool, float)) or number < 1:
+        raise ValueError(value)
+    return number
+
+
+def _ceiling(value: Any) -> int:
+    number = _whole(value)
+    if number < MIN_CEILING:
         raise ValueError(value)
     return number
 
@@ -93,6 +105,14 @@ SETTINGS = (
         "a number of seconds from 0 on",
         "How long a process that was told to leave may take before it is killed, seconds. Default: the "
         "largest GRACEFUL_SHUTDOWN_TIMEOUT of the applications in main (Sanic's default: 15) and 5 more.",
+    ),
+    Setting(
+        "state_ceiling",
+        _ceiling,
+        lambda: CEILING,
+        f"a whole number of bytes from {MIN_CEILING} on",
+        "How much memory the state of the workers may take, bytes; it is taken as it is used. "
+        "Default: 1 GiB.",
     ),
 )
 

@@ -3,31 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from os import getpid
 from typing import Any
 
-__all__ = ["WorkerState", "snapshot", "update_entry"]
+from worker.shared import SharedState
+
+__all__ = ["ForeignState", "SharedState", "WorkerState", "shared", "snapshot"]
 
 
-def update_entry(state: MutableMapping[str, Any], name: str, changes: Mapping[str, Any]) -> None:
-    """Merge ``changes`` into the entry ``name`` of ``state``. Every write of an entry comes through here.
+class ForeignState:
+    """Any other mapping, a plain ``dict`` or the proxy of a ``SyncManager``, seen as a :class:`SharedState`.
 
-    A mapping that can merge by itself (it has a method ``update_entry(name, changes)``) is asked to, so that
-    no other writer comes between. Of any other, a plain ``dict`` or the proxy of a ``SyncManager``, the entry
-    is read and written anew as a whole: what such a mapping hands out is a copy.
+    What such a mapping hands out is a copy, so an entry is read and written anew as a whole: of two writers
+    at the same moment one loses. It does not tell who has written what either, so nothing is kept apart.
 
     Args:
-        state (MutableMapping[str, Any]): The state of all processes, name to entry.
-        name (str): The process whose entry it is.
-        changes (Mapping[str, Any]): The keys to set; all others stay as they are.
-
-    Raises:
-        KeyError: There is no such entry.
+        state (MutableMapping[str, Any]): The mapping.
     """
-    merge = getattr(state, "update_entry", None)
-    if merge is not None:
-        merge(name, changes)
-    else:
-        state[name] = {**state[name], **changes}
+
+    bell = None
+
+    def __init__(self, state: MutableMapping[str, Any]) -> None:
+        self._state = state
+
+    def entry(self, name: str, pid: int = 0) -> Mapping[str, Any]:
+        """Return an entry, as the mapping has it."""
+        return self._state[name]  # type: ignore[no-any-return]
+
+    def value(self, name: str, key: str, pid: int = 0) -> Any:
+        """Return one value of an entry."""
+        return self._state[name][key]
+
+    def update_entry(self, name: str, changes: Mapping[str, Any], pid: int = 0) -> None:
+        """Set some keys of an entry."""
+        self._state[name] = {**self._state[name], **changes}
+
+    def discard_key(self, name: str, key: str, pid: int = 0) -> None:
+        """Remove a key of an entry, if it has it."""
+        self._state[name] = {one: value for one, value in self._state[name].items() if one != key}
+
+    def part(self, name: str, pid: int) -> Mapping[str, Any]:
+        """Return the entry: whoever has written it."""
+        return self.entry(name)
+
+    def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
+        """Set these keys, and the pid."""
+        self.update_entry(name, {**changes, "pid": pid})
+
+    def drop_part(self, name: str, pid: int) -> None:
+        """Nothing is kept apart."""
+
+    def bury(self, pid: int) -> None:
+        """Nothing is kept for a process."""
+
+
+def shared(state: MutableMapping[str, Any]) -> SharedState | ForeignState:
+    """The state with all that a :class:`SharedState` can do, as far as it can."""
+    return state if isinstance(state, SharedState) else ForeignState(state)
 
 
 def snapshot(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,14 +102,19 @@ class WorkerState(Mapping[str, Any]):
         self._state = state
 
     def __getitem__(self, key: str) -> Any:
-        return self._entry[key]
+        return shared(self._state).value(self._name, key, getpid())
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
 
     def __delitem__(self, key: str) -> None:
         self._refuse_restricted((key,))
-        self._state[self._name] = {k: v for k, v in self._entry.items() if k != key}
+        try:
+            shared(self._state).discard_key(self._name, key, getpid())
+        except KeyError as error:
+            # Without the key it is as it was to be; without the entry it is not.
+            if error.args != (key,):
+                raise
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entry)
@@ -116,7 +153,7 @@ class WorkerState(Mapping[str, Any]):
             LookupError: One of them is restricted; then none is set.
         """
         self._refuse_restricted(mapping)
-        update_entry(self._state, self._name, mapping)
+        shared(self._state).update_entry(self._name, mapping, getpid())
 
     def pop(self) -> None:
         """Refuse: an entry is not taken apart. Use ``del`` for a key of one's own.
@@ -131,9 +168,8 @@ class WorkerState(Mapping[str, Any]):
         return snapshot(self._state)
 
     @property
-    def _entry(self) -> dict[str, Any]:
-        entry: dict[str, Any] = self._state[self._name]
-        return entry
+    def _entry(self) -> Mapping[str, Any]:
+        return shared(self._state).entry(self._name, getpid())
 
     def _refuse_restricted(self, keys: Mapping[str, Any] | tuple[str, ...]) -> None:
         restricted = [key for key in keys if key in self.RESTRICTED]

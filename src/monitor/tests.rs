@@ -8,7 +8,7 @@ const FRAME: &[u8] = b"\0\0\0\x04\x80\x04N.";
 
 fn monitor() -> (Monitor, Waker, UnixStream) {
     let (publisher, subscriber) = UnixStream::pair().unwrap();
-    let (monitor, waker) = Monitor::new(subscriber.as_fd()).unwrap();
+    let (monitor, waker) = Monitor::new(subscriber.as_fd(), None).unwrap();
     (monitor, waker, publisher)
 }
 

@@ -1,11 +1,17 @@
 //! What Python sees of the core: the one place that knows it.
 
+mod entries;
 mod framer;
 mod messages;
 mod monitor;
 mod scanner;
+mod table;
+mod values;
+
+use std::os::fd::{BorrowedFd, RawFd};
 
 use pyo3::prelude::*;
+use rustix::io::Errno;
 
 /// The native core; `worker._core` is what imports it.
 #[pymodule(gil_used = true)]
@@ -20,6 +26,8 @@ mod _native {
     use super::monitor::Monitor;
     #[pymodule_export]
     use super::scanner::Scanner;
+    #[pymodule_export]
+    use super::table::Table;
     use crate::{command, frame};
 
     #[pymodule_export]
@@ -59,4 +67,14 @@ fn os_error(py: Python<'_>, error: &std::io::Error) -> PyErr {
         Ok(text) => pyo3::exceptions::PyOSError::new_err((errno, text)),
         Err(error) => error,
     }
+}
+
+/// A file descriptor of the caller, who keeps it open for as long as the call lasts.
+fn lent<'a>(fd: RawFd) -> Result<BorrowedFd<'a>, Errno> {
+    if fd < 0 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: it is not -1, and it is only duplicated or mapped, at once, which the kernel refuses if the number
+    // is not open.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }

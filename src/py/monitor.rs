@@ -1,15 +1,14 @@
 //! `Monitor`.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
-use rustix::io::Errno;
 
-use super::{messages, os_error};
+use super::{lent, messages, os_error};
 use crate::monitor::{self, Batch, Event, Waker, WatchError};
 
 /// One wait for the messages of many writers, the exits of processes and wakes.
@@ -24,8 +23,11 @@ pub struct Monitor {
 #[pymethods]
 impl Monitor {
     #[new]
-    fn new(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
-        let made = lent(fd).map_err(Into::into).and_then(monitor::Monitor::new);
+    #[pyo3(signature = (fd, bell = None))]
+    fn new(py: Python<'_>, fd: RawFd, bell: Option<RawFd>) -> PyResult<Self> {
+        let fds = lent(fd).and_then(|fd| Ok((fd, bell.map(lent).transpose()?)));
+        let made = fds.map_err(Into::into);
+        let made = made.and_then(|(fd, bell)| monitor::Monitor::new(fd, bell));
         let (monitor, waker) = made.map_err(|error| os_error(py, &error))?;
         Ok(Self {
             monitor: Mutex::new(Some(monitor)),
@@ -135,16 +137,6 @@ fn deadline(timeout: f64) -> PyResult<Option<Instant>> {
     }
     let timeout = Duration::try_from_secs_f64(timeout.max(0.0)).ok();
     Ok(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
-}
-
-/// A file descriptor of the caller, who keeps it open for as long as the call lasts.
-fn lent<'a>(fd: RawFd) -> Result<BorrowedFd<'a>, Errno> {
-    if fd < 0 {
-        return Err(Errno::BADF);
-    }
-    // SAFETY: it is not -1, and it is only duplicated, at once, which the kernel refuses if the number
-    // is not open.
-    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
 fn list<'py>(py: Python<'py>, batch: &Batch) -> PyResult<Bound<'py, PyList>> {

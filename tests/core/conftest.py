@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib import import_module
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from .processes import Children
+from .tables import Memory
 
 _WANTED = os.environ.get("WORKER_CORE", "auto")
 CORES = ("native", "pure") if _WANTED == "auto" else (_WANTED,)
@@ -22,6 +24,15 @@ CORES = ("native", "pure") if _WANTED == "auto" else (_WANTED,)
 def core(request: pytest.FixtureRequest) -> ModuleType:
     """One core; that the native one is missing is a failure, unless the pure one alone is asked for."""
     return import_module(f"worker._{request.param}")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _collections_are_quick() -> Iterator[None]:
+    """What the tests themselves are made of is passed over: each of many collections would take 60 ms."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -51,6 +62,13 @@ def monitor(core: ModuleType, ends: tuple[Connection, Connection]) -> Iterator[A
     made = core.Monitor(ends[1].fileno())
     yield made
     made.close()
+
+
+@pytest.fixture
+def memory(core: ModuleType) -> Iterator[Memory]:
+    """A file for tables. They are gone with the test that makes them, as they have no other end."""
+    with Memory(core) as made:
+        yield made
 
 
 @pytest.fixture

@@ -35,16 +35,6 @@ class FakeProcess:
         self.restarts.append(kwargs)
 
 
-class OwnMerge(dict[str, Any]):
-    """A mapping that merges by itself and, so that it shows, takes no entry as a whole."""
-
-    def __setitem__(self, name: str, entry: Any) -> None:
-        raise AssertionError("the entry was written as a whole")
-
-    def update_entry(self, name: str, changes: Any) -> None:
-        self[name].update(changes)
-
-
 class Overseeing:
     """A loop at work."""
 

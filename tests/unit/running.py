@@ -25,6 +25,7 @@ import pytest
 import worker
 from worker.constants import ProcessState
 from worker.manager import WorkerManager
+from worker.state import SharedState
 
 from . import targets
 
@@ -102,7 +103,8 @@ class Said(NamedTuple):
 class House:
     """A manager over a real pipe and a real shared mapping, for one :meth:`run`.
 
-    ``plan`` is what the servers do (see :mod:`.targets`); ``number`` how many there are at first.
+    ``plan`` is what the servers do (see :mod:`.targets`); ``number`` how many there are at first. The mapping
+    is ours, or with ``proxied`` that of a ``SyncManager``.
     """
 
     def __init__(
@@ -113,18 +115,22 @@ class House:
         number: int = 1,
         method: str = "fork",
         target: Callable[..., Any] = targets.server,
-        state: dict[str, Any] | None = None,
+        state: Any = None,
+        proxied: bool = False,
         kwargs: dict[str, Any] | None = None,
         subscriber: Any = None,
         publisher: Any = None,
         **settings: Any,
     ) -> None:
         self._handlers = {signum: signal.getsignal(signum) for signum in targets.STOPS}
-        self._shared: SyncManager | None = None
-        if state is None:
-            self._shared = SyncManager(ctx=get_context("fork"))
-            self._shared.start()
-            state = self._shared.dict()
+        self._server: SyncManager | None = None
+        self._own: SharedState | None = None
+        if proxied:
+            self._server = SyncManager(ctx=get_context("fork"))
+            self._server.start()
+            state = self._server.dict()
+        elif state is None:
+            state = self._own = SharedState()
         self.state: Any = state
         self._subscriber, self._publisher = Pipe(True)
         self.publisher = publisher or self._publisher
@@ -208,8 +214,8 @@ class House:
     @property
     def state_pid(self) -> int:
         """The pid of the process that holds the state."""
-        assert self._shared is not None
-        pid: int = self._shared._process.pid  # type: ignore[attr-defined]
+        assert self._server is not None
+        pid: int = self._server._process.pid  # type: ignore[attr-defined]
         return pid
 
     def call(self, verb: Callable[[], None]) -> None:
@@ -269,8 +275,10 @@ class House:
         states = {name: entry.get("state") for name, entry in self.state.copy().items()}
         for end in self._ends:
             end.close()
-        if self._shared is not None:
-            self._shared.shutdown()
+        if self._server is not None:
+            self._server.shutdown()
+        if self._own is not None:
+            self._own.close()
         # What pytest still holds of this run is not to hold its processes.
         for whole in (self.manager._loop, self.manager, self):
             vars(whole).clear()

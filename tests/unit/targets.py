@@ -60,6 +60,20 @@ def serves(me: Me) -> None:
     me.multiplexer.set_serving(False)
 
 
+def serves_and_counts(me: Me) -> None:
+    """It writes into its entry all the time, to the end."""
+    me.multiplexer.ack()
+    me.multiplexer.set_serving(True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    me.say("ready")
+    number = 0
+    while (stop := signal.sigtimedwait(STOPS, 0)) is None:
+        number += 1
+        me.multiplexer.state["number"] = number
+    me.say(signal.Signals(stop.si_signo).name)
+    me.multiplexer.set_serving(False)
+
+
 def only_serves(me: Me) -> None:
     """Its ack is lost; that it serves is seen."""
     me.multiplexer.set_serving(True)

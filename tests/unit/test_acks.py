@@ -231,7 +231,7 @@ class TestDeaths:
 
     def test_the_state_is_gone(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """The process that holds it may be killed; main goes on and ends in order."""
-        house = House(tmp_path, number=2)
+        house = House(tmp_path, number=2, proxied=True)
 
         def act() -> None:
             victim, _ = house.said("ready", 2)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from .running import command, environment, lives, python, until, wait_for_end
+from worker.integration import StateManager
+
+from .running import python
 
 INSTALL = """
 import sys, warnings, sanic, worker
@@ -99,69 +98,16 @@ def test_applications_that_exist_already(tmp_path: Path) -> None:
     assert (ended.stdout.split(), ended.stderr) == (["True"] * 4, "")
 
 
-STATE = """
-import multiprocessing, os, signal, sys
-import worker
-from worker.integration import state_manager
-
-def main():
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda *args: None)
-    multiprocessing.set_start_method(sys.argv[1])
-    manager = state_manager()
-    state = manager.dict()
-    pid = manager._process.pid
-    state["sid"] = os.getsid(pid)
-    print(pid, state["sid"], flush=True)
-    for line in sys.stdin:
-        state[line] = 1
-        print(len(state), flush=True)
-    manager.shutdown()
-
-if __name__ == "__main__":
-    main()
-"""
-
-
 class TestStateManager:
-    @pytest.mark.parametrize(
-        ("method", "end"),
-        [("spawn", "by force"), ("fork", "by force"), ("forkserver", "by force"), ("spawn", "in order")],
-    )
-    def test_it_leaves_with_main_and_not_before(self, method: str, end: str, tmp_path: Path) -> None:
-        main = subprocess.Popen(
-            command(STATE, method, cwd=tmp_path),
-            cwd=tmp_path,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert main.stdin is not None and main.stdout is not None
-        try:
-            pid, sid = (int(word) for word in main.stdout.readline().split())
-            assert sid == pid
-            for number, signum in enumerate((signal.SIGTERM, signal.SIGINT), 2):
-                os.killpg(main.pid, signum)
-                # Whoever signals every process of the server means this one as well.
-                os.kill(pid, signum)
-                main.stdin.write(f"{number}\n")
-                main.stdin.flush()
-                assert main.stdout.readline() == f"{number}\n"
-            assert lives(pid)
-            if end == "by force":
-                main.kill()
-            else:
-                main.stdin.close()
-            main.wait(15)
-            wait_for_end(pid)
-            until(lambda: not lives(pid), "the end of the state")
-        finally:
-            main.kill()
-            main.wait()
-            main.stdout.close()
-            main.stdin.close()
+    def test_its_state_is_in_shared_memory(self) -> None:
+        manager = StateManager()
+        state = manager.dict()
+        state["a"] = {"b": 1}
+        assert manager.dict() is state
+        assert state.copy() == {"a": {"b": 1}}
+        manager.shutdown()
+        with pytest.raises(ValueError, match="the state of the workers is closed"):
+            state["a"]
 
     def test_a_script_without_a_guard(self, tmp_path: Path) -> None:
         ended = python(

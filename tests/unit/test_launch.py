@@ -329,13 +329,18 @@ class TestLifeline:
         if not main:
             signal.pause()
             os._exit(1)
+        held, holds = os.pipe()
         child = os.fork()
         if not child:
             heard: list[int] = []
             signal.signal(signal.SIGINT, lambda *_: heard.append(1) if not heard else os._exit(7))
             launch.hold_on_to(main, 20.0, repeats=True)
+            os.write(holds, b"x")
             while True:
                 signal.pause()
+        assert os.read(held, 1) == b"x"
+        os.close(held)
+        os.close(holds)
         os.kill(main, signal.SIGKILL)
         os.waitpid(main, 0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -353,30 +358,29 @@ class TestLifeline:
             {first}
             from multiprocessing import Pipe, get_context
             from worker import WorkerManager
-            from worker.integration import state_manager
+            from worker.state import SharedState
             from unit import targets
 
             if __name__ == "__main__":
-                with state_manager() as shared:
-                    state = shared.dict()
-                    ends = Pipe(True)
-                    journal, writer = Pipe(False)
-                    gate, _ = Pipe(False)
-                    kwargs = {{"monitor_publisher": ends[1], "worker_state": state}}
-                    kwargs |= {{"journal": writer, "gate": gate}}
-                    context = get_context("{method}")
-                    settings = {{**kwargs, "plan": "serves"}}
-                    pair = (ends[1], ends[0])
-                    manager = WorkerManager(
-                        1, targets.server, settings, context, pair, state, graceful_timeout=0.2
-                    )
-                    settings = {{**kwargs, "plan": "stubborn"}}
-                    manager.manage("Stubborn", targets.server, settings, transient=True)
-                    manager.start()
-                    for _ in range(3):
-                        print(*journal.recv()[1:], flush=True)
-                    # What only main holds is what keeps the grandchild in sight.
-                    manager.join()
+                state = SharedState()
+                ends = Pipe(True)
+                journal, writer = Pipe(False)
+                gate, _ = Pipe(False)
+                kwargs = {{"monitor_publisher": ends[1], "worker_state": state}}
+                kwargs |= {{"journal": writer, "gate": gate}}
+                context = get_context("{method}")
+                settings = {{**kwargs, "plan": "serves"}}
+                pair = (ends[1], ends[0])
+                manager = WorkerManager(
+                    1, targets.server, settings, context, pair, state, graceful_timeout=0.2
+                )
+                settings = {{**kwargs, "plan": "stubborn"}}
+                manager.manage("Stubborn", targets.server, settings, transient=True)
+                manager.start()
+                for _ in range(3):
+                    print(*journal.recv()[1:], flush=True)
+                # What only main holds is what keeps the grandchild in sight.
+                manager.join()
             """
         for plan in ("serves", "stubborn"):
             (tmp_path / plan).write_text(plan)

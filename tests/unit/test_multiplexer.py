@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from worker.multiplexer import WorkerMultiplexer
-from worker.state import WorkerState
+from worker.state import SharedState, WorkerState
 
-from .fakes import FakePublisher, OwnMerge
+from .fakes import FakePublisher
 
 NAME = "Sanic-Server-0-0"
 
@@ -77,13 +77,15 @@ def test_set_serving(m: WorkerMultiplexer, state: dict[str, Any]) -> None:
     assert state[NAME] == {"foo": "bar", "serving": False}
 
 
-def test_writes_merge(publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_are_merges(publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
-    state = OwnMerge({NAME: {}})
+    state = SharedState()
+    state[NAME] = {"foo": "bar"}
     m = WorkerMultiplexer(publisher, state)
     m.ack()
     m.set_serving(True)
-    assert state == {NAME: {"state": "ACKED", "serving": True}}
+    assert state.copy() == {NAME: {"foo": "bar", "state": "ACKED", "serving": True}}
+    state.close()
 
 
 @pytest.mark.parametrize(

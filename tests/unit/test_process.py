@@ -368,17 +368,17 @@ class TestRestart:
         one.lose_predecessor()
         assert (one.pid, one.predecessor) == (base.made[1].pid, None)
 
-    def test_an_ack_that_another_write_has_covered(self, base: type[FakeBase]) -> None:
+    def test_what_another_write_has_covered_is_said_again(self, base: type[FakeBase]) -> None:
+        """Over a mapping that is not ours, of two who write at once one loses."""
         one = make(base)
         one.start()
+        right = one.worker_state[one.name]
+        one.worker_state[one.name] = {"server": True, "mine": 1}
         one.acked()
-        assert (one.state, one.worker_state[one.name]["state"]) == (ProcessState.ACKED, "ACKED")
-        one.worker_state[one.name] = {**one.worker_state[one.name], "mine": 1}
-        written = one.worker_state[one.name]
-        one.acked()
-        assert one.worker_state[one.name] is written
-        one.serves()
-        assert one.worker_state[one.name] == {**written, "serving": True}
+        acked = {**right, "mine": 1, "state": "ACKED"}
+        assert (one.state, one.worker_state[one.name]) == (ProcessState.ACKED, acked)
+        one.left(one.pid + 1)
+        assert one.worker_state[one.name] == {**acked, "serving": True}
 
 
 class TestWorker:

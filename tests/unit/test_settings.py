@@ -12,6 +12,7 @@ from sanic import Sanic
 
 from worker import settings
 from worker.manager import WorkerManager
+from worker.settings import CEILING, Settings
 
 from .running import python
 
@@ -53,33 +54,34 @@ class TestSources:
     @pytest.mark.parametrize("name", NAMES)
     def test_the_later_one_wins(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         def resolved() -> Any:
-            return getattr(settings.resolve({name: 3}), name)
+            return getattr(settings.resolve({name: 10_000_003}), name)
 
-        assert resolved() == 3
-        settings.install({name: 4})
-        assert resolved() == 4
-        monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", "5")
-        assert resolved() == 5
+        assert resolved() == 10_000_003
+        settings.install({name: 10_000_004})
+        assert resolved() == 10_000_004
+        monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", "10000005")
+        assert resolved() == 10_000_005
 
     def test_what_is_not_given_is_none(self) -> None:
         assert settings.resolve({"max_workers": None}) == settings.resolve({})
 
     def test_one_source_does_not_hide_another_setting(self) -> None:
         settings.install({"max_workers": 7})
-        assert settings.resolve({"graceful_timeout": 0}) == settings.Settings(7, 0.0)
+        assert settings.resolve({"graceful_timeout": 0}) == Settings(7, 0.0, CEILING)
 
     def test_install_adds_to_what_was_installed(self) -> None:
         settings.install({"max_workers": 7})
         settings.install({"graceful_timeout": 2})
         settings.install({})
-        assert settings.resolve({"max_workers": 3}) == settings.Settings(7, 2.0)
+        assert settings.resolve({"max_workers": 3}) == Settings(7, 2.0, CEILING)
         settings.forget()
-        assert settings.resolve({"max_workers": 3, "graceful_timeout": 1}) == settings.Settings(3, 1.0)
+        assert settings.resolve({"max_workers": 3, "graceful_timeout": 1}) == Settings(3, 1.0, CEILING)
 
     def test_text_becomes_a_value(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SANIC_WORKER_MAX_WORKERS", " 12 ")
         monkeypatch.setenv("SANIC_WORKER_GRACEFUL_TIMEOUT", "1.5")
-        assert settings.resolve({}) == settings.Settings(12, 1.5)
+        monkeypatch.setenv("SANIC_WORKER_STATE_CEILING", "16777216")
+        assert settings.resolve({}) == Settings(12, 1.5, 1 << 24)
 
     def test_the_constructor_of_the_manager(self) -> None:
         ends = Pipe(True)
@@ -102,6 +104,16 @@ class TestRefused:
         expected = f"max_workers of WorkerManager() cannot be {value!r}: it takes a whole number from 1 on"
         with pytest.raises(ValueError) as caught:
             settings.resolve({"max_workers": value})
+        assert str(caught.value) == expected
+
+    @pytest.mark.parametrize("value", [0, (8 << 20) - 1, 1e9, "1G", True, None.__class__])
+    def test_state_ceiling(self, value: Any) -> None:
+        expected = (
+            f"state_ceiling of WorkerManager() cannot be {value!r}: "
+            "it takes a whole number of bytes from 8388608 on"
+        )
+        with pytest.raises(ValueError) as caught:
+            settings.resolve({"state_ceiling": value})
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker.state import WorkerState, snapshot, update_entry
-
-from .fakes import OwnMerge
+from worker.state import WorkerState, shared, snapshot
 
 RESTRICTED = ("health", "pid", "requests", "restart_at", "server", "start_at", "starts", "state")
 
@@ -19,35 +17,30 @@ def state_of(**entry: Any) -> WorkerState:
     return WorkerState({"me": entry, "other": {"pid": 2}}, "me")
 
 
-class TestUpdateEntry:
-    def test_merges_into_the_one_entry(self) -> None:
+class TestForeign:
+    def test_a_change_is_merged_into_the_one_entry(self) -> None:
         state = {"a": {"x": 1, "y": 2}, "b": {"x": 1}}
-        update_entry(state, "a", {"y": 3, "z": 4})
+        shared(state).update_entry("a", {"y": 3, "z": 4}, 5)
         assert state == {"a": {"x": 1, "y": 3, "z": 4}, "b": {"x": 1}}
 
     def test_the_entry_is_written_not_changed_in_place(self) -> None:
         entry = {"x": 1}
         state = {"a": entry}
-        update_entry(state, "a", {"x": 2})
+        shared(state).update_entry("a", {"x": 2})
         assert (entry, state) == ({"x": 1}, {"a": {"x": 2}})
 
     def test_no_entry(self) -> None:
         state: dict[str, Any] = {}
         with pytest.raises(KeyError, match="gone"):
-            update_entry(state, "gone", {"x": 1})
+            shared(state).update_entry("gone", {"x": 1})
         assert state == {}
-
-    def test_a_mapping_that_merges_by_itself_is_asked_to(self) -> None:
-        state = OwnMerge(a={"x": 1})
-        update_entry(state, "a", {"y": 2})
-        assert state == {"a": {"x": 1, "y": 2}}
 
     def test_over_a_manager(self) -> None:
         with Manager() as manager:
             state = manager.dict({"a": {"x": 1}})
-            update_entry(state, "a", {"y": 2})
+            shared(state).update_entry("a", {"y": 2})
             with suppress(KeyError):
-                update_entry(state, "b", {"y": 2})
+                shared(state).update_entry("b", {"y": 2})
                 pytest.fail("an entry came out of nothing")
             assert state.copy() == {"a": {"x": 1, "y": 2}}
         # An error that comes through a proxy is in a reference cycle, which holds the connection.
@@ -142,12 +135,6 @@ class TestWriting:
         assert state._state["me"] == {"two": 2}
         del state["never there"]
         assert state._state["me"] == {"two": 2}
-
-    def test_through_a_mapping_that_merges_by_itself(self) -> None:
-        state = WorkerState(OwnMerge(me={"one": 1}), "me")
-        state["two"] = 2
-        state.update({"three": 3})
-        assert state == {"one": 1, "two": 2, "three": 3}
 
     def test_pop_is_not_offered(self) -> None:
         with pytest.raises(NotImplementedError):

@@ -1,0 +1,89 @@
+"""What processes know of each other (``stated.py``), what rest costs, and how soon a server answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+from bench_manager import output, run
+from pytest_benchmark.fixture import BenchmarkFixture
+from scale import CONTENDERS, Scale
+
+FOLDER = Path(__file__).parent
+# Stock takes a hundred times as long for each.
+FEWER = 20
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize(
+    ("what", "entries"),
+    [("read", 2), ("write", 2), ("all", 8), ("all", 64), ("all-at-once", 64), ("lost", 2)],
+    ids=str,
+)
+def bench_state(benchmark: BenchmarkFixture, scale: Scale, what: str, entries: int, contender: str) -> None:
+    """One thing that is done with it."""
+    amount = {"all": 10, "all-at-once": 10}.get(what, 1)
+    amount = scale.changes // (amount * (FEWER if contender == "stock" else 1))
+    command = [sys.executable, str(FOLDER / "stated.py"), contender, what, str(entries), str(amount)]
+    benchmark.extra_info["rows"] = benchmark.pedantic(output, (command, contender))
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("processes", [2, 64])
+def bench_idle(benchmark: BenchmarkFixture, scale: Scale, processes: int, contender: str) -> None:
+    """Nothing to do."""
+    benchmark.extra_info.update(run(benchmark, contender, "idle", processes, scale.idle))
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+def bench_start(benchmark: BenchmarkFixture, contender: str) -> None:
+    """From the command to the first answer."""
+    benchmark.extra_info["seconds"] = benchmark.pedantic(start, (contender,))
+
+
+def start(contender: str) -> float:
+    """Start a server, ask until it answers, stop it; return how long the answer took, seconds."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    core = {"WORKER_CORE": contender} if contender != "stock" else {}
+    command = [sys.executable, str(FOLDER / "served.py"), contender, str(port)]
+    began = monotonic()
+    server = subprocess.Popen(
+        command,
+        env={**os.environ, **core},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while not _answers(port):
+            assert server.poll() is None, "the server has ended"
+            sleep(0.002)
+        return monotonic() - began
+    finally:
+        server.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(10)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _answers(port: int) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", "/", headers={"Connection": "close"})
+        return connection.getresponse().read() == b"served"
+    except OSError:
+        return False
+    finally:
+        connection.close()

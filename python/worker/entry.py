@@ -1,0 +1,96 @@
+"""The entry of one place in the table of processes, as main keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+from sanic.log import error_logger, logger
+
+from worker.state import ForeignState, SharedState, shared
+
+__all__ = ["Entry"]
+
+
+class Entry:
+    """What ``worker_state`` holds under the name of one place.
+
+    A state that cannot be reached or is full, or an entry that is gone, is nothing to fail for: main goes on
+    without.
+
+    Args:
+        state (MutableMapping[str, Any]): The state of all processes.
+        name (str): The place, and its process.
+    """
+
+    def __init__(self, state: MutableMapping[str, Any], name: str) -> None:
+        self._mapping = state
+        self._state = shared(state)
+        self._name = name
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether two processes of the same name write over each other's words."""
+        return isinstance(self._state, ForeignState)
+
+    def require(self, is_server: bool) -> None:
+        """See to it that there is one.
+
+        Raises:
+            ConnectionError: The state cannot be reached.
+        """
+        try:
+            if self._name not in self._mapping:
+                self._mapping[self._name] = {"server": is_server}
+        except (OSError, EOFError) as error:
+            raise ConnectionError(
+                f"{self._name} is not started: the state of the workers cannot be reached"
+            ) from error
+
+    def read(self) -> Mapping[str, Any]:
+        """Return it; empty if there is none."""
+        try:
+            return self._state.entry(self._name)
+        except (KeyError, ConnectionError, EOFError):
+            return {}
+
+    def part(self, pid: int) -> Mapping[str, Any]:
+        """Return what a process has said while the entry was another's."""
+        try:
+            return self._state.part(self._name, pid)
+        except (KeyError, ConnectionError, EOFError):
+            return {}
+
+    def record(self, changes: Mapping[str, Any]) -> None:
+        """Set some keys."""
+        with self._reaching(changes) as state:
+            state.update_entry(self._name, changes)
+
+    def hand_over(self, pid: int, changes: Mapping[str, Any]) -> None:
+        """Let it be that of a process: set these keys, then those that the process has written already."""
+        with self._reaching(changes) as state:
+            state.hand_over(self._name, pid, changes)
+
+    def drop_part(self, pid: int) -> None:
+        """Forget what a process has said while the entry was another's."""
+        with self._reaching({}) as state:
+            state.drop_part(self._name, pid)
+
+    def remove(self) -> None:
+        """Remove it."""
+        try:
+            del self._mapping[self._name]
+        except (ConnectionError, EOFError):
+            logger.debug("Monitor process has already exited.")
+        except KeyError:
+            logger.debug("Could not find worker state to delete.")
+
+    @contextmanager
+    def _reaching(self, changes: Mapping[str, Any]) -> Iterator[SharedState | ForeignState]:
+        try:
+            yield self._state
+        except (KeyError, ConnectionError, EOFError):
+            logger.debug("The entry of %s is gone; %s is not recorded.", self._name, dict(changes))
+        except MemoryError as error:
+            error_logger.error("%s is not recorded: %s", dict(changes), error)

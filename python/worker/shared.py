@@ -1,0 +1,274 @@
+"""The state of all processes in memory that they share: no server keeps it, and no lock."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, ValuesView
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.reduction import DupFd
+from secrets import token_hex
+from typing import Any
+from weakref import WeakValueDictionary
+
+from worker import settings
+from worker._core import Table
+
+__all__ = ["SharedState"]
+
+# Every one that this process has open, by its token.
+_open: WeakValueDictionary[str, SharedState] = WeakValueDictionary()
+
+
+class SharedState(MutableMapping[str, dict[str, Any]]):
+    """The state of all processes, name to entry, shared by those whom it was handed to.
+
+    It is made in main and handed over while a child is being made, under each start method: in the arguments
+    of its process. In any other pickle, the arguments of a managed function that a worker asks for among
+    them, it is a token, which a process that has this state resolves to its own.
+
+    An entry is a ``dict`` of any keys and values that can be pickled. What is handed out is the caller's own
+    copy: a change of it changes nothing here. Each value is kept by itself, so :meth:`update_entry` touches
+    nothing but its keys. Every change is seen whole or not at all, and none is lost because of another. Only
+    what is read by :meth:`~collections.abc.MutableMapping.pop`, ``setdefault`` and ``popitem`` may have
+    changed before it is written.
+
+    A process that cannot unpickle a value, because it cannot import its class, sees all others: only to ask
+    for this one raises :exc:`~worker.values.UnreadableError`.
+
+    With the pure core a process that is *stopped* (not killed) in the middle of a change holds up the others.
+
+    Args:
+        ceiling (int | None): How much it may take at the most, in bytes; memory is taken as it is used.
+            Defaults to the setting ``state_ceiling``: 1 GiB.
+
+    Raises:
+        KeyError: There is no such entry.
+        MemoryError: There is no room for a change; then nothing is changed.
+        OSError: The memory, or a descriptor, cannot be had.
+        TypeError: A name is no ``str``, or an entry no mapping.
+        ValueError: The ceiling is too low, or the state was closed.
+    """
+
+    def __init__(self, ceiling: int | None = None) -> None:
+        size = settings.resolve({}).state_ceiling if ceiling is None else ceiling
+        memory = _anonymous_file(size)
+        try:
+            bell, wake = _bell()
+        except BaseException:
+            os.close(memory)
+            raise
+        self._take(memory, wake, bell, token_hex(16))
+
+    def _take(self, memory: int, wake: int, bell: int | None, token: str) -> None:
+        """Own these descriptors, and be found by this token."""
+        self._memory, self._wake, self._bell, self._token = memory, wake, bell, token
+        self._table = Table(memory, wake)
+        _open[token] = self
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the memory, in this process; it is gone when the last one has."""
+        # One that was never whole has none; the bell may be the same as what rings it.
+        descriptors = {self.__dict__.pop(name, None) for name in ("_memory", "_wake", "_bell")}
+        for descriptor in descriptors - {None}:
+            os.close(descriptor)
+        self._bell = None
+        self._table = _Closed()  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if get_spawning_popen() is None:
+            return _resolve, (self._token,)
+        return _received, (DupFd(self._memory), DupFd(self._wake), self._token)
+
+    # The mapping
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        return self._table.entry(name)
+
+    def __setitem__(self, name: str, entry: Mapping[str, Any]) -> None:
+        self._table.put(name, entry)
+
+    def __delitem__(self, name: str) -> None:
+        self._table.remove(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.names())
+
+    def __len__(self) -> int:
+        return len(self._table.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table.names()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.copy()!r})"
+
+    def copy(self) -> dict[str, dict[str, Any]]:
+        """Return all entries, in a ``dict`` of the caller's own."""
+        return self._table.entries()
+
+    def items(self) -> ItemsView[str, dict[str, Any]]:
+        """Return the pairs of names and entries, as they are now."""
+        return self.copy().items()
+
+    def values(self) -> ValuesView[dict[str, Any]]:
+        """Return the entries, as they are now."""
+        return self.copy().values()
+
+    # What a dict of dicts has not
+
+    def entry(self, name: str, pid: int = 0) -> dict[str, Any]:
+        """Return an entry as the process ``pid`` of that name sees it, with what it has written apart."""
+        return self._table.entry(name, pid)
+
+    def value(self, name: str, key: str, pid: int = 0) -> Any:
+        """Return one value of an entry, as the process ``pid`` that bears its name sees it.
+
+        Raises:
+            KeyError: There is no such entry, or it has no such key.
+            UnreadableError: The value cannot be unpickled here.
+        """
+        return self._table.value(name, key, pid)
+
+    def update_entry(self, name: str, changes: Mapping[str, Any], pid: int = 0) -> None:
+        """Set some keys of an entry, all at once.
+
+        Args:
+            name (str): The entry.
+            changes (Mapping[str, Any]): The keys to set; all others stay as they are.
+            pid (int): The process that writes this of itself, under the name that it bears. If the entry is
+                another's, whose pid it holds, this is kept apart. Defaults to 0: whoever's the entry is.
+
+        Raises:
+            KeyError: There is no such entry.
+            MemoryError: There is no room for it.
+        """
+        self._table.update(name, changes, pid)
+
+    def discard_key(self, name: str, key: str, pid: int = 0) -> None:
+        """Remove a key of an entry; ``pid`` as for :meth:`update_entry`.
+
+        Raises:
+            KeyError: There is no such entry, or it has no such key.
+        """
+        self._table.discard(name, key, pid)
+
+    def part(self, name: str, pid: int) -> dict[str, Any]:
+        """Return what a process has written while the entry of its name was another's."""
+        return self._table.part(name, pid)
+
+    def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
+        """Let an entry be that of the process ``pid``: make these changes, then those it has written apart.
+
+        Raises:
+            KeyError: There is no such entry.
+            MemoryError: There is no room for it.
+        """
+        self._table.hand_over(name, pid, {**changes, "pid": pid})
+
+    def drop_part(self, name: str, pid: int) -> None:
+        """Forget what a process has written apart."""
+        self._table.drop(name, pid)
+
+    def beat(self, requests: int = 0) -> None:
+        """Note that the calling process is alive, and that it has served so many more requests.
+
+        Its entry shows it from then on: ``last_beat`` (an aware ``datetime`` in UTC) and ``requests``.
+        """
+        self._table.beat(requests)
+
+    def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
+        """Show in the entry of the calling process whether it obeys a stop, and whether it has.
+
+        ``None`` leaves the one as it is.
+        """
+        self._table.flag(stoppable=stoppable, stopping=stopping)
+
+    def bury(self, pid: int) -> None:
+        """Give the room that a dead process had to others."""
+        self._table.bury(pid)
+
+    # What main waits for
+
+    @property
+    def bell(self) -> int | None:
+        """What becomes readable by a change, after :meth:`arm`; ``None`` where the state was not made."""
+        return self._bell
+
+    def changes(self, everything: bool = False) -> list[str]:
+        """Return the names under which something has changed since the last call; for one process, main.
+
+        Args:
+            everything (bool): Compare all, as after the end of a process, which may have come between a
+                change and its mark. Defaults to ``False``.
+        """
+        return self._table.changes(everything)
+
+    def arm(self) -> bool:
+        """Let changes ring the bell from now on; return whether there has been one since :meth:`changes`."""
+        return self._table.arm()
+
+    def disarm(self) -> None:
+        """Let changes ring it no more."""
+        self._table.disarm()
+
+
+class _Closed:
+    """What a state has in place of its table when it was closed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError("the state of the workers is closed")
+
+
+def _resolve(token: str) -> SharedState:
+    state = _open.get(token)
+    if state is None:
+        raise LookupError(
+            "this process has not the state of the workers that was sent to it: hand it over in the "
+            "arguments of the process that is to have it, in main"
+        )
+    return state
+
+
+def _received(memory: Any, wake: Any, token: str) -> SharedState:
+    descriptors = memory.detach(), wake.detach()
+    state = _open.get(token)
+    if state is not None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return state
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    state = SharedState.__new__(SharedState)
+    state._take(*descriptors, None, token)
+    return state
+
+
+def _anonymous_file(size: int) -> int:
+    """A file of zeros that has no name, and no room taken yet."""
+    if hasattr(os, "memfd_create"):
+        memory = os.memfd_create("sanic-worker")
+        os.fchmod(memory, 0o600)
+    else:
+        with tempfile.TemporaryFile(prefix="sanic-worker-") as file:
+            memory = os.dup(file.fileno())
+    try:
+        os.ftruncate(memory, size)
+    except BaseException:
+        os.close(memory)
+        raise
+    return memory
+
+
+def _bell() -> tuple[int, int]:
+    """Where a change is heard, and where it rings; neither ever waits."""
+    if hasattr(os, "eventfd"):
+        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return bell, bell
+    bell, wake = os.pipe()
+    os.set_blocking(bell, False)
+    os.set_blocking(wake, False)
+    return bell, wake

@@ -1,0 +1,96 @@
+"""How the values of the shared table are kept as bytes, and what becomes of those that cannot be read."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+__all__ = ["PROTOCOL", "PartialEntry", "UnreadableError", "dumps", "loads", "numbers"]
+
+# Every supported Python has it, and all processes of a server run the same one.
+PROTOCOL = 5
+# What a time begins with; no pickle begins so.
+TIME = b"t"
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class UnreadableError(ValueError):
+    """A value that this process cannot make of its pickle, because it cannot import the class, for one.
+
+    Attributes:
+        name: The entry.
+        key: The key of the value.
+    """
+
+    def __init__(self, name: str, key: Any, why: BaseException) -> None:
+        super().__init__(name, key, why)
+        self.name = name
+        self.key = key
+        self.why = why
+
+    def __str__(self) -> str:
+        why = f"{type(self.why).__name__}: {self.why}"
+        return f"the value of {self.key!r} in the entry {self.name!r} cannot be read here ({why})"
+
+
+class PartialEntry(dict[Any, Any]):
+    """An entry without the values that cannot be read: to ask for one of these raises :exc:`UnreadableError`.
+
+    Attributes:
+        unreadable: The errors, by key.
+    """
+
+    def __init__(self, entry: Mapping[Any, Any], unreadable: Mapping[Any, UnreadableError]) -> None:
+        super().__init__(entry)
+        self.unreadable = dict(unreadable)
+
+    def __missing__(self, key: Any) -> Any:
+        raise self.unreadable.get(key) or KeyError(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Return the value of ``key``, or ``default`` where the entry has none.
+
+        Raises:
+            UnreadableError: It has one that cannot be read here.
+        """
+        if key in self.unreadable:
+            raise self.unreadable[key]
+        return super().get(key, default)
+
+
+def dumps(value: Any) -> bytes:
+    """A value, or a key, as bytes.
+
+    Raises:
+        Exception: It cannot be pickled; whatever :mod:`pickle` raises.
+    """
+    # As a pickle, a time in UTC takes 7 µs, most of them to look up the name of the time zone's class.
+    if type(value) is datetime and value.tzinfo is timezone.utc and not value.fold:
+        return TIME + value.isoformat().encode()
+    return pickle.dumps(value, PROTOCOL)
+
+
+def loads(kept: bytes) -> Any:
+    """The value that was kept.
+
+    Raises:
+        Exception: It cannot be unpickled; whatever the class raises, or its import.
+    """
+    if kept.startswith(TIME):
+        return datetime.fromisoformat(kept[len(TIME) :].decode())
+    return pickle.loads(kept)
+
+
+def numbers(beat_at: int, requests: int, stoppable: bool, stopping: bool) -> dict[str, Any]:
+    """What a process has said of itself in numbers, as keys of its entry.
+
+    Args:
+        beat_at (int): When it last gave a sign of life, in nanoseconds since 1970; 0: never.
+        requests (int): How many requests it has served.
+        stoppable (bool): Whether it obeys a signal to stop.
+        stopping (bool): Whether it has obeyed one.
+    """
+    beat = {"last_beat": EPOCH + timedelta(microseconds=beat_at // 1000)} if beat_at else {}
+    return {**beat, "requests": requests, "stoppable": stoppable, "stopping": stopping}

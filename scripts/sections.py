@@ -1,0 +1,332 @@
+"""What is measured: the tables of the report, what stands in them, and what is to be reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import Any
+
+NATIVE, PURE, STOCK, LIMIT = CONTENDERS = ("native", "pure", "stock", "limit")
+SIZES = {3_000: "3 kB", 30_000: "30 kB", 300_000: "300 kB", 1_000_000: "1 MB"}
+
+Entry = Mapping[str, Any]
+"""One measurement: a bench, in one round, of one contender."""
+Cells = dict[tuple[str, str], float]
+"""What it says: (row, column) to a figure."""
+Table = dict[str, dict[str, float]]
+"""Row to column to the median of the rounds."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to be reached in the rows whose names end with ``rows``."""
+
+    text: str
+    met: Callable[[Table, str], bool]
+    rows: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table: of which bench, what its rows and columns are, and what is to be reached."""
+
+    bench: str
+    title: str
+    unit: str
+    about: str
+    cells: Callable[[Entry], Cells]
+    targets: tuple[Target, ...] = ()
+    more_is_better: bool = False
+    of_rounds: Callable[[list[float]], float] = median
+
+
+def at_most(column: str, most: float, rows: str = "") -> Target:
+    """The figure is to be this, or less."""
+    return Target(f"{column} ≤ {most:g}", lambda table, row: table[row][column] <= most, rows)
+
+
+def at_least(column: str, least: float, rows: str = "") -> Target:
+    """The figure is to be this, or more."""
+    return Target(f"{column} ≥ {least:,.0f}", lambda table, row: table[row][column] >= least, rows)
+
+
+def faster(column: str, times: float, than: str = STOCK) -> Target:
+    """The time is to be so many times shorter."""
+    text = f"{than} ÷ {column} ≥ {times:g}"
+    return Target(text, lambda table, row: table[row][than] / table[row][column] >= times)
+
+
+def within(column: str, times: float, of: str = LIMIT) -> Target:
+    """The time is to be at most so many times as long."""
+    text = f"{column} ÷ {of} ≤ {times:g}"
+    return Target(text, lambda table, row: table[row][column] / table[row][of] <= times)
+
+
+def as_with(column: str, other: str, rows: str) -> Target:
+    """The figure is to be no less than nine tenths of that of another row."""
+    text = f"{column} ≥ 0.9 of that of {other}"
+    return Target(text, lambda table, row: table[row][column] >= 0.9 * table[other][column], rows)
+
+
+def as_slow(column: str, times: float, other: str, rows: str) -> Target:
+    """The figure is to be at most so many times that of another row."""
+    text = f"{column} ≤ {times:g} times that of {other}"
+    return Target(text, lambda table, row: table[row][column] <= times * table[other][column], rows)
+
+
+def sooner(column: str, seconds: float) -> Target:
+    """The time is to be so much shorter than stock's."""
+    text = f"stock - {column} ≥ {seconds:g}"
+    return Target(text, lambda table, row: table[row][STOCK] - table[row][column] >= seconds)
+
+
+def contender(entry: Entry) -> str:
+    """Who was measured."""
+    return str(entry["params"]["contender"])
+
+
+def duration(
+    row: Callable[[Mapping[str, Any]], str], scale: float, per: str = ""
+) -> Callable[[Entry], Cells]:
+    """A median duration, in units of which ``scale`` are a second; of one of so many as ``per`` says."""
+
+    def cells(entry: Entry) -> Cells:
+        count = entry["extra_info"][per] if per else 1
+        seconds: float = entry["stats"]["median"] / count
+        return {(row(entry["params"]), contender(entry)): seconds * scale}
+
+    return cells
+
+
+def flood(entry: Entry) -> Cells:
+    """Messages a second, by the number of processes."""
+    found = entry["extra_info"]
+    row = f"{entry['params']['processes']} processes"
+    return {(row, contender(entry)): found["messages"] / found["seconds"]}
+
+
+def alike(entry: Entry) -> Cells:
+    """Messages a second, and how many were obeyed at once."""
+    found, who = entry["extra_info"], contender(entry)
+    return {
+        ("messages a second", who): found["messages"] / found["seconds"],
+        ("messages a call of restart()", who): found["messages"] / found["calls"],
+    }
+
+
+def samples(entry: Entry) -> Cells:
+    """Median and p99 of single events; one that never came was infinitely late."""
+    found = [math.inf if value is None else value for value in entry["extra_info"]["samples"]]
+    who = contender(entry)
+    return {("median", who): median(found), ("p99", who): p99(found)}
+
+
+def flooded(entry: Entry) -> Cells:
+    """The same, by what happens."""
+    return {(f"{entry['params']['what']}, {row}", who): value for (row, who), value in samples(entry).items()}
+
+
+def rows(entry: Entry) -> Cells:
+    """Figures with names of their own."""
+    params, who = entry["params"], contender(entry)
+    about = {
+        "read": "read a key",
+        "write": "write",
+        "all": f"all of {params.get('entries')} entries",
+        "all-at-once": f"all of {params.get('entries')} entries, 4 processes at once",
+        "lost": "lost",
+    }[params["what"]]
+    return {
+        (f"{about}{', ' if row and params['what'] == 'read' else ' ' if row else ''}{row}", who): value
+        for row, value in entry["extra_info"]["rows"].items()
+    }
+
+
+def at_rest(entry: Entry) -> Cells:
+    """What is used while there is nothing to do."""
+    found, who = entry["extra_info"], contender(entry)
+    about = f"{entry['params']['processes']} processes"
+    units = {"switches": "switches a second", "cpu": "% of a processor", "memory": "MB"}
+    return {(f"{about}, {unit}", who): found[name] for name, unit in units.items()}
+
+
+def gaps(entry: Entry) -> Cells:
+    """The longest gaps, ms."""
+    row, found = entry["params"]["doing"], entry["extra_info"]
+    return {
+        (row, "longest gap"): max(found["gaps"], default=0.0) * 1e3,
+        (row, "longest kept"): max(found["kept"], default=0.0) * 1e3,
+        (row, "p99 kept"): p99(found["kept"]) * 1e3,
+    }
+
+
+def p99(values: list[float]) -> float:
+    """The value that one in a hundred exceeds; the greatest of fewer."""
+    if len(values) < 100 or math.inf in values:
+        return sorted(values)[math.ceil(len(values) * 0.99) - 1] if values else 0.0
+    return quantiles(values, n=100, method="inclusive")[-1]
+
+
+STATE = (
+    Section(
+        "bench_state",
+        "The state of the processes",
+        "µs, but for what is lost: %",
+        "`app.m.state` and `app.m.workers`, entries of 8 keys. All entries: one has changed since the last "
+        "time. Lost: two processes write to one entry, each a key of its own, and read it back. Stock does "
+        "a twentieth of it.",
+        rows,
+        (
+            at_most(NATIVE, 2, "unchanged"),
+            at_most(NATIVE, 2, "changed in between"),
+            at_most(NATIVE, 6, "a str"),
+            at_most(NATIVE, 6, "an int"),
+            at_most(NATIVE, 6, "a bool"),
+            at_most(NATIVE, 6, "a datetime"),
+            at_most(NATIVE, 25, "of 8 entries"),
+            at_most(NATIVE, 150, "of 64 entries"),
+            as_slow(NATIVE, 2.5, "all of 64 entries", "all of 64 entries, 4 processes at once"),
+            at_most(NATIVE, 0, "lost"),
+        ),
+    ),
+    Section(
+        "bench_idle",
+        "A manager that has nothing to do",
+        "main, and who keeps its state",
+        "With so many idle processes. Switches are those of its own accord: each is a wake. Memory is what "
+        "is resident, without CPython's resource tracker.",
+        at_rest,
+        (
+            at_most(NATIVE, 0.05, "switches a second"),
+            at_most(NATIVE, 0.01, "% of a processor"),
+            at_most(NATIVE, 40, "64 processes, MB"),
+        ),
+    ),
+    Section(
+        "bench_start",
+        "From the command to the first answer",
+        "s",
+        "An application of one worker, started by `spawn`.",
+        lambda entry: {("one worker", contender(entry)): entry["extra_info"]["seconds"]},
+        (sooner(NATIVE, 0.15),),
+    ),
+)
+SECTIONS = (
+    Section(
+        "bench_queued",
+        "Messages that are queued",
+        "µs a message",
+        "150 messages lie in the pipe. Ours: `Monitor.wait`; stock: for each a poll, a `recv` and the "
+        "splitting. The limit reads and frames the same bytes in Rust, and makes one `bytes` a message.",
+        duration(lambda params: f"{params['size']} B", 1e6, "messages"),
+        (faster(NATIVE, 10), within(NATIVE, 2.5), faster(PURE, 2)),
+    ),
+    Section(
+        "bench_streamed",
+        "Messages that are sent meanwhile",
+        "µs a message",
+        "Another process sends more than the pipe holds. The limit is the same as above, but no floor: who "
+        "is quicker than the writer is woken more often, and finds less each time.",
+        duration(lambda params: SIZES[params["size"]], 1e6, "messages"),
+        (faster(NATIVE, 1), faster(PURE, 1)),
+    ),
+    Section(
+        "bench_flood",
+        "A flood in the running monitor",
+        "messages a second",
+        "The real `monitor()`, with so many idle processes in its table. Another process writes requests to "
+        "restart, each of another name, in blocks of 64 KiB. The names that reach `restart()` are counted.",
+        flood,
+        (at_least(NATIVE, 150_000), as_with(NATIVE, "2 processes", "32 processes")),
+        more_is_better=True,
+    ),
+    Section(
+        "bench_alike",
+        "A flood of one and the same request",
+        "messages",
+        "As above, with 2 processes and one name over and over.",
+        alike,
+        more_is_better=True,
+    ),
+    Section(
+        "bench_one_by_one",
+        "From a message to its handler",
+        "ms",
+        "From just before `Connection.send` in another process to the first line of `restart()`, in a "
+        "manager at rest, one at a time. The limit does no more than read, in Python: what is left is the "
+        "sending, and the time in which the machine wakes a process.",
+        samples,
+        (at_most(NATIVE, 0.15, "median"),),
+    ),
+    Section(
+        "bench_deaths",
+        "From a death to its handler",
+        "ms",
+        "A process of the table is killed with SIGKILL. From when another process sees its pidfd become "
+        "readable (it may see it later than the manager does) to the first line of the manager that is "
+        "about it. Stock looks around every tenth of a second. With so few a round, p99 is the latest.",
+        samples,
+        (at_most(NATIVE, 0.5, "median"), at_most(NATIVE, 3, "p99")),
+    ),
+    Section(
+        "bench_in_a_flood",
+        "From a death, and from a signal, to its handler in a flood",
+        "ms",
+        "As above, or a SIGTERM, from just before it is sent; while another process writes requests to "
+        "restart, each of another name, in blocks of 64 KiB, as many as the manager takes.",
+        flooded,
+        (at_most(NATIVE, 10),),
+    ),
+    Section(
+        "bench_first_sweep",
+        "A first sweep",
+        "ms",
+        "A tree with 20 files a directory, in the kernel's cache, of which nothing is known yet. The "
+        "limit is `find`, which prints time, size and inode of each; its start is included.",
+        duration(lambda params: f"{params['files']:,} files", 1e3),
+        (within(NATIVE, 1.3),),
+    ),
+    Section(
+        "bench_later_sweep",
+        "A later sweep",
+        "ms",
+        "The same tree again, unchanged. The limit calls `stat` for each full path, in Rust, on as many "
+        "threads as the native core takes.",
+        duration(lambda params: f"{params['files']:,} files", 1e3),
+        (faster(NATIVE, 10), within(NATIVE, 1.3)),
+    ),
+    Section(
+        "bench_first_modules",
+        "The files of 1,500 modules, asked for the first time",
+        "ms",
+        "10 modules a package, and what the benches themselves have imported. Ours: `Scanner.module_files`; "
+        "stock: `Reloader.python_files`. The limit calls `stat` for each.",
+        duration(lambda params: "all modules", 1e3),
+        (faster(NATIVE, 1.5),),
+    ),
+    Section(
+        "bench_later_modules",
+        "The files of 1,500 modules, asked for again",
+        "ms",
+        "As long as a directory has not changed, ours looks at none of its files.",
+        duration(lambda params: "all modules", 1e3),
+        (faster(NATIVE, 5),),
+    ),
+    Section(
+        "bench_interpreter",
+        "How long another thread is kept from the interpreter",
+        "ms",
+        "A second thread looks at the clock as often as it can while the main thread is in the native "
+        "core, which sweeps the largest of the trees. *Gap*: from one look to the next. *Kept*: what of a "
+        "gap neither thread stood in the queue for a processor, so that the interpreter itself was "
+        "withheld. Both are the worst of all rounds. *Nothing* is the main thread asleep. The others are not "
+        "measured: they give the interpreter away at each system call, and beside such a thread get it "
+        "back after 5 ms each time.",
+        gaps,
+        (at_most("longest kept", 1),),
+        of_rounds=max,
+    ),
+    *STATE,
+)

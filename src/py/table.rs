@@ -1,0 +1,448 @@
+//! `Table`.
+
+use std::os::fd::RawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString};
+
+use super::entries::{Entries, Held, Item, Known, PICKLE, TEXT};
+use super::values::{Made, dumps, is_simple, loads, unreadable};
+use super::{lent, messages, os_error};
+use crate::table::memory::Corrupt;
+use crate::table::node::Entry;
+use crate::table::ops::{Bearer, Change, Failure};
+use crate::table::shared::{OpenError, Seen, Shared};
+use crate::table::writer::Refused;
+
+/// The key that says whose an entry is.
+const OWNER: &[u8] = b"spid";
+/// The keys of what is counted.
+const NUMBERS: [&[u8]; 4] = [b"slast_beat", b"srequests", b"sstoppable", b"sstopping"];
+
+/// Entries with keys and values, in memory that several processes share.
+#[pyclass(frozen, module = "worker._native")]
+pub struct Table {
+    shared: Shared,
+    /// Locked only where no code of Python's runs.
+    known: Mutex<Entries>,
+    seen: Mutex<Seen>,
+}
+
+#[pymethods]
+impl Table {
+    #[new]
+    fn new(py: Python<'_>, memory: RawFd, wake: RawFd) -> PyResult<Self> {
+        let shared = lent(memory)
+            .and_then(|memory| Ok((memory, lent(wake)?)))
+            .map_err(OpenError::from)
+            // SAFETY: that nobody makes it shorter is what the documentation asks for.
+            .and_then(|(memory, wake)| unsafe { Shared::new(memory, wake) });
+        Ok(Self {
+            shared: shared.map_err(|error| match error {
+                OpenError::Os(error) => os_error(py, &error.into()),
+                OpenError::Corrupt => PyValueError::new_err(
+                    "the file is no table: it is below 4 MiB, or holds something else",
+                ),
+            })?,
+            known: Mutex::new(Entries::default()),
+            seen: Mutex::new(Seen::default()),
+        })
+    }
+
+    /// An entry.
+    #[pyo3(signature = (name, pid = 0))]
+    fn entry<'py>(&self, name: &Bound<'py, PyString>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
+        let py = name.py();
+        let (bucket, parts) = self.parts(name, &|_, _| true)?;
+        let visible = part_of(&parts, 0).ok_or_else(|| missing(name))?;
+        let mut made = self.made(py, bucket, visible)?;
+        if pid != 0
+            && !made.belongs_to(pid)?
+            && let Some(own) = part_of(&parts, pid)
+        {
+            made.add(self.made(py, bucket, own)?)?;
+        }
+        let numbers = made.owner()?.and_then(|pid| self.shared.numbers(pid));
+        made.finish(name, numbers)
+    }
+
+    /// One value of an entry.
+    #[pyo3(signature = (name, key, pid = 0))]
+    fn value<'py>(
+        &self,
+        name: &Bound<'py, PyString>,
+        key: &Bound<'py, PyAny>,
+        pid: u32,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = name.py();
+        let bytes = self.key(name, key)?;
+        if NUMBERS.contains(&&*bytes) && self.shared.has_numbers() {
+            let entry = self.entry(name, pid)?;
+            return entry.get_item(key)?.ok_or_else(|| missing(key));
+        }
+        let wanted = |_: &Entry, one: &[u8]| one == bytes || (pid != 0 && one == OWNER);
+        let (bucket, parts) = self.parts(name, &wanted)?;
+        let visible = part_of(&parts, 0).ok_or_else(|| missing(name))?;
+        let own = match (part_of(&parts, pid), visible.find(OWNER)) {
+            (Some(own), Some(owner)) if pid != 0 => {
+                let owner = self.object(py, bucket, owner)?;
+                if owner.eq(pid)? { None } else { Some(own) }
+            }
+            _ => None,
+        };
+        let own = own.and_then(|own| own.find(&bytes));
+        match own.or_else(|| visible.find(&bytes)) {
+            Some(item) => {
+                let object = self.object(py, bucket, item);
+                object.or_else(|error| Err(unreadable(py, name, key, error)?))
+            }
+            None => Err(missing(key)),
+        }
+    }
+
+    /// All entries.
+    fn entries<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let memory = self.shared.memory();
+        let mut all = Vec::new();
+        {
+            let mut entries = self.known();
+            for bucket in 0..memory.layout().buckets {
+                if memory.is_empty(bucket) {
+                    continue;
+                }
+                let parts = entries.look(py, memory, bucket, &|entry, _| entry.pid == 0);
+                let parts = parts.map_err(corrupt)??;
+                let visible = parts.iter().filter(|part| part.entry.pid == 0);
+                all.extend(visible.map(|part| (bucket, part.clone_ref(py))));
+            }
+        }
+        all.sort_unstable_by_key(|(_, part)| part.entry.born);
+        let numbers = self.shared.all_numbers();
+        let result = PyDict::new(py);
+        for (bucket, part) in &all {
+            let made = self.made(py, *bucket, part)?;
+            let numbers = match made.owner()? {
+                Some(pid) if !numbers.is_empty() => numbers.get(&pid).copied(),
+                _ => None,
+            };
+            let name = part.name.bind(py);
+            result.set_item(name, made.finish(name, numbers)?)?;
+        }
+        Ok(result)
+    }
+
+    /// The names of all entries.
+    fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let memory = self.shared.memory();
+        let mut all = Vec::new();
+        {
+            let mut entries = self.known();
+            for bucket in 0..memory.layout().buckets {
+                if memory.is_empty(bucket) {
+                    continue;
+                }
+                let parts = entries.look(py, memory, bucket, &|_, _| false);
+                let visible = parts.map_err(corrupt)??.iter();
+                let visible = visible.filter(|part| part.entry.pid == 0);
+                all.extend(visible.map(|part| (part.entry.born, part.name.clone_ref(py))));
+            }
+        }
+        all.sort_unstable_by_key(|(born, _)| *born);
+        PyList::new(py, all.into_iter().map(|(_, name)| name))
+    }
+
+    /// Let an entry have these keys and no others.
+    fn put(&self, name: &Bound<'_, PyString>, entry: &Bound<'_, PyAny>) -> PyResult<()> {
+        // The keys are taken as they are, whatever was there.
+        let pairs = pairs(entry, |key| match key.cast::<PyString>() {
+            Ok(text) => text_key(text),
+            Err(_) => Ok([&[PICKLE], dumps(key)?.as_bytes()].concat()),
+        })?;
+        self.change(name, &mut |change| change.put(&pairs))
+    }
+
+    /// Set some keys of an entry.
+    #[pyo3(signature = (name, changes, pid = 0))]
+    fn update(
+        &self,
+        name: &Bound<'_, PyString>,
+        changes: &Bound<'_, PyAny>,
+        pid: u32,
+    ) -> PyResult<()> {
+        let pairs = self.pairs(name, changes)?;
+        let own = own(name.py(), pid)?;
+        self.change(name, &mut |change| change.merge(&pairs, bearer(pid, &own)))
+    }
+
+    /// Remove a key of an entry.
+    #[pyo3(signature = (name, key, pid = 0))]
+    fn discard(
+        &self,
+        name: &Bound<'_, PyString>,
+        key: &Bound<'_, PyAny>,
+        pid: u32,
+    ) -> PyResult<()> {
+        let bytes = self.key(name, key)?;
+        let own = own(name.py(), pid)?;
+        let result = self.shared.change(&messages::encode(name)?, |change| {
+            change.discard(&bytes, bearer(pid, &own))
+        });
+        match result {
+            Err(Failure::NoKey) => Err(missing(key)),
+            result => result.map_err(|failure| self.error(name, &failure)),
+        }
+    }
+
+    /// Remove an entry, and what is kept apart from it.
+    fn remove(&self, name: &Bound<'_, PyString>) -> PyResult<()> {
+        self.change(name, &mut |change| change.remove())
+    }
+
+    /// What a process has written apart from the entry.
+    fn part<'py>(&self, name: &Bound<'py, PyString>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
+        let (bucket, parts) = self.parts(name, &|_, _| true)?;
+        match part_of(&parts, pid).filter(|_| pid != 0) {
+            Some(own) => self.made(name.py(), bucket, own)?.finish(name, None),
+            None => Ok(PyDict::new(name.py())),
+        }
+    }
+
+    /// Merge into an entry what a process has written apart, and more.
+    fn hand_over(
+        &self,
+        name: &Bound<'_, PyString>,
+        pid: u32,
+        changes: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let pairs = self.pairs(name, changes)?;
+        self.change(name, &mut |change| change.hand_over(pid.into(), &pairs))
+    }
+
+    /// Forget what a process has written apart.
+    fn drop(&self, name: &Bound<'_, PyString>, pid: u32) -> PyResult<()> {
+        self.change(name, &mut |change| change.drop_part(pid.into()))
+    }
+
+    /// Note that this process is alive.
+    #[pyo3(signature = (requests = 0))]
+    fn beat(&self, requests: u64) -> PyResult<()> {
+        self.shared.beat(requests).map_err(|error| refused(&error))
+    }
+
+    /// Set or clear the flags of this process.
+    #[pyo3(signature = (*, stoppable = None, stopping = None))]
+    fn flag(&self, stoppable: Option<bool>, stopping: Option<bool>) -> PyResult<()> {
+        let result = self.shared.flag(stoppable, stopping);
+        result.map_err(|error| refused(&error))
+    }
+
+    /// Let others use what a process had.
+    fn bury(&self, pid: u32) {
+        self.shared.bury(pid);
+    }
+
+    /// The names under which something has changed since the last call.
+    #[pyo3(signature = (everything = false))]
+    fn changes<'py>(&self, py: Python<'py>, everything: bool) -> PyResult<Bound<'py, PyList>> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.shared.changes(&mut seen, everything);
+        let names = names.map_err(corrupt)?.into_iter();
+        let names: PyResult<Vec<_>> = names.map(|name| messages::string(py, &name)).collect();
+        PyList::new(py, names?)
+    }
+
+    /// Have changes wake.
+    fn arm(&self) -> bool {
+        self.shared.arm()
+    }
+
+    /// Have changes wake no more.
+    fn disarm(&self) {
+        self.shared.disarm();
+    }
+}
+
+impl Table {
+    fn known(&self) -> MutexGuard<'_, Entries> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that is kept under a name, with the values that are wanted, and in which bucket that is.
+    fn parts(
+        &self,
+        name: &Bound<'_, PyString>,
+        wanted: &dyn Fn(&Entry, &[u8]) -> bool,
+    ) -> PyResult<(usize, Vec<Known>)> {
+        let (py, bytes) = (name.py(), messages::encode(name)?);
+        let memory = self.shared.memory();
+        let bucket = memory.bucket_of(&bytes);
+        let wanted = |entry: &Entry, key: &[u8]| entry.name == *bytes && wanted(entry, key);
+        let mut entries = self.known();
+        let parts = entries
+            .look(py, memory, bucket, &wanted)
+            .map_err(corrupt)??;
+        let parts = parts.iter().filter(|part| part.entry.name == *bytes);
+        Ok((bucket, parts.map(|part| part.clone_ref(py)).collect()))
+    }
+
+    /// The `dict` of what was read.
+    fn made<'py>(&self, py: Python<'py>, bucket: usize, part: &Known) -> PyResult<Made<'py>> {
+        let mut made = Made::new(py);
+        for item in &part.items {
+            let key = match &item.text {
+                Some(text) => text.bind(py).clone().into_any(),
+                None => match loads(py, &item.bytes[1..]) {
+                    Ok(key) => key,
+                    Err(error) => {
+                        made.fails(PyBytes::new(py, &item.bytes[1..]).into_any(), error)?;
+                        continue;
+                    }
+                },
+            };
+            match self.object(py, bucket, item) {
+                Ok(value) => made.dict.set_item(key, value)?,
+                Err(error) => made.fails(key, error)?,
+            }
+        }
+        Ok(made)
+    }
+
+    /// A value that was read.
+    fn object<'py>(
+        &self,
+        py: Python<'py>,
+        bucket: usize,
+        item: &Item,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match &item.held {
+            Held::Object(object) => Ok(object.bind(py).clone()),
+            Held::Pickle(pickle) => {
+                let object = loads(py, pickle)?;
+                if is_simple(&object)? {
+                    let kept = object.clone().unbind();
+                    self.known().remember(bucket, item.value, kept);
+                }
+                Ok(object)
+            }
+            Held::Unread => Err(PyRuntimeError::new_err("a value was not read")),
+        }
+    }
+
+    /// How a key is kept: as the one that is equal to it, if there is one.
+    fn key(&self, name: &Bound<'_, PyString>, key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+        let py = name.py();
+        if let Ok(text) = key.cast::<PyString>() {
+            return text_key(text);
+        }
+        key.hash()?;
+        let (_, parts) = self.parts(name, &|_, _| false)?;
+        for item in parts.iter().flat_map(|part| &part.items) {
+            let is_same = |one: Bound<'_, PyAny>| one.eq(key).unwrap_or(false);
+            if item.text.is_none() && loads(py, &item.bytes[1..]).is_ok_and(is_same) {
+                return Ok(item.bytes.to_vec());
+            }
+        }
+        Ok([&[PICKLE], dumps(key)?.as_bytes()].concat())
+    }
+
+    fn pairs(
+        &self,
+        name: &Bound<'_, PyString>,
+        given: &Bound<'_, PyAny>,
+    ) -> PyResult<Vec<(Vec<u8>, Vec<u8>)>> {
+        pairs(given, |key| self.key(name, key))
+    }
+
+    fn change(
+        &self,
+        name: &Bound<'_, PyString>,
+        act: &mut dyn FnMut(&mut Change<'_, '_>) -> Result<bool, Failure>,
+    ) -> PyResult<()> {
+        let result = self.shared.change(&messages::encode(name)?, act);
+        result.map_err(|failure| self.error(name, &failure))
+    }
+
+    fn error(&self, name: &Bound<'_, PyString>, failure: &Failure) -> PyErr {
+        match failure {
+            Failure::NoEntry | Failure::NoKey => missing(name),
+            Failure::Refused(Refused::Full) => {
+                let ceiling = self.shared.ceiling();
+                let name = name
+                    .repr()
+                    .map_or_else(|_| String::new(), |name| name.to_string());
+                PyMemoryError::new_err(format!(
+                    "no room for a change of the entry {name}: the table may have {ceiling} bytes, and they \
+                     are taken; `state_ceiling` sets how many"
+                ))
+            }
+            Failure::Refused(Refused::Corrupt) => corrupt(Corrupt),
+        }
+    }
+}
+
+fn refused(refused: &Refused) -> PyErr {
+    match refused {
+        Refused::Full => {
+            PyMemoryError::new_err("no room in the table for one more process that writes")
+        }
+        Refused::Corrupt => corrupt(Corrupt),
+    }
+}
+
+fn text_key(text: &Bound<'_, PyString>) -> PyResult<Vec<u8>> {
+    Ok([&[TEXT], &*messages::encode(text)?].concat())
+}
+
+/// A mapping as bytes.
+fn pairs(
+    given: &Bound<'_, PyAny>,
+    key: impl Fn(&Bound<'_, PyAny>) -> PyResult<Vec<u8>>,
+) -> PyResult<Vec<(Vec<u8>, Vec<u8>)>> {
+    let items = if let Ok(given) = given.cast_exact::<PyDict>() {
+        given.items()
+    } else {
+        let copy = PyDict::new(given.py());
+        copy.update(given.cast::<PyMapping>()?)?;
+        copy.items()
+    };
+    let pair = |item: Bound<'_, PyAny>| {
+        let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+        Ok((key(&name)?, dumps(&value)?.as_bytes().to_vec()))
+    };
+    items.iter().map(pair).collect()
+}
+
+/// What a process has written apart; of 0, what everybody sees.
+fn part_of(parts: &[Known], pid: u32) -> Option<&Known> {
+    parts.iter().find(|part| part.entry.pid == u64::from(pid))
+}
+
+/// What the key of its owner holds in an entry of this process.
+fn own(py: Python<'_>, pid: u32) -> PyResult<Vec<u8>> {
+    if pid == 0 {
+        return Ok(Vec::new());
+    }
+    Ok(dumps(&pid.into_pyobject(py)?.into_any())?
+        .as_bytes()
+        .to_vec())
+}
+
+fn bearer(pid: u32, value: &[u8]) -> Option<Bearer<'_>> {
+    let bearer = Bearer {
+        pid: pid.into(),
+        key: OWNER,
+        value,
+    };
+    (pid != 0).then_some(bearer)
+}
+
+/// The error that a `dict` raises.
+fn missing(key: &Bound<'_, PyAny>) -> PyErr {
+    PyKeyError::new_err((key.clone().unbind(),))
+}
+
+fn corrupt(_: Corrupt) -> PyErr {
+    PyRuntimeError::new_err("something else has written to the memory of the table")
+}

@@ -1,0 +1,56 @@
+"""What a table needs, for the tests: a file of a fixed size, and an eventfd that stands for main."""
+
+from __future__ import annotations
+
+import gc
+import os
+from types import ModuleType, TracebackType
+from typing import Any
+
+MEBIBYTE = 1024 * 1024
+
+
+class Memory:
+    """A file that tables are made of, by one core. It keeps none of them."""
+
+    def __init__(self, core: ModuleType, size: int = 32 * MEBIBYTE) -> None:
+        self._core = core
+        self.size = size
+        self.fd = os.memfd_create("table")
+        os.truncate(self.fd, size)
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.fd)
+        os.close(self.wake)
+        # What a test has caught may still hold a table.
+        gc.collect()
+
+    def table(self) -> Any:
+        """Make one more table of it."""
+        return self._core.Table(self.fd, self.wake)
+
+    def woken(self) -> bool:
+        """Tell whether main was woken since it was last asked for."""
+        try:
+            return os.eventfd_read(self.wake) > 0
+        except BlockingIOError:
+            return False
+
+
+def fill(table: Any, value: bytes, prefix: str = "filler") -> list[str]:
+    """Make entries until there is no more room; return their names. The one that had none left no trace."""
+    names: list[str] = []
+    while True:
+        name = f"{prefix}-{len(names)}"
+        try:
+            table.put(name, {"value": value})
+        except MemoryError:
+            assert name not in table.names()
+            return names
+        names.append(name)
