@@ -36,6 +36,13 @@ def bench_state(benchmark: BenchmarkFixture, scale: Scale, what: str, entries: i
     benchmark.extra_info["rows"] = benchmark.pedantic(output, (command, contender))
 
 
+@pytest.mark.parametrize("contender", CONTENDERS[:2])
+def bench_beat(benchmark: BenchmarkFixture, scale: Scale, contender: str) -> None:
+    """A sign of life, which stock does not know."""
+    command = [sys.executable, str(FOLDER / "stated.py"), contender, "beat", "2", str(scale.changes)]
+    benchmark.extra_info.update(benchmark.pedantic(output, (command, contender)))
+
+
 @pytest.mark.parametrize("contender", CONTENDERS)
 @pytest.mark.parametrize("processes", [2, 64])
 def bench_idle(benchmark: BenchmarkFixture, scale: Scale, processes: int, contender: str) -> None:

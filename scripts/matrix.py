@@ -51,7 +51,9 @@ def find_python(minor: int) -> str | None:
 def sanic_cells() -> Iterator[tuple[str, Environment]]:
     """One environment for each supported line of Sanic, on the interpreter that runs this."""
     for line in SANIC_LINES:
-        requirements = [*DEPENDENCIES, f"sanic=={line}.*", *TEST_GROUP]
+        # The extensions of one line import what only the Sanic of that line has.
+        extensions = [f"sanic-ext=={line}.*", "pydantic"]
+        requirements = [*DEPENDENCIES, f"sanic=={line}.*", *TEST_GROUP, *extensions]
         yield f"Sanic {line}", Environment(f"sanic-{line}", INTERPRETER, requirements)
 
 

@@ -192,6 +192,14 @@ STATE = (
         ),
     ),
     Section(
+        "bench_beat",
+        "A sign of life",
+        "µs",
+        "`SharedState.beat()`, which notes the time and a request served.",
+        lambda entry: {("beat", contender(entry)): entry["extra_info"][""]},
+        (at_most(NATIVE, 1),),
+    ),
+    Section(
         "bench_idle",
         "A manager that has nothing to do",
         "main, and who keeps its state",

@@ -203,42 +203,48 @@ def test_a_fork_in_the_middle_of_it(memory: Memory, children: Children) -> None:
 
 
 def test_a_signal_handler_may_use_it_at_any_time(memory: Memory, children: Children) -> None:
-    table = memory.table()
+    """Two of them, so that each comes within the other as well; of each there is one at a time."""
+    table, me = memory.table(), os.getpid()
     shared(table)
-    handled = depth = 0
+    table.put("counts", {"pid": me})
+    handled = dict.fromkeys((signal.SIGUSR1, signal.SIGUSR2), 0)
+    gates = {number: os.pipe() for number in handled}
 
     def handle(number: int, frame: Any) -> None:
-        nonlocal handled, depth
-        handled, depth = handled + 1, depth + 1
-        # Handlers come within handlers; of each depth there is one at a time.
-        key = f"handler-{depth}"
-        table.update("counts", {key: table.entry("counts").get(key, 0) + 1})
-        table.update("shared", both(handled, 3000))
+        key = signal.Signals(number)
+        handled[key] += 1
+        table.update("counts", {key.name: table.entry("counts").get(key.name, 0) + 1})
+        table.update("shared", both(handled[key], 3000))
         table.flag(stopping=True)
-        depth -= 1
+        os.write(gates[key][1], b"x")
 
-    def disturb(pid: int) -> None:
-        while True:
-            os.kill(pid, signal.SIGUSR1)
+    def disturb(number: signal.Signals) -> None:
+        while os.read(gates[number][0], 1):
+            os.kill(me, number)
 
-    table.put("counts", {"pid": os.getpid()})
-    before = signal.signal(signal.SIGUSR1, handle)
-    child = children.fork(disturb, os.getpid())
+    before = {number: signal.signal(number, handle) for number in handled}
+    pids = [children.fork(disturb, number) for number in handled]
+    for _, writing in gates.values():
+        os.write(writing, b"x")
     number = 0
-    while min(handled, number) < ROUNDS // 5:
+    while min(number, *handled.values()) < ROUNDS // 2:
         number += 1
         table.update("counts", {"main": number})
         table.update("shared", both(number, 500) | {"main": number})
         table.flag(stoppable=True)
         assert is_whole(table.entry("shared"))
         assert table.value("shared", "main") == number
-    os.kill(child, signal.SIGKILL)
-    children.reap(child)
-    signal.signal(signal.SIGUSR1, before)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        children.reap(pid)
+    for key, handler in before.items():
+        signal.signal(key, handler)
+    for descriptor in (*gates[signal.SIGUSR1], *gates[signal.SIGUSR2]):
+        os.close(descriptor)
     for one in (table, memory.table()):
         counts = one.entry("counts")
         assert counts["main"] == number
-        assert sum(counts[key] for key in counts if key.startswith("handler-")) == handled
+        assert {key: counts[key.name] for key in handled} == handled
         assert counts["stoppable"] and counts["stopping"]
 
 

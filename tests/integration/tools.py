@@ -64,7 +64,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         paths.append(str(Path(spec.origin).parent.parent))
     env["PYTHONPATH"] = os.pathsep.join(paths)
     env["SANIC_NO_COLOR"] = "true"
+    # Where Sanic Extensions are installed, an application asks for them where it wants them.
+    env["SANIC_AUTO_EXTEND"] = "false"
     env["PYTHONDONTWRITEBYTECODE"] = "1"
+    # A line that is printed in two pieces is mixed with those of others.
+    env.pop("PYTHONUNBUFFERED", None)
     env.update(extra or {})
     return env
 
