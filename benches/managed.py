@@ -20,7 +20,6 @@ from importlib import import_module
 from itertools import count, cycle, repeat
 from multiprocessing import Pipe, active_children, get_context
 from multiprocessing.connection import Connection
-from multiprocessing.managers import SyncManager
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from random import Random
@@ -28,7 +27,10 @@ from select import POLLIN, poll
 from time import monotonic, monotonic_ns, sleep
 from typing import Any, Protocol
 
-from sanic.exceptions import ServerKilled
+# What the tests need, and Sanic imports wherever it finds it, would count as memory of the manager.
+sys.modules.update(dict.fromkeys(("aioquic", "trustme")))  # type: ignore[arg-type]
+
+from sanic.exceptions import ServerKilled  # noqa: E402
 
 CONTEXT = get_context("fork")
 BLOCK = 64 * 1024
@@ -368,6 +370,8 @@ class Least:
 def state_of(contender: str) -> Iterator[tuple[Any, list[int]]]:
     """The state of the processes, and who keeps it."""
     if contender == "stock":
+        from multiprocessing.managers import SyncManager
+
         with SyncManager(ctx=CONTEXT) as server:
             yield server.dict(), [server._process.pid]  # type: ignore[attr-defined]
     elif contender == "limit":

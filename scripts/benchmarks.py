@@ -41,7 +41,12 @@ def ratios(section: Section, row: Mapping[str, float]) -> dict[str, float]:
     pairs = [(STOCK, NATIVE), (STOCK, PURE), (NATIVE, LIMIT)]
     if section.more_is_better:
         pairs = [(NATIVE, STOCK), (PURE, STOCK)]
-    return {f"{one} ÷ {other}": row[one] / row[other] for one, other in pairs if one in row and other in row}
+    return {f"{one} ÷ {other}": ratio(row[one], row[other]) for one, other in pairs if {one, other} <= {*row}}
+
+
+def ratio(one: float, other: float) -> float:
+    """How often the one has the other in it; of nothing and nothing, once."""
+    return one / other if other else math.inf if one else 1.0
 
 
 def judged(section: Section, table: Table) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -76,6 +81,11 @@ def number(value: float) -> str:
     return f"{value:.{min(max(digits, 0), 3)}f}"
 
 
+def times(value: float) -> str:
+    """A ratio."""
+    return "∞" if math.isinf(value) else number(value)
+
+
 def lines(rows: Iterable[Iterable[str]]) -> Iterator[str]:
     """The lines of a table; the first of its rows is the head."""
     for index, row in enumerate(rows):
@@ -92,7 +102,7 @@ def chapter(section: Section, table: Table) -> Iterator[str]:
     compared = [*ratios(section, first)]
     yield from ("", f"## {section.title}", "", *wrap(section.about, WIDTH), "")
     body = [
-        [name, *(number(row[column]) for column in columns), *map(number, ratios(section, row).values())]
+        [name, *(number(row[column]) for column in columns), *map(times, ratios(section, row).values())]
         for name, row in table.items()
     ]
     yield from lines([[section.unit, *columns, *compared], *body])

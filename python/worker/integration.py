@@ -37,7 +37,7 @@ NAMES = {
     "serve": ("worker_serve",),
     "state": ("WorkerState",),
 }
-# Where Sanic itself binds them.
+# Where Sanic itself binds them; its command line only where it is loaded already: scripts do without it.
 BOUND = {
     "sanic.app": ("CertLoader", "Inspector", "WorkerManager"),
     "sanic.mixins.startup": (
@@ -168,8 +168,9 @@ def _expected() -> Iterator[tuple[str, str]]:
         for name in names:
             yield f"sanic.worker.{stem}", name
     for module, names in BOUND.items():
-        for name in names:
-            yield module, name
+        if module in sys.modules or not module.startswith("sanic.cli"):
+            for name in names:
+                yield module, name
 
 
 def _replacements() -> dict[int, tuple[Any, Any]]:

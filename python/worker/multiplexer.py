@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from multiprocessing.managers import BaseProxy
 from os import environ, getpid
 from time import monotonic, sleep
 from typing import Any
@@ -13,7 +12,7 @@ from sanic.log import Colors, logger
 from worker.compat import later_names
 from worker.constants import ProcessState
 from worker.publisher import Publisher, send
-from worker.state import WorkerState, shared
+from worker.state import SharedState, WorkerState, shared
 
 __all__ = ["WorkerMultiplexer"]
 
@@ -163,6 +162,10 @@ class WorkerMultiplexer:
         would be lost. Of any other mapping nobody knows whether main writes to the same one.
         """
         state = self._state._state
+        if isinstance(state, SharedState):
+            return
+        from multiprocessing.managers import BaseProxy
+
         patience = monotonic() + ACK_PATIENCE
         while isinstance(state, BaseProxy) and state[self.name].get("pid") != self.pid:
             if monotonic() > patience:
