@@ -1,4 +1,4 @@
-"""An application with what Sanic Extensions do in the manager: they count requests, and watch over the workers.
+"""An application with what Sanic Extensions do in the manager: count requests, and watch over the workers.
 
 A worker that was asked for `/hang` answers nothing from then on.
 """
