@@ -203,7 +203,11 @@ def test_a_fork_in_the_middle_of_it(memory: Memory, children: Children) -> None:
 
 
 def test_a_signal_handler_may_use_it_at_any_time(memory: Memory, children: Children) -> None:
-    """Two of them, so that each comes within the other as well; of each there is one at a time."""
+    """Two of them, so that each comes within the other as well; of each there is one at a time.
+
+    Another process sends the signals, so that they come anywhere, and only when it may: a flood of them would
+    have handlers within handlers without end.
+    """
     table, me = memory.table(), os.getpid()
     shared(table)
     table.put("counts", {"pid": me})
@@ -212,11 +216,10 @@ def test_a_signal_handler_may_use_it_at_any_time(memory: Memory, children: Child
 
     def handle(number: int, frame: Any) -> None:
         key = signal.Signals(number)
-        handled[key] += 1
         table.update("counts", {key.name: table.entry("counts").get(key.name, 0) + 1})
         table.update("shared", both(handled[key], 3000))
         table.flag(stopping=True)
-        os.write(gates[key][1], b"x")
+        handled[key] += 1
 
     def disturb(number: signal.Signals) -> None:
         while os.read(gates[number][0], 1):
@@ -224,10 +227,12 @@ def test_a_signal_handler_may_use_it_at_any_time(memory: Memory, children: Child
 
     before = {number: signal.signal(number, handle) for number in handled}
     pids = [children.fork(disturb, number) for number in handled]
-    for _, writing in gates.values():
-        os.write(writing, b"x")
-    number = 0
-    while min(number, *handled.values()) < ROUNDS // 2:
+    number, sent = 0, dict.fromkeys(handled, 0)
+    while min(handled.values()) < ROUNDS:
+        for key, (_, writing) in gates.items():
+            if handled[key] == sent[key]:
+                sent[key] += 1
+                os.write(writing, b"x")
         number += 1
         table.update("counts", {"main": number})
         table.update("shared", both(number, 500) | {"main": number})
@@ -239,8 +244,8 @@ def test_a_signal_handler_may_use_it_at_any_time(memory: Memory, children: Child
         children.reap(pid)
     for key, handler in before.items():
         signal.signal(key, handler)
-    for descriptor in (*gates[signal.SIGUSR1], *gates[signal.SIGUSR2]):
-        os.close(descriptor)
+        for descriptor in gates[key]:
+            os.close(descriptor)
     for one in (table, memory.table()):
         counts = one.entry("counts")
         assert counts["main"] == number
