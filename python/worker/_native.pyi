@@ -5,7 +5,7 @@ Both cores, this one in Rust and ``worker._pure``, offer these names and behave 
 letter. The one door to either is :mod:`worker._core`.
 """
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from os import PathLike
 from typing import Any, Literal, final
 
@@ -256,6 +256,15 @@ class Table:
 
         :exc:`KeyError` of the name or of the key if there is none,
         :exc:`~worker.values.UnreadableError` if it cannot be unpickled.
+        """
+
+    def some(self, name: str, keys: Sequence[str], pid: int = 0) -> dict[str, Any]:
+        """Return those of some keys that an entry has, or of what a process has written apart.
+
+        Nothing else is unpickled, and what cannot be is left out.
+
+        Raises:
+            KeyError: There is no such entry.
         """
 
     def entries(self) -> dict[str, dict[Any, Any]]:

@@ -227,6 +227,9 @@ def _begin_child() -> None:
     # What a child inherits is the same lock: while it had that, the death of its parent would not release it.
     for log in list(_logs):
         log._begin()
+        # Now, as a child that gives up its privileges may not open it any more.
+        with suppress(OSError):
+            log._lock = _open_lock(log._memory)
 
 
 os.register_at_fork(after_in_child=_begin_child)

@@ -9,10 +9,7 @@ from typing import Any
 from worker._pure_log import Log
 from worker.values import numbers
 
-__all__ = ["NUMBERS", "Places"]
-
-NUMBERS = frozenset({"last_beat", "requests", "stoppable", "stopping"})
-"""The keys that they have in an entry."""
+__all__ = ["Places"]
 
 # The first word tells up to where places were ever taken. Each place is the words of one process; as a signal
 # handler may come between any two stores, none of them depends on another.
@@ -43,7 +40,7 @@ class Places:
         """Note the time, and so many more requests."""
         place = self._place()
         with self._log.turn:
-            self._words[place + _REQUESTS] += requests
+            self._words[place + _REQUESTS] = (self._words[place + _REQUESTS] + requests) % (1 << 64)
             self._words[place + _BEAT] = time.time_ns()
 
     def flag(self, stoppable: bool | None, stopping: bool | None) -> None:

@@ -5,13 +5,13 @@ The stub of the native core documents what is offered here; the comments in this
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, final
 
 from worker._pure_log import Deltas, Entries, Key, Log, Pairs, Part, Parts
-from worker._pure_places import NUMBERS, Places
-from worker.values import PartialEntry, UnreadableError, dumps, loads
+from worker._pure_places import Places
+from worker.values import NUMBERS, PartialEntry, UnreadableError, dumps, loads
 
 __all__ = ["Table"]
 
@@ -46,8 +46,19 @@ class Table:
         kept = key if type(key) is str and key in pairs else _by_key(pairs)[key]
         try:
             return pairs[kept].read()
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             raise UnreadableError(name, key, exc) from exc
+
+    def some(self, name: str, keys: Sequence[str], pid: int = 0) -> dict[str, Any]:
+        parts = self._log.look().get(_exact(name))
+        if parts is None:
+            raise KeyError(name)
+        part, found = parts.get(pid, {}), {}
+        for key in keys:
+            if key in part:
+                with suppress(Exception, SystemExit):
+                    found[key] = part[key].read()
+        return found
 
     def entries(self) -> dict[str, dict[Any, Any]]:
         places = self._places.by_pid()
@@ -96,7 +107,7 @@ class Table:
                 self._change(name, {}, lambda parts, pairs: [(pid, None)])
 
     def beat(self, requests: int = 0) -> None:
-        if requests < 0:
+        if not 0 <= requests < 1 << 64:
             raise OverflowError(f"a process cannot have served {requests} more requests")
         self._places.beat(requests)
 
@@ -162,7 +173,7 @@ def _exact(name: object) -> str:
 def _pickled(mapping: object) -> dict[Any, bytes | None]:
     if not isinstance(mapping, Mapping):
         raise TypeError(f"the keys of an entry come in a mapping, not in {type(mapping).__name__}")
-    return {_plain(key): dumps(value) for key, value in mapping.items()}
+    return {_plain(key): dumps(value) for key, value in dict(mapping).items()}
 
 
 def _plain(key: Any) -> Any:
@@ -181,7 +192,7 @@ def _by_key(keys: Iterable[Key]) -> dict[Any, Key]:
     """How keys are kept, by what they are; without those that cannot be read here."""
     found = {}
     for kept in keys:
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             found[_decoded(kept)] = kept
     return found
 
@@ -193,10 +204,17 @@ def _read(name: str, pairs: Part) -> dict[Any, Any]:
         key: Any = kept
         try:
             key = _decoded(kept)
-            entry[key] = value.read()
-        except Exception as exc:
+            hash(key)
+        except (Exception, SystemExit) as exc:
             # With its traceback it would keep alive whatever it has passed.
-            unreadable[key] = UnreadableError(name, key, exc.with_traceback(None))
+            unreadable[kept] = UnreadableError(name, kept, exc.with_traceback(None))
+            continue
+        try:
+            entry[key] = value.read()
+        except (Exception, SystemExit) as exc:
+            # A key that cannot even be compared is left out.
+            with suppress(Exception):
+                unreadable[key] = UnreadableError(name, key, exc.with_traceback(None))
     return PartialEntry(entry, unreadable) if unreadable else entry
 
 

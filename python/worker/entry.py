@@ -12,6 +12,9 @@ from worker.state import ForeignState, SharedState, shared
 
 __all__ = ["Entry"]
 
+# What main goes by.
+KEYS = ("state", "serving", "start_at", "starts")
+
 
 class Entry:
     """What ``worker_state`` holds under the name of one place.
@@ -38,7 +41,7 @@ class Entry:
         """See to it that there is one.
 
         Raises:
-            ConnectionError: The state cannot be reached.
+            ConnectionError: The state cannot be reached, or is full.
         """
         try:
             if self._name not in self._mapping:
@@ -47,18 +50,16 @@ class Entry:
             raise ConnectionError(
                 f"{self._name} is not started: the state of the workers cannot be reached"
             ) from error
+        except MemoryError as error:
+            raise ConnectionError(f"{self._name} is not started: {error}") from error
 
-    def read(self) -> Mapping[str, Any]:
-        """Return it; empty if there is none."""
-        try:
-            return self._state.entry(self._name)
-        except (KeyError, ConnectionError, EOFError):
-            return {}
+    def read(self, pid: int = 0) -> Mapping[str, Any]:
+        """Return what main asks for of it, or of what a process has said while it was another's.
 
-    def part(self, pid: int) -> Mapping[str, Any]:
-        """Return what a process has said while the entry was another's."""
+        Empty if there is none. The users' keys are left alone: to unpickle runs code of theirs.
+        """
         try:
-            return self._state.part(self._name, pid)
+            return self._state.some(self._name, KEYS, pid)
         except (KeyError, ConnectionError, EOFError):
             return {}
 

@@ -274,7 +274,7 @@ class WorkerProcess:
 
     def said(self) -> Mapping[str, Any]:
         """What the process has said of itself, and not a predecessor of the same name."""
-        return self._entry.part(self.pid) if self._waits_for_entry else self._entry.read()
+        return self._entry.read(self.pid if self._waits_for_entry else 0)
 
     def acked(self) -> None:
         """The process has acknowledged its start."""

@@ -21,6 +21,7 @@ GRACE = 5.0
 # What the state takes empty, and some room; and what it may take, as far as it is used, bytes.
 MIN_CEILING = 8 << 20
 CEILING = 1 << 30
+MAX_CEILING = 16 << 30
 
 # What install() was given.
 _installed: dict[str, Any] = {}
@@ -63,7 +64,7 @@ def _whole(value: Any) -> int:
 
 def _ceiling(value: Any) -> int:
     number = _whole(value)
-    if number < MIN_CEILING:
+    if not MIN_CEILING <= number <= MAX_CEILING:
         raise ValueError(value)
     return number
 
@@ -110,9 +111,9 @@ SETTINGS = (
         "state_ceiling",
         _ceiling,
         lambda: CEILING,
-        f"a whole number of bytes from {MIN_CEILING} on",
+        f"a whole number of bytes from {MIN_CEILING} to {MAX_CEILING}",
         "How much memory the state of the workers may take, bytes; it is taken as it is used. "
-        "Default: 1 GiB.",
+        "Default: 1 GiB, or as much of it as a process may have.",
     ),
 )
 
@@ -160,6 +161,15 @@ def resolve(given: Mapping[str, Any]) -> Settings:
         else:
             values[setting.name] = setting.default()
     return Settings(**values)
+
+
+def checked(name: str, value: Any, source: str) -> Any:
+    """The value of one setting, from ``source``.
+
+    Raises:
+        ValueError: It is wrong; the message says what would be right.
+    """
+    return _check(next(setting for setting in SETTINGS if setting.name == name), value, source)
 
 
 def _check(setting: Setting, value: Any, source: str) -> Any:

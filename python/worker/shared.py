@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, Sequence, ValuesView
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import DupFd
 from secrets import token_hex
@@ -15,6 +15,8 @@ from worker import settings
 from worker._core import Table
 
 __all__ = ["SharedState"]
+
+CLOSED = "the state of the workers is closed"
 
 # Every one that this process has open, by its token.
 _open: WeakValueDictionary[str, SharedState] = WeakValueDictionary()
@@ -47,23 +49,43 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         MemoryError: There is no room for a change; then nothing is changed.
         OSError: The memory, or a descriptor, cannot be had.
         TypeError: A name is no ``str``, or an entry no mapping.
-        ValueError: The ceiling is too low, or the state was closed.
+        ValueError: The ceiling is no number of bytes that it can be, or the state was closed.
     """
 
     def __init__(self, ceiling: int | None = None) -> None:
-        size = settings.resolve({}).state_ceiling if ceiling is None else ceiling
-        memory = _anonymous_file(size)
+        if ceiling is None:
+            size = settings.resolve({}).state_ceiling
+        else:
+            size = settings.checked("state_ceiling", ceiling, "SharedState()")
+        # Where a process may not have that much (`ulimit -v`, `ulimit -f`), it has less by default.
+        is_default = ceiling is None and size == settings.CEILING
+        smallest = settings.MIN_CEILING if is_default else size
+        while True:
+            try:
+                self._make(size)
+                break
+            except OSError as exc:
+                if size <= smallest:
+                    hint = f"{exc.strerror}: the state of the workers, {size} bytes (`state_ceiling`)"
+                    raise OSError(exc.errno, hint) from exc
+                size //= 2
+
+    def _make(self, size: int) -> None:
+        """Be a new one."""
+        descriptors = [_anonymous_file(size)]
         try:
             bell, wake = _bell()
+            descriptors += {bell, wake}
+            self._take(descriptors[0], wake, bell, token_hex(16))
         except BaseException:
-            os.close(memory)
+            for descriptor in descriptors:
+                os.close(descriptor)
             raise
-        self._take(memory, wake, bell, token_hex(16))
 
     def _take(self, memory: int, wake: int, bell: int | None, token: str) -> None:
         """Own these descriptors, and be found by this token."""
-        self._memory, self._wake, self._bell, self._token = memory, wake, bell, token
         self._table = Table(memory, wake)
+        self._memory, self._wake, self._bell, self._token = memory, wake, bell, token
         _open[token] = self
 
     def __del__(self) -> None:
@@ -71,6 +93,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
 
     def close(self) -> None:
         """Let go of the memory, in this process; it is gone when the last one has."""
+        _open.pop(self.__dict__.get("_token", ""), None)
         # One that was never whole has none; the bell may be the same as what rings it.
         descriptors = {self.__dict__.pop(name, None) for name in ("_memory", "_wake", "_bell")}
         for descriptor in descriptors - {None}:
@@ -79,6 +102,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         self._table = _Closed()  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if "_memory" not in self.__dict__:
+            raise ValueError(CLOSED)
         if get_spawning_popen() is None:
             return _resolve, (self._token,)
         return _received, (DupFd(self._memory), DupFd(self._wake), self._token)
@@ -133,6 +158,19 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """
         return self._table.value(name, key, pid)
 
+    def some(self, name: str, keys: Sequence[str], pid: int = 0) -> dict[str, Any]:
+        """Return those of some keys that an entry has, and nothing of the others is unpickled.
+
+        Args:
+            name (str): The entry.
+            keys (Sequence[str]): What is asked for; what cannot be read here is left out.
+            pid (int): Of what this process has written apart, not of the entry. Defaults to 0: of the entry.
+
+        Raises:
+            KeyError: There is no such entry.
+        """
+        return self._table.some(name, keys, pid)
+
     def update_entry(self, name: str, changes: Mapping[str, Any], pid: int = 0) -> None:
         """Set some keys of an entry, all at once.
 
@@ -155,10 +193,6 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             KeyError: There is no such entry, or it has no such key.
         """
         self._table.discard(name, key, pid)
-
-    def part(self, name: str, pid: int) -> dict[str, Any]:
-        """Return what a process has written while the entry of its name was another's."""
-        return self._table.part(name, pid)
 
     def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
         """Let an entry be that of the process ``pid``: make these changes, then those it has written apart.
@@ -220,7 +254,7 @@ class _Closed:
     """What a state has in place of its table when it was closed."""
 
     def __getattr__(self, name: str) -> Any:
-        raise ValueError("the state of the workers is closed")
+        raise ValueError(CLOSED)
 
 
 def _resolve(token: str) -> SharedState:

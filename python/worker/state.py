@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
 from os import getpid
 from typing import Any
 
 from worker.shared import SharedState
+from worker.values import NUMBERS
 
 __all__ = ["ForeignState", "SharedState", "WorkerState", "shared", "snapshot"]
 
@@ -42,8 +43,8 @@ class ForeignState:
         """Remove a key of an entry, if it has it."""
         self._state[name] = {one: value for one, value in self._state[name].items() if one != key}
 
-    def part(self, name: str, pid: int) -> Mapping[str, Any]:
-        """Return the entry: whoever has written it."""
+    def some(self, name: str, keys: Sequence[str], pid: int = 0) -> Mapping[str, Any]:
+        """Return the entry: whoever has written it, and with all its keys."""
         return self.entry(name)
 
     def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
@@ -111,9 +112,9 @@ class WorkerState(Mapping[str, Any]):
         self._refuse_restricted((key,))
         try:
             shared(self._state).discard_key(self._name, key, getpid())
-        except KeyError as error:
+        except KeyError:
             # Without the key it is as it was to be; without the entry it is not.
-            if error.args != (key,):
+            if self._name not in self._state:
                 raise
 
     def __iter__(self) -> Iterator[str]:
@@ -132,7 +133,12 @@ class WorkerState(Mapping[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return the value of ``key``, or ``default`` where the entry has none."""
-        return self._entry.get(key, default)
+        try:
+            return self[key]
+        except KeyError:
+            if self._name not in self._state:
+                raise
+            return default
 
     def keys(self) -> KeysView[str]:
         """Return the keys of the entry, as they are now."""
@@ -172,7 +178,7 @@ class WorkerState(Mapping[str, Any]):
         return shared(self._state).entry(self._name, getpid())
 
     def _refuse_restricted(self, keys: Mapping[str, Any] | tuple[str, ...]) -> None:
-        restricted = [key for key in keys if key in self.RESTRICTED]
+        restricted = [key for key in keys if key in self.RESTRICTED or key in NUMBERS]
         if restricted:
             plural = "s" if len(restricted) > 1 else ""
             names = ", ".join(restricted)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-__all__ = ["PROTOCOL", "PartialEntry", "UnreadableError", "dumps", "loads", "numbers"]
+__all__ = ["NUMBERS", "PROTOCOL", "PartialEntry", "UnreadableError", "dumps", "loads", "numbers"]
+
+NUMBERS = frozenset({"last_beat", "requests", "stoppable", "stopping"})
+"""The keys of what a process says of itself in numbers."""
 
 # Every supported Python has it, and all processes of a server run the same one.
 PROTOCOL = 5
@@ -36,7 +39,10 @@ class UnreadableError(ValueError):
 
 
 class PartialEntry(dict[Any, Any]):
-    """An entry without the values that cannot be read: to ask for one of these raises :exc:`UnreadableError`.
+    """An entry with values that cannot be read: to ask for one of these raises :exc:`UnreadableError`.
+
+    So does to copy it into another mapping, as whoever means to write the entry anew does: what could not be
+    read would be lost. ``items()`` and ``values()`` show what can be read.
 
     Attributes:
         unreadable: The errors, by key.
@@ -45,6 +51,21 @@ class PartialEntry(dict[Any, Any]):
     def __init__(self, entry: Mapping[Any, Any], unreadable: Mapping[Any, UnreadableError]) -> None:
         super().__init__(entry)
         self.unreadable = dict(unreadable)
+
+    # As `dict` itself is not asked for these when it is copied, it is copied by `keys` and one by one.
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        yield from self.unreadable
+
+    def __len__(self) -> int:
+        return super().__len__() + len(self.unreadable)
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key in self.unreadable
+
+    def keys(self) -> KeysView[Any]:  # type: ignore[override]
+        """Return all keys, also those of values that cannot be read."""
+        return KeysView(self)
 
     def __missing__(self, key: Any) -> Any:
         raise self.unreadable.get(key) or KeyError(key)

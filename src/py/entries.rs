@@ -9,15 +9,11 @@ use std::sync::atomic::Ordering::Acquire;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use super::keys::TEXT;
 use super::messages;
 use crate::table::heap::Ref;
 use crate::table::memory::{Corrupt, Memory, Part};
 use crate::table::node::Entry;
-
-/// How a key is kept: a text as it is, anything else as a pickle.
-pub const TEXT: u8 = b's';
-/// See [`TEXT`].
-pub const PICKLE: u8 = b'p';
 
 /// A value, as far as it was asked for.
 #[derive(Debug)]
@@ -101,6 +97,15 @@ struct Bucket {
     parts: Vec<Known>,
 }
 
+impl Bucket {
+    fn empty() -> Self {
+        Self {
+            root: Ref::NONE,
+            parts: Vec::new(),
+        }
+    }
+}
+
 /// What this process knows of the table.
 #[derive(Debug, Default)]
 pub struct Entries {
@@ -117,10 +122,7 @@ impl Entries {
         wanted: &dyn Fn(&Entry, &[u8]) -> bool,
     ) -> Result<PyResult<&[Known]>, Corrupt> {
         if self.buckets.is_empty() {
-            let empty = |_| Bucket {
-                root: Ref::NONE,
-                parts: Vec::new(),
-            };
+            let empty = |_| Bucket::empty();
             self.buckets = (0..memory.layout().buckets).map(empty).collect();
         }
         let known = &mut self.buckets[number];
@@ -156,6 +158,15 @@ impl Entries {
             }
         }
         Ok(Ok(&known.parts))
+    }
+
+    /// There is nothing in a bucket now: what was there is not kept.
+    pub fn forget(&mut self, number: usize) {
+        if let Some(known) = self.buckets.get_mut(number)
+            && known.root != Ref::NONE
+        {
+            *known = Bucket::empty();
+        }
     }
 
     /// A value was unpickled, and nobody can change what came of it.

@@ -2,6 +2,7 @@
 
 mod entries;
 mod framer;
+mod keys;
 mod messages;
 mod monitor;
 mod scanner;

@@ -5,21 +5,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyMapping, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
-use super::entries::{Entries, Held, Item, Known, PICKLE, TEXT};
-use super::values::{Made, dumps, is_simple, loads, unreadable};
+use super::entries::{Entries, Held, Item, Known};
+use super::keys::{NUMBERS, OWNER, Pairs, any_key, are_vital, bearer, own, pairs, text_key};
+use super::values::{Made, counted, ends_nobody, is_simple, loads, unreadable};
 use super::{lent, messages, os_error};
 use crate::table::memory::Corrupt;
 use crate::table::node::Entry;
-use crate::table::ops::{Bearer, Change, Failure};
+use crate::table::ops::{Change, Failure};
 use crate::table::shared::{OpenError, Seen, Shared};
 use crate::table::writer::Refused;
-
-/// The key that says whose an entry is.
-const OWNER: &[u8] = b"spid";
-/// The keys of what is counted.
-const NUMBERS: [&[u8]; 4] = [b"slast_beat", b"srequests", b"sstoppable", b"sstopping"];
 
 /// Entries with keys and values, in memory that several processes share.
 #[pyclass(frozen, module = "worker._native")]
@@ -78,11 +74,9 @@ impl Table {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = name.py();
         let bytes = self.key(name, key)?;
-        if NUMBERS.contains(&&*bytes) && self.shared.has_numbers() {
-            let entry = self.entry(name, pid)?;
-            return entry.get_item(key)?.ok_or_else(|| missing(key));
-        }
-        let wanted = |_: &Entry, one: &[u8]| one == bytes || (pid != 0 && one == OWNER);
+        let is_number = NUMBERS.contains(&&*bytes) && self.shared.has_numbers();
+        let asks_whose = pid != 0 || is_number;
+        let wanted = |_: &Entry, one: &[u8]| one == bytes || (asks_whose && one == OWNER);
         let (bucket, parts) = self.parts(name, &wanted)?;
         let visible = part_of(&parts, 0).ok_or_else(|| missing(name))?;
         let own = match (part_of(&parts, pid), visible.find(OWNER)) {
@@ -92,14 +86,54 @@ impl Table {
             }
             _ => None,
         };
-        let own = own.and_then(|own| own.find(&bytes));
-        match own.or_else(|| visible.find(&bytes)) {
+        let find = |key| {
+            own.and_then(|own| own.find(key))
+                .or_else(|| visible.find(key))
+        };
+        if is_number && let Some(owner) = find(OWNER) {
+            let owner = self.object(py, bucket, owner)?.extract().ok();
+            let numbers = owner.and_then(|owner| self.shared.numbers(owner));
+            let counted = numbers.map(|numbers| counted(py, numbers)).transpose()?;
+            if let Some(number) = counted.and_then(|counted| counted.get_item(key).transpose()) {
+                return number;
+            }
+        }
+        match find(&bytes) {
             Some(item) => {
                 let object = self.object(py, bucket, item);
                 object.or_else(|error| Err(unreadable(py, name, key, error)?))
             }
             None => Err(missing(key)),
         }
+    }
+
+    /// Those of some keys that an entry has, or a part that is kept apart, and that can be read.
+    #[pyo3(signature = (name, keys, pid = 0))]
+    fn some<'py>(
+        &self,
+        name: &Bound<'py, PyString>,
+        keys: Vec<Bound<'py, PyString>>,
+        pid: u32,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let py = name.py();
+        let keys = keys.into_iter().map(|key| Ok((text_key(&key)?, key)));
+        let keys: Vec<_> = keys.collect::<PyResult<_>>()?;
+        let wanted = |entry: &Entry, one: &[u8]| {
+            entry.pid == u64::from(pid) && keys.iter().any(|(key, _)| key == one)
+        };
+        let (bucket, parts) = self.parts(name, &wanted)?;
+        part_of(&parts, 0).ok_or_else(|| missing(name))?;
+        let some = PyDict::new(py);
+        let part = part_of(&parts, pid);
+        for (bytes, key) in &keys {
+            if let Some(item) = part.and_then(|part| part.find(bytes)) {
+                match self.object(py, bucket, item) {
+                    Err(error) if ends_nobody(py, &error) => {}
+                    value => some.set_item(key, value?)?,
+                }
+            }
+        }
+        Ok(some)
     }
 
     /// All entries.
@@ -110,6 +144,7 @@ impl Table {
             let mut entries = self.known();
             for bucket in 0..memory.layout().buckets {
                 if memory.is_empty(bucket) {
+                    entries.forget(bucket);
                     continue;
                 }
                 let parts = entries.look(py, memory, bucket, &|entry, _| entry.pid == 0);
@@ -156,11 +191,8 @@ impl Table {
     /// Let an entry have these keys and no others.
     fn put(&self, name: &Bound<'_, PyString>, entry: &Bound<'_, PyAny>) -> PyResult<()> {
         // The keys are taken as they are, whatever was there.
-        let pairs = pairs(entry, |key| match key.cast::<PyString>() {
-            Ok(text) => text_key(text),
-            Err(_) => Ok([&[PICKLE], dumps(key)?.as_bytes()].concat()),
-        })?;
-        self.change(name, &mut |change| change.put(&pairs))
+        let pairs = pairs(entry, any_key)?;
+        self.change(name, are_vital(&pairs), &mut |change| change.put(&pairs))
     }
 
     /// Set some keys of an entry.
@@ -173,7 +205,9 @@ impl Table {
     ) -> PyResult<()> {
         let pairs = self.pairs(name, changes)?;
         let own = own(name.py(), pid)?;
-        self.change(name, &mut |change| change.merge(&pairs, bearer(pid, &own)))
+        self.change(name, are_vital(&pairs), &mut |change| {
+            change.merge(&pairs, bearer(pid, &own))
+        })
     }
 
     /// Remove a key of an entry.
@@ -186,9 +220,11 @@ impl Table {
     ) -> PyResult<()> {
         let bytes = self.key(name, key)?;
         let own = own(name.py(), pid)?;
-        let result = self.shared.change(&messages::encode(name)?, |change| {
-            change.discard(&bytes, bearer(pid, &own))
-        });
+        let result = self
+            .shared
+            .change(&messages::encode(name)?, false, |change| {
+                change.discard(&bytes, bearer(pid, &own))
+            });
         match result {
             Err(Failure::NoKey) => Err(missing(key)),
             result => result.map_err(|failure| self.error(name, &failure)),
@@ -197,7 +233,7 @@ impl Table {
 
     /// Remove an entry, and what is kept apart from it.
     fn remove(&self, name: &Bound<'_, PyString>) -> PyResult<()> {
-        self.change(name, &mut |change| change.remove())
+        self.change(name, false, &mut |change| change.remove())
     }
 
     /// What a process has written apart from the entry.
@@ -217,12 +253,14 @@ impl Table {
         changes: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let pairs = self.pairs(name, changes)?;
-        self.change(name, &mut |change| change.hand_over(pid.into(), &pairs))
+        self.change(name, are_vital(&pairs), &mut |change| {
+            change.hand_over(pid.into(), &pairs)
+        })
     }
 
     /// Forget what a process has written apart.
     fn drop(&self, name: &Bound<'_, PyString>, pid: u32) -> PyResult<()> {
-        self.change(name, &mut |change| change.drop_part(pid.into()))
+        self.change(name, false, &mut |change| change.drop_part(pid.into()))
     }
 
     /// Note that this process is alive.
@@ -293,7 +331,7 @@ impl Table {
         for item in &part.items {
             let key = match &item.text {
                 Some(text) => text.bind(py).clone().into_any(),
-                None => match loads(py, &item.bytes[1..]) {
+                None => match loads(py, &item.bytes[1..]).and_then(|key| key.hash().and(Ok(key))) {
                     Ok(key) => key,
                     Err(error) => {
                         made.fails(PyBytes::new(py, &item.bytes[1..]).into_any(), error)?;
@@ -301,9 +339,9 @@ impl Table {
                     }
                 },
             };
-            match self.object(py, bucket, item) {
-                Ok(value) => made.dict.set_item(key, value)?,
-                Err(error) => made.fails(key, error)?,
+            let value = self.object(py, bucket, item);
+            if let Err(error) = value.and_then(|value| made.dict.set_item(&key, value)) {
+                made.fails(key, error)?;
             }
         }
         Ok(made)
@@ -344,23 +382,20 @@ impl Table {
                 return Ok(item.bytes.to_vec());
             }
         }
-        Ok([&[PICKLE], dumps(key)?.as_bytes()].concat())
+        any_key(key)
     }
 
-    fn pairs(
-        &self,
-        name: &Bound<'_, PyString>,
-        given: &Bound<'_, PyAny>,
-    ) -> PyResult<Vec<(Vec<u8>, Vec<u8>)>> {
+    fn pairs(&self, name: &Bound<'_, PyString>, given: &Bound<'_, PyAny>) -> PyResult<Pairs> {
         pairs(given, |key| self.key(name, key))
     }
 
     fn change(
         &self,
         name: &Bound<'_, PyString>,
+        vital: bool,
         act: &mut dyn FnMut(&mut Change<'_, '_>) -> Result<bool, Failure>,
     ) -> PyResult<()> {
-        let result = self.shared.change(&messages::encode(name)?, act);
+        let result = self.shared.change(&messages::encode(name)?, vital, act);
         result.map_err(|failure| self.error(name, &failure))
     }
 
@@ -391,51 +426,9 @@ fn refused(refused: &Refused) -> PyErr {
     }
 }
 
-fn text_key(text: &Bound<'_, PyString>) -> PyResult<Vec<u8>> {
-    Ok([&[TEXT], &*messages::encode(text)?].concat())
-}
-
-/// A mapping as bytes.
-fn pairs(
-    given: &Bound<'_, PyAny>,
-    key: impl Fn(&Bound<'_, PyAny>) -> PyResult<Vec<u8>>,
-) -> PyResult<Vec<(Vec<u8>, Vec<u8>)>> {
-    let items = if let Ok(given) = given.cast_exact::<PyDict>() {
-        given.items()
-    } else {
-        let copy = PyDict::new(given.py());
-        copy.update(given.cast::<PyMapping>()?)?;
-        copy.items()
-    };
-    let pair = |item: Bound<'_, PyAny>| {
-        let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
-        Ok((key(&name)?, dumps(&value)?.as_bytes().to_vec()))
-    };
-    items.iter().map(pair).collect()
-}
-
 /// What a process has written apart; of 0, what everybody sees.
 fn part_of(parts: &[Known], pid: u32) -> Option<&Known> {
     parts.iter().find(|part| part.entry.pid == u64::from(pid))
-}
-
-/// What the key of its owner holds in an entry of this process.
-fn own(py: Python<'_>, pid: u32) -> PyResult<Vec<u8>> {
-    if pid == 0 {
-        return Ok(Vec::new());
-    }
-    Ok(dumps(&pid.into_pyobject(py)?.into_any())?
-        .as_bytes()
-        .to_vec())
-}
-
-fn bearer(pid: u32, value: &[u8]) -> Option<Bearer<'_>> {
-    let bearer = Bearer {
-        pid: pid.into(),
-        key: OWNER,
-        value,
-    };
-    (pid != 0).then_some(bearer)
 }
 
 /// The error that a `dict` raises.

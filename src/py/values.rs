@@ -1,6 +1,6 @@
 //! Values as bytes, and entries made of them.
 
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyNone, PyString, PyType};
@@ -28,7 +28,7 @@ impl<'py> Made<'py> {
 
     /// A value, or a key, cannot be unpickled.
     pub fn fails(&mut self, key: Bound<'py, PyAny>, error: PyErr) -> PyResult<()> {
-        if error.is_instance_of::<PyException>(key.py()) {
+        if ends_nobody(key.py(), &error) {
             self.unreadable.push((key, error));
             return Ok(());
         }
@@ -45,7 +45,7 @@ impl<'py> Made<'py> {
     pub fn belongs_to(&self, pid: u32) -> PyResult<bool> {
         let owner = pyo3::intern!(self.dict.py(), "pid");
         for (key, _) in &self.unreadable {
-            if key.eq(owner)? {
+            if key.eq(owner).unwrap_or(false) {
                 return Ok(false);
             }
         }
@@ -58,7 +58,7 @@ impl<'py> Made<'py> {
     /// What is in the other one takes precedence.
     pub fn add(&mut self, other: Self) -> PyResult<()> {
         for (key, _) in &other.unreadable {
-            if self.dict.contains(key)? {
+            if self.dict.contains(key).unwrap_or(false) {
                 self.dict.del_item(key)?;
             }
         }
@@ -77,14 +77,7 @@ impl<'py> Made<'py> {
     ) -> PyResult<Bound<'py, PyDict>> {
         let (py, values) = (name.py(), values(name.py())?);
         if let Some(numbers) = numbers {
-            let numbers = (
-                numbers.beat_at,
-                numbers.requests,
-                numbers.stoppable,
-                numbers.stopping,
-            );
-            let numbers = values.numbers.bind(py).call1(numbers)?;
-            self.dict.update(numbers.cast()?)?;
+            self.dict.update(counted(py, numbers)?.as_mapping())?;
         }
         if self.unreadable.is_empty() {
             return Ok(self.dict);
@@ -95,7 +88,8 @@ impl<'py> Made<'py> {
                 .unreadable
                 .bind(py)
                 .call1((name, &key, error.value(py)))?;
-            unreadable.set_item(key, error)?;
+            // A key that cannot even be compared is left out.
+            let _ = unreadable.set_item(key, error);
         }
         let partial = values.partial.bind(py).call1((self.dict, unreadable))?;
         Ok(partial.cast_into()?)
@@ -134,6 +128,22 @@ fn values(py: Python<'_>) -> PyResult<&Values> {
             timezone: times.getattr("timezone")?.cast_into()?.unbind(),
         })
     })
+}
+
+/// What is counted of a process, as keys of its entry.
+pub fn counted(py: Python<'_>, numbers: Numbers) -> PyResult<Bound<'_, PyDict>> {
+    let numbers = (
+        numbers.beat_at,
+        numbers.requests,
+        numbers.stoppable,
+        numbers.stopping,
+    );
+    Ok(values(py)?.numbers.bind(py).call1(numbers)?.cast_into()?)
+}
+
+/// Whether an error is the value's own, which makes it unreadable: `SystemExit`, too, ends no reader.
+pub fn ends_nobody(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyException>(py) || error.is_instance_of::<PySystemExit>(py)
 }
 
 /// A value as bytes.
@@ -187,7 +197,7 @@ pub fn unreadable(
     key: &Bound<'_, PyAny>,
     error: PyErr,
 ) -> PyResult<PyErr> {
-    if !error.is_instance_of::<PyException>(py) {
+    if !ends_nobody(py, &error) {
         return Ok(error);
     }
     let made = values(py)?

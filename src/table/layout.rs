@@ -24,6 +24,8 @@ pub enum Single {
     Slots,
     /// How many stamps have been given out.
     Stamps,
+    /// How many words of blocks were given up by others than those who own them.
+    Freed,
 }
 
 /// Words of a process: who it is, and what it counts.

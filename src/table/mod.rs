@@ -11,6 +11,8 @@ pub mod shared;
 pub mod slots;
 mod sync;
 pub mod units;
+#[cfg(not(loom))]
+pub mod whereabouts;
 pub mod writer;
 
 #[cfg(test)]

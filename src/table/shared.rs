@@ -19,12 +19,15 @@ use super::ops::{Change, Failure};
 use super::slots::{self, Field, Identity, Slot};
 use super::sync::AtomicU64;
 use super::sync::Ordering::Acquire;
+use super::whereabouts::{self, Whereabouts};
 use super::writer::{Refused, Writer};
 
 /// Names with the same hash share a bucket, so there may be any number of entries.
 const BUCKETS: usize = 4096;
 /// How many processes may have written and be alive at the same time.
 const PROCESSES: usize = 16_384;
+/// After how many processes those are looked for that have died unseen: main is told of its own children alone.
+const SWEEP: usize = 64;
 const STOPPABLE: u64 = 1;
 const STOPPING: u64 = 2;
 /// Some flag was set or cleared.
@@ -168,14 +171,17 @@ impl Shared {
         self.mapped.words * size_of::<AtomicU64>()
     }
 
-    /// Change what is kept under a name, and wake main if it waits for that.
+    /// Change what is kept under a name, and wake main if it waits for that. What is `vital` may take the room
+    /// that is kept for when there is none.
     pub fn change(
         &self,
         name: &[u8],
+        vital: bool,
         mut act: impl FnMut(&mut Change<'_, '_>) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         let memory = self.memory();
         let changed = self.with_own(|own| {
+            own.writer.vital = vital;
             let mut change = || {
                 let writer = &mut own.writer;
                 act(&mut Change {
@@ -186,7 +192,7 @@ impl Shared {
             };
             match change() {
                 Err(Failure::Refused(Refused::Full)) => {
-                    slots::bury(memory, Identity::is_dead);
+                    slots::bury(memory, whereabouts::is_dead);
                     change()
                 }
                 result => result,
@@ -248,7 +254,7 @@ impl Shared {
     /// This process is dead: what it had is for others.
     pub fn bury(&self, pid: u32) {
         // Another one may have its pid by now.
-        let lives = |who| Identity::of_process(pid) == Some(who);
+        let lives = |who| Whereabouts::of(pid) == Whereabouts::Lives(who);
         slots::bury(self.memory(), |who| who.pid == pid && !lives(who));
     }
 
@@ -320,12 +326,18 @@ impl Shared {
 
     fn begin(&self, pid: u32) -> Result<Own, Refused> {
         let memory = self.memory();
-        let me = Identity::of_process(pid).unwrap_or(Identity { pid, began: 0 });
+        let me = match Whereabouts::of(pid) {
+            Whereabouts::Lives(me) => me,
+            _ => Identity { pid, began: 0 },
+        };
         let slot = Slot::take(memory, me).or_else(|| {
-            slots::bury(memory, Identity::is_dead);
+            slots::bury(memory, whereabouts::is_dead);
             Slot::take(memory, me)
         });
         let slot = slot.ok_or(Refused::Full)?;
+        if slot.number % SWEEP == SWEEP - 1 {
+            slots::bury(memory, whereabouts::is_dead);
+        }
         let writer = Writer::new(slot.serial);
         let numbers = slots::of(memory, pid).unwrap_or(slot);
         Ok(Own {
@@ -345,30 +357,5 @@ impl AsFd for Shared {
 impl From<Errno> for OpenError {
     fn from(error: Errno) -> Self {
         Self::Os(error)
-    }
-}
-
-impl Identity {
-    /// Who has this pid now; `None` where nobody has, or the system does not say.
-    fn of_process(pid: u32) -> Option<Self> {
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
-        let rest = std::str::from_utf8(&stat[after_name..]).ok()?;
-        let mut words = rest.split_ascii_whitespace();
-        // Those that have ended and were not collected yet are dead: they do nothing any more.
-        if matches!(words.next(), Some("Z" | "X")) {
-            return None;
-        }
-        let began: u64 = words.nth(18)?.parse().ok()?;
-        Some(Self {
-            pid,
-            began: u32::try_from(began & 0x7fff_ffff).ok()?,
-        })
-    }
-
-    /// Whether it is certain that this process is dead.
-    fn is_dead(self) -> bool {
-        // Where the system tells of nobody, not of ourselves either, nothing is certain.
-        Self::of_process(std::process::id()).is_some() && Self::of_process(self.pid) != Some(self)
     }
 }

@@ -1,5 +1,7 @@
 //! The processes that write: who they are, and numbers of theirs that are written without further ado.
 
+use std::collections::HashSet;
+
 use super::layout::{PROCESS, Single};
 use super::memory::Memory;
 use super::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -44,7 +46,8 @@ impl Identity {
 /// A place among the processes.
 #[derive(Debug, Clone, Copy)]
 pub struct Slot {
-    number: usize,
+    /// Which place it is.
+    pub number: usize,
     /// The number of the process, by which it owns; never given twice.
     pub serial: u64,
 }
@@ -103,13 +106,16 @@ pub fn all(memory: Memory<'_>) -> impl Iterator<Item = (Identity, Slot)> {
 
 /// Give what the dead had to whoever wants it. Only for processes of which it is certain.
 pub fn bury(memory: Memory<'_>, mut is_dead: impl FnMut(Identity) -> bool) {
-    for (who, word, slot) in taken(memory) {
-        if is_dead(who) {
-            units::disown(memory, slot.serial);
-            // Whoever takes the place writes all of it anew.
-            let place = memory.slot(slot.number, WHO);
-            let _ = place.compare_exchange(word, 0, Release, Relaxed);
-        }
+    let dead: Vec<_> = taken(memory).filter(|(who, ..)| is_dead(*who)).collect();
+    if dead.is_empty() {
+        return;
+    }
+    let serials: HashSet<u64> = dead.iter().map(|(.., slot)| slot.serial).collect();
+    units::disown(memory, |serial| serials.contains(&serial));
+    for (_, word, slot) in dead {
+        // Whoever takes the place writes all of it anew.
+        let place = memory.slot(slot.number, WHO);
+        let _ = place.compare_exchange(word, 0, Release, Relaxed);
     }
 }
 

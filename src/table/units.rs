@@ -48,10 +48,10 @@ pub fn inherit(memory: Memory<'_>, class: Class, serial: u64, most: usize) -> Ve
 
 /// Take a unit that is nobody's, or as many as one block takes; tell the first one. The last ones are for those who
 /// are about to make room.
-pub fn claim(memory: Memory<'_>, class: Class, serial: u64, makes_room: bool) -> Option<usize> {
+pub fn claim(memory: Memory<'_>, class: Class, serial: u64, reserved: bool) -> Option<usize> {
     let (count, _) = class.shape();
     let units = memory.layout().units;
-    let limit = if makes_room {
+    let limit = if reserved {
         units
     } else {
         units - reserve(units)
@@ -144,12 +144,12 @@ fn swap(memory: Memory<'_>, unit: usize, from: u64, to: u64) -> bool {
     word.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
 }
 
-/// Give the units of a dead process to whoever wants them.
-pub fn disown(memory: Memory<'_>, serial: u64) {
+/// Give the units of dead processes to whoever wants them.
+pub fn disown(memory: Memory<'_>, is_dead: impl Fn(u64) -> bool) {
     let mut unit = 0;
     while unit < used(memory) {
         let word = memory.owner(unit).load(Acquire);
-        let is_of_the_dead = word >> 8 == serial && serial != 0;
+        let is_of_the_dead = word >> 8 != 0 && is_dead(word >> 8);
         if let Some(class) = class(word) {
             if is_of_the_dead {
                 swap(memory, unit, word, mark(class));

@@ -54,8 +54,12 @@ pub struct Writer {
     spent: usize,
     /// Numbers for the next fillings.
     stamps: Range<u64>,
+    /// How many words others had given up, in all, at that last look.
+    freed: u64,
     /// Whether what is being done takes something away.
     shrinks: bool,
+    /// Whether it may take the room that is kept for when there is none.
+    pub vital: bool,
 }
 
 impl Writer {
@@ -68,7 +72,9 @@ impl Writer {
             filled: Vec::new(),
             spent: 0,
             stamps: 0..0,
+            freed: 0,
             shrinks: false,
+            vital: false,
         }
     }
 
@@ -94,6 +100,8 @@ impl Writer {
         mut wanted: impl FnMut(&Key) -> bool,
         mut act: impl FnMut(Vec<Part>) -> Result<Vec<(u64, Vec<Key>)>, E>,
     ) -> Result<bool, E> {
+        self.give_back_what_others_freed(memory)
+            .map_err(Refused::from)?;
         let result = loop {
             match self.publish(memory, name, &mut wanted, &mut act) {
                 Ok(Published::Lost) => {}
@@ -208,12 +216,32 @@ impl Writer {
     /// A block is free, if it is one's own: others see to theirs.
     fn give_back(&mut self, memory: Memory<'_>, block: Ref) {
         let unit = memory.unit(block.granule());
-        if block != Ref::NONE
-            && let Some((serial, class)) = units::owner(memory, unit)
-            && serial == self.serial
-        {
-            self.free(class).push_back(block.granule());
+        if block == Ref::NONE {
+            return;
         }
+        if let Some((serial, class)) = units::owner(memory, unit) {
+            if serial == self.serial {
+                self.free(class).push_back(block.granule());
+            } else if serial != 0 {
+                let freed = memory.single(Single::Freed);
+                freed.fetch_add(class.words() as u64, Relaxed);
+            }
+        }
+    }
+
+    /// When others have given up much, see whether it was one's own.
+    fn give_back_what_others_freed(&mut self, memory: Memory<'_>) -> Result<(), Corrupt> {
+        let freed = memory.single(Single::Freed).load(Relaxed);
+        let since = usize::try_from(freed.wrapping_sub(self.freed)).unwrap_or(usize::MAX);
+        if since >= UNIT && since * 2 > self.owned() {
+            self.collect(memory, None)?;
+        }
+        Ok(())
+    }
+
+    fn owned(&self) -> usize {
+        let shapes = self.units.iter().map(|(_, class)| class.shape());
+        shapes.map(|(units, _)| units * UNIT).sum()
     }
 
     fn free(&mut self, class: Class) -> &mut VecDeque<usize> {
@@ -225,13 +253,11 @@ impl Writer {
     }
 
     fn take(&mut self, memory: Memory<'_>, class: Class) -> Result<usize, Refused> {
-        let shapes = self.units.iter().map(|(_, class)| class.shape());
-        let owned: usize = shapes.map(|(units, _)| units * UNIT).sum();
-        if self.free(class).is_empty() && self.spent * 2 > owned {
-            self.collect(memory, class)?;
+        if self.free(class).is_empty() && self.spent * 2 > self.owned() {
+            self.collect(memory, Some(class))?;
         }
         if self.free(class).is_empty() && !self.claim(memory, class)? {
-            self.collect(memory, class)?;
+            self.collect(memory, Some(class))?;
             if self.free(class).is_empty() && !self.claim(memory, class)? {
                 units::recycle(memory, self.serial)?;
                 self.claim(memory, class)?;
@@ -252,7 +278,8 @@ impl Writer {
                 let asked = |granule| inherited.binary_search(&memory.unit(granule)).is_ok();
                 live = memory.live(asked)?;
             }
-            let fresh = || units::claim(memory, class, self.serial, self.shrinks);
+            let reserved = self.shrinks || self.vital;
+            let fresh = || units::claim(memory, class, self.serial, reserved);
             let taken = match inherited.len() {
                 0 => Vec::from_iter(fresh()),
                 _ => inherited,
@@ -272,8 +299,9 @@ impl Writer {
 
     /// Find all blocks of one's own that nothing refers to; give back the units that have no others, but of the
     /// class that is wanted.
-    fn collect(&mut self, memory: Memory<'_>, wanted: Class) -> Result<(), Corrupt> {
+    fn collect(&mut self, memory: Memory<'_>, wanted: Option<Class>) -> Result<(), Corrupt> {
         self.spent = 0;
+        self.freed = memory.single(Single::Freed).load(Relaxed);
         let mine = |granule| {
             units::owner(memory, memory.unit(granule))
                 .is_some_and(|(serial, _)| serial == self.serial)
@@ -286,7 +314,7 @@ impl Writer {
         for (unit, class) in std::mem::take(&mut self.units) {
             let blocks = units::blocks(memory, unit, class);
             let is_used = |block: &usize| kept.contains(block);
-            if class != wanted && !blocks.clone().any(|block| is_used(&block)) {
+            if Some(class) != wanted && !blocks.clone().any(|block| is_used(&block)) {
                 units::release(memory, unit, class, self.serial);
                 continue;
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,12 @@ import pytest
 from worker.values import PartialEntry, UnreadableError
 
 from .tables import Memory
+
+
+def fail() -> None:
+    """Do as a broken class does."""
+    raise RuntimeError("as it likes")
+
 
 # What the values below do while they are pickled or unpickled.
 acts: dict[str, Any] = {}
@@ -35,6 +42,7 @@ class Key(Acting):
     """The same as a key: all are equal, whatever else they have, and act when they are compared as well."""
 
     def __hash__(self) -> int:
+        acts.get("hashed", int)()
         return 7
 
     def __eq__(self, other: object) -> bool:
@@ -105,7 +113,7 @@ def test_it_can_be_read_where_its_class_is(memory: Memory) -> None:
 def test_what_is_unreadable_can_be_replaced(memory: Memory) -> None:
     table = with_unreadable(memory)
     table.update("a", {"after": 3})
-    assert dict(table.entry("a")) == {"before": 1, "after": 3}
+    assert dict(table.entry("a").items()) == {"before": 1, "after": 3}
     table.update("a", {"thing": 4})
     assert type(table.entry("a")) is dict
     assert list(table.entry("a").items()) == [("before", 1), ("thing", 4), ("after", 3)]
@@ -135,9 +143,9 @@ def test_what_is_unreadable_is_over_the_entry(memory: Memory) -> None:
     with at_hand() as thing:
         table.update("a", {"thing": thing}, 7)
     assert table.entry("a") == {"pid": 6, "thing": 1}
-    assert dict(table.entry("a", 7)) == {"pid": 6}
+    assert dict(table.entry("a", 7).items()) == {"pid": 6}
     assert list(table.entry("a", 7).unreadable) == ["thing"]
-    assert dict(table.part("a", 7)) == {}
+    assert dict(table.part("a", 7).items()) == {}
     with pytest.raises(UnreadableError):
         table.part("a", 7)["thing"]
     with pytest.raises(UnreadableError):
@@ -162,7 +170,7 @@ def test_an_owner_that_is_unreadable_is_another(memory: Memory) -> None:
     table.update("a", {"x": 1}, 7)
     assert table.part("a", 7) == {"x": 1}
     assert list(table.entry("a").unreadable) == ["pid"]
-    assert dict(table.entry("a", 7)) == {"x": 1}
+    assert dict(table.entry("a", 7).items()) == {"x": 1}
 
 
 def test_a_key_that_is_unreadable_is_kept(memory: Memory) -> None:
@@ -171,14 +179,14 @@ def test_a_key_that_is_unreadable_is_kept(memory: Memory) -> None:
         table.put("a", {"x": 1, thing: 2})
     for one in (table, memory.table()):
         one.update("a", {"x": 3, 5: 4})
-        assert dict(one.entry("a")) == {"x": 3, 5: 4}
+        assert dict(one.entry("a").items()) == {"x": 3, 5: 4}
         assert len(one.entry("a").unreadable) == 1
     with at_hand() as thing:
         assert table.value("a", thing) == 2
         assert table.entry("a").keys() == {"x", thing, 5}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
 def test_what_is_no_exception_passes(memory: Memory, error: type[BaseException]) -> None:
     def fail() -> None:
         raise error
@@ -194,15 +202,17 @@ def test_what_is_no_exception_passes(memory: Memory, error: type[BaseException])
     assert table.value("a", "x") == 2
 
 
-@pytest.mark.parametrize("error", [KeyError, RecursionError, MemoryError, StopIteration, AttributeError])
-def test_any_exception_is_unreadable(memory: Memory, error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    "error", [KeyError, RecursionError, MemoryError, StopIteration, AttributeError, SystemExit]
+)
+def test_any_exception_is_unreadable(memory: Memory, error: type[BaseException]) -> None:
     def fail() -> None:
         raise error("as it likes")
 
     table = memory.table()
     table.put("a", {"acting": Acting(), "x": 1})
     acts["unpickled"] = fail
-    assert dict(table.entry("a")) == {"x": 1}
+    assert dict(table.entry("a").items()) == {"x": 1}
     assert type(table.entry("a").unreadable["acting"].why) is error
     with pytest.raises(UnreadableError, match="as it likes"):
         table.value("a", "acting")
@@ -240,6 +250,53 @@ def test_what_is_not_asked_for_is_not_unpickled(memory: Memory) -> None:
     assert table.value("a", "x", 7) == 1
     table.update("a", {"x": 2})
     table.update("a", {"x": 3}, 7)
+    assert table.some("a", ("x", "pid")) == {"x": 2, "pid": 6}
+    assert table.some("a", ("x", "pid"), 7) == {"x": 3}
+    table.update("a", {"pid": os.getpid()})
+    table.beat(3)
+    assert table.value("a", "requests") == 3
     table.hand_over("a", 7, {})
     table.discard("a", "x")
     assert table.names() == table.changes() == ["a"]
+
+
+def test_some_of_the_keys(memory: Memory) -> None:
+    table = with_unreadable(memory)
+    table.update("a", {"x": 1, "pid": 6})
+    table.update("a", {"mine": 2}, 7)
+    for one in (table, memory.table()):
+        assert one.some("a", ("x", "thing", "missing", "before")) == {"x": 1, "before": 1}
+        assert one.some("a", ("x", "mine"), 7) == {"mine": 2}
+        assert one.some("a", ("x",), 8) == {}
+        with pytest.raises(KeyError, match=r"^'b'$"):
+            one.some("b", ("x",))
+
+
+@pytest.mark.parametrize("moment", ["hashed", "compared"])
+def test_a_key_that_cannot_be_a_key_here_hides_no_other(memory: Memory, moment: str) -> None:
+    table = memory.table()
+    table.put("a", {Key(): 1, "x": 2})
+    table.put("b", {7: 3, Key(): 4, "x": 5})
+    acts[moment] = fail
+    for one in (table, memory.table()):
+        assert one.value("a", "x") == 2
+        entries = one.entries()
+        assert entries["a"]["x"] == 2
+        # It has the hash of 7, with which it is compared.
+        assert dict(entries["b"].items()) == {7: 3, "x": 5}
+    acts.clear()
+    assert table.entries() == {"a": {Key(): 1, "x": 2}, "b": {7: 3, Key(): 4, "x": 5}}
+
+
+def test_what_is_unreadable_is_not_lost_by_writing_the_entry_anew(memory: Memory) -> None:
+    table = with_unreadable(memory)
+    entry = table.entry("a")
+    assert set(entry) == {"before", "thing", "after"}
+    assert len(entry) == 3
+    assert "thing" in entry
+    for anew in (lambda: {**entry, "before": 2}, lambda: dict(entry), lambda: entry | {}):
+        with pytest.raises(UnreadableError, match="'thing' in the entry 'a'"):
+            anew()
+    with pytest.raises(UnreadableError, match="'thing' in the entry 'a'"):
+        table.put("a", entry)
+    assert type(memory.table().entry("a")) is PartialEntry

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -280,6 +282,53 @@ def test_room_is_given_back_by_the_dead(core: ModuleType, children: Children) ->
                 table.remove(name)
             os.close(reading)
             os.close(writing)
+
+
+def test_who_cannot_say_when_it_began_is_not_taken_for_dead(core: ModuleType, children: Children) -> None:
+    """It has no descriptor left to read that with, and writes all the same."""
+    with Memory(core, 8 * MEBIBYTE) as memory:
+        table = memory.table()
+        shared(table)
+        told, telling = os.pipe()
+
+        def child() -> None:
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 64), min(soft, 64)))
+            with suppress(OSError):
+                while True:
+                    os.dup(0)
+            for number in range(10**9):
+                table.update("shared", both(number, 300) | {"child": number})
+                if number == 0:
+                    os.write(telling, b"x")
+
+        pid = children.fork(child)
+        assert os.read(told, 1) == b"x"
+        for _ in range(3):
+            # Whoever finds no room looks for what the dead have left.
+            for name in fill(table, b"f" * 3000):
+                table.remove(name)
+            before = table.value("shared", "child")
+            while table.value("shared", "child") < before + 100:
+                assert is_whole(table.entry("shared"))
+        os.kill(pid, signal.SIGKILL)
+        children.reap(pid)
+        os.close(told)
+        os.close(telling)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up privileges")
+def test_who_gives_up_its_privileges_goes_on(memory: Memory, children: Children) -> None:
+    table = memory.table()
+    shared(table)
+
+    def child() -> None:
+        os.setuid(65_534)
+        write(table, "child", [1, 500], 10)
+        table.beat(1)
+
+    assert children.reap(children.fork(child)) == 0
+    assert table.value("counts", "child") == 10
 
 
 def run(core: ModuleType, memory: Memory, code: str) -> str:

@@ -58,6 +58,17 @@ def test_what_there_is_no_room_for(small: Memory, size: int) -> None:
         assert one.entry("first") == {"x": 1, 2: 3}
 
 
+def test_a_process_can_start_where_there_is_no_room(small: Memory) -> None:
+    table, newcomer = small.table(), small.table()
+    fill(table, b"f" * 1000)
+    newcomer.put("new", {"server": True})
+    newcomer.update("new", {"state": "ACKED", "serving": True})
+    newcomer.hand_over("new", 7, {"pid": 7})
+    with pytest.raises(MemoryError):
+        newcomer.update("new", {"mine": b"m" * 100_000})
+    assert table.entry("new") == {"server": True, "state": "ACKED", "serving": True, "pid": 7}
+
+
 @pytest.mark.parametrize("size", [1000, 20_000, 200_000])
 def test_room_is_given_back(small: Memory, size: int) -> None:
     table, other = small.table(), small.table()

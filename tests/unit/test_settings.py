@@ -110,7 +110,7 @@ class TestRefused:
     def test_state_ceiling(self, value: Any) -> None:
         expected = (
             f"state_ceiling of WorkerManager() cannot be {value!r}: "
-            "it takes a whole number of bytes from 8388608 on"
+            "it takes a whole number of bytes from 8388608 to 17179869184"
         )
         with pytest.raises(ValueError) as caught:
             settings.resolve({"state_ceiling": value})

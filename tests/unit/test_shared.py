@@ -7,6 +7,8 @@ import pickle
 import signal
 import stat
 import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from multiprocessing import Pipe, get_context
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from worker.entry import Entry
 from worker.shared import SharedState
 from worker.state import WorkerState
 from worker.values import PartialEntry, UnreadableError
@@ -77,8 +80,16 @@ class TestMapping:
         state = SharedState()
         state.close()
         state.close()
-        with pytest.raises(ValueError, match="closed"):
-            len(state)
+        for use in (len, pickle.dumps):
+            with pytest.raises(ValueError, match="closed"):
+                use(state)
+
+    @pytest.mark.parametrize("ceiling", [0, (8 << 20) - 1, 1 << 40, "much", 1.5, True])
+    def test_a_ceiling_that_cannot_be(self, ceiling: Any) -> None:
+        with pytest.raises(
+            ValueError, match=r"^state_ceiling of SharedState\(\) cannot be .* from 8388608 to"
+        ):
+            SharedState(ceiling)
 
 
 class TestMemory:
@@ -100,6 +111,53 @@ class TestMemory:
             state[f"Sanic-Server-{number}-0"] = {"pid": number, "state": "ACKED", "serving": True}
         assert len(state.copy()) == 64
         assert os.fstat(vars(state)["_memory"]).st_blocks * 512 < 1 << 20
+
+    def test_where_a_process_may_have_less_than_the_default(self) -> None:
+        """As after `ulimit -f`."""
+        code = """
+            import os, resource
+            from worker.state import SharedState
+
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 20, 100 << 20))
+            state = SharedState()
+            state["a"] = {"x": 1}
+            print(os.fstat(state._memory).st_size >> 20, state["a"])
+            try:
+                SharedState(200 << 20)
+            except OSError as error:
+                print(error)
+            """
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.stderr == ""
+        assert ended.stdout.splitlines() == [
+            "64 {'x': 1}",
+            "[Errno 27] File too large: the state of the workers, 209715200 bytes (`state_ceiling`)",
+        ]
+
+
+def ends_whoever_unpickles_it() -> None:
+    os._exit(7)
+
+
+class Hostile:
+    """A value that nobody is to unpickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ends_whoever_unpickles_it, ()
+
+
+def test_main_unpickles_nothing_of_a_users(state: SharedState) -> None:
+    state[NAME] = {"pid": 1, "state": "ACKED", "mine": Hostile()}
+    state.update_entry(NAME, {"state": "STARTED", "serving": True, "mine": Hostile()}, 2)
+    entry = Entry(state, NAME)
+    entry.require(True)
+    assert entry.read() == {"state": "ACKED"}
+    assert entry.read(2) == {"state": "STARTED", "serving": True}
+    entry.record({"starts": 2})
+    entry.hand_over(2, {"starts": 3})
+    assert entry.read() == {"state": "STARTED", "serving": True, "starts": 3}
+    entry.drop_part(2)
 
 
 def answers(state: SharedState, end: Any) -> None:
@@ -214,7 +272,7 @@ class TestWhoseEntry:
         mine["x"] = 5
         state.update_entry(NAME, {"state": "ACKED"}, os.getpid())
         assert state.copy() == before
-        assert state.part(NAME, os.getpid()) == {"x": 5, "state": "ACKED"}
+        assert state.some(NAME, ("x", "state"), os.getpid()) == {"x": 5, "state": "ACKED"}
         assert mine == {**before[NAME], "x": 5}
         del mine["x"]
         assert "x" not in mine
@@ -226,7 +284,7 @@ class TestWhoseEntry:
         state.update_entry(NAME, {"serving": True}, 1)
         assert state[NAME]["serving"] is False
         state.drop_part(NAME, 1)
-        assert state.part(NAME, 1) == {}
+        assert state.some(NAME, ("x",), 1) == {}
 
     @pytest.mark.parametrize("order", ["", ":STARTUP_FIRST"])
     def test_of_one_that_is_restarted(
@@ -248,7 +306,7 @@ class TestWhoseEntry:
             house.open_gate()
             entry = house.until(NAME, pid=new, state="ACKED", serving=True)
             assert entry["starts"] == 2
-            until(lambda: not house.state.part(NAME, old), "the end of what the old one wrote")
+            until(lambda: not house.state.some(NAME, ("state",), old), "the end of what the old one wrote")
             house.all_acked()
             assert house.entry(NAME)["serving"] is True
 

@@ -168,6 +168,8 @@ class TestRestricted:
 
     def test_several_keys(self) -> None:
         state = state_of()
+        with pytest.raises(LookupError, match=r"^Cannot set restricted key on WorkerState: last_beat$"):
+            state_of().update({"last_beat": 1})
         with pytest.raises(LookupError, match=r"^Cannot set restricted keys on WorkerState: state, pid$"):
             state.update({"state": 1, "fine": 2, "pid": 3})
         assert state == {}

@@ -4,6 +4,7 @@ use super::steps::{Fate, at_each_step, stopped_after};
 use super::*;
 use crate::table::heap::Ref;
 use crate::table::slots::{self, Field, Slot};
+use crate::table::whereabouts::{Whereabouts, is_dead};
 
 const DEAD: Identity = Identity { pid: 7, began: 1 };
 const OTHER: Identity = Identity { pid: 8, began: 1 };
@@ -134,6 +135,39 @@ fn two_that_take_units_at_once_take_different_ones() {
             was_stopped
         });
     }
+}
+
+#[test]
+fn only_who_is_certainly_dead_is_dead() {
+    let me = std::process::id();
+    let Whereabouts::Lives(now) = Whereabouts::of(me) else {
+        panic!("nothing is known of this process");
+    };
+    let began = now.began + 1;
+    assert!(!is_dead(now));
+    assert!(is_dead(Identity { pid: me, began }));
+    // It could not tell when it began, as its descriptors were used up.
+    assert!(!is_dead(Identity { pid: me, began: 0 }));
+    let gone = std::process::Command::new("true").spawn().unwrap();
+    let pid = gone.id();
+    let Whereabouts::Lives(gone_began) = Whereabouts::of(pid) else {
+        // It was quicker.
+        return gone_is_dead(gone);
+    };
+    assert_eq!(gone_began.pid, pid);
+    gone_is_dead(gone);
+    assert!(is_dead(gone_began));
+}
+
+/// One that has ended is dead before it is collected, and after that.
+fn gone_is_dead(mut gone: std::process::Child) {
+    let pid = gone.id();
+    while Whereabouts::of(pid) != Whereabouts::Dead {
+        std::thread::yield_now();
+    }
+    gone.wait().unwrap();
+    assert_eq!(Whereabouts::of(pid), Whereabouts::Dead);
+    assert!(is_dead(Identity { pid, began: 0 }));
 }
 
 #[test]

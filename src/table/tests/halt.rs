@@ -127,13 +127,13 @@ fn stop_at_each_step(way: &Way, fate: Fate) {
         assert_eq!(result, (!is_killed).then_some(Ok(())), "at {steps}");
         assert_eq!(all(memory), after(&order), "at {steps}");
 
-        units::disown(memory, 1);
+        disown(memory, 1);
         assert!(owners(memory).is_subset(&[0, 2].into()), "at {steps}");
         for name in NAMES {
             let removed = remove(&mut other, memory, name);
             assert!(matches!(removed, Ok(()) | Err(Failure::NoEntry)));
         }
-        units::disown(memory, 2);
+        disown(memory, 2);
         for size in [LARGE, 1, 60] {
             let (kept, blocks) = (fits(memory, 3, size), blocks(memory, size));
             assert!(kept >= blocks, "of {size} at {steps}");

@@ -99,13 +99,17 @@ fn read(memory: Memory<'_>, name: &str) -> Option<Seen> {
     )
 }
 
+fn disown(memory: Memory<'_>, serial: u64) {
+    units::disown(memory, |one| one == serial);
+}
+
 /// How many values of that size a new process can keep.
 fn fits(memory: Memory<'_>, serial: u64, size: usize) -> usize {
     let mut writer = Writer::new(serial);
     let value = vec![0; size];
     let count = std::iter::repeat_with(|| writer.value(memory, &value));
     let count = count.take_while(Result::is_ok).count();
-    units::disown(memory, serial);
+    disown(memory, serial);
     count
 }
 

@@ -108,7 +108,7 @@ proptest! {
                 }
                 Step::Die(writer) => {
                     let _ = writers[*writer].value(memory, &vec![1; 300]);
-                    units::disown(memory, serials[*writer]);
+                    disown(memory, serials[*writer]);
                     serial += 1;
                     serials[*writer] = serial;
                     writers[*writer] = Writer::new(serial);
@@ -123,7 +123,7 @@ proptest! {
             remove(&mut writers[0], memory, name).unwrap();
         }
         for serial in serials {
-            units::disown(memory, serial);
+            disown(memory, serial);
         }
         // All but what is kept for those who make room.
         prop_assert!(fits(memory, serial + 1, 10_000) >= 48 - 12);

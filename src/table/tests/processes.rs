@@ -211,7 +211,7 @@ fn who_is_killed_or_stopped_at_any_moment_holds_nobody_up() {
     for name in ["shared", "comes and goes"] {
         let _ = remove(&mut writer, memory, name);
     }
-    units::disown(memory, 1 << 40);
-    units::disown(memory, 1 << 41);
+    disown(memory, 1 << 40);
+    disown(memory, 1 << 41);
     assert!(fits(memory, 1 << 42, 10_000) >= 512 - 16 - 8);
 }

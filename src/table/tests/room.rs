@@ -44,7 +44,7 @@ fn units_of_the_dead_that_have_no_free_block_are_no_obstacle() {
         )
         .unwrap();
     }
-    units::disown(memory, 1);
+    disown(memory, 1);
     let mut heir = Writer::new(2);
     for number in 0..1_000 {
         let name = format!("entry-{number}");
@@ -60,13 +60,13 @@ fn what_an_heir_gives_back_is_all_that_it_has_inherited() {
     let (several, one) = (vec![7; 3 * UNIT * 8], vec![7; UNIT * 4]);
     let all = fits(memory, 1, one.len());
     Writer::new(2).value(memory, &several).unwrap();
-    units::disown(memory, 2);
+    disown(memory, 2);
     let mut heir = Writer::new(3);
     heir.value(memory, &several).unwrap();
     heir.discard(memory);
     // It needs the room for something else, and dies as well.
     while heir.value(memory, &one).is_ok() {}
-    units::disown(memory, 3);
+    disown(memory, 3);
     assert_eq!(fits(memory, 4, one.len()), all);
 }
 
@@ -83,7 +83,7 @@ fn a_refused_change_leaves_the_table_as_it_was() {
         assert_eq!(merge(&mut writer, memory, &names[0], &new), FULL);
         assert_eq!(put(&mut writer, memory, "another", &new), FULL);
         assert_eq!(merge(&mut Writer::new(2), memory, &names[1], &new), FULL);
-        units::disown(memory, 2);
+        disown(memory, 2);
     }
     let after: Vec<_> = names.iter().map(|name| read(memory, name)).collect();
     assert_eq!(before, after);
@@ -132,6 +132,35 @@ fn what_another_removes_comes_back_to_the_one_that_made_it() {
 }
 
 #[test]
+fn what_others_remove_is_anybodys_when_its_owner_has_written_again() {
+    let (words, layout) = room(64);
+    let memory = Memory::new(&words, layout).unwrap();
+    let (mut owner, mut other) = (Writer::new(1), Writer::new(2));
+    put(&mut owner, memory, "mine", &[("key", b"1")]).unwrap();
+    let names = fill(&mut owner, memory, 10_000);
+    for name in &names {
+        remove(&mut other, memory, name).unwrap();
+    }
+    // As small a change as can be: there has been a free block for it all the time.
+    merge(&mut owner, memory, "mine", &[("key", b"2")]).unwrap();
+    assert!(fits(memory, 3, 10_000) + 4 >= names.len());
+    assert_eq!(read(memory, "mine").unwrap()["key"], b"2");
+}
+
+#[test]
+fn what_is_vital_finds_room_where_there_is_none() {
+    let (words, layout) = room(64);
+    let memory = Memory::new(&words, layout).unwrap();
+    fill(&mut Writer::new(1), memory, 3_000);
+    let mut newcomer = Writer::new(2);
+    assert_eq!(put(&mut newcomer, memory, "new", &[("pid", b"7")]), FULL);
+    newcomer.vital = true;
+    put(&mut newcomer, memory, "new", &[("pid", b"7")]).unwrap();
+    merge(&mut newcomer, memory, "new", &[("state", b"ACKED")]).unwrap();
+    assert_eq!(read(memory, "new").unwrap().len(), 2);
+}
+
+#[test]
 fn values_come_and_go_in_the_same_room_for_ever() {
     let (words, layout) = room(64);
     let memory = Memory::new(&words, layout).unwrap();
@@ -158,14 +187,14 @@ fn only_what_is_used_is_touched() {
     let size = 1 << 20;
     put(&mut writer, memory, "entry", &[("key", &vec![7; size])]).unwrap();
     put(&mut writer, memory, "other", &[("key", b"1")]).unwrap();
-    units::disown(memory, 1);
+    disown(memory, 1);
     let mut heir = Writer::new(2);
     put(&mut heir, memory, "other", &[("key", b"2")]).unwrap();
     let touched = |word: &&AtomicU64| word.load(Ordering::Relaxed) != 0;
     // The block, its unit's words, and what is small.
     let most = size / 8 + Class::of(size / 8).shape().0 + 200;
     assert!(words.iter().filter(touched).count() < most);
-    let owners = cost(|| units::disown(memory, 2));
+    let owners = cost(|| disown(memory, 2));
     assert!(owners < 200, "{owners} looked at");
 }
 
@@ -206,7 +235,7 @@ fn what_an_inheritance_costs_is_not_its_square() {
         for number in 0..count {
             put(&mut writer, memory, &name(number), &[("key", &[7; 9_000])]).unwrap();
         }
-        units::disown(memory, 1);
+        disown(memory, 1);
         let mut heir = Writer::new(2);
         cost(|| {
             for number in 0..count / 2 {
