@@ -325,7 +325,14 @@ def hold_on_to(main: int, grace: float, *, repeats: bool = False) -> None:
             os.killpg(me, signal.SIGKILL)
         os.kill(me, signal.SIGKILL)
 
-    threading.Thread(target=lifeline, name="lifeline", daemon=True).start()
+    thread = threading.Thread(target=lifeline, name="lifeline", daemon=True)
+    if hasattr(signal, "pthread_sigmask"):
+        # A signal that the main thread holds back, to wait for it, is not to find this one, and act.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        thread.start()
 
 
 def has_own_session() -> bool:

@@ -33,6 +33,13 @@ def deaf(gate: Connection) -> None:
     os.read(gate.fileno(), 1)
 
 
+def holds_back(gate: Connection, journal: Connection) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, targets.STOPS)
+    journal.send("held back")
+    gate.recv_bytes()
+    journal.send(signal.sigwait(targets.STOPS))
+
+
 def stops_once(journal: Connection) -> None:
     journal.send(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)
 
@@ -344,6 +351,20 @@ class TestLifeline:
         os.kill(main, signal.SIGKILL)
         os.waitpid(main, 0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_a_signal_that_is_held_back_waits(self, method: str) -> None:
+        """As in a process that has no other thread: its target may block a signal, and take it later."""
+        gate, opener = Pipe(False)
+        journal, writer = Pipe(False)
+        process = start(method, holds_back, gate=gate, journal=writer)
+        assert journal.recv() == "held back"
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGTERM)
+        opener.send_bytes(b"x")
+        assert end(process, gate, opener, writer) == 0
+        assert journal.recv() == signal.SIGTERM
+        journal.close()
 
     def test_without_pidfd_it_is_the_sentinel_of_the_parent(self, tmp_path: Path) -> None:
         self._dies(tmp_path, "fork", "import os; del os.pidfd_open")
