@@ -45,6 +45,7 @@ def test_those_who_serve_stay_when_the_new_ones_fail(run: Run, tmp_path: Path) -
 def test_a_stop_in_the_middle_of_a_restart(run: Run, tmp_path: Path, zero_downtime: bool) -> None:
     server = run("apps.gated:app", start_method="fork").wait_ready()
     server.settled(2)
+    server.wait_events("after_server_start", 2)
     (tmp_path / "gate").write_text("hold")
     server.post("/m/restart", {"all_workers": True, "zero_downtime": zero_downtime})
     server.wait_events("hold", 2)

@@ -17,6 +17,8 @@ Run = Callable[..., Server]
 def test_start_answer_restart_and_stop(run: Run, method: str) -> None:
     server = run("apps.cluster:app", start_method=method).wait_ready()
     before = server.settled(2)
+    # One that is stopped before it serves has no listeners to run.
+    server.wait_events("after_server_start", 2)
     me = server.get("/whoami")
     assert me["pid"] == before[me["name"]]["pid"]
     assert me["worker_process"] == "true"

@@ -65,6 +65,7 @@ def test_a_stop_that_gets_lost_is_said_again(run: Run, method: str) -> None:
 def test_an_application_stops_the_server(run: Run) -> None:
     server = run("apps.cluster:app", start_method="fork").wait_ready()
     server.settled(2)
+    server.wait_events("after_server_start", 2)
     server.post("/m/terminate")
     assert server.wait() == 0
     assert len(server.events("after_server_stop")) == 2
@@ -94,6 +95,7 @@ def test_a_second_signal_ends_what_will_not_end(run: Run, number: Signals) -> No
 def test_nobody_outlives_main(run: Run, method: str) -> None:
     server = run("apps.cluster:app", start_method=method).wait_ready()
     server.settled(2)
+    server.wait_events("after_server_start", 2)
     server.signal(SIGKILL)
     assert server.wait() == -SIGKILL
     wait_until(lambda: not server.processes(), "all processes gone", 10)
