@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from sanic.log import error_logger, logger
 
-from worker.state import ForeignState, SharedState, shared
+from worker.state import ForeignState, shared
 
 __all__ = ["Entry"]
 
@@ -65,18 +64,15 @@ class Entry:
 
     def record(self, changes: Mapping[str, Any]) -> None:
         """Set some keys."""
-        with self._reaching(changes) as state:
-            state.update_entry(self._name, changes)
+        self._reach(lambda: self._state.update_entry(self._name, changes), changes)
 
     def hand_over(self, pid: int, changes: Mapping[str, Any]) -> None:
         """Let it be that of a process: set these keys, then those that the process has written already."""
-        with self._reaching(changes) as state:
-            state.hand_over(self._name, pid, changes)
+        self._reach(lambda: self._state.hand_over(self._name, pid, changes), changes)
 
     def drop_part(self, pid: int) -> None:
         """Forget what a process has said while the entry was another's."""
-        with self._reaching({}) as state:
-            state.drop_part(self._name, pid)
+        self._reach(lambda: self._state.drop_part(self._name, pid), {})
 
     def remove(self) -> None:
         """Remove it."""
@@ -87,10 +83,11 @@ class Entry:
         except KeyError:
             logger.debug("Could not find worker state to delete.")
 
-    @contextmanager
-    def _reaching(self, changes: Mapping[str, Any]) -> Iterator[SharedState | ForeignState]:
+    # Not a context manager: the error that leaves one is in a cycle, and of one that comes from a pipe of
+    # `multiprocessing` CPython 3.12.1 crashes when it collects that.
+    def _reach(self, write: Callable[[], None], changes: Mapping[str, Any]) -> None:
         try:
-            yield self._state
+            write()
         except (KeyError, ConnectionError, EOFError):
             logger.debug("The entry of %s is gone; %s is not recorded.", self._name, dict(changes))
         except MemoryError as error:
