@@ -64,7 +64,7 @@ impl Change<'_, '_> {
     /// Let the entry have these keys and no others; make it if there is none.
     pub fn put(&mut self, pairs: Pairs<'_>) -> Result<bool, Failure> {
         let new = self.values(pairs)?;
-        self.act(None, |mut parts| {
+        self.act(|mut parts| {
             match parts.iter_mut().find(|(pid, _)| *pid == 0) {
                 Some((_, keys)) => keys.clone_from(&new),
                 None => parts.push((0, new.clone())),
@@ -96,7 +96,7 @@ impl Change<'_, '_> {
 
     /// Remove the entry, and all that is kept apart from it.
     pub fn remove(&mut self) -> Result<bool, Failure> {
-        self.act(None, |parts| {
+        self.act(|parts| {
             has_entry(&parts)?;
             Ok(Vec::new())
         })
@@ -105,7 +105,7 @@ impl Change<'_, '_> {
     /// From now on the entry belongs to this process: it has these keys, and what that has written already.
     pub fn hand_over(&mut self, to: u64, pairs: Pairs<'_>) -> Result<bool, Failure> {
         let new = self.values(pairs)?;
-        self.act(None, |mut parts| {
+        self.act(|mut parts| {
             let at = parts.iter().position(|(pid, _)| *pid == to && to != 0);
             let apart = at.map(|at| parts.remove(at).1).unwrap_or_default();
             merge(&mut parts, 0, &new)?;
@@ -116,7 +116,7 @@ impl Change<'_, '_> {
 
     /// Forget what this process has written apart, if it has.
     pub fn drop_part(&mut self, of: u64) -> Result<bool, Failure> {
-        self.act(None, |mut parts| {
+        self.act(|mut parts| {
             parts.retain(|(pid, _)| *pid != of || of == 0);
             Ok(parts)
         })
@@ -139,10 +139,9 @@ impl Change<'_, '_> {
 
     fn act(
         &mut self,
-        by: Option<Bearer<'_>>,
         mut act: impl FnMut(Parts) -> Result<Parts, Failure>,
     ) -> Result<bool, Failure> {
-        self.act_as(by, |parts, _| act(parts))
+        self.act_as(None, |parts, _| act(parts))
     }
 
     fn act_as(
