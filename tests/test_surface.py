@@ -26,9 +26,21 @@ SOURCES = sorted(Path(worker.__file__).parent.glob("*.py"))
 STOCK = "sanic.worker"
 
 EXTRAS = {
-    "worker.manager.WorkerManager": ["max_workers", "graceful_timeout"],
-    "worker.manager.WorkerManager.manage": ["label"],
-    "worker.process.Worker": ["label", "grace", "overseer"],
+    "worker.manager.WorkerManager": [
+        "max_workers",
+        "graceful_timeout",
+        "restart_policy",
+        "backoff_initial",
+        "backoff_max",
+        "max_failures",
+        "stable_after",
+        "max_surge",
+        "max_unavailable",
+        "reload_order",
+        "drain_idle",
+    ],
+    "worker.manager.WorkerManager.manage": ["label", "restart_policy"],
+    "worker.process.Worker": ["label", "settings", "restart_policy", "overseer"],
     "worker.process.WorkerProcess": ["overseer"],
 }
 # Bases that this interpreter's enum module has not got yet.

@@ -303,6 +303,9 @@ class Table:
     def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
         """Set or clear the flags of the calling process; ``None`` leaves one as it is."""
 
+    def numbers(self, pid: int) -> dict[str, Any]:
+        """Return what a process has said of itself in numbers and flags; empty if nothing."""
+
     def bury(self, pid: int) -> None:
         """Let others use what a dead process had; one that lives, and has its pid by now, keeps its own."""
 

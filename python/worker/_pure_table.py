@@ -114,6 +114,10 @@ class Table:
     def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
         self._places.flag(stoppable, stopping)
 
+    def numbers(self, pid: int) -> dict[str, Any]:
+        places = self._places.by_pid()
+        return self._places.numbers(places[pid]) if pid in places else {}
+
     def bury(self, pid: int) -> None:
         self._places.vacate(pid)
 

@@ -12,7 +12,7 @@ from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
 
 from worker.complaints import Complaints, safely_shown
-from worker.constants import ProcessState, RestartOrder
+from worker.constants import RestartOrder
 from worker.inbox import load
 from worker.messages import (
     Command,
@@ -184,14 +184,16 @@ class Commands:
         manager, loop = self._manager, self._loop
         if isinstance(command, Restart):
             names = None if command.names is None else [*command.names]
-            manager.restart(process_names=names, reloaded_files=command.files, restart_order=command.order)
+            # Code that does not start is not to stop the workers that serve.
+            is_reload = names is None and command.files and command.order is RestartOrder.SHUTDOWN_FIRST
+            order = manager.settings.reload_order if is_reload else command.order
+            manager.restart(process_names=names, reloaded_files=command.files, restart_order=order)
         elif isinstance(command, Scale):
             manager.scale(command.num_workers)
         elif isinstance(command, Manage):
             self._manage(command, sender)
         elif isinstance(command, Terminate) and command.early:
-            what = f"{loop.name_of(sender)} failed to start; its error is in the log above."
-            loop.fails_to_start(what, loop.is_server(sender))
+            manager._overseer.has_failed(sender)
         elif isinstance(command, Terminate):
             manager.shutdown()
         elif isinstance(command, Stop) and loop.may_be_left:
@@ -227,10 +229,4 @@ class Commands:
         except Exception:
             self.complaints.make(sender, lambda: f"Failed to manage worker {command.ident}", exc_info=True)
             return
-        for process in worker.processes:
-            if self._loop.stop_asked:
-                break
-            if command.auto_start:
-                process.start()
-            else:
-                process.set_state(ProcessState.NONE, True)
+        self._manager._start(worker)

@@ -12,7 +12,7 @@ from worker.state import ForeignState, shared
 __all__ = ["Entry"]
 
 # What main goes by.
-KEYS = ("state", "serving", "start_at", "starts")
+KEYS = ("state", "serving", "start_at", "starts", "start_error")
 
 
 class Entry:

@@ -59,6 +59,8 @@ class Inspector:
 
     stops_once = True
     """It obeys the first signal to stop and ignores repeats (:mod:`worker.launch`)."""
+    restart_policy = "always"
+    """It is replaced when it dies (:meth:`worker.manager.WorkerManager.manage`)."""
 
     def __init__(
         self,

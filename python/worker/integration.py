@@ -12,8 +12,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from sanic.server.socket import bind_unix_socket
 
 from worker import settings
 from worker.state import SharedState
@@ -51,6 +54,9 @@ BOUND = {
     ),
     "sanic.cli.app": ("AppLoader",),
 }
+
+# What Sanic gives a unix socket.
+UNIX_MODE = 0o666
 
 # What to put back, last first.
 _undo: list[Callable[[], None]] = []
@@ -124,13 +130,17 @@ class StateManager:
 
 
 def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
-    """Sanic's own function, with the unix socket that it binds handed to the workers as a TCP one is."""
+    """Sanic's own function; but a unix socket has its mode, and is handed to the workers as a TCP one is."""
 
     @wraps(configure_socket)
     def call(server_settings: dict[str, Any]) -> Any:
-        sock = configure_socket(server_settings)
-        if server_settings.get("unix"):
-            server_settings["sock"] = sock
+        if not server_settings.get("unix"):
+            return configure_socket(server_settings)
+        path = server_settings["unix"] = Path(server_settings["unix"]).absolute()
+        mode = settings.resolve({}).unix_mode
+        backlog = server_settings["backlog"]
+        sock = bind_unix_socket(path, mode=UNIX_MODE if mode is None else mode, backlog=backlog)
+        server_settings["sock"] = sock
         return sock
 
     return call

@@ -23,6 +23,8 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from worker.settings import Settings, resolve
+
 __all__ = [
     "NOT_BEGUN",
     "TELL_AGAIN",
@@ -73,7 +75,7 @@ class Launched(BaseProcess):
 
     Attributes:
         main_pid: The process that made it, and whose end is its own.
-        grace: How long it may take to end when main is gone, seconds.
+        settings: Those of its manager.
         environment: What it finds in its environment, whatever the start method hands on.
         stops_once: Whether its target sets handlers of its own, and obeys the first stop and ignores
             repeats. A function or a class says so of itself by an attribute of this name.
@@ -82,7 +84,7 @@ class Launched(BaseProcess):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.main_pid = os.getpid()
-        self.grace = 0.0
+        self.settings: Settings | None = None
         self.environment: dict[str, str] = {}
         # Asked now: once a process is started, multiprocessing forgets its target.
         self.stops_once = getattr(kwargs.get("target"), "stops_once", False) is True
@@ -105,7 +107,8 @@ class Launched(BaseProcess):
         if self._start_method == "fork":  # type: ignore[attr-defined]
             _undo_fork()
         lead_session()
-        hold_on_to(self.main_pid, self.grace, repeats=self.stops_once)
+        grace = self.settings.graceful_timeout if self.settings else 0.0
+        hold_on_to(self.main_pid, grace, repeats=self.stops_once)
         if not faulthandler.is_enabled():
             with suppress(OSError, ValueError, AttributeError):
                 faulthandler.enable()
@@ -147,13 +150,13 @@ else:
     _STOCK = (contexts.Process, contexts.SpawnProcess)
 
 
-def factory(context: Any, grace: float) -> Callable[..., Any]:
+def factory(context: Any, settings: Settings | None = None) -> Callable[..., Any]:
     """What makes the processes of a context.
 
     Args:
         context (BaseContext): What ``multiprocessing.get_context()`` gave. One that is not from the
             standard library makes its own processes.
-        grace (float): How long a process may take to end when main is gone, seconds.
+        settings (Settings | None): What a child is to go by. Defaults to ``None``.
 
     Returns:
         Callable: Our process class for the context's start method, or ``context.Process``.
@@ -163,7 +166,7 @@ def factory(context: Any, grace: float) -> Callable[..., Any]:
 
         def make(**kwargs: Any) -> Launched:
             process = kind(**kwargs)
-            process.grace = grace
+            process.settings = settings
             return process
 
         return make
@@ -183,6 +186,11 @@ def disown(owned: Closable) -> None:
 def is_child() -> bool:
     """Whether the calling process is a child of a manager."""
     return isinstance(multiprocessing.current_process(), Launched)
+
+
+def current_settings() -> Settings:
+    """The settings of this child's manager; in any other process, those that a manager would have."""
+    return getattr(multiprocessing.current_process(), "settings", None) or resolve({})
 
 
 def mark_failed() -> None:

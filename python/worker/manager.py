@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal as signals
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
@@ -19,9 +18,11 @@ from worker import settings
 from worker.compat import later_names
 from worker.constants import MAIN_NAME, RestartOrder
 from worker.inbox import fileno
-from worker.loop import Loop, in_the_loop
+from worker.loop import Loop, frozen_heap, in_the_loop
+from worker.overseer import Overseer
 from worker.process import ProcessState, Worker, WorkerProcess
 from worker.restarter import Restarter
+from worker.supervision import NEVER
 
 __all__ = ["MonitorCycle", "WorkerManager"]
 
@@ -51,10 +52,8 @@ class WorkerManager:
         monitor_pubsub (tuple[Connection, Connection]): The sending and the receiving end of the pipe
             on which workers give commands.
         worker_state (MutableMapping[str, Any]): The state of all processes, name to entry.
-        max_workers (int): The most servers that scaling may ask for. Defaults to 8 times the number
-            of cores, at least 64.
-        graceful_timeout (float): How long a process that was told to leave may take before it is
-            killed, seconds. Defaults to the applications' ``GRACEFUL_SHUTDOWN_TIMEOUT`` and 5 more.
+        max_workers, graceful_timeout, ...: The settings of :mod:`worker.settings`; ``None`` for one that is
+            not given.
 
     Raises:
         RuntimeError: ``number`` is 0.
@@ -79,8 +78,18 @@ class WorkerManager:
         *,
         max_workers: int | None = None,
         graceful_timeout: float | None = None,
+        restart_policy: str | None = None,
+        backoff_initial: float | None = None,
+        backoff_max: float | None = None,
+        max_failures: int | None = None,
+        stable_after: float | None = None,
+        max_surge: int | None = None,
+        max_unavailable: int | None = None,
+        reload_order: RestartOrder | str | None = None,
+        drain_idle: float | None = None,
     ) -> None:
-        self.settings = settings.resolve({"max_workers": max_workers, "graceful_timeout": graceful_timeout})
+        self.settings = settings.resolve(locals())
+        settings.warn_of_unknown_names()
         self.num_server = number
         self.context = context
         self.transient: dict[str, Worker] = {}
@@ -93,7 +102,8 @@ class WorkerManager:
         self._serve = serve
         self._server_settings = server_settings
         self._server_count = count()
-        self._loop = Loop(self)
+        self._overseer = Overseer(self)
+        self._loop = Loop(self, self._overseer)
 
         if number == 0:
             raise RuntimeError("Cannot serve with no workers")
@@ -101,9 +111,7 @@ class WorkerManager:
         for _ in range(number):
             self.create_server()
 
-        # Only queued: what a stop takes is done in the loop, never in the middle of something else.
-        signals.signal(signals.SIGINT, self._loop.on_signal)
-        signals.signal(signals.SIGTERM, self._loop.on_signal)
+        self._loop.take_signals()
 
     @later_names
     def manage(
@@ -118,6 +126,7 @@ class WorkerManager:
         workers: int = 1,
         *,
         label: str = "",
+        restart_policy: str | None = None,
     ) -> Worker:
         """Add a process to the table; :meth:`run` starts it, if it is not running already.
 
@@ -132,18 +141,23 @@ class WorkerManager:
             auto_start (bool): Whether it is started by itself. Defaults to ``True``.
             workers (int): How many processes. Defaults to ``1``.
             label (str): What stands before its lines in the log. Defaults to ``ident``.
+            restart_policy (str | None): When it is replaced if it ends by itself: ``always``,
+                ``on-failure`` or ``never``. Defaults to what ``func`` says by an attribute of this name,
+                else ``never``.
 
         Returns:
             Worker: The new worker.
 
         Raises:
-            ValueError: There is a worker of that name, or a transient one is not restartable.
+            ValueError: There is a worker of that name, a transient one is not restartable, or there is no
+                such policy.
         """
         if ident in self.transient or ident in self.durable:
             raise ValueError(f"Worker {ident} already exists")
         restartable = transient if restartable is None else restartable
         if transient and not restartable:
             raise ValueError("Cannot create a transient worker that is not restartable")
+        policy = getattr(func, "restart_policy", None) if restart_policy is None else restart_policy
         worker = Worker(
             ident,
             func,
@@ -155,8 +169,9 @@ class WorkerManager:
             tracked,
             auto_start,
             label=label,
-            grace=self.settings.graceful_timeout,
-            overseer=self._loop,
+            settings=self.settings,
+            restart_policy=settings.checked("restart_policy", policy or NEVER, "manage()"),
+            overseer=self._overseer,
         )
         (self.transient if transient else self.durable)[worker.ident] = worker
         return worker
@@ -171,6 +186,7 @@ class WorkerManager:
             transient=True,
             restartable=True,
             label=f"{WorkerProcess.SERVER_IDENTIFIER}{number:2}",
+            restart_policy=self.settings.restart_policy,
         )
 
     @later_names
@@ -187,11 +203,8 @@ class WorkerManager:
         if ident:
             worker = self.transient[ident]
         else:
-            servers = [
-                worker
-                for worker in self.transient.values()
-                if worker.ident.startswith(WorkerProcess.SERVER_LABEL)
-            ]
+            label = WorkerProcess.SERVER_LABEL
+            servers = [worker for worker in self.transient.values() if worker.ident.startswith(label)]
             if not servers:
                 error_logger.error("Server shutdown failed because a server was not found.")
                 return
@@ -204,7 +217,10 @@ class WorkerManager:
         for process in worker.processes:
             if process.pid:
                 process.terminate()
-        self._loop.forget(worker)
+        for process in worker.processes:
+            # The entries of those that are still there go when they do.
+            if self._overseer.at_work and not self._overseer.lives_in(process):
+                process.forget()
 
     def run(self) -> None:
         """Start everything, obey messages and signals until the end, and leave nothing behind.
@@ -218,8 +234,10 @@ class WorkerManager:
             self.join()
             self.terminate()
             self.cleanup()
+            if self._overseer.gave_up:
+                raise ServerKilled
         except BaseException:
-            self._loop.kill()
+            self._overseer.kill()
             raise
         finally:
             self._loop.close()
@@ -228,11 +246,14 @@ class WorkerManager:
         """Start the processes of every worker that starts by itself."""
         self._loop.open()
         for worker in self.workers:
-            for process in worker.processes:
-                if not worker.auto_start:
-                    process.set_state(ProcessState.NONE, True)
-                elif not self._loop.stop_asked:
-                    process.start()
+            self._start(worker)
+
+    def _start(self, worker: Worker) -> None:
+        for process in worker.processes:
+            if not worker.auto_start:
+                process.set_state(ProcessState.NONE, True)
+            elif not self._loop.stop_asked:
+                process.start()
 
     def join(self) -> None:
         """Wait until every process has ended; one that was told to leave is killed when it takes too long."""
@@ -245,9 +266,8 @@ class WorkerManager:
 
     def terminate(self) -> None:
         """Tell every process to leave, unless a shutdown has done so."""
-        if not self._shutting_down:
-            for process in self.processes:
-                process.terminate()
+        for process in () if self._shutting_down else self.processes:
+            process.terminate()
 
     def cleanup(self) -> None:
         """Remove the entries of the processes that have ended."""
@@ -298,18 +318,16 @@ class WorkerManager:
     @in_the_loop
     def _scale(self, num_worker: int) -> None:
         change = num_worker - self.num_server
-        if change == 0:
-            logger.info("No change needed. There are already %s workers.", num_worker)
-            return
-        logger.info("Scaling from %s to %s workers", self.num_server, num_worker)
+        if change:
+            logger.info("Scaling from %s to %s workers", self.num_server, num_worker)
         self.num_server = num_worker
-        for _ in range(change):
-            worker = self.create_server()
-            for process in worker.processes:
-                if not self._loop.stop_asked:
-                    process.start()
         for _ in range(-change):
             self.shutdown_server()
+        revived = self._overseer.revive()
+        for _ in range(change):
+            self._start(self.create_server())
+        if not change and not revived:
+            logger.info("No change needed. There are already %s workers.", num_worker)
 
     def monitor(self) -> None:
         """Wait until every server is ready, then obey messages, exits and signals until a stop.
@@ -319,14 +337,9 @@ class WorkerManager:
         """
         self._loop.open()
         self.wait_for_ack()
-        # What is there by now stays: to look for garbage in it would hold up an exit or a signal for 20 ms.
-        gc.collect()
-        gc.freeze()
-        try:
+        with frozen_heap():
             while self._cycle() is not MonitorCycle.BREAK:
                 pass
-        finally:
-            gc.unfreeze()
 
     def wait_for_ack(self) -> None:
         """Wait until every server has acknowledged its start.
@@ -334,11 +347,9 @@ class WorkerManager:
         Raises:
             ServerKilled: One ended before that, or took longer than ``THRESHOLD``.
         """
-        reason = self._loop.wait_until_ready(self.THRESHOLD / 10)
-        if reason:
-            error_logger.error(
-                "Not all workers acknowledged a successful startup. Shutting down.\n\n%s", reason
-            )
+        if reason := self._loop.wait_until_ready(self.THRESHOLD / 10):
+            summary = "Not all workers acknowledged a successful startup. Shutting down."
+            error_logger.error("%s\n\n%s", summary, reason)
             self.kill()
 
     @property
@@ -383,7 +394,7 @@ class WorkerManager:
             logger.info("Killing %s [%s]", process.name, process.pid)
             with suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)
-        self._loop.kill()
+        self._overseer.kill()
         raise ServerKilled
 
     def shutdown_signal(self, signal: int, frame: Any) -> None:
@@ -391,7 +402,7 @@ class WorkerManager:
 
         Args:
             signal (int): Its number.
-            frame (FrameType | None): Ignored; here because a signal handler is called with it.
+            frame (FrameType | None): Ignored; a signal handler is called with it.
         """
         if self._shutting_down:
             logger.info("Shutdown interrupted. Killing.")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
-from worker.process import WorkerProcess
+from worker.place import Place
 from worker.state import SharedState, snapshot
 
 __all__ = ["News"]
@@ -59,7 +59,7 @@ class News:
             self._heard = now
         return names
 
-    def said(self, process: WorkerProcess) -> Mapping[str, Any]:
+    def said(self, process: Place) -> Mapping[str, Any]:
         """Return what a process had said of itself when the news was taken, or later."""
         return process.said() if self._state is not None else self._entries.get(process.name, {})
 

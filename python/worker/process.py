@@ -8,16 +8,17 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from inspect import Parameter, signature
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from signal import SIGINT
-from threading import Condition, Thread
-from typing import Any, Protocol
+from threading import Thread
+from typing import Any
 
-from sanic.log import Colors, logger
+from sanic.http.constants import HTTP
 
 from worker import launch
-from worker.constants import SERVER_LABEL, ProcessState, RestartOrder
-from worker.entry import Entry
+from worker.constants import ProcessState, RestartOrder
+from worker.place import Overseer, Place
+from worker.settings import Settings
+from worker.supervision import NEVER, Life
 
 __all__ = ["ProcessState", "Worker", "WorkerProcess", "get_now"]
 
@@ -30,21 +31,7 @@ def get_now() -> datetime:
     return datetime.now(tz=timezone.utc)
 
 
-class Overseer(Protocol):
-    """Who watches over processes while it is at work: the manager's loop."""
-
-    @property
-    def at_work(self) -> bool:
-        """Whether it watches now."""
-
-    def watch(self, process: WorkerProcess) -> None:
-        """Watch over the process that has just been started in this place."""
-
-    def moved(self, process: WorkerProcess) -> None:
-        """Take note that the state of this place has changed."""
-
-
-class WorkerProcess:
+class WorkerProcess(Place):
     """A named place in the table that one process fills at a time.
 
     The name and the entry in ``worker_state`` outlive the process: a restart puts a new one in the
@@ -59,14 +46,12 @@ class WorkerProcess:
         kwargs (dict[str, Any]): The arguments of ``target``.
         worker_state (MutableMapping[str, Any]): The state of all processes.
         restartable (bool): Whether a restart may be asked for. Defaults to ``False``.
-        overseer (Overseer | None): Is told of every start, and waits for acks in place of a thread.
-            Defaults to ``None``.
+        overseer (Overseer | None): Is told of every start, and restarts in its own time. Defaults to
+            ``None``.
     """
 
     THRESHOLD = 300
-    """How long a zero-downtime restart waits for the ack of the new process, in tenths of a second."""
-    SERVER_LABEL = SERVER_LABEL
-    """What the name of a server has in it."""
+    """How long a restart waits until the new process is ready, in tenths of a second."""
     SERVER_IDENTIFIER = "Srv"
     """What the label of a server in the log starts with (read by Sanic 24.12 and later)."""
 
@@ -81,28 +66,16 @@ class WorkerProcess:
         *,
         overseer: Overseer | None = None,
     ) -> None:
-        self.state = ProcessState.IDLE
+        super().__init__(name, worker_state, overseer)
         self.factory = factory
-        self.name = name
         self.ident = name
         self.target = target
         self.kwargs = kwargs
-        self.worker_state = worker_state
         self.restartable = restartable
-        self.overseer = overseer
-        # Re-entrant: whoever starts the waiting thread may run its target in the same thread.
-        self._changed = Condition()
-        self._old_process: Any = None
-        # What main has to say of the process that is to fill this place: said when the entry is handed over
-        # to it. (Over a foreign mapping, two who write one entry at once lose one of the two writes: said
-        # again.)
-        self._facts: dict[str, Any] = {}
+        self.restart_policy = NEVER
+        self.exclusive = False
+        self.life = Life()
         self.spawn()
-
-    @property
-    def is_server(self) -> bool:
-        """Whether this is one of the processes that serve requests (by its name)."""
-        return self.SERVER_LABEL in self.name
 
     def set_state(self, state: ProcessState, force: bool = False) -> None:
         """Move to a state, here and in ``worker_state``.
@@ -160,10 +133,6 @@ class WorkerProcess:
         if not self.is_alive():
             self.forget()
 
-    def forget(self) -> None:
-        """Remove the entry of the process."""
-        self._entry.remove()
-
     def terminate(self) -> None:
         """Tell the process to leave (SIGINT), once; and the predecessor that it was to replace."""
         if self.state is ProcessState.TERMINATED:
@@ -173,15 +142,16 @@ class WorkerProcess:
         self._old_process = None
         self.set_state(ProcessState.TERMINATED, force=True)
         for process in leaving:
-            if process is not None and process.is_alive():
-                with suppress(KeyError, AttributeError, ProcessLookupError):
+            # One that could not be started asserts that it is none.
+            with suppress(AssertionError, KeyError, AttributeError, ProcessLookupError):
+                if process is not None and process.is_alive():
                     os.kill(process.pid, SIGINT)
 
     def restart(self, restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST, **kwargs: Any) -> None:
         """Put a new process in the place of the present one.
 
-        With ``STARTUP_FIRST`` the present one stays until the new one has acknowledged its start.
-        Under a running manager loop it is the loop that waits for that; otherwise a thread does.
+        With ``STARTUP_FIRST`` the present one stays until the new one has acknowledged its start. Under a
+        running manager loop this only says what is wanted: the loop restarts one place after the other.
 
         Args:
             restart_order (RestartOrder): Which comes first. Defaults to ``SHUTDOWN_FIRST``.
@@ -193,24 +163,43 @@ class WorkerProcess:
             RuntimeError: The new process could not be made.
             TimeoutError: In the waiting thread: the new process sent no ack in time.
         """
+        if self.is_overseen:
+            self._entry.require(self.is_server)
+            self.overseer.wish(self, restart_order, kwargs)  # type: ignore[union-attr]
+            return
+        self.renew(restart_order, kwargs)
+        if restart_order is RestartOrder.STARTUP_FIRST and self._old_process is not None:
+            Thread(target=self._wait_to_terminate).start()
+
+    def renew(self, order: RestartOrder, config: Mapping[str, Any]) -> None:
+        """Start a new process now; tell the present one to leave, unless it is to stay until then.
+
+        Args:
+            order (RestartOrder): Which comes first.
+            config (Mapping[str, Any]): As in :meth:`restart`.
+
+        Raises:
+            ConnectionError: The state of the workers cannot be reached; the present process stays.
+            RuntimeError: The new process could not be made.
+        """
         self._log("Restarting a process", self.pid)
         # Before anybody leaves: without a state the newcomer could not start.
         self._entry.require(self.is_server)
         entry = self._entry.read()
-        startup_first = restart_order is RestartOrder.STARTUP_FIRST
         if self._old_process is not None:
-            # A newcomer that has not been acked yet makes way; the one that serves keeps its place.
+            # A newcomer that is not ready yet makes way; the one that serves keeps its place.
             self._current_process.terminate()
-        elif startup_first and self.is_alive():
+        elif order is RestartOrder.STARTUP_FIRST and self.is_alive():
             self._old_process = self._current_process
         self.set_state(ProcessState.RESTARTING, force=True)
         # All of it before the newcomer writes as well; whether it serves is its own word from now on.
-        serving = {"serving": False} if entry.get("serving") else {}
-        self._state_facts({"starts": entry.get("starts", 1) + 1, "restart_at": get_now()}, serving)
-        if not startup_first:
+        anew = {"serving": False, "start_error": ""}
+        own_words = {key: value for key, value in anew.items() if entry.get(key)}
+        self._state_facts({"starts": entry.get("starts", 1) + 1, "restart_at": get_now()}, own_words)
+        if order is not RestartOrder.STARTUP_FIRST:
             self._terminate_now()
         if self._takes_config():
-            self.kwargs.update({"config": {key.upper(): value for key, value in kwargs.items()}})
+            self.kwargs.update({"config": {key.upper(): value for key, value in config.items()}})
         try:
             self.spawn()
             self.start()
@@ -218,8 +207,15 @@ class WorkerProcess:
             if self._old_process is not None:
                 self.take_back()
             raise RuntimeError("Restart failed") from error
-        if startup_first and self._old_process is not None:
-            self._terminate_soon()
+        if self._old_process is not None:
+            self._log("Begin restart termination", self._current_process.pid)
+
+    def vacate(self) -> None:
+        """Tell the present process to leave; :meth:`renew` puts the next one in its place."""
+        self._log("Restarting a process", self.pid)
+        self.set_state(ProcessState.RESTARTING, force=True)
+        self.ceases_to_serve()
+        self._terminate_now()
 
     def is_alive(self) -> bool:
         """Whether the process runs. ``False`` before its start."""
@@ -245,91 +241,9 @@ class WorkerProcess:
         )
 
     @property
-    def pid(self) -> int:
-        """The process id; ``None`` before the start."""
-        return self._current_process.pid  # type: ignore[no-any-return]
-
-    @property
     def exitcode(self) -> int | None:
         """The exit code, negative for the signal that ended it; ``None`` while it runs."""
         return self._current_process.exitcode  # type: ignore[no-any-return]
-
-    @property
-    def predecessor(self) -> BaseProcess | None:
-        """The process that still holds this place's name while its successor starts."""
-        return self._old_process  # type: ignore[no-any-return]
-
-    def hand_over(self) -> None:
-        """Let the predecessor go: its successor is ready."""
-        old, self._old_process = self._old_process, None
-        self._inherit_entry()
-        self._log("Process acked. Terminating", old.pid)
-        old.terminate()
-
-    def lose_predecessor(self) -> None:
-        """The predecessor has ended by itself."""
-        self._old_process = None
-        if not self._entry.is_foreign:
-            self._inherit_entry()
-
-    def said(self) -> Mapping[str, Any]:
-        """What the process has said of itself, and not a predecessor of the same name."""
-        return self._entry.read(self.pid if self._waits_for_entry else 0)
-
-    def acked(self) -> None:
-        """The process has acknowledged its start."""
-        self._move(ProcessState.ACKED)
-        if self._old_process is None:
-            self._take_entry(state=self.state.name)
-
-    def take_back(self) -> None:
-        """Give the place back to the predecessor: its successor has failed."""
-        self._current_process, self._old_process = self._old_process, None
-        self._move(ProcessState.ACKED)
-        if self._entry.is_foreign:
-            self._entry.record({"state": ProcessState.ACKED.name, "serving": True, "pid": self.pid})
-
-    def left(self, pid: int) -> None:
-        """A process that had this place has ended: what it wrote last, under its name, does not count."""
-        if self._entry.is_foreign and self.state is ProcessState.ACKED and pid != self.pid:
-            self._take_entry(serving=True)
-        self._entry.drop_part(pid)
-
-    @property
-    def _entry(self) -> Entry:
-        return Entry(self.worker_state, self.name)
-
-    @property
-    def _waits_for_entry(self) -> bool:
-        """Whether the entry is a predecessor's until this process is ready."""
-        is_starting = ProcessState.RESTARTING <= self.state < ProcessState.ACKED
-        return self._old_process is not None and is_starting and not self._entry.is_foreign
-
-    def _inherit_entry(self) -> None:
-        """Let the predecessor's entry be that of the present process: it serves if it has said so itself."""
-        entry = self._entry
-        serving = {"serving": False} if entry.read().get("serving") and not entry.is_foreign else {}
-        self._take_entry(state=self.state.name, **serving)
-
-    def _take_entry(self, **changes: Any) -> None:
-        """Let the entry be that of the present process."""
-        self._entry.hand_over(self.pid, {**self._facts, **changes})
-
-    def _record(self, changes: Mapping[str, Any]) -> None:
-        if not self._waits_for_entry:
-            self._entry.record(changes)
-
-    def _state_facts(self, facts: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
-        """Record what main alone knows, and remember it."""
-        self._facts.update(facts)
-        self._record({**facts, **(more or {})})
-
-    def _move(self, state: ProcessState) -> None:
-        with self._changed:
-            self.state = state
-            self._changed.notify_all()
-        if self.overseer is not None:
-            self.overseer.moved(self)
 
     def _terminate_now(self) -> None:
         leaving = [self._old_process] if self._old_process is not None else []
@@ -341,18 +255,6 @@ class WorkerProcess:
         self._log("Begin restart termination", leaving[0].pid)
         for process in leaving:
             process.terminate()
-
-    def _terminate_soon(self) -> None:
-        self._log("Begin restart termination", self._current_process.pid)
-        if self.overseer is None or not self.overseer.at_work:
-            Thread(target=self._wait_to_terminate).start()
-
-    def _log(self, what: str, *pid: int | None) -> None:
-        """A line of the debug log; what it says, and in which order, is relied upon."""
-        where = f" {Colors.BLUE}[%s]" if pid else ""
-        logger.debug(
-            f"{Colors.BLUE}{what}: {Colors.BOLD}{Colors.SANIC}%s{where}{Colors.END}", self.name, *pid
-        )
 
     def _wait_to_terminate(self) -> None:
         self._log("Waiting for process to be acked", self._old_process.pid)
@@ -388,8 +290,9 @@ class Worker:
         auto_start (bool): Whether the manager starts it by itself. Defaults to ``True``.
         label (str): What stands before its lines in the log (Sanic 24.12 and later). Defaults to
             ``ident``.
-        grace (float): How long a process may take to end when main is gone, seconds. Defaults to
-            ``20.0``.
+        settings (Settings | None): What the processes are to go by. Defaults to ``None``.
+        restart_policy (str): When a process that ends by itself is replaced: ``always``, ``on-failure``
+            or ``never``. Defaults to ``never``.
         overseer (Overseer | None): Who watches over the processes. Defaults to ``None``.
     """
 
@@ -408,7 +311,8 @@ class Worker:
         auto_start: bool = True,
         *,
         label: str = "",
-        grace: float = 20.0,
+        settings: Settings | None = None,
+        restart_policy: str = NEVER,
         overseer: Overseer | None = None,
     ) -> None:
         self.ident = ident
@@ -423,7 +327,8 @@ class Worker:
         self.restartable = restartable
         self.tracked = tracked
         self.auto_start = auto_start
-        self.grace = grace
+        self.settings = settings
+        self.restart_policy = restart_policy
         self.overseer = overseer
         for _ in range(num):
             self.create_process()
@@ -431,7 +336,7 @@ class Worker:
     def create_process(self) -> WorkerProcess:
         """Make one more process of this worker, without starting it."""
         process = WorkerProcess(
-            factory=launch.factory(self.context, self.grace),
+            factory=launch.factory(self.context, self.settings),
             name=f"{self.WORKER_PREFIX}{self.ident}-{len(self.processes)}",
             target=self.serve,
             kwargs={**self.server_settings},
@@ -440,6 +345,9 @@ class Worker:
             overseer=self.overseer,
         )
         process.ident = self.label
+        process.restart_policy = self.restart_policy
+        # A UDP port cannot be bound twice.
+        process.exclusive = self.server_settings.get("version") is HTTP.VERSION_3
         self.processes.add(process)
         return process
 

@@ -49,6 +49,10 @@ class Reloader:
 
     stops_once = True
     """It obeys the first signal to stop and ignores repeats (:mod:`worker.launch`)."""
+    restart_policy = "always"
+    """It is replaced when it dies (:meth:`worker.manager.WorkerManager.manage`)."""
+    brings_changes = True
+    """As long as it runs, servers that do not start may be repaired."""
     INTERVAL = 1.0
     """The time from one look to the next where none is given, seconds."""
 

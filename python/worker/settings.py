@@ -1,7 +1,8 @@
 """Every setting of ours: its name, type, default and meaning, and where it may come from.
 
-A setting is given to ``WorkerManager(...)``, to ``worker.install(...)`` or in the environment as
-``SANIC_WORKER_<NAME>``; the later of these wins. They are resolved once, in main.
+A setting is given to ``WorkerManager(...)``, to ``worker.install(...)``, in the environment as
+``SANIC_WORKER_<NAME>`` or to the command as ``--<name>``; the later of these wins. They are resolved once, in
+main, and travel to the children on their process object.
 """
 
 from __future__ import annotations
@@ -9,7 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
+
+from sanic.log import logger
+
+from worker.constants import RestartOrder
 
 __all__ = ["SETTINGS", "Setting", "Settings", "resolve"]
 
@@ -23,8 +29,15 @@ MIN_CEILING = 8 << 20
 CEILING = 1 << 30
 MAX_CEILING = 16 << 30
 
-# What install() was given.
+# When a process that has died is replaced.
+POLICIES = ("always", "on-failure", "never")
+
+# What install() was given, and what the flags of the command say.
 _installed: dict[str, Any] = {}
+_flags: dict[str, Any] = {}
+# Sanic's own in the environment.
+_SANICS = frozenset({"NAME", "IDENTIFIER", "PROCESS"})
+_warned: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,16 @@ class Settings:
     max_workers: int
     graceful_timeout: float
     state_ceiling: int
+    restart_policy: str
+    backoff_initial: float
+    backoff_max: float
+    max_failures: int
+    stable_after: float
+    max_surge: int
+    max_unavailable: int
+    reload_order: RestartOrder
+    drain_idle: float
+    unix_mode: int | None
 
 
 @dataclass(frozen=True)
@@ -41,11 +64,12 @@ class Setting:
     """One setting.
 
     Attributes:
-        name: As a keyword; in the environment in upper case, after ``SANIC_WORKER_``.
+        name: As a keyword; in the environment in upper case, after ``SANIC_WORKER_``; as a flag with dashes.
         parse: Makes the value from text or from a value; raises ``ValueError`` or ``TypeError``.
         default: Makes the value that holds where nobody gave one.
         wants: What would be right, in words, for the message that refuses a wrong one.
         meaning: What it does.
+        otherwise: The default in words.
     """
 
     name: str
@@ -53,6 +77,17 @@ class Setting:
     default: Callable[[], Any]
     wants: str
     meaning: str
+    otherwise: str
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return ENV_PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return "--" + self.name.replace("_", "-")
 
 
 def _whole(value: Any) -> int:
@@ -76,6 +111,23 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _policy(value: Any) -> str:
+    if value not in POLICIES:
+        raise ValueError(value)
+    return str(value)
+
+
+def _order(value: Any) -> RestartOrder:
+    return RestartOrder(str(value).upper())
+
+
+def _mode(value: Any) -> int:
+    mode = value if type(value) is int else int(str(value), 8)
+    if not 0 <= mode <= 0o777:
+        raise ValueError(value)
+    return mode
+
+
 def _max_workers() -> int:
     return max(64, 8 * (os.cpu_count() or 1))
 
@@ -90,32 +142,123 @@ def _graceful_timeout() -> float:
     return max(timeouts, default=GRACEFUL_SHUTDOWN_TIMEOUT) + GRACE
 
 
+WHOLE = "a whole number from 1 on"
+SECONDS = "a number of seconds from 0 on"
+
 SETTINGS = (
     Setting(
         "max_workers",
         _whole,
         _max_workers,
-        "a whole number from 1 on",
+        WHOLE,
         "The most servers that scaling may ask for, and the most processes of one managed worker that is "
-        "asked for over the pipe. Default: 8 times the number of cores, at least 64.",
+        "asked for over the pipe.",
+        "8 times the number of cores, at least 64",
     ),
     Setting(
         "graceful_timeout",
         _seconds,
         _graceful_timeout,
-        "a number of seconds from 0 on",
-        "How long a process that was told to leave may take before it is killed, seconds. Default: the "
-        "largest GRACEFUL_SHUTDOWN_TIMEOUT of the applications in main (Sanic's default: 15) and 5 more.",
+        SECONDS,
+        "How long a process that was told to leave may take before it is killed, seconds.",
+        "the largest `GRACEFUL_SHUTDOWN_TIMEOUT` of the applications (Sanic's default: 15) and 5 more",
     ),
     Setting(
         "state_ceiling",
         _ceiling,
         lambda: CEILING,
         f"a whole number of bytes from {MIN_CEILING} to {MAX_CEILING}",
-        "How much memory the state of the workers may take, bytes; it is taken as it is used. "
-        "Default: 1 GiB, or as much of it as a process may have.",
+        "How much memory the state of the workers may take, bytes; it is taken as it is used.",
+        "1 GiB, or as much of it as a process may have",
+    ),
+    Setting(
+        "restart_policy",
+        _policy,
+        lambda: "always",
+        "one of " + ", ".join(POLICIES),
+        "When a server process that ends while it should run is replaced: always, on-failure (any exit "
+        "code but 0) or never.",
+        "always",
+    ),
+    Setting(
+        "backoff_initial",
+        _seconds,
+        lambda: 0.1,
+        SECONDS,
+        "How long a process that had not served for `stable_after` waits for its restart, seconds; "
+        "doubled by each such death in a row, give or take a fifth.",
+        "0.1",
+    ),
+    Setting(
+        "backoff_max",
+        _seconds,
+        lambda: 30.0,
+        SECONDS,
+        "The longest such wait, seconds.",
+        "30",
+    ),
+    Setting(
+        "max_failures",
+        _whole,
+        lambda: 8,
+        WHOLE,
+        "After how many deaths in a row, of processes that had not served for `stable_after`, a worker is "
+        "FAILED, and not started again until a restart or a scaling asks for it.",
+        "8",
+    ),
+    Setting(
+        "stable_after",
+        _seconds,
+        lambda: 10.0,
+        SECONDS,
+        "How long a process has to serve to count as stable, seconds: when it dies later, it is replaced "
+        "at once.",
+        "10",
+    ),
+    Setting(
+        "max_surge",
+        _whole,
+        lambda: 1,
+        WHOLE,
+        "How many new workers a zero-downtime restart starts at a time, beside those that serve.",
+        "1",
+    ),
+    Setting(
+        "max_unavailable",
+        _whole,
+        lambda: 1,
+        WHOLE,
+        "How many of several workers a restart with SHUTDOWN_FIRST takes out of service at a time; one of "
+        "them always stays.",
+        "1",
+    ),
+    Setting(
+        "reload_order",
+        _order,
+        lambda: RestartOrder.STARTUP_FIRST,
+        "one of " + ", ".join(RestartOrder),
+        "The order of a restart because of changed files: with STARTUP_FIRST, code that does not start "
+        "never stops a worker that serves.",
+        "STARTUP_FIRST",
+    ),
+    Setting(
+        "drain_idle",
+        _seconds,
+        lambda: 1.0,
+        SECONDS,
+        "How long a worker that is stopping keeps a connection open on which no request comes, seconds.",
+        "1",
+    ),
+    Setting(
+        "unix_mode",
+        _mode,
+        lambda: None,
+        "the permissions of a file in octal digits, from 000 to 777",
+        "The permissions of the unix socket that is listened on, as `chmod` takes them.",
+        "666, as Sanic has it",
     ),
 )
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 def install(given: Mapping[str, Any]) -> None:
@@ -125,42 +268,77 @@ def install(given: Mapping[str, Any]) -> None:
         TypeError: There is no setting of that name.
         ValueError: A value is wrong.
     """
-    known = {setting.name: setting for setting in SETTINGS}
     for name, value in given.items():
-        if name not in known:
-            raise TypeError(f"There is no setting {name!r}; there are: {', '.join(known)}")
-        _check(known[name], value, "worker.install()")
+        if name not in _BY_NAME:
+            raise TypeError(f"There is no setting {name!r}; there are: {', '.join(_BY_NAME)}")
+        checked(name, value, "worker.install()")
     _installed.update(given)
 
 
+def take_flags(given: Mapping[str, str]) -> None:
+    """Keep what the flags of the command say, by the names of the settings.
+
+    Raises:
+        ValueError: A value is wrong.
+    """
+    for name, value in given.items():
+        checked(name, value, _BY_NAME[name].flag)
+    _flags.update(given)
+
+
 def forget() -> None:
-    """Drop what ``worker.install()`` was given."""
+    """Drop what ``worker.install()`` was given, and what the flags said."""
     _installed.clear()
+    _flags.clear()
 
 
 def resolve(given: Mapping[str, Any]) -> Settings:
     """The settings of a manager.
 
     Args:
-        given (Mapping[str, Any]): What its constructor was given; ``None`` stands for nothing.
+        given (Mapping[str, Any]): What its constructor was given; ``None`` stands for nothing, and what is no
+            setting is left alone.
 
     Raises:
-        ValueError: A value is wrong; the message names the setting, the value and what would be right.
+        ValueError: A value is wrong, or two of them do not agree; the message names the setting, the value
+            and what would be right.
     """
-    values = {}
+    values, sources = {}, {}
     for setting in SETTINGS:
-        sources = (
-            (os.environ.get(ENV_PREFIX + setting.name.upper()), ENV_PREFIX + setting.name.upper()),
+        found = (
+            (_flags.get(setting.name), setting.flag),
+            (os.environ.get(setting.variable), setting.variable),
             (_installed.get(setting.name), "worker.install()"),
             (given.get(setting.name), "WorkerManager()"),
         )
-        for value, source in sources:
+        for value, source in found:
             if value is not None:
-                values[setting.name] = _check(setting, value, source)
+                values[setting.name], sources[setting.name] = checked(setting.name, value, source), source
                 break
         else:
             values[setting.name] = setting.default()
-    return Settings(**values)
+    resolved = Settings(**values)
+    if (
+        resolved.backoff_initial > resolved.backoff_max
+        and {"backoff_initial", "backoff_max"} <= sources.keys()
+    ):
+        raise ValueError(
+            f"backoff_initial of {sources['backoff_initial']}, {resolved.backoff_initial:g}, is more than "
+            f"backoff_max of {sources['backoff_max']}, {resolved.backoff_max:g}: it takes at most that"
+        )
+    return resolved
+
+
+def warn_of_unknown_names() -> None:
+    """Tell, once each, of names in the environment that look like settings and are none."""
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(ENV_PREFIX)
+        if name == variable or name in _SANICS or name.lower() in _BY_NAME or variable in _warned:
+            continue
+        _warned.add(variable)
+        near = get_close_matches(name.lower(), _BY_NAME, 1)
+        hint = f"did you mean {_BY_NAME[near[0]].variable}?" if near else f"there are: {', '.join(_BY_NAME)}"
+        logger.warning("%s in the environment is no setting of sanic-worker; %s", variable, hint)
 
 
 def checked(name: str, value: Any, source: str) -> Any:
@@ -169,13 +347,8 @@ def checked(name: str, value: Any, source: str) -> Any:
     Raises:
         ValueError: It is wrong; the message says what would be right.
     """
-    return _check(next(setting for setting in SETTINGS if setting.name == name), value, source)
-
-
-def _check(setting: Setting, value: Any, source: str) -> Any:
+    setting = _BY_NAME[name]
     try:
         return setting.parse(value)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"{setting.name} of {source} cannot be {value!r}: it takes {setting.wants}"
-        ) from None
+        raise ValueError(f"{name} of {source} cannot be {value!r}: it takes {setting.wants}") from None

@@ -221,6 +221,10 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """
         self._table.flag(stoppable=stoppable, stopping=stopping)
 
+    def numbers(self, pid: int) -> dict[str, Any]:
+        """Return what :meth:`beat` and :meth:`flag` of the process ``pid`` have noted; empty if nothing."""
+        return self._table.numbers(pid)
+
     def bury(self, pid: int) -> None:
         """Give the room that a dead process had to others."""
         self._table.bury(pid)

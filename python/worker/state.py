@@ -54,6 +54,10 @@ class ForeignState:
     def drop_part(self, name: str, pid: int) -> None:
         """Nothing is kept apart."""
 
+    def numbers(self, pid: int) -> Mapping[str, Any]:
+        """Nothing is noted of a process."""
+        return {}
+
     def bury(self, pid: int) -> None:
         """Nothing is kept for a process."""
 

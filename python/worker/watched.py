@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from contextlib import suppress
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker import launch
-from worker.constants import ProcessState
+from worker.constants import Phase, ProcessState
 from worker.process import WorkerProcess
+from worker.supervision import Death
 
-__all__ = ["Watched", "how_it_ended"]
+__all__ = ["Watched"]
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
@@ -22,35 +24,48 @@ class Watched:
     """One process, running or just gone; a place in the table may have several for a while.
 
     Attributes:
-        process: The place in the table that it fills, or has filled.
+        place: The place in the table that it fills, or has filled.
         base: The process itself.
-        ready_by: Until when its ack is waited for, on the monotonic clock.
+        started: When it was started; this and the other times on the monotonic clock.
+        ready_by: Until when it has to be ready.
+        serves: Whether it has said that it serves.
+        ready: When it was seen to be ready; ``inf`` before.
         told: When it was first seen to have been told to leave; ``None`` before.
         again: When it is to be told once more.
+        error: Why its start failed, as far as it is known.
     """
 
-    process: WorkerProcess
+    place: WorkerProcess
     base: Any
+    started: float
     ready_by: float
+    serves: bool = False
+    ready: float = math.inf
     told: float | None = None
-    again: float = 0.0
+    again: float = math.inf
+    error: str = ""
 
     @property
     def current(self) -> bool:
         """Whether it is the one that fills its place in the table."""
-        return self.base is self.process._current_process
+        return self.base is self.place._current_process
 
     @property
     def leaving(self) -> bool:
         """Whether it is on its way out."""
         if self.current:
-            return self.process.state is ProcessState.TERMINATED
-        return self.base is not self.process.predecessor
+            return self.place.state is ProcessState.TERMINATED or self.place.life.phase is Phase.VACATING
+        return self.base is not self.place.predecessor
 
     @property
     def hears_repeats(self) -> bool:
         """Whether it may be told to leave more than once."""
         return getattr(self.base, "stops_once", False) is True
+
+    def death(self, code: int | None, now: float, others: bool) -> Death:
+        """Its end: with which exit code, when, and whether others are still in its place."""
+        served = None if self.ready == math.inf else now - self.ready
+        return Death(str(self), code, self.started, now - self.started, served, self.error, others)
 
     def signal(self, signum: int) -> None:
         """Send it a signal; where it is gone already, nothing happens."""
@@ -59,23 +74,16 @@ class Watched:
 
     def kill(self) -> None:
         """End it at once, and its children with it if it leads a group of its own."""
-        if not launch.has_begun(self.base):
+        if launch.has_begun(self.base):
+            self.end_group()
+        else:
             self.signal(SIGKILL)
-            return
-        with suppress(ProcessLookupError):
-            os.killpg(self.base.pid, SIGKILL)
+
+    def end_group(self) -> None:
+        """End all that is left in the group that it leads, or has led."""
+        if isinstance(self.base, launch.Launched) and self.base.pid is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.base.pid, SIGKILL)
 
     def __str__(self) -> str:
-        return f"{self.process.name} [{self.base.pid}]"
-
-
-def how_it_ended(code: int | None) -> str:
-    """An exit code (as ``Process.exitcode`` has it) in words that follow a name."""
-    if code is None:
-        return "ended with an unknown exit code"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"
+        return f"{self.place.name} [{self.base.pid}]"

@@ -276,6 +276,14 @@ impl Table {
         result.map_err(|error| refused(&error))
     }
 
+    /// What a process has said of itself in numbers.
+    fn numbers<'py>(&self, py: Python<'py>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
+        match self.shared.numbers(pid) {
+            Some(numbers) => counted(py, numbers),
+            None => Ok(PyDict::new(py)),
+        }
+    }
+
     /// Let others use what a process had.
     fn bury(&self, pid: u32) {
         self.shared.bury(pid);

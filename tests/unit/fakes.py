@@ -46,6 +46,9 @@ class Overseeing:
     def moved(self, process: Any) -> None:
         """Nobody looks."""
 
+    def wish(self, process: Any, order: Any, config: Any) -> None:
+        """It is never its turn."""
+
 
 class FakeBase:
     """A process of ``multiprocessing`` that exists on paper."""

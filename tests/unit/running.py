@@ -122,7 +122,7 @@ class House:
         publisher: Any = None,
         **settings: Any,
     ) -> None:
-        self._handlers = {signum: signal.getsignal(signum) for signum in targets.STOPS}
+        self._handlers = {signum: signal.getsignal(signum) for signum in signal.valid_signals()}
         self._server: SyncManager | None = None
         self._own: SharedState | None = None
         if proxied:
@@ -264,7 +264,8 @@ class House:
     def close(self) -> None:
         """Let go of everything; what lives is ended by force and told."""
         for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
+            if signal.getsignal(signum) is not handler:
+                signal.signal(signum, handler)
         while self._journal.poll(0):
             self.heard.append(Said(*self._journal.recv()))
         heard = self.heard

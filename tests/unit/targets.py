@@ -13,6 +13,7 @@ from typing import Any
 
 from worker.multiplexer import WorkerMultiplexer
 from worker.publisher import Publisher
+from worker.state import shared
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -78,6 +79,23 @@ def only_serves(me: Me) -> None:
     """Its ack is lost; that it serves is seen."""
     me.multiplexer.set_serving(True)
     me.await_stop()
+
+
+def acks_then_serves_behind_the_gate(me: Me) -> None:
+    me.multiplexer.ack()
+    me.say("acked")
+    os.read(me.gate.fileno(), 1)
+    me.multiplexer.set_serving(True)
+    me.await_stop()
+
+
+def fails_with(me: Me, *words: str) -> None:
+    """A failed start, as a worker tells of it."""
+    name = os.environ["SANIC_WORKER_NAME"]
+    state = shared(me.multiplexer._state._state)
+    state.update_entry(name, {"start_error": " ".join(words)}, os.getpid())
+    me.multiplexer.terminate(early=True)
+    raise SystemExit(1)
 
 
 def never_acks(me: Me) -> None:
@@ -183,6 +201,20 @@ def file_of(fd: int) -> str:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
         return ""
+
+
+@dataclass
+class Watches:
+    """Stands in for the reloader: its attributes say what it is."""
+
+    journal: Connection
+    restart_policy = "always"
+    brings_changes = True
+
+    def __call__(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        self.journal.send((os.environ["SANIC_WORKER_NAME"], os.getpid(), "ready"))
+        signal.sigwait(STOPS)
 
 
 def errand(journal: Connection, gate: Connection, **kwargs: Any) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from worker import cli
+from worker import cli, settings
 from worker._core import core_info
+from worker.constants import RestartOrder
 
 
 @pytest.fixture
@@ -53,6 +55,72 @@ def test_the_version(
     assert ran == ["install", None if argv else [flag]]
     info = core_info()
     assert capsys.readouterr().out == f"sanic-worker {info.version}; {info.core} core\n"
+
+
+@pytest.fixture
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for setting in settings.SETTINGS:
+        monkeypatch.delenv(setting.variable, raising=False)
+    yield
+    settings.forget()
+
+
+@pytest.mark.usefixtures("_no_settings")
+class TestSettings:
+    @pytest.mark.parametrize("argv", [True, False])
+    def test_flags_are_ours_and_the_rest_is_sanics(
+        self, ran: list[Any], argv: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        args = [
+            "hello:app",
+            "--max-surge",
+            "2",
+            "--reload",
+            "--workers=2",
+            "--reload-order=SHUTDOWN_FIRST",
+            "-d",
+        ]
+        rest = ["hello:app", "--reload", "--workers=2", "-d"]
+        monkeypatch.setattr(sys, "argv", ["sanic-worker", *(args if argv else [])])
+        monkeypatch.setenv("SANIC_WORKER_MAX_SURGE", "3")
+        cli.main(None if argv else args)
+        assert ran == ["install", None if argv else rest]
+        assert sys.argv[1:] == (rest if argv else [])
+        resolved = settings.resolve({})
+        assert (resolved.max_surge, resolved.reload_order) == (2, RestartOrder.SHUTDOWN_FIRST)
+
+    def test_a_command_of_the_inspector_keeps_its_arguments(self, ran: list[Any]) -> None:
+        args = ["inspect", "mine", "--max-surge=2"]
+        cli.main(args)
+        assert ran == ["install", args]
+        assert settings.resolve({}).max_surge == 1
+
+    @pytest.mark.parametrize("source", ["--max-surge", "SANIC_WORKER_MAX_SURGE"])
+    def test_a_wrong_value_ends_it_before_anything_is_started(
+        self,
+        ran: list[Any],
+        source: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if not source.startswith("--"):
+            monkeypatch.setenv(source, "0")
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["hello:app", *(["--max-surge=0"] if source.startswith("--") else [])])
+        assert ended.value.code == 2
+        assert ran == ["install"]
+        assert capsys.readouterr().err == (
+            f"sanic-worker: max_surge of {source} cannot be '0': it takes a whole number from 1 on\n"
+        )
+
+    @pytest.mark.parametrize("flag", ["-h", "--help"])
+    def test_they_are_in_the_help(
+        self, ran: list[Any], flag: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        cli.main([flag])
+        assert ran == ["install", [flag]]
+        shown = capsys.readouterr().out
+        assert all(f"  {setting.flag} " in shown for setting in settings.SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["worker.py", "worker/__init__.py"])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from worker import launch
+from worker.settings import resolve
 
 from . import targets
 from .running import command, environment, lives, wait_for_end
@@ -52,7 +53,7 @@ def fails() -> None:
 
 
 def start(method: str, target: Callable[..., None], **kwargs: Any) -> launch.Launched:
-    process: launch.Launched = launch.factory(get_context(method), 5.0)(
+    process: launch.Launched = launch.factory(get_context(method), resolve({"graceful_timeout": 5}))(
         name=NAME, target=target, kwargs=kwargs, daemon=True
     )
     process.start()
@@ -90,11 +91,12 @@ class TestFactory:
         context = get_context(method)
         if method is None:
             monkeypatch.setattr(context, "get_start_method", lambda: "spawn")
-        make = launch.factory(context, 2.5)
+        settings = resolve({"graceful_timeout": 2.5})
+        make = launch.factory(context, settings)
         process = make(name="x", target=targets.nothing, kwargs={}, daemon=True)
         assert type(process) is kind
-        assert (process.grace, process.main_pid, process.name, process.daemon) == (
-            2.5,
+        assert (process.settings, process.main_pid, process.name, process.daemon) == (
+            settings,
             os.getpid(),
             "x",
             True,
@@ -104,7 +106,7 @@ class TestFactory:
         class Foreign:
             Process = object()
 
-        assert launch.factory(Foreign(), 1.0) is Foreign.Process
+        assert launch.factory(Foreign()) is Foreign.Process
 
     def test_of_a_context_with_processes_of_its_own(self) -> None:
         class Mine(multiprocessing.context.SpawnProcess):
@@ -113,10 +115,10 @@ class TestFactory:
         class Context(multiprocessing.context.SpawnContext):
             Process = Mine
 
-        assert launch.factory(Context(), 1.0) is Mine
+        assert launch.factory(Context()) is Mine
 
     def test_who_stops_once(self) -> None:
-        make = launch.factory(get_context("spawn"), 1.0)
+        make = launch.factory(get_context("spawn"))
         assert make(target=stops_once).stops_once is True
         assert make(target=deaf).stops_once is False
         # An object that answers everything, as a Mock does, has not said so.
@@ -188,7 +190,9 @@ class TestBirth:
         self, signum: int, method: str, code: int, capfd: pytest.CaptureFixture[str]
     ) -> None:
         gate, opener = Pipe(False)
-        process = launch.factory(get_context(method), 5.0)(target=deaf, kwargs={"gate": gate})
+        process = launch.factory(get_context(method), resolve({"graceful_timeout": 5}))(
+            target=deaf, kwargs={"gate": gate}
+        )
         # What is pending in main is not inherited; the child has to have a signal of its own.
         began = process.run
 
@@ -254,7 +258,7 @@ class TestHasBegun:
         assert not launch.has_begun(get_context("fork").Process(target=targets.nothing))
 
     def test_one_that_was_never_started(self) -> None:
-        assert not launch.has_begun(launch.factory(get_context("fork"), 1.0)(target=targets.nothing))
+        assert not launch.has_begun(launch.factory(get_context("fork"))(target=targets.nothing))
 
     def test_one_that_is_gone(self) -> None:
         process = start("fork", targets.nothing)
@@ -263,7 +267,7 @@ class TestHasBegun:
 
     def test_one_that_stands_before_its_session(self) -> None:
         gate, opener = Pipe(False)
-        process = launch.factory(get_context("fork"), 1.0)(target=targets.nothing)
+        process = launch.factory(get_context("fork"))(target=targets.nothing)
         began = process.run
 
         def late() -> None:
@@ -426,7 +430,7 @@ class TestLifeline:
 
 def test_the_mask_of_main_is_restored_when_a_start_fails() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    process = launch.factory(get_context("spawn"), 1.0)(target=lambda: None)
+    process = launch.factory(get_context("spawn"))(target=lambda: None)
     with pytest.raises(Exception, match="lambda"):
         process.start()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask

@@ -234,7 +234,7 @@ class TestCommands:
             house.said("ready")
             house.plan("terminates_and_exits early")
             house.send("__SCALE__:2")
-            assert logged(caplog, "failed to start").startswith(TWO + " [")
+            assert logged(caplog, "its error is in the log above").startswith(TWO + " [")
             stranger = os.fork()
             if not stranger:
                 house.send("__SCALE__:0")

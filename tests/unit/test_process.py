@@ -16,6 +16,7 @@ import pytest
 from worker import launch, process
 from worker.constants import ProcessState, RestartOrder
 from worker.process import Worker, WorkerProcess, get_now
+from worker.settings import resolve
 
 from .fakes import FakeBase, Overseeing
 from .targets import nothing
@@ -325,15 +326,32 @@ class TestRestart:
         one.overseer = Overseeing()
         threads = threading.active_count()
         one.restart(STARTUP_FIRST)
+        assert (one.predecessor, len(base.made)) == (None, 1)
+        one.renew(STARTUP_FIRST, {})
         assert threading.active_count() == threads
         assert one.predecessor is base.made[0]
+
+    def test_vacating(self, base: type[FakeBase]) -> None:
+        """The next process comes when it is told to."""
+        one = make(base)
+        one.start()
+        one.worker_state[one.name]["serving"] = True
+        one.overseer = Overseeing()
+        one.vacate()
+        assert (base.made[0].terminated, len(base.made)) == (1, 1)
+        entry = one.worker_state[one.name]
+        assert (entry["state"], entry["serving"]) == ("RESTARTING", False)
+        base.made[0].alive = False
+        one.renew(RestartOrder.SHUTDOWN_FIRST, {})
+        assert (base.made[0].terminated, one.pid) == (1, base.made[1].pid)
+        assert one.worker_state[one.name]["starts"] == 2
 
     def test_a_second_one_replaces_the_newcomer(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         one.overseer = Overseeing()
-        one.restart(STARTUP_FIRST)
-        one.restart(STARTUP_FIRST)
+        one.renew(STARTUP_FIRST, {})
+        one.renew(STARTUP_FIRST, {})
         old, _, second = base.made
         assert [made.terminated for made in base.made] == [0, 1, 0]
         assert (one.predecessor, one.pid) == (old, second.pid)
@@ -345,8 +363,8 @@ class TestRestart:
         one = make(base)
         one.start()
         one.overseer = Overseeing()
-        one.restart(STARTUP_FIRST)
-        one.restart()
+        one.renew(STARTUP_FIRST, {})
+        one.renew(RestartOrder.SHUTDOWN_FIRST, {})
         assert [made.terminated for made in base.made] == [1, 1, 0]
         assert one.predecessor is None
 
@@ -354,7 +372,7 @@ class TestRestart:
         one = make(base)
         one.start()
         one.overseer = Overseeing()
-        one.restart(STARTUP_FIRST)
+        one.renew(STARTUP_FIRST, {})
         one.take_back()
         assert (one.pid, one.predecessor, one.state) == (base.made[0].pid, None, ProcessState.ACKED)
         entry = one.worker_state[one.name]
@@ -364,7 +382,7 @@ class TestRestart:
         one = make(base)
         one.start()
         one.overseer = Overseeing()
-        one.restart(STARTUP_FIRST)
+        one.renew(STARTUP_FIRST, {})
         one.lose_predecessor()
         assert (one.pid, one.predecessor) == (base.made[1].pid, None)
 
@@ -394,12 +412,13 @@ class TestWorker:
         assert worker.name == worker.ident
         assert (worker.tracked, worker.auto_start) == (True, True)
 
-    def test_label_and_grace(self) -> None:
-        worker = Worker("X", nothing, {}, get_context("spawn"), {}, label="Srv 1", grace=3.5)
+    def test_label_and_settings(self) -> None:
+        settings = resolve({"graceful_timeout": 3.5})
+        worker = Worker("X", nothing, {}, get_context("spawn"), {}, label="Srv 1", settings=settings)
         (one,) = worker.processes
         assert one.ident == "Srv 1"
         assert isinstance(one._current_process, launch.SpawnProcess)
-        assert one._current_process.grace == 3.5
+        assert one._current_process.settings is settings
 
     def test_of_real_processes(self) -> None:
         state: dict[str, Any] = {}

@@ -24,6 +24,7 @@ from sanic.http.constants import HTTP
 from worker import launch, serve
 from worker.loader import CertLoader
 from worker.serve import worker_serve
+from worker.settings import resolve
 
 NAME = "Sanic-Server-0-0"
 APP = "under_test"
@@ -62,7 +63,7 @@ class Server:
             app.ctx.say = writer.send
             build(app)
 
-        self.process: Any = launch.factory(get_context("fork"), 5.0)(
+        self.process: Any = launch.factory(get_context("fork"), resolve({"graceful_timeout": 5}))(
             name=NAME,
             target=worker_serve,
             kwargs={

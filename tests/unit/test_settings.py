@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,38 @@ import pytest
 from sanic import Sanic
 
 from worker import settings
+from worker.constants import RestartOrder
 from worker.manager import WorkerManager
-from worker.settings import CEILING, Settings
 
 from .running import python
 
 NAMES = [setting.name for setting in settings.SETTINGS]
+PLAIN = settings.resolve({})
+WHOLE = (("11", "12", "13", "14"), (11, 12, 13, 14))
+SECONDS = (("1.5", "2", "0", "1e1"), (1.5, 2.0, 0.0, 10.0))
+UP, DOWN = RestartOrder.STARTUP_FIRST, RestartOrder.SHUTDOWN_FIRST
+# Four texts that are right, and what they mean.
+RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
+    **dict.fromkeys(("max_workers", "max_failures", "max_surge", "max_unavailable"), WHOLE),
+    **dict.fromkeys(("graceful_timeout", "backoff_max", "stable_after", "drain_idle"), SECONDS),
+    "backoff_initial": SECONDS,
+    "state_ceiling": (("10000001", "10000002", "10000003", "10000004"), (*range(10_000_001, 10_000_005),)),
+    "restart_policy": (
+        ("always", "on-failure", "never", "always"),
+        ("always", "on-failure", "never", "always"),
+    ),
+    "reload_order": (("STARTUP_FIRST", "shutdown_first", "startup_first", "SHUTDOWN_FIRST"), (UP, DOWN) * 2),
+    "unix_mode": (("600", "0660", "0o777", "000"), (0o600, 0o660, 0o777, 0)),
+}
+WRONG: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("max_failures", "max_surge", "max_unavailable"), (0, -1, 1.5, True, "", "x", "1.0", [])),
+    **dict.fromkeys(
+        ("backoff_initial", "backoff_max", "stable_after", "drain_idle"), (-1, "x", "inf", True, [])
+    ),
+    "restart_policy": ("", "Always", "on_failure", 1, True, []),
+    "reload_order": ("", "BOTH", 1, []),
+    "unix_mode": ("", "888", "rw", "1777", -1, 0o1000, 6.0, True, []),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -53,35 +81,40 @@ class TestDefaults:
 class TestSources:
     @pytest.mark.parametrize("name", NAMES)
     def test_the_later_one_wins(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        def resolved() -> Any:
-            return getattr(settings.resolve({name: 10_000_003}), name)
+        """The constructor, install(), the environment, the flag."""
 
-        assert resolved() == 10_000_003
-        settings.install({name: 10_000_004})
-        assert resolved() == 10_000_004
-        monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", "10000005")
-        assert resolved() == 10_000_005
+        def resolved() -> Any:
+            return getattr(settings.resolve({name: texts[0]}), name)
+
+        texts, values = RIGHT[name]
+        setting = settings.SETTINGS[NAMES.index(name)]
+        assert resolved() == values[0]
+        settings.install({name: texts[1]})
+        assert resolved() == values[1]
+        monkeypatch.setenv(setting.variable, texts[2])
+        assert resolved() == values[2]
+        settings.take_flags({name: texts[3]})
+        assert resolved() == values[3]
 
     def test_what_is_not_given_is_none(self) -> None:
         assert settings.resolve({"max_workers": None}) == settings.resolve({})
 
     def test_one_source_does_not_hide_another_setting(self) -> None:
         settings.install({"max_workers": 7})
-        assert settings.resolve({"graceful_timeout": 0}) == Settings(7, 0.0, CEILING)
+        resolved = settings.resolve({"graceful_timeout": 0})
+        assert (resolved.max_workers, resolved.graceful_timeout, resolved.max_surge) == (7, 0.0, 1)
 
     def test_install_adds_to_what_was_installed(self) -> None:
         settings.install({"max_workers": 7})
         settings.install({"graceful_timeout": 2})
         settings.install({})
-        assert settings.resolve({"max_workers": 3}) == Settings(7, 2.0, CEILING)
+        assert settings.resolve({"max_workers": 3}) == replace(PLAIN, max_workers=7, graceful_timeout=2.0)
         settings.forget()
-        assert settings.resolve({"max_workers": 3, "graceful_timeout": 1}) == Settings(3, 1.0, CEILING)
+        assert settings.resolve({"max_workers": 3}) == replace(PLAIN, max_workers=3)
 
-    def test_text_becomes_a_value(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_space_around_a_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SANIC_WORKER_MAX_WORKERS", " 12 ")
-        monkeypatch.setenv("SANIC_WORKER_GRACEFUL_TIMEOUT", "1.5")
-        monkeypatch.setenv("SANIC_WORKER_STATE_CEILING", "16777216")
-        assert settings.resolve({}) == Settings(12, 1.5, 1 << 24)
+        assert settings.resolve({}).max_workers == 12
 
     def test_the_constructor_of_the_manager(self) -> None:
         ends = Pipe(True)
@@ -127,6 +160,27 @@ class TestRefused:
             settings.resolve({"graceful_timeout": value})
         assert str(caught.value) == expected
 
+    @pytest.mark.parametrize(
+        ("name", "value"), [(name, one) for name, values in WRONG.items() for one in values]
+    )
+    def test_of_the_others(self, name: str, value: Any) -> None:
+        wants = settings.SETTINGS[NAMES.index(name)].wants
+        with pytest.raises(ValueError) as caught:
+            settings.resolve({name: value})
+        assert str(caught.value) == f"{name} of WorkerManager() cannot be {value!r}: it takes {wants}"
+
+    def test_two_that_do_not_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SANIC_WORKER_BACKOFF_MAX", "2")
+        with pytest.raises(ValueError) as caught:
+            settings.resolve({"backoff_initial": 3})
+        assert str(caught.value) == (
+            "backoff_initial of WorkerManager(), 3, is more than backoff_max of SANIC_WORKER_BACKOFF_MAX, 2: "
+            "it takes at most that"
+        )
+        # Whoever asks for a long first wait alone has it.
+        monkeypatch.delenv("SANIC_WORKER_BACKOFF_MAX")
+        assert settings.resolve({"backoff_initial": 300}).backoff_initial == 300
+
     @pytest.mark.parametrize("name", NAMES)
     def test_the_message_names_the_environment(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", "many")
@@ -148,6 +202,27 @@ class TestRefused:
         with pytest.raises(TypeError) as caught:
             settings.install({"max_worker": 1})
         assert str(caught.value) == f"There is no setting 'max_worker'; there are: {', '.join(NAMES)}"
+
+
+def test_names_that_are_none_are_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settings, "_warned", set())
+    for name in ("NAME", "IDENTIFIER", "PROCESS", "MAX_WORKERS", "MAX_WORKER", "ZZZ"):
+        monkeypatch.setenv(f"SANIC_WORKER_{name}", "1")
+    settings.warn_of_unknown_names()
+    settings.warn_of_unknown_names()
+    one, other = caplog.messages
+    what = "in the environment is no setting of sanic-worker"
+    assert one == f"SANIC_WORKER_MAX_WORKER {what}; did you mean SANIC_WORKER_MAX_WORKERS?"
+    assert other == f"SANIC_WORKER_ZZZ {what}; there are: {', '.join(NAMES)}"
+
+
+def test_the_page_of_settings_is_generated() -> None:
+    root = Path(__file__).parents[2]
+    script = root / "scripts" / "settings.py"
+    written = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
+    assert (root / "docs" / "settings.md").read_text() == written
 
 
 def test_install_gives_them_to_every_manager_and_uninstall_takes_them_back(tmp_path: Path) -> None:

@@ -1,0 +1,300 @@
+"""Watches over the processes of a manager: who is ready, who is late, who has ended, who leaves slowly."""
+
+from __future__ import annotations
+
+import math
+import random
+import signal
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from sanic.log import error_logger, logger
+
+from worker import launch
+from worker.constants import Happening, Phase, ProcessState, RestartOrder
+from worker.lives import Lives
+from worker.news import News
+from worker.process import Worker, WorkerProcess
+from worker.roll import NEWCOMER
+from worker.state import shared
+from worker.watched import Watched
+
+if TYPE_CHECKING:
+    from worker.inbox import Waiting
+    from worker.manager import WorkerManager
+
+__all__ = ["Overseer"]
+
+# How long the end of killed processes is waited for, seconds: only a hung kernel takes longer.
+KILL_TIMEOUT = 5.0
+
+
+class Overseer:
+    """Turns what is seen of processes into what happens to their places; :class:`Lives` knows what follows.
+
+    Args:
+        manager (WorkerManager): Whose places they are.
+
+    Attributes:
+        starting: Whether the servers start for the first time: then none may fail.
+        failure: Why that has failed; empty if it has not.
+        gave_up: Whether no server was left that could run.
+        settle_at: When to :meth:`settle` again, on the monotonic clock; ``inf``: when something happens.
+    """
+
+    def __init__(self, manager: WorkerManager) -> None:
+        self._manager = manager
+        self._news = News(manager.worker_state)
+        self._lives = Lives(self._places, manager.settings, time.monotonic, random.random)
+        self._monitor: Waiting | None = None
+        self._watched: dict[str, Watched] = {}
+        self._unsettled = False
+        self._waits_for_change = False
+        self.settle_at = math.inf
+        self.starting = False
+        self.failure = ""
+        self.gave_up = False
+
+    @property
+    def at_work(self) -> bool:
+        """Whether processes are watched."""
+        return self._monitor is not None
+
+    @property
+    def bell(self) -> int | None:
+        """What becomes readable when there is news in the state of the processes."""
+        return self._news.bell
+
+    def open(self, monitor: Waiting) -> None:
+        """Watch from now on."""
+        self._monitor = monitor
+
+    def close(self) -> None:
+        """Wait for what was killed; every state is final then."""
+        deadline = time.monotonic() + KILL_TIMEOUT
+        for watched in self._watched.values():
+            watched.base.join(max(0.0, deadline - time.monotonic()))
+            if watched.current and watched.place.state < ProcessState.TERMINATED:
+                watched.place.set_state(ProcessState.FAILED, force=True)
+        self._monitor = None
+        self._watched.clear()
+
+    # What places tell it
+
+    def watch(self, place: WorkerProcess) -> None:
+        """Wait for the end of the process that has just been started in this place, and until it is ready."""
+        assert self._monitor is not None
+        base, now = place._current_process, time.monotonic()
+        sentinel = getattr(base, "sentinel", None)
+        if type(base.pid) is int and type(sentinel) is int:
+            watched = Watched(place, base, now, now + place.THRESHOLD / 10)
+            self._watched[str(watched)] = watched
+            self._monitor.watch(str(watched), base.pid, sentinel)
+        self._lives.happens(place, Happening.STARTED)
+
+    def moved(self, place: WorkerProcess) -> None:
+        """Look, as soon as all else is done, what follows from the new state of a place."""
+        self._unsettled = True
+        if self.at_work and place.state is ProcessState.TERMINATED:
+            self._lives.happens(place, Happening.STOP, not self.lives_in(place))
+
+    def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
+        """Restart a place when it is its turn; from any thread."""
+        self._manager._loop.do(partial(self._wish, place, order, config))
+
+    def revive(self) -> int:
+        """Start the servers anew that were given up; return how many."""
+        failed = [place for place in self._places() if place.is_server and place.life.phase is Phase.FAILED]
+        for place in failed:
+            logger.info("%s is started again", place.name)
+            place.restart()
+        return len(failed)
+
+    def _wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
+        self._lives.wish(place, order, config)
+        self._unsettled = True
+
+    # What the loop asks of it
+
+    def wants_a_look(self, now: float) -> bool:
+        """Whether something has happened, or it is time, to :meth:`settle`."""
+        return self._unsettled or now >= self.settle_at or self._news.has_come()
+
+    @property
+    def is_unsettled(self) -> bool:
+        """Whether something has happened that nobody has looked at."""
+        return self._unsettled
+
+    def start_is_over(self) -> None:
+        """The servers are up; from now on each is a case of its own."""
+        self.starting = False
+        self._unsettled = True
+
+    def has_processes(self) -> bool:
+        """Whether any process lives, or has not been collected."""
+        return bool(self._watched)
+
+    def lives_in(self, place: WorkerProcess) -> bool:
+        """Whether a process lives in a place, or has not left it altogether."""
+        return any(watched.place is place for watched in self._watched.values())
+
+    def by_pid(self, pid: int | None) -> Watched | None:
+        """The process of this number, if it is one of ours."""
+        return next((watched for watched in self._watched.values() if watched.base.pid == pid), None)
+
+    def kill(self) -> None:
+        """Kill every process with its children, also those that have left the table."""
+        for watched in self._watched.values():
+            watched.kill()
+
+    def has_failed(self, pid: int | None) -> None:
+        """A process says that it cannot start."""
+        watched = self.by_pid(pid)
+        who = f"process {pid}" if watched is None else str(watched)
+        what = f"{who} failed to start; its error is in the log above."
+        if self.starting and (watched is None or watched.place.is_server):
+            self.failure = self.failure or what
+        elif watched is not None and watched.place.is_server and watched.ready == math.inf:
+            # Its death is on its way, and is reported then.
+            watched.error = watched.error or "its error is in the log above"
+        else:
+            error_logger.error("%s", what)
+
+    def exited(self, key: str, exitcode: int | None) -> None:
+        """A process has ended."""
+        watched = self._watched.pop(key)
+        place, base = watched.place, watched.base
+        begun = launch.has_begun(base)
+        # Before it is collected: until then nobody else can bear its number.
+        watched.end_group()
+        code = launch.reap(base)
+        if watched.ready == math.inf:
+            said = place.said(base.pid) or (place.said() if watched.current else {})
+            watched.error = said.get("start_error") or watched.error
+        others = self.lives_in(place)
+        death = watched.death(exitcode if code is None else code, time.monotonic(), others)
+        if base is place.predecessor:
+            what = Happening.PREDECESSOR_DIED
+        else:
+            what = Happening.DIED if watched.current else Happening.LEFT
+        if self.starting and what is Happening.DIED and place.is_server and place.state < ProcessState.ACKED:
+            self.failure = self.failure or f"{death}." + ("" if begun else f" {launch.NOT_BEGUN}")
+            self._lives.stopped = True
+        self._lives.stopped = self._lives.stopped or self._manager._loop.ended
+        self._lives.happens(place, what, death)
+        place.left(base.pid)
+        shared(self._manager.worker_state).bury(base.pid)
+        self._retire(place)
+        self._unsettled = True
+
+    def hear(self, now: float, everything: bool = False) -> None:
+        """Look for what is awaited of those who start."""
+        starting = self._starting()
+        names = self._news.take(now, everything) if starting else ()
+        for watched in starting:
+            if watched.place.name not in names:
+                continue
+            said = self._news.said(watched.place)
+            watched.serves = bool(said.get("serving"))
+            has_acked = watched.serves or said.get("state") == ProcessState.ACKED.name
+            if has_acked and watched.place.state < ProcessState.ACKED:
+                watched.place.acked()
+
+    def settle(self) -> None:
+        """Do what it is time for, and see when to look again."""
+        self._unsettled = False
+        now = time.monotonic()
+        self.hear(now)
+        for watched in self._starting():
+            self._look_at(watched, now)
+        self._lives.stopped = self._lives.stopped or self._manager._loop.ended
+        self._lives.go_on()
+        self._see_who_serves()
+        awaited = [watched for watched in self._starting() if watched.place.is_server]
+        deadlines = [self._lives.due]
+        if not self.starting:
+            deadlines += [watched.ready_by for watched in awaited]
+        if awaited:
+            deadlines.append(self._news.expect(now))
+        else:
+            self._news.ignore()
+        deadlines += [self._hasten(watched, now) for watched in self._watched.values() if watched.leaving]
+        self.settle_at = min(deadlines, default=math.inf)
+
+    def _places(self) -> list[WorkerProcess]:
+        return [place for worker in self._manager.workers for place in worker.processes]
+
+    def _starting(self) -> list[Watched]:
+        return [
+            watched
+            for watched in self._watched.values()
+            if watched.current and watched.place.life.phase in NEWCOMER
+        ]
+
+    def _look_at(self, watched: Watched, now: float) -> None:
+        place = watched.place
+        if watched.serves or not place.is_server:
+            self._lives.happens(place, Happening.READY, watched)
+        elif now >= watched.ready_by and not self.starting:
+            if place.state is not ProcessState.ACKED:
+                self._lives.happens(place, Happening.LATE, watched)
+                return
+            logger.warning(
+                "%s has acked its start, but does not say that it serves; after %g s it counts as ready",
+                watched,
+                place.THRESHOLD / 10,
+            )
+            self._lives.happens(place, Happening.READY, watched)
+
+    def _see_who_serves(self) -> None:
+        """Once no server is left that could run, end, or wait for a change of the code."""
+        if self.starting or self._lives.stopped or self._lives.is_served():
+            self._waits_for_change = False
+        elif any(map(_brings_changes, self._places())):
+            if not self._waits_for_change:
+                error_logger.error("No worker is left that could run; waiting for the next change of a file")
+            self._waits_for_change = True
+        else:
+            error_logger.error("No worker is left that could run. Shutting down.")
+            self.gave_up = True
+            self._manager.shutdown()
+
+    def _retire(self, place: WorkerProcess) -> None:
+        """Forget a process that has ended and is not to be seen any more."""
+        worker = self._worker_of(place)
+        if worker is None:
+            if not self.lives_in(place):
+                place.forget()
+        elif not worker.tracked and not self._manager._loop.ended and all(map(_is_done, worker.processes)):
+            self._manager.remove_worker(worker)
+
+    def _worker_of(self, place: WorkerProcess) -> Worker | None:
+        return next((one for one in self._manager.workers if place in one.processes), None)
+
+    def _hasten(self, watched: Watched, now: float) -> float:
+        """Tell one who is leaving again, or kill it, when it is time to; return when that is next."""
+        grace = self._manager.settings.graceful_timeout
+        if watched.told is None:
+            watched.told = now
+            watched.again = now + launch.TELL_AGAIN if watched.hears_repeats else math.inf
+        killed_at = watched.told + grace
+        if now >= killed_at:
+            error_logger.error("%s did not end within %s seconds; killing it", watched, grace)
+            killed_at = watched.told = watched.again = math.inf
+            watched.kill()
+        elif now >= watched.again:
+            has_obeyed = shared(self._manager.worker_state).numbers(watched.base.pid).get("stopping")
+            watched.again = math.inf if has_obeyed else now + launch.TELL_AGAIN
+            if not has_obeyed:
+                watched.signal(signal.SIGINT)
+        return min(killed_at, watched.again)
+
+
+def _brings_changes(place: WorkerProcess) -> bool:
+    return getattr(place.target, "brings_changes", False) is True and place.is_alive()
+
+
+def _is_done(place: WorkerProcess) -> bool:
+    return place.life.phase in (Phase.EMPTY, Phase.FAILED) and not place.is_alive()

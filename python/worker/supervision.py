@@ -1,0 +1,127 @@
+"""What becomes of a place whose process has died: pure functions of its life and of chance."""
+
+from __future__ import annotations
+
+import math
+import signal
+from dataclasses import dataclass, field
+
+from worker.constants import Phase
+from worker.settings import Settings
+
+__all__ = ["NEVER", "Death", "Life", "Verdict", "how_it_ended", "judge"]
+
+NEVER = "never"
+ON_FAILURE = "on-failure"
+# By how much of itself a backoff is longer or shorter, so that those who died together do not start together.
+JITTER = 0.2
+
+
+@dataclass(frozen=True)
+class Death:
+    """The end of a process.
+
+    Attributes:
+        who: Its name and pid, in words.
+        code: Its exit code, negative for a signal; ``None`` if nobody knows.
+        started: When it was started, on the clock of main, seconds.
+        lived: How long it had lived, seconds.
+        served: How long it had been ready, seconds; ``None`` if it never was.
+        error: What is known of why its start failed; empty if nothing.
+        others: Whether another process has not left the same place yet.
+    """
+
+    who: str
+    code: int | None
+    started: float = 0.0
+    lived: float = 0.0
+    served: float | None = None
+    error: str = ""
+    others: bool = False
+
+    def __str__(self) -> str:
+        verb = "was killed by" if self.code is not None and self.code < 0 else "ended with"
+        ready = " before it was ready," if self.served is None else ""
+        error = f" ({self.error})" if self.error else ""
+        return f"{self.who} {verb} {how_it_ended(self.code)}{ready} after {self.lived:.1f} s{error}"
+
+
+@dataclass
+class Life:
+    """The life of a place in the table of processes.
+
+    Attributes:
+        phase: Where it stands.
+        due: When the next process is to be started, on the monotonic clock; ``inf``: not by itself.
+        exits: How the last processes ended that had not served for long, one after the other.
+        restarts: How often the policy has replaced a process.
+        displaced: Whether the newcomer took the turn of one that was not ready yet.
+        wished: Whether the present process was started because somebody had asked for a restart.
+    """
+
+    phase: Phase = Phase.EMPTY
+    due: float = math.inf
+    exits: list[str] = field(default_factory=list)
+    restarts: int = 0
+    displaced: bool = False
+    wished: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What follows from a death.
+
+    Attributes:
+        delay: After how many seconds the next process is started; ``inf``: it is not.
+        failed: Whether it is given up for its deaths in a row.
+        why: The reason, in words that go on from how it ended.
+    """
+
+    delay: float
+    failed: bool
+    why: str
+
+
+def how_it_ended(code: int | None) -> str:
+    """An exit code (as ``Process.exitcode`` has it) in words: ``exit code 1``, ``SIGKILL``."""
+    if code is None:
+        return "an unknown exit code"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def judge(life: Life, death: Death, policy: str, settings: Settings, chance: float) -> Verdict:
+    """Decide what follows from a death, and take note of it.
+
+    Args:
+        life (Life): That of the place; its exits are brought up to date.
+        death (Death): Its latest.
+        policy (str): ``always``, ``on-failure`` or ``never``.
+        settings (Settings): The limits.
+        chance (float): A random number from 0 to 1, for the jitter.
+    """
+    if policy == NEVER or (policy == ON_FAILURE and death.code == 0):
+        return Verdict(math.inf, False, f"it is not started again (restart policy: {policy})")
+    if death.served is not None and death.served >= settings.stable_after:
+        life.exits.clear()
+        return Verdict(0.0, False, "it is started again at once")
+    life.exits.append(how_it_ended(death.code))
+    count = len(life.exits)
+    if count >= settings.max_failures:
+        exits = ", ".join(life.exits[-settings.max_failures :])
+        return Verdict(
+            math.inf,
+            True,
+            f"death {count} in a row ({exits}) before it had served for {settings.stable_after:g} s: it has "
+            "FAILED, and is not started again until a restart or a scaling asks for it",
+        )
+    # Beyond that the power has long reached any limit.
+    longest = max(settings.backoff_initial, settings.backoff_max)
+    delay = min(settings.backoff_initial * 2.0 ** min(count - 1, 60), longest)
+    delay *= 1 + JITTER * (2 * chance - 1)
+    tally = f"death {count} of {settings.max_failures} in a row"
+    return Verdict(delay, False, f"it is started again in {delay:.2f} s ({tally})")
