@@ -199,6 +199,10 @@ def mark_failed() -> None:
     _failed = True
 
 
+def stop_obeyed() -> None:
+    """This child has begun to stop: it need not be told again."""
+
+
 def has_begun(process: Any) -> bool:
     """Whether a child of ours leads its own session by now (and its group with it)."""
     if not isinstance(process, Launched) or process.pid is None:

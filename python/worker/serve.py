@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal as signals
 import socket
 import warnings
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from ssl import SSLContext
@@ -24,9 +26,11 @@ from sanic.server.runners import _serve_http_1, _serve_http_3
 
 from worker import launch
 from worker.compat import setup_logging
+from worker.drain import Drain
 from worker.loader import AppLoader, CertLoader
 from worker.multiplexer import WorkerMultiplexer
 from worker.process import Worker, WorkerProcess
+from worker.state import SharedState, shared
 
 __all__ = ["worker_serve"]
 
@@ -118,8 +122,11 @@ def worker_serve(
             for info in app.state.server_info:
                 info.settings["ssl"] = ssl
 
+        connections = set() if connections is None else connections
+        server = _Server(app, own_loop, connections)
         if _is_server_process():
-            _become_worker(app, monitor_publisher, worker_state)
+            _become_worker(app, monitor_publisher, worker_state, connections)
+            server.tells(worker_state)
             if sock is not None:
                 unix = None
         if app.debug:
@@ -130,7 +137,6 @@ def worker_serve(
         if config:
             app.update_config(config)
 
-        server = _Server(app, own_loop)
         if version is HTTP.VERSION_3:
             server.serves_when_started()
             return _serve_http_3(host, port, app, own_loop, ssl)
@@ -153,8 +159,8 @@ def worker_serve(
             state,
             asyncio_server_kwargs,
         )
-        if server.failed:
-            launch.mark_failed()
+        if server.error is not None:
+            _tell_failure(worker_state, server.error)
         return result
     except Exception as error:
         # What the half-started application leaves behind (coroutines never awaited) is not the error.
@@ -162,8 +168,8 @@ def worker_serve(
         if not monitor_publisher:
             raise
         error_logger.exception(error, exc_info=_without_our_frames(error))
+        _tell_failure(worker_state, error)
         WorkerMultiplexer(monitor_publisher, {}).terminate(True)
-        launch.mark_failed()
         return None
 
 
@@ -201,7 +207,9 @@ def _is_server_process() -> bool:
     return name.startswith(Worker.WORKER_PREFIX + WorkerProcess.SERVER_LABEL)
 
 
-def _become_worker(app: Any, publisher: Connection | None, state: dict[str, Any] | None) -> None:
+def _become_worker(
+    app: Any, publisher: Connection | None, state: dict[str, Any] | None, connections: set[Any]
+) -> None:
     """Start the secondary servers with this one, and give every application its multiplexer."""
     if publisher is None:
         raise RuntimeError("No restart publisher found in worker process")
@@ -215,9 +223,28 @@ def _become_worker(app: Any, publisher: Connection | None, state: dict[str, Any]
         one.multiplexer = WorkerMultiplexer(publisher, state)
         one.shared_ctx.lock()
         for info in one.state.server_info:
+            # Those of secondary servers drain along with the others.
+            info.settings["connections"] = connections
             # Where a path is given, Sanic binds it anew and removes it at the end. It is main's to do.
             if info.settings.get("sock") is not None:
                 info.settings["unix"] = None
+
+
+def _tell_failure(state: Any, error: BaseException) -> None:
+    """Have this process end as a failed start, and its entry say why."""
+    launch.mark_failed()
+    kind = type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None:
+        kind = errno.errorcode.get(error.errno, kind)
+    if kind == "EADDRINUSE":
+        error_logger.error(
+            "If the application binds that address itself, in each worker, a new worker cannot bind it "
+            "before the one that it replaces has left: set SANIC_WORKER_RELOAD_ORDER=SHUTDOWN_FIRST."
+        )
+    name = os.environ.get("SANIC_WORKER_NAME", "")
+    # Main goes on without.
+    with suppress(Exception):
+        shared(state).update_entry(name, {"start_error": f"{kind}: {error}"}, os.getpid())
 
 
 def _without_our_frames(error: Exception) -> Exception:
@@ -238,14 +265,20 @@ class _Server:
 
     Sanic lets a signal stop the loop whatever it runs: a second one, or one that comes during an
     asynchronous start or stop listener, breaks that listener off. So on this loop the handlers that
-    Sanic sets become ours: the first signal stops the server as soon as it runs, and nothing else
-    does.
+    Sanic sets become ours: with the first signal the server leaves its sockets, and as soon as it runs it is
+    stopped; nothing else stops it.
+
+    Attributes:
+        error: Why it could not listen; ``None`` if it could.
     """
 
-    def __init__(self, app: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self.failed = False
+    def __init__(self, app: Any, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
+        self.error: BaseException | None = None
         self._app = app
         self._loop = loop
+        self._state: SharedState | None = None
+        self._drain = Drain(loop, connections, launch.current_settings().drain_idle)
+        self._drain.register(app)
         self._stopping = False
         self._episodes = 0
         self._add, self._remove = loop.add_signal_handler, loop.remove_signal_handler
@@ -266,10 +299,19 @@ class _Server:
 
         self._app.after_server_start(serves)
 
+    def tells(self, state: Any) -> None:
+        """Have the state of the workers show whether a stop is obeyed."""
+        if isinstance(state, SharedState):
+            self._state = state
+
     def stop(self) -> None:
         """Stop the server, once, as soon as it runs."""
         if self._stopping:
             return
+        self._drain.begin()
+        launch.stop_obeyed()
+        if self._state is not None:
+            self._state.flag(stopping=True)
         if self._episodes:
             self._loop.call_later(TRY_AGAIN, self.stop)
         else:
@@ -278,6 +320,8 @@ class _Server:
     def _add_handler(self, signum: int, callback: Any, *args: Any) -> None:
         if isinstance(callback, partial) and callback.func == self._app.stop:
             self._add(signum, self.stop)
+            if self._state is not None:
+                self._state.flag(stoppable=True)
         else:
             self._add(signum, callback, *args)
 
@@ -305,7 +349,9 @@ class _Server:
 
     async def _create_server(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await self._create(*args, **kwargs)
-        except BaseException:
-            self.failed = True
+            server = await self._create(*args, **kwargs)
+        except BaseException as error:
+            self.error = error
             raise
+        self._drain.take(server)
+        return server

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sanic import Sanic
 
 from .running import listening
+from .serving import NAME, Server
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +26,22 @@ def main_is_heard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What the manager logs is kept for the test, and what it holds let go after it."""
     with listening(caplog):
         yield
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    """Start a server process; it is ended after the test."""
+    servers: list[Server] = []
+    monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
+    monkeypatch.setenv("SANIC_WORKER_IDENTIFIER", "Srv 0")
+
+    def start(build: Callable[[Any], None] = lambda app: None, **options: Any) -> Server:
+        servers.append(Server(build, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
 
 
 @pytest.fixture

@@ -10,155 +10,17 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.client import HTTPConnection
-from multiprocessing import Pipe, get_context
-from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sanic import Sanic, text
-from sanic.application.state import ApplicationServerInfo
-from sanic.http.constants import HTTP
 
-from worker import launch, serve
-from worker.loader import CertLoader
-from worker.serve import worker_serve
-from worker.settings import resolve
+from worker import serve
 
-NAME = "Sanic-Server-0-0"
-APP = "under_test"
-
-
-class Loader:
-    """Makes the application in the server process; ``build`` adds to it what the test is about."""
-
-    def __init__(self, build: Callable[[Any], None]) -> None:
-        self.build = build
-
-    def load(self) -> Any:
-        app = Sanic(APP, certloader_class=CertLoader)
-        app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 1.0
-
-        @app.get("/")
-        async def hello(request: Any) -> Any:
-            return text("hello")
-
-        self.build(app)
-        return app
-
-
-class Server:
-    """`worker_serve` in a process of the manager's kind, over a real socket."""
-
-    def __init__(self, build: Callable[[Any], None], **options: Any) -> None:
-        self.sock = socket.create_server(("127.0.0.1", 0))
-        self.port = self.sock.getsockname()[1]
-        self.subscriber, self.publisher = Pipe(True)
-        self.state_reader, self._state_writer = Pipe(False)
-        self.journal, writer = Pipe(False)
-        self._writer = writer
-
-        def with_journal(app: Any) -> None:
-            app.ctx.say = writer.send
-            build(app)
-
-        self.process: Any = launch.factory(get_context("fork"), resolve({"graceful_timeout": 5}))(
-            name=NAME,
-            target=worker_serve,
-            kwargs={
-                "host": None,
-                "port": None,
-                "app_name": APP,
-                "monitor_publisher": self.publisher,
-                "app_loader": Loader(with_journal),
-                "worker_state": {NAME: {}},
-                "server_info": {APP: [ApplicationServerInfo({"version": HTTP.VERSION_1})]},
-                "sock": self.sock,
-                **options,
-            },
-            daemon=True,
-        )
-        self.process.start()
-
-    def says(self, *words: Any) -> None:
-        """Wait for the next words of the application."""
-        for word in words:
-            wait_for([self.journal, self.process.sentinel], 15)
-            assert self.journal.poll(0), f"{word!r} was not said"
-            assert self.journal.recv() == word
-
-    def signal(self, *signums: signal.Signals) -> None:
-        for signum in signums:
-            with suppress(ProcessLookupError):
-                os.kill(self.process.pid, signum)
-
-    def tell(self, signum: signal.Signals) -> None:
-        """Tell it to stop, again and again as main does, until it has something to say or is gone."""
-        while self.process.exitcode is None and not self.journal.poll(0):
-            self.signal(signum)
-            wait_for([self.journal, self.process.sentinel], 0.5)
-
-    def answers(self) -> str:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=15)
-        connection.request("GET", "/", headers={"Connection": "close"})
-        body = connection.getresponse().read().decode()
-        connection.close()
-        return body
-
-    def ends(self) -> int:
-        """Its exit code; nothing that it said is left unheard."""
-        self.process.join(20)
-        code = self.process.exitcode
-        assert code is not None, "it lives on"
-        assert not self.journal.poll(0), self.journal.recv()
-        return int(code)
-
-    def told(self) -> list[Any]:
-        """What main was told."""
-        found = []
-        while self.subscriber.poll(0):
-            found.append(self.subscriber.recv())
-        return found
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.process.close()
-        for end in (
-            self.sock,
-            self.subscriber,
-            self.publisher,
-            self.journal,
-            self._writer,
-            self.state_reader,
-            self._state_writer,
-        ):
-            end.close()
-
-
-@pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-    monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
-    monkeypatch.setenv("SANIC_WORKER_IDENTIFIER", "Srv 0")
-
-    def start(build: Callable[[Any], None] = lambda app: None, **options: Any) -> Server:
-        servers.append(Server(build, **options))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-def says_its_life(app: Any) -> None:
-    for event in ("before_server_start", "after_server_start", "before_server_stop", "after_server_stop"):
-        app.register_listener(lambda app, event=event: app.ctx.say(event), event)
-
-
-STARTED = ("before_server_start", "after_server_start")
-STOPPED = ("before_server_stop", "after_server_stop")
+from . import serving
+from .serving import NAME, STARTED, STOPPED, Server, says_its_life
 
 
 class TestStop:
@@ -296,7 +158,7 @@ class TestFailure:
         assert server.ends() == 1
         assert server.told() == ["__TERMINATE_EARLY__"]
         files = [line.split('"')[1] for line in errors().splitlines() if line.strip().startswith("File ")]
-        assert {Path(file) for file in files} == {Path(__file__)}, errors()
+        assert {Path(file) for file in files} == {Path(__file__), Path(serving.__file__)}, errors()
         assert "RuntimeError: broken on purpose" in errors()
 
     def test_of_a_listener(self, start: Callable[..., Server]) -> None:

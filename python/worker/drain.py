@@ -1,0 +1,116 @@
+"""How the connections of a server end when it stops: requests are answered, idle connections closed."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from sanic.http.constants import Stage
+
+__all__ = ["Drain"]
+
+# How often connections are looked at while they drain, seconds.
+STEP = 0.02
+# A listener of this priority is the last one of those that run before a stop: they run in reverse.
+LAST = 1 << 20
+# In these stages the header of the response has not been sent.
+UNANSWERED = (Stage.IDLE, Stage.REQUEST, Stage.HANDLER)
+
+# The classes of HTTP streams that end with their response, by the class of those that may be kept.
+_closing: dict[type, type] = {}
+
+
+class Drain:
+    """Lets a server leave without losing a request.
+
+    At first it leaves the listening sockets, so that whoever connects gets another worker, or waits for the
+    next one. Then each kept connection has its next response say ``Connection: close``, and one that stays
+    idle is closed; what is in flight may take as long as the application's ``GRACEFUL_SHUTDOWN_TIMEOUT``,
+    counted from the begin. Nothing of it costs anything before the stop.
+
+    Args:
+        loop (AbstractEventLoop): The loop of the server.
+        connections (set): The open connections; Sanic keeps it.
+        idle (float): How long a connection may stay idle, seconds.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connections: set[Any], idle: float) -> None:
+        self.connections = connections
+        self._loop = loop
+        self._idle = idle
+        self._servers: list[Any] = []
+        # On the clock of the loop, and on Sanic's for its connections.
+        self._began: float | None = None
+        self._idle_since = 0.0
+
+    def register(self, app: Any) -> None:
+        """Drain when the application stops, after its own ``before_server_stop`` listeners."""
+        app.register_listener(self._drain, "before_server_stop", priority=LAST)
+
+    def take(self, server: Any) -> None:
+        """Leave the sockets of this server too when the time comes."""
+        self._servers.append(server)
+        if self._began is not None:
+            self._leave(server)
+
+    def begin(self) -> None:
+        """Leave the listening sockets; again: nothing."""
+        if self._began is None:
+            self._began, self._idle_since = self._loop.time(), monotonic()
+            for server in self._servers:
+                self._leave(server)
+
+    def _leave(self, server: Any) -> None:
+        # A connection that asyncio has accepted has a task to give it a transport, for which the server has
+        # to be open: nothing more is accepted, and the server is closed when those tasks have run.
+        for sock in server.sockets:
+            with suppress(NotImplementedError, RuntimeError):
+                self._loop.remove_reader(sock.fileno())
+        self._loop.call_soon(self._loop.call_soon, server.close)
+
+    async def _drain(self, app: Any, *_: Any) -> None:
+        self.begin()
+        assert self._began is not None
+        deadline = self._began + app.config.GRACEFUL_SHUTDOWN_TIMEOUT
+        for connection in [*self.connections]:
+            if getattr(connection, "websocket", None) is not None:
+                # It is told that the server goes away, and may take its time to answer.
+                connection.close_if_idle()
+        while self.connections and self._loop.time() < deadline:
+            for connection in [*self.connections]:
+                self._usher(connection)
+            await asyncio.sleep(STEP)
+        await self._end_all()
+
+    def _usher(self, connection: Any) -> None:
+        http = getattr(connection, "_http", None)
+        # One that has not begun to wait for its first request would not be answered at all.
+        if http is None or not hasattr(http, "request") or getattr(connection, "websocket", None) is not None:
+            return
+        if http.stage in UNANSWERED and type(http) not in _closing.values():
+            http.__class__ = _that_closes(type(http))
+        idle_since = max(connection._time, self._idle_since)
+        if http.stage is Stage.IDLE and not connection.recv_buffer and monotonic() - idle_since > self._idle:
+            connection.close()
+
+    async def _end_all(self) -> None:
+        """End what is left, so that nobody waits for it again."""
+        for connection in [*self.connections]:
+            websocket = getattr(connection, "websocket", None)
+            if websocket is not None:
+                websocket.fail_connection(code=1001)
+        for _ in range(3):
+            # Once for the last frame to be sent, then for the end of the connections to be noticed.
+            await asyncio.sleep(0)
+            for connection in [*self.connections]:
+                connection.abort()
+
+
+def _that_closes(kind: type) -> type:
+    """The same class of HTTP stream, but that its connection is not kept after the response."""
+    if kind not in _closing:
+        keep_alive = property(lambda http: False, lambda http, value: None)
+        _closing[kind] = type(kind)(kind.__name__, (kind,), {"__slots__": (), "keep_alive": keep_alive})
+    return _closing[kind]
