@@ -6,12 +6,14 @@
 //! payloads, [`pickle`] recognises the texts among them, [`command`] says what a text means, and
 //! [`monitor`] waits for them, for the exits of processes and for wakes, all at once. Files take
 //! another: [`modules`] says which the loaded modules come from, [`walk`] looks at one directory, and
-//! [`scan`] says what has changed among all that is watched.
+//! [`scan`] says what has changed among all that is watched. In a child, [`lifeline`] watches the main process.
 
 pub mod command;
 pub mod frame;
 #[cfg(unix)]
 mod intake;
+#[cfg(unix)]
+pub mod lifeline;
 #[cfg(unix)]
 pub mod modules;
 #[cfg(unix)]

@@ -13,9 +13,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from worker._native import LIMIT, Framer, Monitor, Scanner, Table, decode, parse
+    from worker._native import LIMIT, Framer, Lifeline, Monitor, Scanner, Table, decode, parse
 
-__all__ = ["LIMIT", "CoreInfo", "Framer", "Monitor", "Scanner", "Table", "core_info", "decode", "parse"]
+__all__ = [
+    "LIMIT",
+    "CoreInfo",
+    "Framer",
+    "Lifeline",
+    "Monitor",
+    "Scanner",
+    "Table",
+    "core_info",
+    "decode",
+    "parse",
+]
 
 _VARIABLE = "WORKER_CORE"
 _CHOICES = ("auto", "native", "pure")
@@ -62,6 +73,7 @@ _chosen = _choose()
 if not TYPE_CHECKING:
     LIMIT = _chosen.LIMIT
     Framer = _chosen.Framer
+    Lifeline = _chosen.Lifeline
     Monitor = _chosen.Monitor
     Scanner = _chosen.Scanner
     Table = _chosen.Table

@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 
 from worker.messages import Command, Event, Opaque
 
-__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "Scanner", "Table", "decode", "parse"]
+__all__ = ["LIMIT", "PROFILE", "Framer", "Lifeline", "Monitor", "Scanner", "Table", "decode", "parse"]
 
 LIMIT: int
 """The largest payload of a frame that is accepted, in bytes: 16 MiB."""
@@ -79,6 +79,24 @@ class Framer:
 
         The framer is as new then.
         """
+
+@final
+class Lifeline:
+    """Ends this process when its main process is gone.
+
+    ``watch`` is a descriptor that becomes readable with the end of main, such as a pidfd. A thread waits for
+    it, on a duplicate, with the signal mask of the calling one. Then this process gets SIGINT: every
+    ``again`` seconds until :meth:`let_go`, or once if that is ``None``. After ``grace`` seconds it is killed,
+    and its process group with it if it leads its session. The thread of the native core needs nothing of
+    Python, and so ends a process that hangs as well.
+
+    :exc:`OSError` if ``watch`` is not open, or there can be no thread; :exc:`ValueError` if a time is
+    negative.
+    """
+
+    def __new__(cls, watch: int, grace: float, again: float | None = None) -> Lifeline: ...
+    def let_go(self) -> None:
+        """This process has begun to leave: it need not be told again."""
 
 @final
 class Monitor:

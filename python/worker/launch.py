@@ -10,19 +10,19 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
-import select
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import context as contexts
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
+from worker._core import Lifeline
+from worker.constants import SERVER_LABEL
 from worker.settings import Settings, resolve
 
 __all__ = [
@@ -37,10 +37,15 @@ __all__ = [
     "reap",
 ]
 
-# What only main may use: a forked child, a copy of main, closes it.
+# What only main may use, and what only main and the servers: a forked child, a copy of main, closes it.
 _owned_by_main: list[Closable] = []
-# Signals that main handles and a child must meet with their default action.
-_MAINS_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_owned_by_servers: list[Closable] = []
+STOPS = (signal.SIGINT, signal.SIGTERM)
+# What main is asked by signals, but for a stop.
+RELOAD, MORE, FEWER = (getattr(signal, name, None) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU"))
+REQUESTS = tuple(signum for signum in (RELOAD, MORE, FEWER) if signum is not None)
+# The finalizer of the lowest priority runs last.
+LAST = -1_000_000
 # How long main waits for the word of a fork server on the exit code of its child, seconds.
 _EXITCODE_TIMEOUT = 1.0
 # After how long a server that was told to leave is told again, seconds: while Sanic sets up its
@@ -61,6 +66,7 @@ there, or set Sanic.start_method = "fork" before it.
 """
 
 _failed = False
+_lifeline: Lifeline | None = None
 
 
 class Closable(Protocol):
@@ -105,7 +111,7 @@ class Launched(BaseProcess):
         _failed = False
         os.environ.update(self.environment)
         if self._start_method == "fork":  # type: ignore[attr-defined]
-            _undo_fork()
+            _undo_fork(is_server=SERVER_LABEL in self.name)
         lead_session()
         grace = self.settings.graceful_timeout if self.settings else 0.0
         hold_on_to(self.main_pid, grace, repeats=self.stops_once)
@@ -173,14 +179,14 @@ def factory(context: Any, settings: Settings | None = None) -> Callable[..., Any
     return context.Process  # type: ignore[no-any-return]
 
 
-def own(owned: Closable) -> None:
-    """Have forked children close what only main may use, until :func:`disown`."""
-    _owned_by_main.append(owned)
+def own(owned: Closable, *, servers_too: bool = False) -> None:
+    """Have forked children close what only main may use, or only servers besides, until :func:`disown`."""
+    (_owned_by_servers if servers_too else _owned_by_main).append(owned)
 
 
 def disown(owned: Closable) -> None:
     """Main has closed it, or gives it up."""
-    _owned_by_main.remove(owned)
+    (_owned_by_main if owned in _owned_by_main else _owned_by_servers).remove(owned)
 
 
 def is_child() -> bool:
@@ -201,6 +207,8 @@ def mark_failed() -> None:
 
 def stop_obeyed() -> None:
     """This child has begun to stop: it need not be told again."""
+    if _lifeline is not None:
+        _lifeline.let_go()
 
 
 def has_begun(process: Any) -> bool:
@@ -243,7 +251,7 @@ def signals_held(start_method: str) -> Iterator[None]:
         return
     # The tracker is a child too, and its first start unblocks these very signals.
     resource_tracker.ensure_running()
-    held = {signal.SIGINT} if start_method == "spawn" else set(_MAINS_SIGNALS)
+    held = {signal.SIGINT, *REQUESTS} if start_method == "spawn" else {*STOPS, *REQUESTS}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         yield
@@ -266,13 +274,16 @@ def _installed() -> bool:
     return is_installed()
 
 
-def _undo_fork() -> None:
+def _undo_fork(is_server: bool) -> None:
     signal.set_wakeup_fd(-1)
-    for signum in _MAINS_SIGNALS:
-        signal.signal(signum, signal.SIG_DFL)
-    while _owned_by_main:
-        with suppress(OSError):
-            _owned_by_main.pop().close()
+    for signum in (*STOPS, *REQUESTS):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+    # A listening socket that another process had open would outlive main and the servers.
+    for owned in (_owned_by_main, *([] if is_server else [_owned_by_servers])):
+        while owned:
+            with suppress(OSError):
+                owned.pop().close()
 
 
 def lead_session() -> None:
@@ -295,7 +306,11 @@ def _open_to_signals(interruptible: bool) -> None:
     if not settled:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_MAINS_SIGNALS))
+        # One that asks main for something, and came to its group, is none of the child's business.
+        before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in REQUESTS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOPS, *REQUESTS})
+        for signum, action in before.items():
+            signal.signal(signum, action)
     if interruptible and not settled:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -308,6 +323,7 @@ def hold_on_to(main: int, grace: float, *, repeats: bool = False) -> None:
         grace (float): How long this process may take to end in order, seconds.
         repeats (bool): Tell it more than once: it obeys the first one that it hears. Defaults to ``False``.
     """
+    global _lifeline
     try:
         watch = os.pidfd_open(main)
     except ProcessLookupError:
@@ -321,30 +337,34 @@ def hold_on_to(main: int, grace: float, *, repeats: bool = False) -> None:
     if method in ("fork", "spawn") and os.getppid() != main:
         os._exit(1)
 
-    def lifeline() -> None:
-        poll = select.poll()
-        poll.register(watch, select.POLLIN)
-        poll.poll()
-        me = os.getpid()
-        deadline = time.monotonic() + grace
-        os.kill(me, signal.SIGINT)
-        pause = threading.Event()
-        while (left := deadline - time.monotonic()) > 0:
-            pause.wait(min(left, TELL_AGAIN) if repeats else left)
-            if repeats:
-                os.kill(me, signal.SIGINT)
-        if has_own_session():
-            os.killpg(me, signal.SIGKILL)
-        os.kill(me, signal.SIGKILL)
+    # A signal that the main thread holds back, to wait for it, is not to find this one, and act.
+    with _all_signals_blocked():
+        _lifeline = Lifeline(watch, grace, TELL_AGAIN if repeats else None)
+    # When this child has ended in order, nobody else is there to end its children.
+    Finalize(None, _end_children, (main, watch), exitpriority=LAST)
 
-    thread = threading.Thread(target=lifeline, name="lifeline", daemon=True)
-    if hasattr(signal, "pthread_sigmask"):
-        # A signal that the main thread holds back, to wait for it, is not to find this one, and act.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        thread.start()
+
+def _end_children(main: int, watch: int) -> None:
+    """Kill all others of the group that this process leads, if main is gone."""
+    if not wait_for([watch], 0) or not has_own_session():
+        return
+    me = os.getpid()
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        with suppress(OSError, ValueError):
+            if os.getpgid(int(entry)) == me != int(entry):
+                os.kill(int(entry), signal.SIGKILL)
+
+
+@contextmanager
+def _all_signals_blocked() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    else:
-        thread.start()
 
 
 def has_own_session() -> bool:

@@ -9,9 +9,11 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
+from itertools import chain
+from socket import socket
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sanic.log import logger
@@ -20,6 +22,7 @@ from worker import launch
 from worker.commands import Commands, coalesce
 from worker.constants import MAIN_NAME, ProcessState, RestartOrder
 from worker.inbox import ConnectionMonitor, Waiting, open_monitor
+from worker.launch import MORE, RELOAD, REQUESTS, STOPS
 from worker.messages import Command, Corrupt, Event, Exited, Received, Restart, Scale
 from worker.overseer import Overseer
 from worker.process import WorkerProcess
@@ -32,9 +35,6 @@ __all__ = ["Loop", "frozen_heap", "in_the_loop"]
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
 STARTING = (ProcessState.STARTING, ProcessState.STARTED)
-STOPS = (signal.SIGINT, signal.SIGTERM)
-# What each signal to main asks for, but for those that stop it.
-RELOAD, MORE, FEWER = (getattr(signal, name, None) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU"))
 
 # How long is obeyed before it is looked for exits again, seconds.
 SLICE = 0.004
@@ -61,6 +61,13 @@ def frozen_heap() -> Iterator[None]:
         gc.unfreeze()
 
 
+def listening_sockets(settings: Mapping[str, Any]) -> list[socket]:
+    """What the servers of these settings listen on, those of secondary applications included."""
+    infos = chain.from_iterable(settings.get("server_info", {}).values())
+    found = [settings.get("sock"), *(info.settings.get("sock") for info in infos)]
+    return list(dict.fromkeys(sock for sock in found if isinstance(sock, socket)))
+
+
 class Loop:
     """What the manager's :meth:`~worker.manager.WorkerManager.monitor` runs.
 
@@ -80,6 +87,7 @@ class Loop:
         self._backlog: deque[Event] = deque()
         self._commands = Commands(self, manager)
         self._stopped = False
+        self._sockets: list[socket] = []
 
     @property
     def at_work(self) -> bool:
@@ -123,6 +131,9 @@ class Loop:
         self._thread = threading.get_ident()
         launch.own(self._monitor)
         launch.own(self._manager.monitor_subscriber)
+        self._sockets = listening_sockets(self._manager._server_settings)
+        for sock in self._sockets:
+            launch.own(sock, servers_too=True)
         wakeup = getattr(self._monitor, "wakeup_fd", None)
         if wakeup is not None and threading.current_thread() is threading.main_thread():
             self._wakeup_before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
@@ -139,13 +150,15 @@ class Loop:
         self._thread = self._wakeup_before = None
         launch.disown(monitor)
         launch.disown(self._manager.monitor_subscriber)
+        while self._sockets:
+            launch.disown(self._sockets.pop())
         monitor.close()
         self._commands.complaints.sum_up()
 
     def take_signals(self) -> None:
         """Handle main's signals; one that asks for a change stays ignored where it was."""
         # Only queued: what they take is done in the loop, never in the middle of something else.
-        for signum in filter(None, (*STOPS, RELOAD, MORE, FEWER)):
+        for signum in (*STOPS, *REQUESTS):
             if signum in STOPS or signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self.on_signal)
 

@@ -3,6 +3,7 @@
 mod entries;
 mod framer;
 mod keys;
+mod lifeline;
 mod messages;
 mod monitor;
 mod scanner;
@@ -22,6 +23,8 @@ mod _native {
 
     #[pymodule_export]
     use super::framer::Framer;
+    #[pymodule_export]
+    use super::lifeline::Lifeline;
     use super::messages;
     #[pymodule_export]
     use super::monitor::Monitor;

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from signal import SIGKILL
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -80,6 +83,20 @@ def test_a_unix_socket(socket_path: Path, run: Run) -> None:
 
 
 @pytest.mark.ours
+@pytest.mark.ours
+def test_a_unix_socket_is_shared_and_has_its_mode(socket_path: Path, run: Run) -> None:
+    server = run("apps.supervised:app", "--unix-mode=0600", unix=socket_path, workers=4).wait_ready()
+    before = server.settled(4)
+    assert stat.S_IMODE(socket_path.stat().st_mode) == 0o600
+    answered: set[str] = set()
+    wait_until(lambda: answered.add(server.request("GET", "/pid").text) or len(answered) == 4, "all four")
+    os.kill(before["Sanic-Server-0-0"]["pid"], SIGKILL)
+    wait_until(lambda: server.settled(4) != before, "another process")
+    assert socket_path.exists()
+    assert server.stop() == 0
+    assert not socket_path.exists()
+
+
 def test_an_early_request_on_a_unix_socket(socket_path: Path, run: Run) -> None:
     server = run("apps.cluster:app", unix=socket_path)
     wait_until(socket_path.is_socket, "the socket")

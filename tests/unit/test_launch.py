@@ -3,11 +3,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
+import socket
 from collections.abc import Callable
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from worker import launch
 from worker.settings import resolve
 
 from . import targets
-from .running import command, environment, lives, wait_for_end
+from .running import wait_for_end
 
 METHODS = ["spawn", "fork", "forkserver"]
 NAME = "Sanic-Server-0-0"
@@ -314,120 +313,6 @@ class TestLeadSession:
         assert end(process) == 0
 
 
-def sent_by_nobody(grace: float, main: int) -> None:
-    launch.hold_on_to(main, grace)
-
-
-class TestLifeline:
-    def test_main_is_gone_before_the_child_begins(self) -> None:
-        dead = get_context("fork").Process(target=targets.nothing)
-        dead.start()
-        dead.join()
-        process = get_context("fork").Process(target=sent_by_nobody, args=(1.0, dead.pid))
-        process.start()
-        assert end(process) == 1
-        dead.close()
-
-    def test_a_parent_that_is_not_main(self) -> None:
-        """Whoever was born by main, and has another parent now, has lost main."""
-        process = get_context("fork").Process(target=sent_by_nobody, args=(1.0, 1))
-        process.start()
-        assert end(process) == 1
-
-    def test_who_misses_the_first_signal_hears_the_next(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(launch, "TELL_AGAIN", 0.01)
-        main = os.fork()
-        if not main:
-            signal.pause()
-            os._exit(1)
-        held, holds = os.pipe()
-        child = os.fork()
-        if not child:
-            heard: list[int] = []
-            signal.signal(signal.SIGINT, lambda *_: heard.append(1) if not heard else os._exit(7))
-            launch.hold_on_to(main, 20.0, repeats=True)
-            os.write(holds, b"x")
-            while True:
-                signal.pause()
-        assert os.read(held, 1) == b"x"
-        os.close(held)
-        os.close(holds)
-        os.kill(main, signal.SIGKILL)
-        os.waitpid(main, 0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-
-    @pytest.mark.parametrize("method", METHODS)
-    def test_a_signal_that_is_held_back_waits(self, method: str) -> None:
-        """As in a process that has no other thread: its target may block a signal, and take it later."""
-        gate, opener = Pipe(False)
-        journal, writer = Pipe(False)
-        process = start(method, holds_back, gate=gate, journal=writer)
-        assert journal.recv() == "held back"
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGTERM)
-        opener.send_bytes(b"x")
-        assert end(process, gate, opener, writer) == 0
-        assert journal.recv() == signal.SIGTERM
-        journal.close()
-
-    def test_without_pidfd_it_is_the_sentinel_of_the_parent(self, tmp_path: Path) -> None:
-        self._dies(tmp_path, "fork", "import os; del os.pidfd_open")
-
-    @pytest.mark.parametrize("method", METHODS)
-    def test_the_death_of_main_ends_its_children(self, method: str, tmp_path: Path) -> None:
-        self._dies(tmp_path, method, "")
-
-    def _dies(self, tmp_path: Path, method: str, first: str) -> None:
-        program = f"""
-            import os
-            {first}
-            from multiprocessing import Pipe, get_context
-            from worker import WorkerManager
-            from worker.state import SharedState
-            from unit import targets
-
-            if __name__ == "__main__":
-                state = SharedState()
-                ends = Pipe(True)
-                journal, writer = Pipe(False)
-                gate, _ = Pipe(False)
-                kwargs = {{"monitor_publisher": ends[1], "worker_state": state}}
-                kwargs |= {{"journal": writer, "gate": gate}}
-                context = get_context("{method}")
-                settings = {{**kwargs, "plan": "serves"}}
-                pair = (ends[1], ends[0])
-                manager = WorkerManager(
-                    1, targets.server, settings, context, pair, state, graceful_timeout=0.2
-                )
-                settings = {{**kwargs, "plan": "stubborn"}}
-                manager.manage("Stubborn", targets.server, settings, transient=True)
-                manager.start()
-                for _ in range(3):
-                    print(*journal.recv()[1:], flush=True)
-                # What only main holds is what keeps the grandchild in sight.
-                manager.join()
-            """
-        for plan in ("serves", "stubborn"):
-            (tmp_path / plan).write_text(plan)
-        main = subprocess.Popen(
-            command(program, cwd=tmp_path), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
-        )
-        assert main.stdout is not None
-        pids: set[int] = set()
-        heard = 0
-        while len(pids) < 3:
-            pid, _, what = main.stdout.readline().partition(" ")
-            heard += 1
-            assert pid, "main ended too soon"
-            pids |= {int(pid)} | ({int(what)} if what.strip().isdigit() else set())
-        assert all(lives(pid) for pid in pids)
-        main.kill()
-        main.wait()
-        for pid in pids:
-            wait_for_end(pid)
-        main.stdout.close()
-
-
 def test_the_mask_of_main_is_restored_when_a_start_fails() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     process = launch.factory(get_context("spawn"))(target=lambda: None)
@@ -436,7 +321,30 @@ def test_the_mask_of_main_is_restored_when_a_start_fails() -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 
 
-@pytest.mark.parametrize(("method", "held"), [("spawn", {signal.SIGINT}), ("fork", set(targets.STOPS))])
+@pytest.mark.parametrize(("name", "has"), [("Sanic-Server-0-0", True), ("Sanic-Other-0", False)])
+def test_only_servers_have_the_listening_socket(name: str, has: bool) -> None:
+    """Under fork another process would hold its port after the end of main."""
+    reader, writer = Pipe(False)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        launch.own(listening, servers_too=True)
+        file = targets.file_of(listening.fileno())
+        make = launch.factory(get_context("fork"), resolve({"graceful_timeout": 5}))
+        process = make(name=name, target=tells_of, args=(writer, listening.fileno()), daemon=True)
+        process.start()
+        assert (reader.recv() == file) is has
+        assert end(process, reader, writer) == 0
+        launch.disown(listening)
+        assert not launch._owned_by_servers
+
+
+def tells_of(journal: Connection, descriptor: int) -> None:
+    journal.send(targets.file_of(descriptor))
+
+
+@pytest.mark.parametrize(
+    ("method", "held"),
+    [("spawn", {signal.SIGINT, *launch.REQUESTS}), ("fork", {*targets.STOPS, *launch.REQUESTS})],
+)
 def test_what_is_held_while_a_child_starts(method: str, held: set[signal.Signals]) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with launch.signals_held(method):

@@ -1,0 +1,83 @@
+"""An application to be killed, reloaded and broken.
+
+A worker that starts reads from the file ``code`` what to do: nothing, ``broken`` (it cannot be imported), or
+``burn N`` (its import takes N seconds of a processor).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from sanic import HTTPResponse, Request, Sanic
+from sanic.response import text
+
+from .journal import record
+from .steering import steerable
+
+if os.environ.get("SANIC_WORKER_NAME", "").startswith("Sanic-Server") and Path("code").exists():
+    what, _, number = Path("code").read_text().partition(" ")
+    if what == "broken":
+        raise SyntaxError("broken on purpose")
+    if what == "burn":
+        until = time.process_time() + float(number)
+        while time.process_time() < until:
+            pass
+
+app: Sanic[Any, Any] = Sanic("supervised")
+app.config.ACCESS_LOG = False
+if "GRACEFUL" in os.environ:
+    app.config.GRACEFUL_SHUTDOWN_TIMEOUT = float(os.environ["GRACEFUL"])
+steerable(app)
+record(app)
+
+
+@app.get("/pid")
+async def pid(_: Request) -> HTTPResponse:
+    return text(str(os.getpid()))
+
+
+@app.get("/slow/<seconds:float>")
+async def slow(_: Request, seconds: float) -> HTTPResponse:
+    await asyncio.sleep(seconds)
+    return text("slow")
+
+
+def spins() -> None:
+    while True:
+        pass
+
+
+def ignores() -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    threading.Event().wait()
+
+
+def hangs_in_c() -> None:
+    """It keeps the interpreter to itself."""
+    ignored = (signal.SIGINT, signal.SIGTERM)
+    for signum in ignored:
+        signal.signal(signum, signal.SIG_IGN)
+    ctypes.PyDLL(None).pause()
+
+
+WAYS = {
+    "spins": spins,
+    "sleeps": lambda: time.sleep(1000),
+    "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "ignores": ignores,
+    "hangs": hangs_in_c,
+}
+
+
+@app.get("/hang/<way:str>")
+async def hang(_: Request, way: str) -> HTTPResponse:
+    WAYS[way]()
+    return text("it goes on")

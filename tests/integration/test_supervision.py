@@ -1,0 +1,248 @@
+"""Nothing that dies stays dead, no stop hangs, nobody is orphaned, no request is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from signal import SIGHUP, SIGKILL
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from .harness import Server
+from .tools import HERE, port_is_free, wait_until
+
+Run = Callable[..., Server]
+APP = "apps.supervised:app"
+ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
+
+pytestmark = pytest.mark.ours
+
+
+@contextlib.contextmanager
+def steady(server: Server, *options: str) -> Iterator[dict[str, Any]]:
+    """Load from another process while the body runs; what it has seen is in the mapping after that."""
+    command = [sys.executable, str(HERE / "load.py"), str(server.port), "/pid", *options]
+    seen: dict[str, Any] = {}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield seen
+        finally:
+            out, _ = process.communicate("", timeout=60)
+            seen.update(json.loads(out))
+            print(seen)
+
+
+def pids(server: Server, count: int) -> dict[str, int]:
+    """The pid of each server, once all serve."""
+    server.serving(count)
+    return {name: entry["pid"] for name, entry in server.settled(count).items()}
+
+
+def all_new(server: Server, before: dict[str, int]) -> dict[str, int]:
+    """Wait until each server is another process than before, and nobody else is there."""
+
+    def look() -> dict[str, int]:
+        found = pids(server, len(before))
+        return found if not set(found.values()) & {*before.values()} else {}
+
+    found = wait_until(look, "a new process for each", 60)
+    wait_until(lambda: not {*before.values()} & set(server.processes()), "the old ones gone", 60)
+    return found
+
+
+def hang(server: Server, way: str) -> int:
+    """Have the worker that answers hang in this way; return which it was."""
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=0.5)
+    with contextlib.closing(connection):
+        connection.request("GET", "/pid")
+        pid = int(connection.getresponse().read())
+        connection.request("GET", f"/hang/{way}")
+        with contextlib.suppress(TimeoutError):
+            connection.getresponse()
+    return pid
+
+
+class TestDeath:
+    def test_a_killed_worker_is_replaced(self, run: Run) -> None:
+        server = run(APP).wait_ready()
+        before = pids(server, 2)
+        os.kill(before[ONE], SIGKILL)
+        wait_until(lambda: pids(server, 2)[ONE] != before[ONE], "another process")
+        after = server.table()
+        assert after[TWO]["pid"] == before[TWO]
+        assert (after[ONE]["last_exit"], after[ONE]["restarts"]) == ("SIGKILL", 1)
+        assert server.wait_line(rf"{ONE} \[{before[ONE]}\] was killed by SIGKILL after .* started again")
+        assert server.stop() == 0
+
+    def test_broken_code_and_its_repair(self, run: Run, tmp_path: Path) -> None:
+        """A reload into code that does not start leaves all as it was; the next one heals it."""
+        server = run(APP).wait_ready()
+        before = pids(server, 2)
+        (tmp_path / "code").write_text("broken")
+        server.signal(SIGHUP)
+        server.wait_line("its predecessor stays, and the restart of 1 more is given up")
+        assert pids(server, 2) == before
+        entry = next(entry for entry in server.table().values() if entry.get("last_exit"))
+        assert (entry["last_exit"], entry["state"]) == ("exit code 1", "ACKED")
+        assert "SyntaxError: broken on purpose" in entry["why"]
+        (tmp_path / "code").unlink()
+        server.signal(SIGHUP)
+        all_new(server, before)
+        assert server.stop() == 0
+
+    def test_when_nothing_can_run_main_ends_with_1(self, run: Run, tmp_path: Path) -> None:
+        server = run(APP, "--max-failures=2", "--backoff-initial=0.01").wait_ready()
+        before = pids(server, 2)
+        (tmp_path / "code").write_text("broken")
+        for pid in before.values():
+            os.kill(pid, SIGKILL)
+        assert server.wait() == 1
+        assert "No worker is left that could run. Shutting down." in server.log()
+        assert "it has FAILED" in server.log()
+
+    def test_helpers_are_replaced(self, run: Run) -> None:
+        env = {"SANIC_INSPECTOR": "true", "SANIC_INSPECTOR_PORT": "0"}
+        server = run(APP, "--reload", env=env).wait_ready()
+        names = ("Sanic-Reloader-0", "Sanic-Inspector-0")
+        wait_until(lambda: all(name in server.table() for name in names), "the helpers")
+        table = server.table()
+        for name in names:
+            os.kill(table[name]["pid"], SIGKILL)
+        for name in names:
+            wait_until(lambda name=name: server.table()[name].get("restarts") == 1, "it replaced")
+        assert server.stop() == 0
+
+
+class TestStop:
+    @pytest.mark.parametrize("way", ["spins", "sleeps", "stopped", "ignores", "hangs"])
+    def test_no_worker_can_hold_it_up(self, run: Run, way: str) -> None:
+        server = run(APP, env={"SANIC_WORKER_GRACEFUL_TIMEOUT": "1"}, start_method="fork").wait_ready()
+        pids(server, 2)
+        pid = hang(server, way)
+        began = monotonic()
+        assert server.stop() == 0
+        assert monotonic() - began < 2.5
+        assert f"[{pid}] did not end within 1.0 seconds; killing it" in server.log("err")
+
+    @pytest.mark.parametrize("seconds", [1.5, pytest.param(12.0, marks=pytest.mark.soak)])
+    def test_a_request_has_the_whole_graceful_timeout(self, run: Run, seconds: float) -> None:
+        server = run(APP).wait_ready()
+        pids(server, 2)
+        answers: list[str] = []
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("GET", f"/slow/{seconds}")
+            thread = threading.Thread(target=lambda: answers.append(connection.getresponse().read().decode()))
+            thread.start()
+            wait_until(lambda: in_flight(server), "the request taken")
+            assert server.stop() == 0
+            thread.join()
+        assert answers == ["slow"]
+        assert len(server.events("after_server_stop")) == 2
+
+
+def in_flight(server: Server) -> bool:
+    """Whether a connection to the server has been accepted by a worker, and read from."""
+    end = f":{server.port:04X}"
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    taken = [row for row in rows if row[1].endswith(end) and row[3] == "01" and row[9] != "0"]
+    return bool(taken) and all(row[4].endswith(":00000000") for row in taken)
+
+
+class TestOrphans:
+    @pytest.mark.parametrize("method", ["spawn", "fork"])
+    def test_nobody_is_left(self, run: Run, method: str) -> None:
+        killed_main(run, method)
+
+    def test_what_is_in_flight_is_answered(self, run: Run) -> None:
+        server = run(APP).wait_ready()
+        pids(server, 2)
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("GET", "/slow/2")
+            wait_until(lambda: in_flight(server), "the request taken")
+            server.signal(SIGKILL)
+            wait_until(lambda: port_is_free(server.port), "the port bindable", 1)
+            assert connection.getresponse().read() == b"slow"
+        wait_until(lambda: not server.processes(), "all gone", 3)
+
+    def test_one_that_hangs_in_c_goes_too(self, run: Run) -> None:
+        """With the native core; the thread of the pure one waits for the interpreter."""
+        env = {"SANIC_WORKER_GRACEFUL_TIMEOUT": "1", "WORKER_CORE": "native"}
+        server = run(APP, env=env).wait_ready()
+        pids(server, 2)
+        hang(server, "hangs")
+        server.signal(SIGKILL)
+        wait_until(lambda: not server.processes(), "all gone", 3)
+
+
+def killed_main(run: Run, method: str) -> None:
+    """Kill main with idle workers, its helpers and a managed process; all are gone within a second."""
+    env = {"SANIC_INSPECTOR": "true", "SANIC_INSPECTOR_PORT": "0"}
+    server = run("apps.managed:app", "--reload", start_method=method, env=env).wait_ready()
+    pids(server, 2)
+    server.wait_events("managed", 6)
+    server.signal(SIGKILL)
+    began = monotonic()
+    wait_until(lambda: not server.processes(), "all processes gone", 1)
+    wait_until(lambda: port_is_free(server.port), "the port bindable", max(0.1, 1 - (monotonic() - began)))
+
+
+class TestReload:
+    @pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
+    @pytest.mark.parametrize("order", ["STARTUP_FIRST", "SHUTDOWN_FIRST"])
+    def test_no_request_is_lost(self, run: Run, tmp_path: Path, order: str, close: bool) -> None:
+        reloads_under_load(run, tmp_path, order, close, 1, 0.2)
+
+    @pytest.mark.parametrize("apart", [0.1, 0.5])
+    def test_two_of_them_close_together(self, run: Run, apart: float) -> None:
+        two_reloads(run, apart, 1)
+
+
+def reload(server: Server, order: str) -> None:
+    server.post("/m/restart", {"all_workers": True, "zero_downtime": order == "STARTUP_FIRST"})
+
+
+def reloads_under_load(
+    run: Run, folder: Path, order: str, close: bool, times: int, burn: float, worst: float | None = None
+) -> dict[str, Any]:
+    """Reload several times with 200 requests a second, into code whose import takes a processor some time."""
+    server = run(APP).wait_ready()
+    before = pids(server, 2)
+    (folder / "code").write_text(f"burn {burn}")
+    with steady(server, *(["--close"] if close else [])) as seen:
+        for _ in range(times):
+            reload(server, order)
+            before = all_new(server, before)
+    assert seen["failed"] == {}
+    assert seen["answered"] > 100
+    assert len(seen["pids"]) > times
+    assert worst is None or seen["worst"] < worst, seen
+    assert server.stop() == 0
+    return seen
+
+
+def two_reloads(run: Run, apart: float, times: int) -> None:
+    """The second one comes while the first is under way; in the end there is one process for each place."""
+    server = run("apps.managed:app").wait_ready()
+    before = pids(server, 2)
+    server.wait_events("done", 2)
+    # Main and its tracker, two servers, and what is managed that does not end.
+    count = 2 + 2 + 7
+    wait_until(lambda: len(server.processes()) == count, "all processes")
+    for _ in range(times):
+        reload(server, "STARTUP_FIRST")
+        threading.Event().wait(apart)
+        reload(server, "STARTUP_FIRST")
+        before = all_new(server, before)
+        wait_until(lambda: len(server.processes()) == count, "as many processes as before", 30)
+    assert server.stop() == 0
