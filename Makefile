@@ -7,6 +7,7 @@ WORKERS ?= 2
 APP ?= examples.hello:app
 ARGS ?=
 SOAK_ROUNDS ?= 100
+CHAOS_SECONDS ?= 60
 FUZZ_SECONDS ?= 600
 
 BIN := .venv/bin
@@ -25,7 +26,7 @@ LIMIT := target/limit/_limit.abi3.so
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 
-.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak model fuzz bench bench-quick coverage clean
+.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak chaos model fuzz bench bench-quick coverage clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -80,6 +81,9 @@ test-upstream: $(WHEEL) ## run Sanic's own worker tests on this package
 soak: $(NATIVE) ## repeat for minutes what must never fail
 	SOAK_ROUNDS=$(SOAK_ROUNDS) cargo test --quiet --locked --no-default-features at_any_moment
 	SOAK_ROUNDS=$(SOAK_ROUNDS) $(PY) -m pytest -m soak $(ARGS)
+
+chaos: $(NATIVE) ## kill, stop, reload, scale and break a server under load, at random, for CHAOS_SECONDS
+	CHAOS_SECONDS=$(CHAOS_SECONDS) $(PY) -m pytest -m chaos -s $(ARGS)
 
 model: ## try every order of events in the shared table that the memory model allows
 	RUSTFLAGS='--cfg loom' cargo test --quiet --locked --no-default-features --target-dir target/model orders

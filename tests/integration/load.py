@@ -25,7 +25,7 @@ class Seen:
 
     Attributes:
         answered: How many were answered with 200.
-        failed: How many were not, by what happened.
+        failures: Of each that was not, when it was sent, when it failed, on the monotonic clock, and how.
         raced: How many were written into the close of an idle connection, which HTTP/1.1 cannot rule out;
             they were sent again.
         worst: The longest time from the sending of a request to the end of its answer, seconds.
@@ -34,7 +34,7 @@ class Seen:
     """
 
     answered: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
+    failures: list[tuple[float, float, str]] = field(default_factory=list)
     raced: int = 0
     worst: float = 0.0
     pids: Counter[str] = field(default_factory=Counter)
@@ -82,7 +82,7 @@ class Load:
         try:
             await asyncio.wait_for(self.ask(), PATIENCE)
         except Exception as error:
-            self.seen.failed[f"{type(error).__name__}: {error}"[:100]] += 1
+            self.seen.failures.append((began, time.monotonic(), f"{type(error).__name__}: {error}"[:100]))
             return
         took = time.monotonic() - began
         self.seen.worst = max(self.seen.worst, took)

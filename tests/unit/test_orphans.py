@@ -158,8 +158,8 @@ def has_a_child(speaks: Connection) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         while True:
             signal.pause()
-    speaks.send(pid)
     try:
+        speaks.send(pid)
         while True:
             signal.pause()
     except KeyboardInterrupt:

@@ -218,11 +218,11 @@ def test_names_that_are_none_are_warned_of_once(
     assert other == f"SANIC_WORKER_ZZZ {what}; there are: {', '.join(NAMES)}"
 
 
-def test_the_page_of_settings_is_generated() -> None:
+def test_the_pages_are_those_that_are_generated(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
-    script = root / "scripts" / "settings.py"
-    written = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True).stdout
-    assert (root / "docs" / "settings.md").read_text() == written
+    subprocess.run([sys.executable, root / "scripts" / "pages.py", tmp_path], check=True)
+    written = {page.name: page.read_text() for page in tmp_path.iterdir()}
+    assert written == {name: (root / "docs" / name).read_text() for name in ("settings.md", "life.md")}
 
 
 def test_install_gives_them_to_every_manager_and_uninstall_takes_them_back(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -40,6 +41,13 @@ record(app)
 
 @app.get("/pid")
 async def pid(_: Request) -> HTTPResponse:
+    return text(str(os.getpid()))
+
+
+@app.get("/work")
+async def work(_: Request) -> HTTPResponse:
+    """It takes a while, in which the worker may die."""
+    await asyncio.sleep(0.03)
     return text(str(os.getpid()))
 
 
@@ -81,3 +89,11 @@ WAYS = {
 async def hang(_: Request, way: str) -> HTTPResponse:
     WAYS[way]()
     return text("it goes on")
+
+
+if "BIND" in os.environ:
+
+    @app.before_server_start
+    async def bind(app: Sanic[Any, Any]) -> None:
+        """An address of the application's own, which two workers cannot have at once."""
+        app.ctx.own = socket.create_server(("127.0.0.1", int(os.environ["BIND"])))

@@ -1,0 +1,213 @@
+"""Everything at once, at random, under load: CHAOS_SECONDS says for how long, CHAOS_SEED repeats a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTTIN, SIGTTOU, Signals
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from .harness import Server
+from .test_supervision import APP, Run, pids, steady
+from .tools import wait_until
+
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "40"))
+SEED = int(os.environ.get("CHAOS_SEED", str(random.randrange(1_000_000))))
+WORKERS = 4
+GRACE = 5.0
+# How long something is left as it is, seconds.
+PAUSES = (0.05, 1.0)
+
+pytestmark = [pytest.mark.ours, pytest.mark.chaos, pytest.mark.timeout(300 + 3 * SECONDS)]
+
+
+@dataclass
+class Chaos:
+    """What is done to a server, and when it did harm to a worker.
+
+    Attributes:
+        harmed: From when to when, on the monotonic clock, requests in flight in some worker may fail.
+        done: How often each thing was done.
+    """
+
+    server: Server
+    code: Path
+    chance: random.Random
+    harmed: list[tuple[float, float]] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+    wanted: int = WORKERS
+
+    def entries(self, *labels: str) -> list[int]:
+        """The pids of live processes whose names have one of these labels."""
+        with contextlib.suppress(Exception):
+            table = self.server.table()
+            alive = self.server.processes()
+            named = {
+                name: entry.get("pid") for name, entry in table.items() if any(one in name for one in labels)
+            }
+            return [pid for pid in named.values() if pid in alive]
+        return []
+
+    def victim(self, *labels: str) -> int | None:
+        found = self.entries(*labels)
+        return self.chance.choice(found) if found else None
+
+    def send(self, pid: int, signum: Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+    def kill(self, *labels: str) -> None:
+        if (pid := self.victim(*labels)) is not None:
+            began = monotonic()
+            self.send(pid, SIGKILL)
+            self.harmed.append((began, monotonic()))
+
+    def stop(self, *labels: str) -> None:
+        """Stop one for a while; sometimes that is its end."""
+        if (pid := self.victim(*labels)) is not None:
+            began = monotonic()
+            self.send(pid, SIGSTOP)
+            self.pause()
+            self.send(pid, self.chance.choice([SIGCONT, SIGCONT, SIGKILL]))
+            # Told to leave meanwhile, it may be killed for not having heard it.
+            self.harmed.append((began, monotonic() + 1))
+
+    def kill_worker(self) -> None:
+        self.kill("Server")
+
+    def stop_worker(self) -> None:
+        self.stop("Server")
+
+    def kill_helper(self) -> None:
+        self.kill("Reloader", "Inspector")
+
+    def stop_helper(self) -> None:
+        self.stop("Reloader", "Inspector")
+
+    def reload(self) -> None:
+        self.server.signal(SIGHUP)
+
+    def restart(self) -> None:
+        with contextlib.suppress(Exception):
+            order = self.chance.random() < 0.5
+            self.server.post("/m/restart", {"all_workers": True, "zero_downtime": order}, timeout=2)
+
+    def scale(self) -> None:
+        more = self.wanted < WORKERS or (self.wanted == WORKERS and self.chance.random() < 0.5)
+        self.wanted += 1 if more else -1
+        self.server.signal(SIGTTIN if more else SIGTTOU)
+
+    def break_code(self) -> None:
+        self.code.write_text("broken")
+        self.reload()
+        self.pause()
+        self.code.write_text(self.chance.choice(["burn 0.2", "fine"]))
+        self.reload()
+
+    def pause(self) -> None:
+        threading.Event().wait(self.chance.uniform(*PAUSES))
+
+    def go_on(self, seconds: float) -> None:
+        acts: list[Callable[[], None]] = [
+            self.kill_worker,
+            self.stop_worker,
+            self.kill_helper,
+            self.stop_helper,
+            self.reload,
+            self.restart,
+            self.scale,
+            self.break_code,
+        ]
+        until = monotonic() + seconds
+        while monotonic() < until:
+            act = self.chance.choice(acts)
+            self.done[act.__name__] += 1
+            act()
+            self.pause()
+
+    def come_to_rest(self) -> None:
+        """Have as many workers as at first, each with code that runs."""
+        self.code.write_text("fine")
+        while self.wanted != WORKERS:
+            self.scale()
+        self.reload()
+
+
+def inventory(server: Server) -> tuple[int, int]:
+    """How many descriptors main has, and how much memory, in KiB."""
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    resident = int(status.partition("VmRSS:")[2].split()[0])
+    return len(os.listdir(f"/proc/{server.pid}/fd")), resident
+
+
+def zombies(server: Server) -> list[str]:
+    """The children of main that nobody has collected."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            if stat[0] == "Z" and int(stat[1]) == server.pid:
+                found.append(entry)
+    return found
+
+
+def unexplained(seen: dict[str, Any], harmed: list[tuple[float, float]]) -> list[Any]:
+    """The failures of requests during whose life no worker was harmed."""
+    return [
+        (sent, failed, why)
+        for sent, failed, why in seen["failures"]
+        if not any(sent <= end and begin <= failed for begin, end in harmed)
+    ]
+
+
+def test_chaos(run: Run, tmp_path: Path) -> None:
+    env = {
+        "SANIC_INSPECTOR": "true",
+        "SANIC_INSPECTOR_PORT": "0",
+        "SANIC_WORKER_GRACEFUL_TIMEOUT": str(GRACE),
+        "GRACEFUL": "3",
+    }
+    # The limit is for crash loops; here it is the test that kills.
+    limits = ("--max-failures=100000", "--backoff-max=0.5")
+    server = run(APP, "--reload", *limits, workers=WORKERS, env=env).wait_ready()
+    pids(server, WORKERS)
+    chaos = Chaos(server, tmp_path / "code", random.Random(SEED))
+    # What a first reload takes it takes once.
+    chaos.come_to_rest()
+    wait_until(
+        lambda: all(entry["starts"] == 2 for entry in server.settled(WORKERS).values()), "a reload", 60
+    )
+    before = inventory(server)
+    with (
+        steady(server, "/work", "--rate=50") as kept,
+        steady(server, "/work", "--rate=50", "--close") as closed,
+    ):
+        chaos.go_on(SECONDS)
+        chaos.come_to_rest()
+        wait_until(lambda: not set(chaos.entries("Server")) - {*pids(server, WORKERS).values()}, "rest", 90)
+        wait_until(lambda: len(server.processes()) == 2 + WORKERS + 2, "nobody outside of the table", 60)
+    after = inventory(server)
+    answered = kept["answered"] + closed["answered"]
+    failed = len(kept["failures"]) + len(closed["failures"])
+    print(f"seed {SEED}, {SECONDS:g} s: {dict(chaos.done)}")
+    print(f"answered {answered}, availability {100 * answered / (answered + failed):.3f} %")
+    print(f"failed in a killed or stopped worker: {failed}; raced with an idle close: {kept['raced']}")
+    print(f"worst {max(kept['worst'], closed['worst']):.3f} s")
+    print(f"main: descriptors {before[0]} -> {after[0]}, KiB {before[1]} -> {after[1]}")
+    assert all(entry["state"] == "ACKED" for entry in server.settled(WORKERS).values())
+    assert unexplained(kept, chaos.harmed) == []
+    assert unexplained(closed, chaos.harmed) == []
+    assert zombies(server) == []
+    assert after[0] <= before[0] + 2
+    assert after[1] <= before[1] + 4096
+    assert "Impossible" not in server.log()
+    assert server.stop() == 0
