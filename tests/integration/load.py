@@ -119,7 +119,7 @@ class Load:
             task = loop.create_task(self.one())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-            await asyncio.sleep(max(0.0, due - loop.time()))
+            await asyncio.wait({over}, timeout=max(0.0, due - loop.time()))
         await asyncio.gather(*tasks)
         for connection in self.idle:
             connection.writer.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from .harness import Server
+from .tools import wait_until
 
 
 class Watched:
@@ -74,8 +75,9 @@ def test_an_edit_triggers_once_and_reaches_the_workers(server: Server, watched: 
     started = server.wait_events("before_server_start", reloaded=path)
     assert started[0].process == "Sanic-Server-0-0"
     server.wait_ready()
+    # The old one answers until the new one does.
+    wait_until(lambda: server.get("/whoami")["reloaded"] == path, "an answer of the new one")
     server.settled(1)
-    assert server.get("/whoami")["reloaded"] == path
 
     later = watched.edit("second.txt")
     server.wait_events("before_server_start", reloaded=later)

@@ -98,7 +98,7 @@ class TestServers:
             old = {said.name: said.pid for said in house.said("ready", 2)}
             house.all_acked()
             os.kill(old[ONE], signal.SIGKILL)
-            entry = house.until(ONE, state="FAILED", serving=False)
+            entry = house.until(ONE, state="FAILED", serving=False, last_exit="SIGKILL")
             assert (entry["next_restart_at"] - entry["last_exit_at"]).total_seconds() > 700
             house.send("__SCALE__:3")
             house.until(THREE, state="ACKED", serving=True)

@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,21 @@ async def pid(_: Request) -> HTTPResponse:
     return text(str(os.getpid()))
 
 
+async def takes(seconds: float) -> None:
+    """Do something for so long that lets others do theirs."""
+    await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=seconds)
+
+
 @app.get("/work")
 async def work(_: Request) -> HTTPResponse:
     """It takes a while, in which the worker may die."""
-    await asyncio.sleep(0.03)
+    await takes(0.03)
     return text(str(os.getpid()))
 
 
 @app.get("/slow/<seconds:float>")
 async def slow(_: Request, seconds: float) -> HTTPResponse:
-    await asyncio.sleep(seconds)
+    await takes(seconds)
     return text("slow")
 
 
@@ -78,7 +84,7 @@ def hangs_in_c() -> None:
 
 WAYS = {
     "spins": spins,
-    "sleeps": lambda: time.sleep(1000),
+    "sleeps": partial(time.sleep, 1000),
     "stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
     "ignores": ignores,
     "hangs": hangs_in_c,
