@@ -184,10 +184,7 @@ class Commands:
         manager, loop = self._manager, self._loop
         if isinstance(command, Restart):
             names = None if command.names is None else [*command.names]
-            # Code that does not start is not to stop the workers that serve.
-            is_reload = names is None and command.files and command.order is RestartOrder.SHUTDOWN_FIRST
-            order = manager.settings.reload_order if is_reload else command.order
-            manager.restart(process_names=names, reloaded_files=command.files, restart_order=order)
+            manager.restart(process_names=names, reloaded_files=command.files, restart_order=command.order)
         elif isinstance(command, Scale):
             manager.scale(command.num_workers)
         elif isinstance(command, Manage):

@@ -131,13 +131,11 @@ class Lives:
             place.vacate()
 
     def _displace(self, place: WorkerProcess, how: How) -> None:
-        self._start(place, how.order)
-        place.life.displaced = True
+        self._start(place, how.order, displaced=True)
 
     def _welcome(self, place: WorkerProcess, watched: Watched) -> None:
         watched.ready = self._clock()
         place.life.phase = Phase.READY
-        place.life.displaced = False
         if place.is_server and place.state < ProcessState.ACKED:
             place.acked()
 
@@ -152,7 +150,6 @@ class Lives:
 
     def _take_back(self, place: WorkerProcess, death: Death) -> None:
         place.life.phase = Phase.READY
-        place.life.displaced = False
         place.take_back()
         self._report(place, death, "its predecessor stays" + self._end_restart(death))
 
@@ -165,15 +162,17 @@ class Lives:
         life = place.life
         place.set_state(ProcessState.COMPLETED if death.code == 0 else ProcessState.FAILED, force=True)
         place.ceases_to_serve()
-        life.phase, life.displaced = Phase.EMPTY, False
+        life.phase = Phase.EMPTY
         if self.stopped:
             logger.debug("%s, as the server is stopping", death)
             return
         if death.others and death.served is None and death.error.startswith(ADDRESS_IN_USE):
             life.phase = Phase.VACATING
+            if life.wish is not None:
+                self._wishes.setdefault(place, life.wish)
             logger.info("%s; it is started again when its predecessor has left", death)
             return
-        given_up = self._end_restart(death) if life.wished and death.served is None else ""
+        given_up = self._end_restart(death) if life.wish is not None and death.served is None else ""
         verdict = judge(life, death, place.restart_policy, self._settings, self._chance())
         self._report(place, death, verdict.why + given_up, verdict.delay)
         if verdict.delay < math.inf:
@@ -198,9 +197,9 @@ class Lives:
 
     # What they have in common
 
-    def _start(self, place: WorkerProcess, order: RestartOrder) -> None:
-        wish = self._wishes.pop(place, None)
-        place.life.wished = wish is not None
+    def _start(self, place: WorkerProcess, order: RestartOrder, displaced: bool = False) -> None:
+        wish = place.life.wish = self._wishes.pop(place, None)
+        place.life.displaced = displaced
         if self.stopped:
             place.life.phase, place.life.due = Phase.EMPTY, math.inf
             place.set_state(ProcessState.TERMINATED, force=True)

@@ -286,9 +286,12 @@ class WorkerManager:
         Args:
             process_names (list[str] | None): Which; ``None`` for all transient ones. Defaults to
                 ``None``.
-            restart_order (RestartOrder): Which comes first. Defaults to ``SHUTDOWN_FIRST``.
+            restart_order (RestartOrder): Which comes first; where all are restarted because of changed files,
+                the setting ``reload_order`` says it. Defaults to ``SHUTDOWN_FIRST``.
             **kwargs: What the new processes are told, as ``config`` (``reloaded_files``).
         """
+        if process_names is None and kwargs.get("reloaded_files"):
+            restart_order = self._overseer.order_of_reload(restart_order)
         self.restarter.restart(
             transient_processes=list(self.transient_processes),
             durable_processes=list(self.durable_processes),
@@ -365,10 +368,7 @@ class WorkerManager:
     @property
     def processes(self) -> Iterator[WorkerProcess]:
         """The processes of all workers that have been started."""
-        for worker in self.workers:
-            for process in worker.processes:
-                if process.pid:
-                    yield process
+        return (process for worker in self.workers for process in worker.processes if process.pid)
 
     @property
     def transient_processes(self) -> Iterator[WorkerProcess]:

@@ -90,6 +90,8 @@ class Overseer:
         sentinel = getattr(base, "sentinel", None)
         if type(base.pid) is int and type(sentinel) is int:
             watched = Watched(place, base, now, now + place.THRESHOLD / 10)
+            if not place.is_server:
+                watched.ready = now
             self._watched[str(watched)] = watched
             self._monitor.watch(str(watched), base.pid, sentinel)
         self._lives.happens(place, Happening.STARTED)
@@ -103,6 +105,12 @@ class Overseer:
     def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
         """Restart a place when it is its turn; from any thread."""
         self._manager._loop.do(partial(self._wish, place, order, config))
+
+    def order_of_reload(self, order: RestartOrder) -> RestartOrder:
+        """The order of a restart because of changed files: code that does not start is to stop nobody."""
+        if self.at_work and order is RestartOrder.SHUTDOWN_FIRST:
+            return self._manager.settings.reload_order
+        return order
 
     def revive(self) -> int:
         """Start the servers anew that were given up; return how many."""
@@ -184,7 +192,7 @@ class Overseer:
             self._lives.stopped = True
         self._lives.stopped = self._lives.stopped or self._manager._loop.ended
         self._lives.happens(place, what, death)
-        place.left(base.pid)
+        place.left(base.pid, place.life.phase is Phase.READY)
         shared(self._manager.worker_state).bury(base.pid)
         self._retire(place)
         self._unsettled = True

@@ -110,9 +110,14 @@ class Place:
         if self._entry.read().get("serving"):
             self._record({"serving": False})
 
-    def left(self, pid: int) -> None:
-        """A process that had this place has ended: what it wrote last, under its name, does not count."""
-        if self._entry.is_foreign and self.state is ProcessState.ACKED and pid != self.pid:
+    def left(self, pid: int, serves: bool) -> None:
+        """A process that had this place has ended: what it wrote last, under its name, does not count.
+
+        Args:
+            pid (int): Which it was.
+            serves (bool): Whether the present one serves.
+        """
+        if self._entry.is_foreign and serves and pid != self.pid:
             self._take_entry(serving=True)
         self._entry.drop_part(pid)
 

@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass, field
 
 from worker.constants import Phase
+from worker.roll import Wish
 from worker.settings import Settings
 
 __all__ = ["NEVER", "Death", "Life", "Verdict", "how_it_ended", "judge"]
@@ -56,7 +57,7 @@ class Life:
         exits: How the last processes ended that had not served for long, one after the other.
         restarts: How often the policy has replaced a process.
         displaced: Whether the newcomer took the turn of one that was not ready yet.
-        wished: Whether the present process was started because somebody had asked for a restart.
+        wish: What the present process was started for, if somebody had asked for it.
     """
 
     phase: Phase = Phase.EMPTY
@@ -64,7 +65,7 @@ class Life:
     exits: list[str] = field(default_factory=list)
     restarts: int = 0
     displaced: bool = False
-    wished: bool = False
+    wish: Wish | None = None
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class World(RuleBasedStateMachine):
         else:
             what = Happening.DIED if watched.current else Happening.LEFT
         self.lives.happens(place, what, watched.death(code, self.now, others))
-        place.left(watched.base.pid)
+        place.left(watched.base.pid, place.life.phase is Phase.READY)
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 20.0]))
     def time_goes_by(self, seconds: float) -> None:

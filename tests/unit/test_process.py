@@ -395,7 +395,7 @@ class TestRestart:
         one.acked()
         acked = {**right, "mine": 1, "state": "ACKED"}
         assert (one.state, one.worker_state[one.name]) == (ProcessState.ACKED, acked)
-        one.left(one.pid + 1)
+        one.left(one.pid + 1, serves=True)
         assert one.worker_state[one.name] == {**acked, "serving": True}
 
 
