@@ -7,12 +7,12 @@ name. So whoever imports them from there, or has done so already, has ours.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import wraps
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -136,7 +136,8 @@ def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
     def call(server_settings: dict[str, Any]) -> Any:
         if not server_settings.get("unix"):
             return configure_socket(server_settings)
-        path = server_settings["unix"] = Path(server_settings["unix"]).absolute()
+        # Text, as Sanic 23.12 removes nothing else at the end.
+        path = server_settings["unix"] = os.path.abspath(server_settings["unix"])
         mode = settings.resolve({}).unix_mode
         backlog = server_settings["backlog"]
         sock = bind_unix_socket(path, mode=UNIX_MODE if mode is None else mode, backlog=backlog)
