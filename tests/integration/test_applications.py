@@ -9,7 +9,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGHUP, SIGKILL
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -119,8 +119,19 @@ def test_http_3(run: Run, tmp_path: Path) -> None:
     assert status == 200
     assert b"Sanic-Server-0-0" in body
     assert b'"ACKED"' in body
+    if not STOCK:
+        # Two processes cannot have its port at once.
+        server.signal(SIGHUP)
+        server.wait_line("is restarted with SHUTDOWN_FIRST: its port cannot be bound twice")
+        old, new = server.wait_events("after_server_start", 2)
+        assert old.pid != new.pid
+        status, body = asyncio.run(
+            asyncio.wait_for(ask_over_quic(server.port, tmp_path / "ca.pem", "/workers"), 15)
+        )
+        assert status == 200
+        assert f'"pid":{new.pid}'.encode() in body
     assert server.stop() == 0
-    assert len(server.events("after_server_stop")) == 1
+    assert len(server.events("after_server_stop")) == len(server.events("after_server_start"))
     assert tracebackless(server)
 
 
