@@ -53,8 +53,9 @@ class Lives:
 
     @property
     def due(self) -> float:
-        """When the next backoff is over; ``inf`` if there is none."""
-        return min((place.life.due for place in self._places()), default=math.inf)
+        """When the next backoff is over; ``inf`` if there is none, or nothing is started any more."""
+        backoffs = () if self.stopped else (place.life.due for place in self._places())
+        return min(backoffs, default=math.inf)
 
     def happens(self, place: WorkerProcess, what: Happening, *details: Any) -> None:
         """Do what follows from something that happens to a place.

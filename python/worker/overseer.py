@@ -275,7 +275,7 @@ class Overseer:
         if worker is None:
             if not self.lives_in(place):
                 place.forget()
-        elif not worker.tracked and not self._manager._loop.ended and all(map(_is_done, worker.processes)):
+        elif not worker.tracked and not self._manager._loop.ended and all(map(_has_ended, worker.processes)):
             self._manager.remove_worker(worker)
 
     def _worker_of(self, place: WorkerProcess) -> Worker | None:
@@ -301,8 +301,9 @@ class Overseer:
 
 
 def _brings_changes(place: WorkerProcess) -> bool:
-    return getattr(place.target, "brings_changes", False) is True and place.is_alive()
+    return getattr(place.target, "brings_changes", False) is True and not _has_ended(place)
 
 
-def _is_done(place: WorkerProcess) -> bool:
+def _has_ended(place: WorkerProcess) -> bool:
+    """Whether no process is there, nor is to come by itself."""
     return place.life.phase in (Phase.EMPTY, Phase.FAILED) and not place.is_alive()

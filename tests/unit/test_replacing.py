@@ -105,6 +105,22 @@ class TestServers:
 
         house.run(act)
 
+    def test_the_end_of_a_backoff_during_a_stop_is_nobodys_business(self, tmp_path: Path) -> None:
+        """Main waits for those who leave, and does not look for what it is not to do, again and again."""
+        house = House(tmp_path, "stubborn", number=2, backoff_initial=0.1, graceful_timeout=0.8)
+        turns: list[None] = []
+        turn = house.manager._loop.turn
+
+        def act() -> None:
+            old = {said.name: said.pid for said in house.said(None, 2)}
+            house.all_acked()
+            house.manager._loop.turn = lambda *at_most: turns.append(None) or turn(*at_most)  # type: ignore[method-assign, func-returns-value]
+            os.kill(old[ONE], signal.SIGKILL)
+            house.until(ONE, last_exit="SIGKILL")
+
+        house.run(act)
+        assert len(turns) < 20
+
     def test_a_restart_does_not_wait_for_the_backoff(self, tmp_path: Path) -> None:
         house = House(tmp_path, number=2, backoff_initial=1000, backoff_max=1000)
 
