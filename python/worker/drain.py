@@ -9,10 +9,14 @@ from typing import Any
 
 from sanic.http.constants import Stage
 
+from worker import launch
+
 __all__ = ["Drain"]
 
 # How often connections are looked at while they drain, seconds.
 STEP = 0.02
+# How long a connection may stay idle once main is gone, seconds: then this process is to be gone soon.
+ORPHAN_IDLE = 0.3
 # A listener of this priority is the last one of those that run before a stop: they run in reverse.
 LAST = 1 << 20
 # In these stages the header of the response has not been sent.
@@ -59,6 +63,8 @@ class Drain:
         """Leave the listening sockets; again: nothing."""
         if self._began is None:
             self._began, self._idle_since = self._loop.time(), monotonic()
+            if launch.main_is_gone():
+                self._idle = min(self._idle, ORPHAN_IDLE)
             for server in self._servers:
                 self._leave(server)
 

@@ -32,6 +32,7 @@ __all__ = [
     "disown",
     "factory",
     "has_begun",
+    "main_is_gone",
     "mark_failed",
     "own",
     "reap",
@@ -67,6 +68,7 @@ there, or set Sanic.start_method = "fork" before it.
 
 _failed = False
 _lifeline: Lifeline | None = None
+_watch: int | None = None
 
 
 class Closable(Protocol):
@@ -323,7 +325,7 @@ def hold_on_to(main: int, grace: float, *, repeats: bool = False) -> None:
         grace (float): How long this process may take to end in order, seconds.
         repeats (bool): Tell it more than once: it obeys the first one that it hears. Defaults to ``False``.
     """
-    global _lifeline
+    global _lifeline, _watch
     try:
         watch = os.pidfd_open(main)
     except ProcessLookupError:
@@ -340,13 +342,19 @@ def hold_on_to(main: int, grace: float, *, repeats: bool = False) -> None:
     # A signal that the main thread holds back, to wait for it, is not to find this one, and act.
     with _all_signals_blocked():
         _lifeline = Lifeline(watch, grace, TELL_AGAIN if repeats else None)
+    _watch = watch
     # When this child has ended in order, nobody else is there to end its children.
-    Finalize(None, _end_children, (main, watch), exitpriority=LAST)
+    Finalize(None, _end_children, exitpriority=LAST)
 
 
-def _end_children(main: int, watch: int) -> None:
+def main_is_gone() -> bool:
+    """Whether the main process of this child has ended; ``False`` in any other process."""
+    return _watch is not None and bool(wait_for([_watch], 0))
+
+
+def _end_children() -> None:
     """Kill all others of the group that this process leads, if main is gone."""
-    if not wait_for([watch], 0) or not has_own_session():
+    if not main_is_gone() or not has_own_session():
         return
     me = os.getpid()
     for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():

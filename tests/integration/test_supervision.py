@@ -186,15 +186,21 @@ class TestOrphans:
 
 
 def killed_main(run: Run, method: str) -> None:
-    """Kill main with idle workers, its helpers and a managed process; all are gone within a second."""
+    """Kill main with idle workers, a kept connection, helpers and managed processes: all go in a second."""
     env = {"SANIC_INSPECTOR": "true", "SANIC_INSPECTOR_PORT": "0"}
     server = run("apps.managed:app", "--reload", start_method=method, env=env).wait_ready()
     pids(server, 2)
     server.wait_events("managed", 6)
-    server.signal(SIGKILL)
-    began = monotonic()
-    wait_until(lambda: not server.processes(), "all processes gone", 1)
-    wait_until(lambda: port_is_free(server.port), "the port bindable", max(0.1, 1 - (monotonic() - began)))
+    kept = HTTPConnection("127.0.0.1", server.port, timeout=30)
+    with contextlib.closing(kept):
+        kept.request("GET", "/whoami")
+        kept.getresponse().read()
+        server.signal(SIGKILL)
+        began = monotonic()
+        wait_until(lambda: not server.processes(), "all processes gone", 1)
+        wait_until(
+            lambda: port_is_free(server.port), "the port bindable", max(0.1, 1 - (monotonic() - began))
+        )
 
 
 class TestReload:

@@ -152,15 +152,11 @@ class TestLifeline:
 
 
 def has_a_child(speaks: Connection) -> None:
-    """Be interrupted in the middle of something, and return; the child never does."""
+    """Wait to be interrupted, and return; the child never does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     pid = os.fork()
     if not pid:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         while True:
             signal.pause()
-    try:
-        speaks.send(pid)
-        while True:
-            signal.pause()
-    except KeyboardInterrupt:
-        return
+    speaks.send(pid)
+    signal.sigwait({signal.SIGINT})
