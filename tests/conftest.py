@@ -14,8 +14,8 @@ import pytest
 
 GRACE = 2.0
 
-# A run in the background, or under `nohup`, may have inherited them as ignored; what the tests start is to meet
-# them as usual.
+# A run in the background, or under `nohup`, may have inherited them as ignored; what the tests start is to
+# meet them as usual.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _signum in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
     signal.signal(_signum, signal.SIG_DFL)
