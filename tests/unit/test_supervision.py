@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import signal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from worker.constants import LIFE, Act, Happening, Phase
+from worker.constants import LIFE, Act, Happening, Phase, RestartOrder
 from worker.lives import Lives
 from worker.settings import Settings, resolve
 from worker.supervision import Death, Life, how_it_ended, judge
@@ -144,3 +145,26 @@ class TestTable:
     @pytest.mark.parametrize("phase", Phase)
     def test_a_stop_is_obeyed_in_every_phase(self, phase: Phase) -> None:
         assert LIFE[phase][Happening.STOP] in (Act.DISMISS, Act.NOTHING)
+
+    def test_what_is_not_in_it_is_logged_and_nothing_is_done(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A process that is ready in a place that is empty: no method of the place is called."""
+        place: Any = SimpleNamespace(name="Sanic-Server-0-0", life=Life())
+        Lives(lambda: [place], settings(), lambda: 0.0, lambda: EVEN).happens(place, Happening.READY)
+        assert vars(place) == {"name": "Sanic-Server-0-0", "life": Life()}
+        assert caplog.messages == [
+            f"Impossible for Sanic-Server-0-0: its process is ready, while {Phase.EMPTY.value}"
+        ]
+
+    @pytest.mark.parametrize("alive", [True, False])
+    def test_a_successor_waits_for_its_predecessor(self, alive: bool) -> None:
+        """Another one, which had left before, does not count."""
+        begun: list[RestartOrder] = []
+        place: Any = SimpleNamespace(
+            name="X",
+            life=Life(Phase.VACATING),
+            is_alive=lambda: alive,
+            renew=lambda order, config: begun.append(order),
+        )
+        lives = Lives(lambda: [place], settings(), lambda: 0.0, lambda: EVEN)
+        lives.happens(place, Happening.LEFT, Death("X [1]", 0))
+        assert begun == ([] if alive else [RestartOrder.SHUTDOWN_FIRST])
