@@ -190,7 +190,7 @@ class Commands:
         elif isinstance(command, Manage):
             self._manage(command, sender)
         elif isinstance(command, Terminate) and command.early:
-            manager._overseer.has_failed(sender)
+            manager._overseer.has_failed(sender, loop.name_of(sender))
         elif isinstance(command, Terminate):
             manager.shutdown()
         elif isinstance(command, Stop) and loop.may_be_left:

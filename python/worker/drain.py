@@ -45,9 +45,8 @@ class Drain:
         self._loop = loop
         self._idle = idle
         self._servers: list[Any] = []
-        # On the clock of the loop, and on Sanic's for its connections.
+        # On the monotonic clock, which Sanic's connections go by too.
         self._began: float | None = None
-        self._idle_since = 0.0
 
     def register(self, app: Any) -> None:
         """Drain when the application stops, after its own ``before_server_stop`` listeners."""
@@ -62,7 +61,7 @@ class Drain:
     def begin(self) -> None:
         """Leave the listening sockets; again: nothing."""
         if self._began is None:
-            self._began, self._idle_since = self._loop.time(), monotonic()
+            self._began = monotonic()
             if launch.main_is_gone():
                 self._idle = min(self._idle, ORPHAN_IDLE)
             for server in self._servers:
@@ -72,7 +71,8 @@ class Drain:
         # A connection that asyncio has accepted has a task to give it a transport, for which the server has
         # to be open: nothing more is accepted, and the server is closed when those tasks have run.
         for sock in server.sockets:
-            with suppress(NotImplementedError, RuntimeError):
+            # The default loop of Windows has no readers.
+            with suppress(NotImplementedError):
                 self._loop.remove_reader(sock.fileno())
         self._loop.call_soon(self._loop.call_soon, server.close)
 
@@ -81,30 +81,30 @@ class Drain:
         assert self._began is not None
         deadline = self._began + app.config.GRACEFUL_SHUTDOWN_TIMEOUT
         for connection in [*self.connections]:
-            if getattr(connection, "websocket", None) is not None:
+            if _websocket(connection) is not None:
                 # It is told that the server goes away, and may take its time to answer.
                 connection.close_if_idle()
-        while self.connections and self._loop.time() < deadline:
+        while self.connections and monotonic() < deadline:
             for connection in [*self.connections]:
-                self._usher(connection)
+                self._usher(connection, self._began)
             await asyncio.sleep(STEP)
         await self._end_all()
 
-    def _usher(self, connection: Any) -> None:
+    def _usher(self, connection: Any, began: float) -> None:
         http = getattr(connection, "_http", None)
         # One that has not begun to wait for its first request would not be answered at all.
-        if http is None or not hasattr(http, "request") or getattr(connection, "websocket", None) is not None:
+        if http is None or not hasattr(http, "request") or _websocket(connection) is not None:
             return
         if http.stage in UNANSWERED and type(http) not in _closing.values():
             http.__class__ = _that_closes(type(http))
-        idle_since = max(connection._time, self._idle_since)
+        idle_since = max(connection._time, began)
         if http.stage is Stage.IDLE and not connection.recv_buffer and monotonic() - idle_since > self._idle:
             connection.close()
 
     async def _end_all(self) -> None:
         """End what is left, so that nobody waits for it again."""
         for connection in [*self.connections]:
-            websocket = getattr(connection, "websocket", None)
+            websocket = _websocket(connection)
             if websocket is not None:
                 websocket.fail_connection(code=1001)
         for _ in range(3):
@@ -112,6 +112,11 @@ class Drain:
             await asyncio.sleep(0)
             for connection in [*self.connections]:
                 connection.abort()
+
+
+def _websocket(connection: Any) -> Any:
+    """What a connection has become, if it was upgraded."""
+    return getattr(connection, "websocket", None)
 
 
 def _that_closes(kind: type) -> type:

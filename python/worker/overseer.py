@@ -157,11 +157,10 @@ class Overseer:
         for watched in self._watched.values():
             watched.kill()
 
-    def has_failed(self, pid: int | None) -> None:
-        """A process says that it cannot start."""
+    def has_failed(self, pid: int | None, name: str) -> None:
+        """A process, of this name, says that it cannot start."""
         watched = self.by_pid(pid)
-        who = f"process {pid}" if watched is None else str(watched)
-        what = f"{who} failed to start; its error is in the log above."
+        what = f"{name} failed to start; its error is in the log above."
         if self.starting and (watched is None or watched.place.is_server):
             self.failure = self.failure or what
         elif watched is not None and watched.place.is_server and watched.ready == math.inf:
