@@ -101,7 +101,7 @@ bench: $(NATIVE) $(LIMIT) ## measure both cores beside Sanic's own manager; writ
 	$(PY) -m pytest benches --benchmark-json=target/bench.json $(ARGS)
 	$(PY) scripts/benchmarks.py target/bench.json docs/benchmarks.md
 
-bench-quick: $(NATIVE) $(LIMIT) ## the same in two minutes, only printed
+bench-quick: $(NATIVE) $(LIMIT) ## the same in five minutes, only printed
 	$(PY) -m pytest benches --quick --benchmark-json=target/bench-quick.json $(ARGS)
 	$(PY) scripts/benchmarks.py target/bench-quick.json
 

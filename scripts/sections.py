@@ -152,6 +152,17 @@ def at_rest(entry: Entry) -> Cells:
     return {(f"{about}, {unit}", who): found[name] for name, unit in units.items()}
 
 
+def reloads(entry: Entry) -> Cells:
+    """How soon an edit is told, and what is used while there is none."""
+    found, who = entry["extra_info"], contender(entry)
+    about = f"{entry['params'].get('files', 10_000):,} files"
+    return {
+        (f"{about}, ms to the message", who): median(found["samples"]),
+        (f"{about}, % of a processor", who): found["cpu"],
+        (f"{about}, MB", who): found["memory"],
+    }
+
+
 def gaps(entry: Entry) -> Cells:
     """The longest gaps, ms."""
     row, found = entry["params"]["doing"], entry["extra_info"]
@@ -219,6 +230,39 @@ STATE = (
         "An application of one worker, started by `spawn`.",
         lambda entry: {("one worker", contender(entry)): entry["extra_info"]["seconds"]},
         (sooner(NATIVE, 0.15),),
+    ),
+)
+RELOADS = (
+    Section(
+        "bench_edits",
+        "From an edit to the message of the reloader",
+        "the reloader's process",
+        "The reloader of an application, which watches a tree with 20 files a directory; one file is edited "
+        "time and again, then none. The limit is `watchfiles` alone, recursive, which looks every 50 ms, "
+        "knows no application and says only that something has happened. In 3 of the rounds.",
+        reloads,
+        (
+            at_most(NATIVE, 85, "ms to the message"),
+            at_most(NATIVE, 0.2, "% of a processor"),
+            at_most(NATIVE, 60, "100,000 files, MB"),
+        ),
+    ),
+    Section(
+        "bench_scanning",
+        "The same without file events",
+        "the reloader's process",
+        "All files are looked at every second (`WATCHFILES_FORCE_POLLING`). In 3 of the rounds.",
+        reloads,
+        (at_most(NATIVE, 3, "% of a processor"),),
+    ),
+    Section(
+        "bench_saved",
+        "From a save to the new code",
+        "ms",
+        "A trivial application with one worker. From just before its file is written to the first answer of "
+        "the new code. In 3 of the rounds.",
+        samples,
+        (faster(NATIVE, 3),),
     ),
 )
 SECTIONS = (
@@ -336,5 +380,6 @@ SECTIONS = (
         (at_most("longest kept", 1),),
         of_rounds=max,
     ),
+    *RELOADS,
     *STATE,
 )

@@ -12,14 +12,14 @@ import argparse
 import subprocess
 import sys
 
-from environments import INTERPRETER, ROOT, Environment, cores
+from environments import DEPENDENCIES, INTERPRETER, ROOT, Environment, cores
 
 VERSION = "23.12.2"
 SHA256 = "4d909aa8a1cb39b0c42a5ec9fe6eb128013cc822bcf4c554326304b9ac427117"
 CACHE = ROOT / ".cache" / "upstream"
 SOURCE = CACHE / f"sanic-{VERSION}"
 PLUGIN = ROOT / "tests" / "upstream"
-REQUIREMENTS = [f"sanic=={VERSION}", "watchfiles>=1", "pytest>=8.3", "pytest-timeout>=2.3", "sanic-testing"]
+REQUIREMENTS = [*DEPENDENCIES, f"sanic=={VERSION}", "pytest>=8.3", "pytest-timeout>=2.3", "sanic-testing"]
 PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "120", "tests/worker"]
 
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, CWD, FileType, statat};
 
 use crate::share;
-use crate::walk::{self, Identity};
+use crate::walk::{self, Identity, Time};
 
 /// What is known of the files that modules come from.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Modules {
 
 #[derive(Debug, Default)]
 struct Known {
-    state: Option<(Identity, (i64, i64))>,
+    state: Option<(Identity, Time)>,
     settled: bool,
     /// Names of regular files that are no links.
     files: HashSet<Vec<u8>>,

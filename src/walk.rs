@@ -4,13 +4,17 @@
 //! empty: the current one), so that a name put behind it is the path of an entry.
 
 use std::collections::HashSet;
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
+use crate::ignored::Ignored;
+use crate::name::Name;
+
+/// What a directory holds, directly, that is none of its owner's work: a virtual environment, a cache.
+const MARKS: [&[u8]; 2] = [b"pyvenv.cfg", b"CACHEDIR.TAG"];
 /// What a look at a directory costs that is not known yet, taken for so many entries.
 const UNLISTED: usize = 16;
 
@@ -19,6 +23,9 @@ const PATH: OFlags = OFlags::PATH;
 #[cfg(not(target_os = "linux"))]
 const PATH: OFlags = OFlags::RDONLY;
 
+/// A time: seconds and nanoseconds.
+pub type Time = (i64, u32);
+
 /// What tells one state of a file from another.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Stamp {
@@ -26,8 +33,10 @@ pub enum Stamp {
     Directory,
     /// Anything else.
     File {
-        /// When it was modified: seconds and nanoseconds.
-        mtime: (i64, i64),
+        /// When it was modified: seconds.
+        mtime: i64,
+        /// And nanoseconds.
+        mtime_nsec: u32,
         /// Bytes.
         size: i64,
         /// The inode.
@@ -50,7 +59,7 @@ pub enum Kind {
 #[derive(Debug)]
 pub struct Entry {
     /// The name.
-    pub name: CString,
+    pub name: Name,
     kind: Kind,
     /// `None` if it is out of reach, as a link to nowhere is.
     pub stamp: Option<Stamp>,
@@ -65,9 +74,11 @@ pub struct Folder {
     /// Which one it is; `None` as long as it has not been listed.
     pub identity: Option<Identity>,
     /// When it last changed: entries came or went, for one. Nobody can set this time.
-    changed: (i64, i64),
+    changed: Time,
     /// Whether it will have another such time when it changes again.
     settled: bool,
+    /// Whether it bears a mark.
+    marked: bool,
     /// By name.
     pub entries: Vec<Entry>,
 }
@@ -81,13 +92,25 @@ pub struct Found {
     pub below: Vec<(Vec<u8>, bool)>,
     /// The paths that were known of another directory, if it was another one that was there before.
     pub before: Option<Vec<Vec<u8>>>,
+    /// Paths of files that have changed since [`Look::since`].
+    pub recent: Vec<Vec<u8>>,
+    /// Whether the directory bears a mark, and all that is below it is passed over.
+    pub marked: bool,
+    /// Whether nobody asks what has changed, as all is new.
+    pub all_new: bool,
 }
 
 /// How to look at directories.
 #[derive(Debug)]
 pub struct Look {
-    /// Names that are passed over.
-    pub ignored: Vec<Vec<u8>>,
+    /// Directories to walk, whatever the rules say.
+    pub roots: Vec<Vec<u8>>,
+    /// What is passed over, by its path below its root.
+    pub ignored: Ignored,
+    /// From when on a change is recent.
+    pub since: Option<Time>,
+    /// Whether all is new, and no change.
+    pub first: bool,
     /// How long after its last change a directory is listed again all the same: two changes may bear
     /// one time, and the clock of a file system may be as coarse as two seconds.
     pub settle: Duration,
@@ -103,13 +126,17 @@ impl Look {
         mut known: Folder,
         seen: &HashSet<Option<Identity>>,
     ) -> (Option<Folder>, Found) {
-        let mut found = Found::default();
+        let mut found = Found {
+            all_new: self.first,
+            ..Found::default()
+        };
         let now = SystemTime::now();
         let state = open(path).and_then(|fd| Ok((fstat(&fd)?, fd)));
         let (about, fd) = match state {
             Ok(state) => state,
             Err(error) if is_gone(error) => {
                 found.changed = known.paths(path).collect();
+                found.marked = known.marked;
                 return (None, found);
             }
             Err(_) => return (known.if_listed(), found),
@@ -120,35 +147,49 @@ impl Look {
         }
         let same = known.identity == Some(identity) && known.changed == changed;
         if !(same && known.settled) {
-            let Ok(names) = self.list(fd.as_fd()) else {
+            let Ok(names) = self.list(path, fd.as_fd(), &mut found) else {
                 return (known.if_listed(), found);
             };
+            if found.marked {
+                known.entries.clear();
+            }
             if known.identity.is_some_and(|known| known != identity) {
                 found.before = Some(known.paths(path).collect());
             }
             known.merge(path, names, &mut found);
             known.identity = Some(identity);
+            known.marked = found.marked;
             known.changed = changed;
             known.settled = is_past(changed, now, self.settle);
         }
         for entry in &mut known.entries {
             if entry.kind != Kind::Directory {
-                entry.look(path, fd.as_fd(), &mut found);
+                entry.look(path, fd.as_fd(), self.since, &mut found);
             }
         }
         (Some(known), found)
     }
 
-    /// The entries of a directory, by name, not looked at yet.
-    fn list(&self, fd: BorrowedFd<'_>) -> Result<Vec<Entry>, Errno> {
+    /// The entries of a directory, by name, not looked at yet; none if it bears a mark.
+    fn list(
+        &self,
+        path: &[u8],
+        fd: BorrowedFd<'_>,
+        found: &mut Found,
+    ) -> Result<Vec<Entry>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = self.root_of(path);
+        let mut below = path[root.len()..].to_vec();
         let mut entries = Vec::new();
         for entry in Dir::new(openat(fd, c".", flags, Mode::empty())?)? {
             let entry = entry?;
             let name = entry.file_name();
-            let passed_over = |ignored: &Vec<u8>| ignored == name.to_bytes();
-            if matches!(name.to_bytes(), b"." | b"..") || self.ignored.iter().any(passed_over) {
+            if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
+            }
+            if path != root && MARKS.contains(&name.to_bytes()) {
+                found.marked = true;
+                return Ok(Vec::new());
             }
             let kind = match entry.file_type() {
                 FileType::Unknown => match statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -162,14 +203,29 @@ impl Look {
                 FileType::Symlink => Kind::Link,
                 _ => Kind::File,
             };
+            below.truncate(path.len() - root.len());
+            below.extend_from_slice(name.to_bytes());
+            if kind == Kind::Directory {
+                below.push(b'/');
+            }
+            if self.ignored.has(&below) {
+                continue;
+            }
             entries.push(Entry {
-                name: name.to_owned(),
+                name: name.into(),
                 kind,
                 stamp: None,
             });
         }
         entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        entries.shrink_to_fit();
         Ok(entries)
+    }
+
+    /// The innermost root that a path is below.
+    fn root_of<'a>(&self, path: &'a [u8]) -> &'a [u8] {
+        let roots = self.roots.iter().filter(|root| path.starts_with(root));
+        &path[..roots.map(Vec::len).max().unwrap_or(0)]
     }
 }
 
@@ -195,10 +251,10 @@ impl Folder {
     fn merge(&mut self, path: &[u8], mut entries: Vec<Entry>, found: &mut Found) {
         let mut known = std::mem::take(&mut self.entries).into_iter().peekable();
         for entry in &mut entries {
-            while let Some(mut gone) = known.next_if(|known| known.name < entry.name) {
+            while let Some(mut gone) = known.next_if(|known| *known.name < *entry.name) {
                 gone.note(path, None, found);
             }
-            let before = known.next_if(|known| known.name == entry.name);
+            let before = known.next_if(|known| *known.name == *entry.name);
             entry.stamp = before.and_then(|known| known.stamp);
             if entry.kind == Kind::Directory {
                 entry.note(path, Some(Stamp::Directory), found);
@@ -211,28 +267,46 @@ impl Folder {
     /// The paths of what is there.
     pub fn paths<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
         let there = self.entries.iter().filter(|entry| entry.stamp.is_some());
-        there.map(move |entry| [path, entry.name.as_bytes()].concat())
+        there.map(move |entry| [path, entry.name.to_bytes()].concat())
     }
 }
 
 impl Entry {
     /// What bears this name in the directory at `path`, as it is now.
-    pub fn of(name: CString, path: &[u8]) -> Self {
+    pub fn of(name: Name, path: &[u8], since: Option<Time>, found: &mut Found) -> Self {
         let mut entry = Self {
             name,
             kind: Kind::File,
             stamp: None,
         };
         if let Ok(fd) = open(path) {
-            entry.look(path, fd.as_fd(), &mut Found::default());
+            entry.look(path, fd.as_fd(), since, found);
         }
         entry
     }
 
+    /// Whether it is a link, wherever it leads.
+    pub fn is_link(&self) -> bool {
+        self.kind == Kind::Link
+    }
+
     /// Look what it is like now. Where that cannot be told, it is as it was.
-    pub fn look(&mut self, path: &[u8], fd: BorrowedFd<'_>, found: &mut Found) {
+    pub fn look(
+        &mut self,
+        path: &[u8],
+        fd: BorrowedFd<'_>,
+        since: Option<Time>,
+        found: &mut Found,
+    ) {
         match statat(fd, &*self.name, AtFlags::empty()) {
-            Ok(about) => self.note(path, Some(stamp(&about)), found),
+            Ok(about) => {
+                let stamp = stamp(&about);
+                if stamp != Stamp::Directory && since.is_some_and(|since| changed(&about) >= since)
+                {
+                    found.recent.push([path, self.name.to_bytes()].concat());
+                }
+                self.note(path, Some(stamp), found);
+            }
             Err(error) if is_gone(error) => self.note(path, None, found),
             Err(_) => {}
         }
@@ -244,12 +318,13 @@ impl Entry {
             return;
         }
         self.stamp = stamp;
-        let own = [path, self.name.as_bytes()].concat();
         if stamp == Some(Stamp::Directory) {
-            let below = [&own, b"/".as_slice()].concat();
+            let below = [path, self.name.to_bytes(), b"/"].concat();
             found.below.push((below, self.kind == Kind::Link));
         }
-        found.changed.push(own);
+        if !found.all_new {
+            found.changed.push([path, self.name.to_bytes()].concat());
+        }
     }
 }
 
@@ -277,7 +352,7 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// When a directory, or what it says of itself, last changed.
-pub fn changed(about: &Stat) -> (i64, i64) {
+pub fn changed(about: &Stat) -> Time {
     (about.st_ctime, nanoseconds(about.st_ctime_nsec))
 }
 
@@ -287,11 +362,11 @@ pub fn identity(about: &Stat) -> Identity {
 }
 
 /// Whether `time` was at least `settle` ago.
-pub fn is_past(time: (i64, i64), now: SystemTime, settle: Duration) -> bool {
+pub fn is_past(time: Time, now: SystemTime, settle: Duration) -> bool {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let last = now.saturating_sub(settle);
     let seconds = i64::try_from(last.as_secs()).unwrap_or(i64::MAX);
-    time <= (seconds, last.subsec_nanos().into())
+    time <= (seconds, last.subsec_nanos())
 }
 
 fn stamp(about: &Stat) -> Stamp {
@@ -299,12 +374,13 @@ fn stamp(about: &Stat) -> Stamp {
         return Stamp::Directory;
     }
     Stamp::File {
-        mtime: (about.st_mtime, nanoseconds(about.st_mtime_nsec)),
+        mtime: about.st_mtime,
+        mtime_nsec: nanoseconds(about.st_mtime_nsec),
         size: about.st_size,
         inode: about.st_ino,
     }
 }
 
-fn nanoseconds(value: impl TryInto<i64>) -> i64 {
+fn nanoseconds(value: impl TryInto<u32>) -> u32 {
     value.try_into().unwrap_or_default()
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+from integration.harness import Server
 from integration.tools import environment, free_port, wait_until
 
 from worker import settings
@@ -192,3 +193,35 @@ def test_its_links_lead_somewhere() -> None:
     assert "docs/differences.md" in links
     missing = [link for link in links if not (README.parent / link).exists()]
     assert missing == []
+
+
+def test_the_reloader(tmp_path: Path) -> None:
+    """The log of a good save, a bad one and a good one, but for what is of one run only."""
+    (shown,) = blocks("text")
+    code = PROGRAMS["hello.py"]
+    (tmp_path / "hello.py").write_text(code)
+
+    def lines(text: str) -> list[str]:
+        """Without the lines of the workers, and what each run has of its own; errors go their own way."""
+        text = re.sub(r"\x1b\[\d*m", "", text)
+        text = re.sub(r"^.*(INFO|ERROR): ", r"\1: ", text, flags=re.MULTILINE)
+        text = re.sub(r"/\S*/hello.py|\d+\.\d+ s|\[\d+\]", "*", text)
+        return sorted(line for line in text.splitlines() if not re.search(r"orker (\*|ready|compl)", line))
+
+    def save(text: str, then: str) -> None:
+        since = server.mark()
+        (tmp_path / "hello.py").write_text(text)
+        server.wait_line(then, since=since)
+
+    # The inspector's port is not to be that of another server.
+    env = {"SANIC_INSPECTOR_PORT": "0"}
+    with Server.run("hello:app", "--reload", cwd=tmp_path, workers=2, env=env) as server:
+        wait_until(lambda: ask(server.port), "an answer")
+        server.wait_line("Inspector")
+        began = server.mark()
+        save(code + "# more", "The new code serves")
+        save(re.sub("return json", "return = json", code, count=1), "its predecessor stays")
+        save(code, "The new code serves")
+        ended = [line.text for line in server.output.lines[began:]]
+        assert lines("\n".join(ended)) == lines(shown)
+        assert server.stop() == 0

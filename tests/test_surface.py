@@ -37,6 +37,7 @@ EXTRAS = {
         "max_surge",
         "max_unavailable",
         "reload_order",
+        "reload_ignore",
         "drain_idle",
     ],
     "worker.manager.WorkerManager.manage": ["label", "restart_policy"],

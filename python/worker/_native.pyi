@@ -182,8 +182,12 @@ class Scanner:
 
     ``roots`` are directories, all that is below them is watched, links to directories followed. No
     directory is walked twice, by however many paths it can be reached: what is below the first of them
-    is known by that one. Names in ``ignored``, only ``__pycache__`` by default, are passed over with all
-    that is below them. More files are added one by one (:meth:`watch`).
+    is known by that one. More files are added one by one (:meth:`watch`).
+
+    ``ignored`` are rules, of which the last that fits decides: a regular expression, searched for in the
+    path below the innermost root (that of a directory ends with a slash), and whether what it fits is passed
+    over, with all that is below it. By default that is ``__pycache__``. Passed over as well is what is below
+    a directory, other than a root, that has a ``pyvenv.cfg`` or a ``CACHEDIR.TAG`` in it.
 
     A file is another one when its modification time (ns, either way), its size or its inode is. A link
     counts as what it leads to. Of a directory, its coming and going counts.
@@ -194,32 +198,43 @@ class Scanner:
     coarser than the 2 seconds of the default.
 
     :meth:`scan` and :meth:`watch` are for one thread at a time, else :exc:`RuntimeError`. The paths
-    given may be relative; those returned begin with them. :exc:`ValueError` for a path with a null byte,
-    and for a negative ``settle``.
+    given may be relative; those returned begin with them. :exc:`ValueError` for a path with a null byte, a
+    pattern that is no regular expression, and a negative ``settle`` or ``since``.
     """
 
     def __new__(
         cls,
         roots: Iterable[str | PathLike[str]],
-        ignored: Iterable[str] | None = None,
+        ignored: list[tuple[str, bool]] | None = None,
         settle: float = 2.0,
+        since: float | None = None,
     ) -> Scanner: ...
     def watch(self, files: Iterable[str | PathLike[str]]) -> None:
         """Watch these files as well from now on.
 
-        What they are like at this moment is no change; for one that does not exist, its coming is. A
-        file that is watched already stays so.
+        What they are like at this moment is no change, but for the first look, see :meth:`scan`; for one
+        that does not exist, its coming is. A file that is watched already stays so.
         """
 
-    def scan(self) -> list[str]:
+    def scan(self, hints: Iterable[str | PathLike[str]] | None = None) -> list[str]:
         """Look at everything; return what has changed since the last time.
 
         These are the paths of files that came, went or are other ones, and of directories that came or
         went, once each and sorted (by their bytes). The first look takes note of everything and returns
-        nothing. What cannot be told (a directory that may not be read, an error of the disk) counts as
-        unchanged; a name that leads nowhere, or in circles, as absent. Names that are not UTF-8 are as
+        the files whose time of change (``st_ctime``) is not before ``since``, seconds from 1970 on; by
+        default none. What cannot be told (a directory that may not be read, an error of the disk) counts
+        as unchanged; a name that leads nowhere, or in circles, as absent. Names that are not UTF-8 are as
         :func:`os.fsdecode` has them.
+
+        With ``hints``, paths where something may have happened, only the directories that these are in are
+        looked at, and all that is known at or below the paths. The first look is at everything.
         """
+
+    def folders(self) -> list[str]:
+        """Return the directories that are walked, by the paths that are theirs here."""
+
+    def links(self) -> list[str]:
+        """Return the symbolic links that are directly in one of them, wherever they lead."""
 
     def module_files(self, modules: Iterable[object]) -> list[str]:
         """Return the files that modules come from, in the order of the modules.

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, TypeVar, final
 
 __all__ = ["Scanner"]
 
 _PATH = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _IN_USE = "the scanner is in use: it is for one thread at a time"
+# What is passed over where nothing else is said.
+_IGNORED = (("(^|/)__pycache__/?$", True),)
+# What a directory holds, directly, that is none of its owner's work: a virtual environment, a cache.
+_MARKS = frozenset(("pyvenv.cfg", "CACHEDIR.TAG"))
 
 # What tells one state of a file from another: mtime in ns, size, inode. Of a directory it is what is
 # in it that counts, and that is looked at on its own.
@@ -46,11 +51,13 @@ class _State(NamedTuple):
 class _Folder:
     """What is known of a directory. No state: it has not been listed yet.
 
-    ``settled`` says whether it will have another time of change when it changes again.
+    ``settled`` says whether it will have another time of change when it changes again, ``marked`` whether it
+    bears a mark.
     """
 
     state: _State | None = None
     settled: bool = False
+    marked: bool = False
     entries: dict[str, _Entry] = field(default_factory=dict)
 
 
@@ -60,7 +67,8 @@ class _Visit:
 
     ``changed`` are paths that came, went, or are not what they were; ``below`` directories that are not
     known yet, and whether a link leads there; ``before`` the paths that were known of another directory,
-    if it was another one that was there before.
+    if it was another one that was there before; ``recent`` files that have changed since then; ``marked``
+    says whether the directory bears a mark, and all that is below it is passed over.
     """
 
     path: str
@@ -68,6 +76,8 @@ class _Visit:
     changed: list[str] = field(default_factory=list)
     below: list[tuple[str, bool]] = field(default_factory=list)
     before: list[str] | None = None
+    recent: list[str] = field(default_factory=list)
+    marked: bool = False
 
     def paths(self) -> list[str]:
         """Return the paths of what is there."""
@@ -84,7 +94,7 @@ class _Visit:
         for name, entry in known.items():
             self.note(name, entry, None)
 
-    def look(self, fd: int, name: str, entry: _Entry) -> None:
+    def look(self, fd: int, name: str, entry: _Entry, since_ns: int | None = None) -> None:
         """Look what it is like now. Where that cannot be told, it is as it was."""
         try:
             about = os.stat(name, dir_fd=fd)
@@ -92,8 +102,12 @@ class _Visit:
             if _is_gone(exc):
                 self.note(name, entry, None)
         else:
-            stamp = about.st_mtime_ns, about.st_size, about.st_ino
-            self.note(name, entry, _DIRECTORY if stat.S_ISDIR(about.st_mode) else stamp)
+            if stat.S_ISDIR(about.st_mode):
+                self.note(name, entry, _DIRECTORY)
+                return
+            if since_ns is not None and about.st_ctime_ns >= since_ns:
+                self.recent.append(self.path + name)
+            self.note(name, entry, (about.st_mtime_ns, about.st_size, about.st_ino))
 
     def note(self, name: str, entry: _Entry, stamp: _Stamp | None) -> None:
         """Keep its stamp, and whether that is a change."""
@@ -109,8 +123,10 @@ class _Sweep:
 
     def __init__(self) -> None:
         self.changed: list[str] = []
+        self.recent: list[str] = []
         self.seen: set[tuple[int, int]] = set()
         self.links: set[str] = set()
+        self.marked: list[str] = []
 
 
 @final
@@ -118,13 +134,21 @@ class Scanner:
     def __init__(
         self,
         roots: Iterable[str | os.PathLike[str]],
-        ignored: Iterable[str] | None = None,
+        ignored: Iterable[tuple[str, bool]] | None = None,
         settle: float = 2.0,
+        since: float | None = None,
     ) -> None:
         if not 0 <= settle < 1e9:
             raise ValueError("settle has to be a number of seconds from 0 on")
+        if since is not None and not 0 <= since < 1e19:
+            raise ValueError("since has to be a time, seconds from 1970 on")
         self._turn = threading.Lock()
-        self._ignored = frozenset(map(_checked, ("__pycache__",) if ignored is None else ignored))
+        try:
+            rules = _IGNORED if ignored is None else ignored
+            self._ignored = [(re.compile(pattern), verdict) for pattern, verdict in rules]
+        except re.error as exc:
+            raise ValueError(f"no regular expression: {exc}") from None
+        self._since_ns = None if since is None else int(since * 1e9)
         self._settle_ns = int(settle * 1e9)
         # The path of a directory ends with a slash here: what is put behind it is the path of an entry.
         self._roots = [os.path.join(_checked(root), "") for root in roots]
@@ -133,6 +157,8 @@ class Scanner:
         # path, or was gone, or could not be listed.
         self._waiting: set[str] = set()
         self._files: dict[str, _Visit] = {}
+        # Files that were recent when they were added.
+        self._recent: list[str] = []
         self._swept = False
 
     def watch(self, files: Iterable[str | os.PathLike[str]]) -> None:
@@ -144,13 +170,18 @@ class Scanner:
                 if name not in visit.folder.entries:
                     visit.folder.entries[name] = entry = _Entry()
                     with suppress(OSError), _opened(folder) as fd:
-                        visit.look(fd, name, entry)
-                        visit.changed = []
+                        visit.look(fd, name, entry, self._since_ns)
+                        self._recent += visit.recent
+                        visit.changed, visit.recent = [], []
 
-    def scan(self) -> list[str]:
+    def scan(self, hints: Iterable[str | os.PathLike[str]] | None = None) -> list[str]:
+        looked_for = None if hints is None else [*map(_checked, hints)]
         with self._alone():
+            if not self._swept:
+                looked_for = None
             sweep = _Sweep()
-            known, self._folders = self._folders, {}
+            known, self._folders = _parted(self._folders, looked_for)
+            sweep.seen = {folder.state.identity for folder in self._folders.values() if folder.state}
             self._visit(known, sweep)
             for root in self._roots:
                 self._try_again(root, sweep)
@@ -160,9 +191,27 @@ class Scanner:
                 path = min(candidates, key=os.fsencode)
                 candidates.remove(path)
                 self._try_again(path, sweep)
-            self._look_at_files(sweep)
-            changed, self._swept = (sweep.changed if self._swept else []), True
-            return sorted(set(changed), key=os.fsencode)
+            self._look_at_files(_parted(self._files, looked_for)[0], sweep)
+            if not self._swept:
+                sweep.changed = sweep.recent + self._recent
+                self._swept, self._since_ns, self._recent = True, None, []
+            for marked in sweep.marked:
+                self._pass_over(marked, sweep)
+            return sorted(set(sweep.changed), key=os.fsencode)
+
+    def folders(self) -> list[str]:
+        with self._alone():
+            return [path[:-1] or path for path in sorted(self._folders, key=os.fsencode)]
+
+    def links(self) -> list[str]:
+        with self._alone():
+            links = [
+                (path, name)
+                for path, folder in self._folders.items()
+                for name, entry in folder.entries.items()
+                if entry.is_link
+            ]
+            return [path + name for path, name in sorted(links, key=lambda link: [*map(os.fsencode, link)])]
 
     def module_files(self, modules: Iterable[object]) -> list[str]:
         return [path for path in map(_file_of, modules) if path]
@@ -201,8 +250,25 @@ class Scanner:
                     else:
                         batch[below] = _Folder()
 
+    def _pass_over(self, marked: str, sweep: _Sweep) -> None:
+        """Forget what is below a directory that bears a mark, but for what is asked for by itself.
+
+        That it comes or goes is no change.
+        """
+        inner = tuple(root for root in self._roots if root.startswith(marked))
+
+        def stays(path: str) -> bool:
+            return not path.startswith(marked) or path.startswith(inner)
+
+        self._folders = {p: folder for p, folder in self._folders.items() if p == marked or stays(p)}
+        self._waiting = set(filter(stays, self._waiting))
+        sweep.changed = [path for path in sweep.changed if stays(path) and path != marked[:-1]]
+
     def _settle(self, visit: _Visit, sweep: _Sweep) -> list[tuple[str, bool]]:
         """Keep what a visit has taught; return the directories that came to light."""
+        sweep.recent += visit.recent
+        if visit.marked:
+            sweep.marked.append(visit.path)
         state = visit.folder.state
         if state is not None and state.identity in sweep.seen:
             sweep.changed += visit.before or ()
@@ -235,36 +301,52 @@ class Scanner:
                 if folder.state is None and state.identity in sweep.seen:
                     return visit
                 if folder.state != state or not folder.settled:
-                    entries = self._list(fd)
+                    entries = self._list(visit, fd)
+                    if visit.marked:
+                        folder.entries = {}
                     if folder.state is not None and folder.state.identity != state.identity:
                         visit.before = visit.paths()
                     visit.merge(entries)
                     folder.state = state
+                    folder.marked = visit.marked
                     folder.settled = state.changed <= now - self._settle_ns
                 for name, entry in folder.entries.items():
                     if not entry.is_directory:
-                        visit.look(fd, name, entry)
+                        visit.look(fd, name, entry, self._since_ns)
         except OSError as exc:
             if _is_gone(exc):
-                visit.changed = visit.paths()
+                visit.changed, visit.marked = visit.paths(), folder.marked
                 folder.state = None
         return visit
 
-    def _list(self, fd: int) -> dict[str, _Entry]:
+    def _list(self, visit: _Visit, fd: int) -> dict[str, _Entry]:
+        """Return the entries by name, not looked at yet; none if the directory bears a mark."""
         entries = {}
+        root = max((root for root in self._roots if visit.path.startswith(root)), key=len, default="")
         listed = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
         try:
             with os.scandir(listed) as names:
                 for name in names:
-                    if name.name not in self._ignored:
-                        is_directory = name.is_dir(follow_symlinks=False)
+                    if name.name in _MARKS and visit.path != root:
+                        visit.marked = True
+                        return {}
+                    is_directory = name.is_dir(follow_symlinks=False)
+                    below = visit.path[len(root) :] + name.name + "/" * is_directory
+                    if not self._is_ignored(below):
                         entries[name.name] = _Entry(is_directory, name.is_symlink())
         finally:
             os.close(listed)
         return entries
 
-    def _look_at_files(self, sweep: _Sweep) -> None:
-        for visit in self._files.values():
+    def _is_ignored(self, path: str) -> bool:
+        """Return whether a path is passed over; a directory's ends with a slash."""
+        # No part of a name ends it, and bytes that are no text are one character, as elsewhere.
+        text = os.fsencode(path).decode(errors="replace").replace("\n", "\ufffd")
+        last = next((rule for rule in reversed(self._ignored) if rule[0].search(text)), None)
+        return last is not None and last[1]
+
+    def _look_at_files(self, visits: Mapping[str, _Visit], sweep: _Sweep) -> None:
+        for visit in visits.values():
             try:
                 with _opened(visit.path) as fd:
                     for name, entry in visit.folder.entries.items():
@@ -275,6 +357,24 @@ class Scanner:
                         visit.note(name, entry, None)
             sweep.changed += visit.changed
             visit.changed = []
+
+
+_V = TypeVar("_V")
+
+
+def _parted(known: dict[str, _V], hints: list[str] | None) -> tuple[dict[str, _V], dict[str, _V]]:
+    """Return the directories that hints point at, and the others.
+
+    A hint points at the directory that its path is in, and at all that are at or below the path.
+    """
+    if hints is None:
+        return known, {}
+    bare = [hint.removesuffix("/") for hint in hints]
+    own, below = {_split(hint)[0] for hint in bare}, tuple(hint + "/" for hint in bare)
+    hinted = {path for path in known if path in own or path.startswith(below)}
+    return {path: known[path] for path in hinted}, {
+        path: value for path, value in known.items() if path not in hinted
+    }
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from worker.messages import (
     Scale,
     Stop,
     Terminate,
+    decoded_files,
 )
 
 if TYPE_CHECKING:
@@ -184,7 +185,8 @@ class Commands:
         manager, loop = self._manager, self._loop
         if isinstance(command, Restart):
             names = None if command.names is None else [*command.names]
-            manager.restart(process_names=names, reloaded_files=command.files, restart_order=command.order)
+            files = command.files and decoded_files(command.files)
+            manager.restart(process_names=names, reloaded_files=files, restart_order=command.order)
         elif isinstance(command, Scale):
             manager.scale(command.num_workers)
         elif isinstance(command, Manage):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
@@ -29,6 +31,13 @@ def later_names(method: Callable[P, R]) -> Callable[P, R]:
         return cast(Callable[..., Any], method)(*args, **kwargs)
 
     return cast(Callable[P, R], call)
+
+
+def label_log() -> None:
+    """Have the log lines of this process bear its label, where it was imported by another one."""
+    formatters = sys.modules.get("sanic.logging.formatter")
+    if formatters is not None:
+        formatters.AutoFormatter.IDENT = os.environ.get("SANIC_WORKER_IDENTIFIER") or "Main "
 
 
 def setup_logging(app: Any) -> None:

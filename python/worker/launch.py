@@ -7,11 +7,13 @@ before the application is loaded.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import context as contexts
@@ -21,7 +23,9 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any, Protocol
 
+from worker import warm
 from worker._core import Lifeline
+from worker.compat import label_log
 from worker.constants import SERVER_LABEL
 from worker.settings import Settings, resolve
 
@@ -36,6 +40,8 @@ __all__ = [
     "mark_failed",
     "own",
     "reap",
+    "started_at",
+    "warm_up",
 ]
 
 # What only main may use, and what only main and the servers: a forked child, a copy of main, closes it.
@@ -84,7 +90,10 @@ class Launched(BaseProcess):
     Attributes:
         main_pid: The process that made it, and whose end is its own.
         settings: Those of its manager.
-        environment: What it finds in its environment, whatever the start method hands on.
+        is_warm: Whether it comes from the fork server of :mod:`worker.warm`.
+        environment: What it is to find in its environment, whatever the start method hands on: its names, or,
+            if it is warm, all that main has.
+        started_at: When it was started, seconds since 1970.
         stops_once: Whether its target sets handlers of its own, and obeys the first stop and ignores
             repeats. A function or a class says so of itself by an attribute of this name.
     """
@@ -93,17 +102,17 @@ class Launched(BaseProcess):
         super().__init__(*args, **kwargs)
         self.main_pid = os.getpid()
         self.settings: Settings | None = None
+        self.is_warm = False
         self.environment: dict[str, str] = {}
+        self.started_at = time.time()
         # Asked now: once a process is started, multiprocessing forgets its target.
         self.stops_once = getattr(kwargs.get("target"), "stops_once", False) is True
 
     def start(self) -> None:
         """Start the process with the signals held that must not end it half-way."""
-        self.environment = {
-            name: value
-            for name in ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
-            if (value := os.environ.get(name)) is not None
-        }
+        self.started_at = time.time()
+        names = os.environ if self.is_warm else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
+        self.environment = {name: value for name in names if (value := os.environ.get(name)) is not None}
         with signals_held(self._start_method):  # type: ignore[attr-defined]
             super().start()
 
@@ -111,7 +120,7 @@ class Launched(BaseProcess):
         """Begin the child, then run its target."""
         global _failed
         _failed = False
-        os.environ.update(self.environment)
+        label_log()
         if self._start_method == "fork":  # type: ignore[attr-defined]
             _undo_fork(is_server=SERVER_LABEL in self.name)
         lead_session()
@@ -127,11 +136,23 @@ class Launched(BaseProcess):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The first call of the unpickling child: before the state, which may import the application.
-        return _born, (type(self), _installed(), dict(self.environment)), self.__dict__
+        return _born, (type(self), _installed(), self.is_warm, self.environment), self.__dict__
 
 
 class SpawnProcess(Launched, contexts.SpawnProcess):
     """A child of the start method ``spawn``."""
+
+    def _bootstrap(self, *args: Any) -> int:
+        code: int = super()._bootstrap(*args)  # type: ignore[misc]
+        if main_is_gone():
+            # All that is left to do is to take the interpreter apart. Where many children do that at once, it
+            # takes longer than all before it, and nobody needs it.
+            atexit._run_exitfuncs()
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(code)
+        return code
 
 
 if sys.platform != "win32":
@@ -170,15 +191,26 @@ def factory(context: Any, settings: Settings | None = None) -> Callable[..., Any
         Callable: Our process class for the context's start method, or ``context.Process``.
     """
     if isinstance(context, contexts.BaseContext) and context.Process in _STOCK:  # type: ignore[attr-defined]
-        kind = _CLASSES[context.get_start_method()]
+        method = context.get_start_method()
 
         def make(**kwargs: Any) -> Launched:
-            process = kind(**kwargs)
+            is_warm = method == "spawn" and warm.is_warm() and SERVER_LABEL in kwargs.get("name", "")
+            process = _CLASSES["forkserver" if is_warm else method](**kwargs)
             process.settings = settings
+            process.is_warm = is_warm
             return process
 
         return make
     return context.Process  # type: ignore[no-any-return]
+
+
+def warm_up(context: Any) -> None:
+    """Have servers of this context that are made from now on start quickly, if they are spawned."""
+    is_ours = isinstance(context, contexts.BaseContext) and context.Process in _STOCK  # type: ignore[attr-defined]
+    if is_ours and context.get_start_method() == "spawn" and "forkserver" in _CLASSES:
+        # It is to outlive a signal to main's group.
+        with signals_held("forkserver"):
+            warm.start()
 
 
 def own(owned: Closable, *, servers_too: bool = False) -> None:
@@ -199,6 +231,11 @@ def is_child() -> bool:
 def current_settings() -> Settings:
     """The settings of this child's manager; in any other process, those that a manager would have."""
     return getattr(multiprocessing.current_process(), "settings", None) or resolve({})
+
+
+def started_at() -> float:
+    """When main started this child, seconds since 1970; in any other process, now."""
+    return getattr(multiprocessing.current_process(), "started_at", None) or time.time()
 
 
 def mark_failed() -> None:
@@ -261,8 +298,12 @@ def signals_held(start_method: str) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _born(kind: type[Launched], installed: bool, environment: dict[str, str]) -> Launched:
-    os.environ.update(environment)
+def _born(kind: type[Launched], installed: bool, is_warm: bool, environment: dict[str, str]) -> Launched:
+    if is_warm:
+        warm.follow(environment)
+    else:
+        os.environ.update(environment)
+    label_log()
     if installed:
         from worker.integration import install
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from sanic.log import error_logger, logger
 
@@ -139,6 +139,7 @@ class Lives:
         place.life.phase = Phase.READY
         if place.is_server and place.state < ProcessState.ACKED:
             place.acked()
+        self._tell_reload(place)
 
     def _hand_over(self, place: WorkerProcess, watched: Watched) -> None:
         self._welcome(place, watched)
@@ -230,6 +231,13 @@ class Lives:
             del self._wishes[place]
         return f", and the restart of {len(dropped)} more is given up" if dropped else ""
 
+    def _tell_reload(self, last: WorkerProcess) -> None:
+        """Log how long a reload took, with the last of the servers that it has renewed."""
+        wish = last.life.wish
+        unsettled = (place.life.wish for place in self._places() if place.life.phase in NEWCOMER)
+        if _is_reload(wish) and not any(map(_is_reload, (*self._wishes.values(), *unsettled))):
+            logger.info("The new code serves, %.2f s after the change", self._clock() - wish.made)
+
     def _report(self, place: WorkerProcess, death: Death, why: str, delay: float = math.inf) -> None:
         """Log a death, and note it in the entry of its place."""
         if death.code == 0 and not place.is_server and delay == math.inf:
@@ -246,3 +254,7 @@ class Lives:
                 "why": f"{death}; {why}",
             }
         )
+
+
+def _is_reload(wish: Wish | None) -> TypeGuard[Wish]:
+    return wish is not None and bool(wish.config.get("reloaded_files"))

@@ -86,6 +86,7 @@ class WorkerManager:
         max_surge: int | None = None,
         max_unavailable: int | None = None,
         reload_order: RestartOrder | str | None = None,
+        reload_ignore: str | Iterable[str] | None = None,
         drain_idle: float | None = None,
     ) -> None:
         self.settings = settings.resolve(locals())
@@ -107,7 +108,6 @@ class WorkerManager:
 
         if number == 0:
             raise RuntimeError("Cannot serve with no workers")
-
         for _ in range(number):
             self.create_server()
 
@@ -290,8 +290,8 @@ class WorkerManager:
                 the setting ``reload_order`` says it. Defaults to ``SHUTDOWN_FIRST``.
             **kwargs: What the new processes are told, as ``config`` (``reloaded_files``).
         """
-        if process_names is None and kwargs.get("reloaded_files"):
-            restart_order = self._overseer.order_of_reload(restart_order)
+        if process_names is None and (files := kwargs.get("reloaded_files")):
+            restart_order = self._overseer.order_of_reload(restart_order, files)
         self.restarter.restart(
             transient_processes=list(self.transient_processes),
             durable_processes=list(self.durable_processes),

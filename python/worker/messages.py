@@ -6,7 +6,8 @@ what the two return is the test that they agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,13 @@ __all__ = [
     "Scale",
     "Stop",
     "Terminate",
+    "decoded_files",
+    "encoded_files",
 ]
+
+# What would end a path, or the message, or is no text: of these bytes none may go as it is.
+_TO_ENCODE = re.compile("[%:,\r\n\udc80-\udcff]")
+_ENCODED = re.compile("%(25|3A|2C|0D|0A|[89A-F][0-9A-F])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +139,22 @@ class Exited:
 
 
 Event = Received | Corrupt | Exited
+
+
+def encoded_files(paths: Iterable[str]) -> str:
+    """Paths as the ``files`` of a :class:`Restart`, joined by commas.
+
+    Percent-encoded are ``%``, ``:``, ``,``, CR, LF and the bytes that are no UTF-8 (as :func:`os.fsdecode`
+    has them), and nothing else.
+    """
+    return ",".join(_TO_ENCODE.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", path) for path in paths)
+
+
+def decoded_files(files: str) -> str:
+    """The paths of :func:`encoded_files`, still joined by commas; what else follows a ``%`` stays."""
+
+    def decoded(found: re.Match[str]) -> str:
+        byte = int(found[1], 16)
+        return chr(byte if byte < 0x80 else 0xDC00 + byte)
+
+    return _ENCODED.sub(decoded, files)

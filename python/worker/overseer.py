@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sanic.log import error_logger, logger
 
-from worker import launch
+from worker import launch, warm
 from worker.constants import Happening, Phase, ProcessState, RestartOrder
 from worker.lives import Lives
 from worker.news import News
@@ -80,6 +80,7 @@ class Overseer:
                 watched.place.set_state(ProcessState.FAILED, force=True)
         self._monitor = None
         self._watched.clear()
+        warm.forget()
 
     # What places tell it
 
@@ -106,8 +107,9 @@ class Overseer:
         """Restart a place when it is its turn; from any thread."""
         self._manager._loop.do(partial(self._wish, place, order, config))
 
-    def order_of_reload(self, order: RestartOrder) -> RestartOrder:
+    def order_of_reload(self, order: RestartOrder, files: str) -> RestartOrder:
         """The order of a restart because of changed files: code that does not start is to stop nobody."""
+        warm.cool_down_after(files.split(","))
         if self.at_work and order is RestartOrder.SHUTDOWN_FIRST:
             return self._manager.settings.reload_order
         return order
@@ -139,6 +141,8 @@ class Overseer:
         """The servers are up; from now on each is a case of its own."""
         self.starting = False
         self._unsettled = True
+        if any(map(_brings_changes, self._places())):
+            launch.warm_up(self._manager.context)
 
     def has_processes(self) -> bool:
         """Whether any process lives, or has not been collected."""

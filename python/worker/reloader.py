@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
+import sysconfig
+import time
 from asyncio import AbstractEventLoop, new_event_loop
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from fcntl import F_GETFL, fcntl
 from itertools import chain
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from signal import signal as signal_func
+from tempfile import gettempdir
 from threading import Lock
 from typing import Any
 
@@ -18,8 +23,11 @@ from sanic import Sanic
 from sanic.log import error_logger, logger
 from sanic.server.events import trigger_events
 
+from worker import ignored, launch
 from worker._core import Scanner
+from worker.hints import Hints
 from worker.loader import AppLoader
+from worker.messages import encoded_files
 from worker.publisher import Publisher, send
 
 __all__ = ["Reloader"]
@@ -27,17 +35,28 @@ __all__ = ["Reloader"]
 # How many paths the workers are told at most: whoever removes a tree of 100,000 files wants one restart,
 # and a message that is too long would be dropped.
 TOLD = 1_000
+# How many the log names.
+NAMED = 3
+# Where nothing has happened, all is looked at again when so many times as long has passed as the last such
+# look took: an event that got lost is to cost time, and the look next to nothing.
+SELDOM = 5_000
+# By how much the clock of a file system may lag behind, seconds.
+CLOCK_TICK = 0.02
 
 
 class Reloader:
-    """Runs in a process of its own, looks at all files every so often, and has all workers restarted.
+    """Runs in a process of its own, and has all workers restarted when a file changes.
 
     Watched are the source of every module that the application has imported, and everything in the
-    directories given, but for what Python compiles (``__pycache__``). A file counts as changed when it came,
-    went, or its time of modification, size or inode is another one; a module that is newly imported does
-    not. Whoever replaces :meth:`files`, :meth:`python_files` or :meth:`check_file` is asked instead, file by
-    file. The application's ``reload_process_start`` and ``reload_process_stop`` listeners run
-    once, ``before_reload_trigger`` and ``after_reload_trigger`` (this one with ``changed``, a set of paths as
+    directories given and in the application's own package, but for what is ignored (:mod:`worker.ignored`). A
+    file counts as changed when it came, went, or its time of modification, size or inode is another one; a
+    module that is newly imported does not. File events say when and where to look; where they do not tell
+    everything, all is looked at every ``interval``. Changes that follow each other within :attr:`QUIET` are
+    one. Whoever replaces :meth:`files`, :meth:`python_files` or :meth:`check_file` is asked instead, file by
+    file, every ``interval``.
+
+    The application's ``reload_process_start`` and ``reload_process_stop`` listeners run once,
+    ``before_reload_trigger`` and ``after_reload_trigger`` (this one with ``changed``, a set of paths as
     ``str``) around each request to restart. A listener that fails is logged and ends nothing.
 
     Args:
@@ -55,6 +74,10 @@ class Reloader:
     """As long as it runs, servers that do not start may be repaired."""
     INTERVAL = 1.0
     """The time from one look to the next where none is given, seconds."""
+    QUIET = 0.05
+    """How long nothing is to change before the workers are restarted, seconds."""
+    PATIENCE = 0.5
+    """How long that is waited for at most, seconds."""
 
     def __init__(
         self,
@@ -72,9 +95,16 @@ class Reloader:
         # release. It cannot be pickled, so it is made where it is waited for.
         self._watching: Lock | None = None
         self._scanner: Scanner | None = None
+        self._hints: Hints | None = None
+        self._gap_told = False
+        # How many modules were imported at the last look; and of the first one, from when on a change counts.
+        self._imported = 0
+        self._counts_from = 0.0
+        # When to look at everything again, on the monotonic clock.
+        self._due = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watching": None, "_scanner": None}
+        return {**self.__dict__, "_watching": None, "_scanner": None, "_hints": None}
 
     def __call__(self) -> None:
         """Load the application and watch until :meth:`stop` is called, by SIGINT and SIGTERM among others.
@@ -87,18 +117,23 @@ class Reloader:
         self._watching.acquire()
         signal_func(SIGINT, self.stop)
         signal_func(SIGTERM, self.stop)
-        self._scanner = Scanner(self.reload_dirs)
+        roots = [*map(os.fspath, self.reload_dirs), *_package(self.app_loader)]
+        rules = ignored.rules((*ignored.DEFAULTS, *launch.current_settings().reload_ignore))
+        self._scanner = Scanner(roots, rules, since=launch.started_at())
+        self._hints = Hints(roots, self.QUIET, lambda: not self.run)
         mtimes: dict[str | Path, float] = {}
         loop = new_event_loop()
         try:
             _trigger(app, loop, "reload_process_start")
+            self._counts_from, hints = time.time() - CLOCK_TICK, None
             while self.run:
-                changed = self._sweep(mtimes)
+                changed = self._check_each(mtimes) if self._is_replaced else self._gather(hints)
                 if changed and self.run:
                     self._announce(app, loop, changed)
-                self._watching.acquire(timeout=self.interval)
+                hints = self._wait()
             _trigger(app, loop, "reload_process_stop")
         finally:
+            self._hints.close()
             loop.close()
 
     def stop(self, *_: Any) -> None:
@@ -150,17 +185,74 @@ class Reloader:
         """
         return Scanner.check_file(filename, mtimes)
 
-    def _sweep(self, mtimes: MutableMapping[Any, float]) -> set[str]:
-        """Look at everything, and return what has changed; ``mtimes`` is what :meth:`check_file` gets."""
-        if self._scanner is None or any(map(self._is_replaced, _OWN)):
-            return self._check_each(mtimes)
+    @property
+    def _is_replaced(self) -> bool:
+        own = vars(self)
+        return any(name in own or getattr(type(self), name) is not theirs for name, theirs in _OWN.items())
+
+    def _wait(self) -> set[str] | None:
+        """Wait until it is time to look; return where, ``None`` for everywhere."""
+        assert self._watching is not None and self._hints is not None
+        if self._is_replaced or self._hints.is_blind:
+            self._watching.acquire(timeout=self.interval)
+            return None
+        hints: set[str] | None = set()
+        # What has been imported meanwhile is looked at as well.
+        while self.run and hints == set() and len(sys.modules) == self._imported:
+            left = self._due - time.monotonic()
+            hints = self._hints.wait(min(left, self.INTERVAL)) if left > 0 else None
+        return hints
+
+    def _gather(self, hints: set[str] | None) -> set[str]:
+        """Look, and if something changes, until nothing has for a while; return all that has."""
+        assert self._watching is not None and self._hints is not None
+        # What changes during a look, or while the machine is busy after it, has not been seen.
+        seen, changed = time.time(), self._look(hints)
+        deadline = time.monotonic() + self.PATIENCE
+        while changed and self.run and time.monotonic() < deadline and seen - _last(changed) < self.QUIET:
+            if self._hints.is_blind:
+                self._watching.acquire(timeout=self.QUIET)
+                hints = None
+            else:
+                hints = self._hints.wait(self.QUIET)
+            seen = time.time()
+            changed |= self._look(hints)
+        return changed
+
+    def _look(self, hints: set[str] | None) -> set[str]:
+        """Look at what the hints point at, or at everything; return what has changed."""
+        assert self._scanner is not None and self._hints is not None
+        began = time.monotonic()
+        self._imported = len(sys.modules)
         modules = set(self.python_files())
         self._scanner.watch(modules)
+        changed = self._scanner.scan(hints)
+        if self._counts_from:
+            # All since the start of this process, when workers may have imported an older module. What else
+            # the start itself has written is no change.
+            since, self._counts_from = self._counts_from, 0.0
+            changed = [path for path in changed if path in modules or _changed_at(path) >= since]
+        if hints is None:
+            self._due = began + max(self.interval, SELDOM * (time.monotonic() - began))
+        # What has happened where nothing was watched yet, no event has told.
+        while self.run and self._hints.cover(self._scanner, modules):
+            changed += self._scanner.scan()
+            if time.monotonic() > began + self.PATIENCE:
+                self._due = 0.0
+                break
+        if self._hints.gap:
+            self._due = min(self._due, began + self.interval)
+            self._tell_gap(self._hints.gap)
         # What lies in a directory is told as what it resolves to, a module as it says itself.
-        return {path if path in modules else os.path.realpath(path) for path in self._scanner.scan()}
+        told = {path if path in modules else os.path.realpath(path) for path in changed}
+        return told - _outputs(told)
 
-    def _is_replaced(self, name: str) -> bool:
-        return name in vars(self) or getattr(type(self), name) is not _OWN[name]
+    def _tell_gap(self, gap: str) -> None:
+        """Say, once, why all files are looked at all the time."""
+        if not self._gap_told:
+            text = "All files are looked at every %g s, as file events do not tell everything: %s"
+            logger.warning(text, self.interval, gap)
+        self._gap_told = True
 
     def _check_each(self, mtimes: MutableMapping[Any, float]) -> set[str]:
         changed = set()
@@ -176,9 +268,12 @@ class Reloader:
         return changed
 
     def _announce(self, app: Sanic[Any, Any], loop: AbstractEventLoop, changed: set[str]) -> None:
+        names = sorted(changed)
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        logger.info("Changed: %s%s", ", ".join(map(_shown, names[:NAMED])), more)
         _trigger(app, loop, "before_reload_trigger")
         try:
-            self.reload(",".join(sorted(changed)[:TOLD]))
+            self.reload(encoded_files(names[:TOLD]))
         except ConnectionError:
             logger.debug("Monitor process has already exited.")
             self.stop()
@@ -188,6 +283,71 @@ class Reloader:
 
 # As they are here, whatever becomes of the class.
 _OWN = {name: getattr(Reloader, name) for name in ("files", "python_files", "check_file")}
+
+
+def _outputs(paths: set[str]) -> set[str]:
+    """Return which of these this very process writes to, as its log: to reload would change them again."""
+    written = set()
+    with suppress(OSError):
+        for fd in map(int, os.listdir("/dev/fd") if paths else ()):
+            # The one that lists them is gone by now.
+            with suppress(OSError):
+                about, flags = os.fstat(fd), fcntl(fd, F_GETFL)
+                if stat.S_ISREG(about.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY:
+                    written.add((about.st_dev, about.st_ino))
+    return {path for path in paths if written and _identity(path) in written}
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    with suppress(OSError):
+        about = os.stat(path)
+        return about.st_dev, about.st_ino
+    return None
+
+
+def _last(paths: Iterable[str]) -> float:
+    """When the last of these changed."""
+    return max(map(_changed_at, paths))
+
+
+def _changed_at(path: str) -> float:
+    """When something last happened to it, or to what it was in, if that is gone."""
+    try:
+        return os.stat(path).st_ctime
+    except OSError:
+        parent = os.path.dirname(path)
+        return 0.0 if parent == path else _changed_at(parent)
+
+
+def _shown(path: str) -> str:
+    """A path as the log has it: relative to the working directory, if it is below, on one line."""
+    with suppress(ValueError, OSError):
+        below = os.path.relpath(path)
+        path = path if below.startswith(os.pardir) else below
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in path)
+
+
+def _package(loader: AppLoader) -> list[str]:
+    """Return the directory of the application's own package or module, if there is one."""
+    name = loader.module_name
+    if not name and loader.factory is not None:
+        function = getattr(loader.factory, "func", loader.factory)
+        name = getattr(function, "__module__", None) or ""
+    if not name or name.partition(".")[0] == "sanic":
+        # It was run from a script.
+        name = "__main__"
+    prefixes = [name[:end] for end, char in enumerate(name + ".") if char == "."]
+    for file in (getattr(sys.modules.get(prefix), "__file__", None) for prefix in prefixes):
+        if isinstance(file, str):
+            directory = os.path.dirname(os.path.abspath(file))
+            return [] if os.path.realpath(directory) in _shared_directories() else [directory]
+    return []
+
+
+def _shared_directories() -> set[str]:
+    """Directories of which no application owns more than what lies in them by chance."""
+    shared = {os.path.abspath(os.sep), os.path.expanduser("~"), gettempdir(), *sysconfig.get_paths().values()}
+    return set(map(os.path.realpath, shared))
 
 
 def _below(directory: Path) -> Iterator[Path]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sanic.log import logger
 
+from worker import ignored
 from worker.constants import RestartOrder
 
 __all__ = ["SETTINGS", "Setting", "Settings", "resolve"]
@@ -55,6 +56,7 @@ class Settings:
     max_surge: int
     max_unavailable: int
     reload_order: RestartOrder
+    reload_ignore: tuple[str, ...]
     drain_idle: float
     unix_mode: int | None
 
@@ -240,6 +242,15 @@ SETTINGS = (
         "The order of a restart because of changed files: with STARTUP_FIRST, code that does not start "
         "never stops a worker that serves.",
         "STARTUP_FIRST",
+    ),
+    Setting(
+        "reload_ignore",
+        ignored.parsed,
+        tuple,
+        "patterns as in a .gitignore, as a list or in a text with commas or line ends between them",
+        "What the reloader ignores in the directories that it watches, besides what it ignores anyway "
+        '(README, "The reloader"); a pattern that begins with ! watches again what one before it ignores.',
+        "nothing more",
     ),
     Setting(
         "drain_idle",

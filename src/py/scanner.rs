@@ -14,10 +14,14 @@ use pyo3::types::{PyDict, PyFloat, PyList, PyString};
 use pyo3::{ffi, intern};
 use rustix::fs::{AtFlags, CWD, statat};
 
+use crate::ignored::Ignored;
 use crate::modules::Modules;
 use crate::scan;
 
 const SETTLE: &str = "settle has to be a number of seconds from 0 on";
+const SINCE: &str = "since has to be a time, seconds from 1970 on";
+/// What is passed over where nothing else is said.
+const IGNORED: &str = "(^|/)__pycache__/?$";
 /// How many objects are made in a row: less than a millisecond's work.
 const SLICE: usize = 1_000;
 /// Long enough for another thread to wake up.
@@ -34,19 +38,31 @@ pub struct Scanner {
 #[pymethods]
 impl Scanner {
     #[new]
-    #[pyo3(signature = (roots, ignored = None, settle = 2.0))]
+    #[pyo3(signature = (roots, ignored = None, settle = 2.0, since = None))]
     fn new(
         roots: &Bound<'_, PyAny>,
-        ignored: Option<&Bound<'_, PyAny>>,
+        ignored: Option<Vec<(String, bool)>>,
         settle: f64,
+        since: Option<f64>,
     ) -> PyResult<Self> {
         if !(0.0..1e9).contains(&settle) {
             return Err(PyValueError::new_err(SETTLE));
         }
         let settle = Duration::from_secs_f64(settle);
-        let ignored = ignored.map_or_else(|| Ok(vec![b"__pycache__".to_vec()]), paths)?;
+        let since = match since.map(Duration::try_from_secs_f64) {
+            None => None,
+            Some(Ok(since)) => {
+                let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+                Some((seconds, since.subsec_nanos()))
+            }
+            Some(Err(_)) => return Err(PyValueError::new_err(SINCE)),
+        };
+        let ignored = ignored.unwrap_or_else(|| vec![(IGNORED.to_owned(), true)]);
+        let ignored = Ignored::new(&ignored)
+            .map_err(|error| PyValueError::new_err(format!("no regular expression: {error}")))?;
+        let scanner = scan::Scanner::new(paths(roots)?, ignored, settle, since);
         Ok(Self {
-            scanner: Mutex::new(scan::Scanner::new(paths(roots)?, ignored, settle)),
+            scanner: Mutex::new(scanner),
             modules: Mutex::new(Modules::new(settle)),
         })
     }
@@ -59,10 +75,16 @@ impl Scanner {
         Ok(())
     }
 
-    /// Look at everything; return what has changed.
-    fn scan<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+    /// Look at everything, or at what hints point at; return what has changed.
+    #[pyo3(signature = (hints = None))]
+    fn scan<'py>(
+        &self,
+        py: Python<'py>,
+        hints: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let hints = hints.map(paths).transpose()?;
         let scanner = &mut *self.alone()?;
-        let changed = py.detach(|| scanner.scan());
+        let changed = py.detach(|| scanner.scan(hints.as_deref()));
         let list = PyList::empty(py);
         for slice in changed.chunks(SLICE) {
             for path in slice {
@@ -74,6 +96,18 @@ impl Scanner {
         // It takes its time to let go of them all.
         py.detach(|| drop(changed));
         Ok(list)
+    }
+
+    /// Return the directories that are walked.
+    fn folders<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        listed(py, self.alone()?.folders())
+    }
+
+    /// Return the links in them.
+    fn links<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let scanner = &*self.alone()?;
+        let links: Vec<_> = py.detach(|| scanner.links().collect());
+        listed(py, links)
     }
 
     /// Return the files that modules come from.
@@ -170,6 +204,18 @@ fn own_path<'py>(module: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyStr
         Err(error) if error.is_instance_of::<PyException>(module.py()) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Paths as Python has them.
+fn listed<P: AsRef<[u8]>>(
+    py: Python<'_>,
+    paths: impl IntoIterator<Item = P>,
+) -> PyResult<Bound<'_, PyList>> {
+    let list = PyList::empty(py);
+    for path in paths {
+        list.append(decoded(py, path.as_ref())?)?;
+    }
+    Ok(list)
 }
 
 /// A path as Python has it.

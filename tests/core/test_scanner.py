@@ -228,12 +228,111 @@ def test_relative_paths(core: ModuleType, root: Path, monkeypatch: pytest.Monkey
         write(root / "below" / "c.py")
 
 
-def test_names_that_are_ignored(core: ModuleType, root: Path) -> None:
-    scanner = core.Scanner([root], ignored=["below", "a.py"])
+def test_what_is_ignored(core: ModuleType, root: Path) -> None:
+    """The last rule that fits decides; a directory's path ends with a slash."""
+    rules = [("^below/$", True), (r"(^|/)a\.", True), ("^empty/a", False), ("^b.py/", True), ("^new$", True)]
+    scanner = core.Scanner([root], ignored=rules)
     scanner.scan()
-    for name in ("below/c.py", "a.py", "b.py", "empty/a.py", "__pycache__/a.pyc"):
+    names = ("below/c.py", "below/new/n.py", "a.py", "b.py", "empty/a.py", "__pycache__/a.pyc", "new\n")
+    for name in names:
         write(root / name, "xx")
-    assert scanner.scan() == [str(root / "__pycache__/a.pyc"), str(root / "b.py")]
+    wanted = ["b.py", "empty/a.py", "new\n"]
+    assert [os.path.relpath(path, root) for path in scanner.scan()] == wanted
+    assert str(root / "below") not in scanner.folders()
+
+
+def test_rules_are_for_what_is_below_the_innermost_root(core: ModuleType, root: Path) -> None:
+    """What is asked for by name is watched, whatever the rules say of it from further up."""
+    scanner = core.Scanner([root, root / "below"], ignored=[("^below/", True), ("^deep/", True)])
+    scanner.scan()
+    for name in ("below/c.py", "below/deep/d.py", "deep/n.py", "empty/deep/n.py"):
+        write(root / name, "xx")
+    found = {os.path.relpath(path, root) for path in scanner.scan()}
+    assert found == {"below/c.py", "empty/deep", "empty/deep/n.py"}
+
+
+@pytest.mark.parametrize("mark", ["pyvenv.cfg", "CACHEDIR.TAG"])
+def test_directories_that_bear_a_mark(core: ModuleType, root: Path, mark: str) -> None:
+    write(root / "env" / mark)
+    write(root / mark)
+    scanner = core.Scanner([root, root / "below" / "deep"])
+    scanner.scan()
+    write(root / "env" / "lib" / "a.py")
+    write(root / "a.py", "xx")
+    assert scanner.scan() == [str(root / "a.py")]
+    write(root / "below" / mark)
+    write(root / "below" / "c.py", "xx")
+    write(root / "below" / "deep" / "d.py", "xx")
+    write(root / "late" / mark)
+    assert scanner.scan() == [str(root / "below" / "deep" / "d.py")]
+    (root / "below" / mark).unlink()
+    assert str(root / "below" / "c.py") in scanner.scan()
+    shutil.rmtree(root / "env")
+    (root / "late").rename(root / "later")
+    assert scanner.scan() == []
+
+
+def test_what_is_recent_at_the_first_look(core: ModuleType, root: Path) -> None:
+    write(root.parent / "outside" / "other.py")
+    (root / "below" / "up").unlink()
+    later(root)
+    since = (root.parent / "probe").stat().st_ctime
+    later(root)
+    write(root / "below" / "deep" / "d.py")
+    write(root.parent / "outside" / "o.py")
+    scanner = core.Scanner([root / "below"], since=since)
+    scanner.watch([root.parent / "outside" / name for name in ("o.py", "other.py", "none.py")])
+    found = {os.path.relpath(path, root.parent) for path in scanner.scan()}
+    assert found == {"root/below/deep/d.py", "outside/o.py"}
+    assert scanner.scan() == []
+
+
+class TestHints:
+    @pytest.mark.parametrize(
+        ("change", "hint", "expected"),
+        [
+            ("a.py", "a.py", {"a.py"}),
+            ("a.py", "b.py", {"a.py"}),
+            ("a.py", "below/c.py", set()),
+            ("below/deep/d.py", "below", {"below/deep/d.py"}),
+            ("below/deep/d.py", "below/", {"below/deep/d.py"}),
+            ("below/deep/d.py", "below/c.py", set()),
+            ("n/m/n.py", "n", {"n", "n/m", "n/m/n.py"}),
+            ("folder-link/n.py", "folder-link/x", {"folder-link/n.py"}),
+            ("below/c.py", "belo", set()),
+            ("below/c.py", "elsewhere/c.py", set()),
+        ],
+    )
+    def test_they_say_where(
+        self, core: ModuleType, root: Path, change: str, hint: str, expected: set[str]
+    ) -> None:
+        scanner = core.Scanner([root])
+        scanner.scan()
+        write(root / change, "xx")
+        text = f"{root}/{hint}"
+        assert {os.path.relpath(path, root) for path in scanner.scan([text])} == expected
+        scanner.scan()
+        assert scanner.scan([text]) == []
+
+    def test_what_they_do_not_show_comes_with_the_next_look(self, core: ModuleType, root: Path) -> None:
+        scanner = core.Scanner([root])
+        scanner.watch([root.parent / "outside" / "o.py"])
+        scanner.scan([])
+        for path in (root / "a.py", root.parent / "outside" / "o.py"):
+            write(path, "xx")
+        assert scanner.scan([]) == []
+        assert scanner.scan([root / "b.py"]) == [str(root / "a.py"), str(root / "file-link")]
+        outside = str(root.parent / "outside" / "o.py")
+        assert scanner.scan() == [outside, str(root / "folder-link" / "o.py")]
+
+    def test_folders_and_links(self, core: ModuleType, root: Path) -> None:
+        scanner = core.Scanner([str(root) + "/"])
+        assert scanner.folders() == scanner.links() == []
+        scanner.scan()
+        folders = {os.path.relpath(path, root) for path in scanner.folders()}
+        assert folders == {".", "below", "below/deep", "empty", "folder-link"}
+        links = {os.path.relpath(path, root) for path in scanner.links()}
+        assert links == {"file-link", "folder-link", "nowhere", "circle", "below/up"}
 
 
 def test_no_root(core: ModuleType) -> None:
@@ -295,11 +394,24 @@ class TestBadInput:
         with pytest.raises(ValueError, match="settle has to be a number of seconds from 0 on"):
             core.Scanner([], settle=settle)
 
+    @pytest.mark.parametrize("since", [-1.0, float("nan"), float("inf")])
+    def test_since(self, core: ModuleType, since: float) -> None:
+        with pytest.raises(ValueError, match="since has to be a time, seconds from 1970 on"):
+            core.Scanner([], since=since)
+
+    def test_no_rule(self, core: ModuleType) -> None:
+        with pytest.raises(ValueError, match="no regular expression: "):
+            core.Scanner([], ignored=[("(", True)])
+        with pytest.raises(TypeError):
+            core.Scanner([], ignored=[7])
+
     def test_null_bytes(self, core: ModuleType) -> None:
         with pytest.raises(ValueError, match="embedded null byte"):
             core.Scanner(["a\0b"])
         with pytest.raises(ValueError, match="embedded null byte"):
             core.Scanner([]).watch(["a\0b"])
+        with pytest.raises(ValueError, match="embedded null byte"):
+            core.Scanner([]).scan(["a\0b"])
 
     def test_no_path(self, core: ModuleType) -> None:
         with pytest.raises(TypeError):

@@ -81,6 +81,7 @@ def test_an_edit_triggers_once_and_reaches_the_workers(server: Server, watched: 
 
     later = watched.edit("second.txt")
     server.wait_events("before_server_start", reloaded=later)
+    server.wait_events("after_reload_trigger", changed=[later])
     seen = [event.fields["changed"] for event in server.events("after_reload_trigger")]
     assert seen[-2:] == [[path], [later]]
     assert len(server.events("before_server_start", reloaded=path)) == 1
@@ -93,6 +94,7 @@ def test_an_edit_triggers_once_and_reaches_the_workers(server: Server, watched: 
 def test_a_colon_in_a_path_arrives_whole(server: Server, watched: Watched) -> None:
     path = watched.edit("with:colon.txt")
     server.wait_events("before_server_start", reloaded=path)
+    server.wait_events("after_reload_trigger", changed=[path])
     assert server.events("after_reload_trigger")[-1].fields["changed"] == [path]
 
 

@@ -80,7 +80,7 @@ class TestDeath:
         after = server.table()
         assert after[TWO]["pid"] == before[TWO]
         assert (after[ONE]["last_exit"], after[ONE]["restarts"]) == ("SIGKILL", 1)
-        assert server.wait_line(rf"{ONE} \[{before[ONE]}\] was killed by SIGKILL after .* started again")
+        assert server.wait_line(rf"{ONE} \[{before[ONE]}\] was killed by SIGKILL .*; it is started again")
         assert server.stop() == 0
 
     def test_broken_code_and_its_repair(self, run: Run, tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ def port_is_free(port: int) -> bool:
     return True
 
 
+def status(pid: int) -> list[str]:
+    """What the kernel says of a process, from its state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of a process under test: that of the tests without traces of Sanic, and its paths."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("SANIC_")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import signal
@@ -52,6 +53,14 @@ def server(
     name, *args = Path(plan).read_text().split()
     behaviour: Callable[..., None] = globals()[name]
     behaviour(me, *args)
+
+
+def speaks_last() -> None:
+    """Tell its pid, wait for a signal to leave, and leave something to be said at the exit."""
+    atexit.register(print, "the last word")
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    print(os.getpid(), flush=True)
+    signal.sigwait(STOPS)
 
 
 def serves(me: Me) -> None:

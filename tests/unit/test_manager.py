@@ -345,7 +345,7 @@ class TestRun:
 
         def act() -> None:
             house.said("ready")
-            assert house.entry("Sanic-Later-0") == {"server": False, "state": "NONE"}
+            assert house.until("Sanic-Later-0", state="NONE") == {"server": False, "state": "NONE"}
             house.send("Sanic-Later-0:")
             assert house.said("ready", 2)[1].name == "Sanic-Later-0"
 

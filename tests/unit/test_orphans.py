@@ -132,6 +132,29 @@ class TestLifeline:
             wait_for_end(pid)
         main.stdout.close()
 
+    def test_what_is_registered_for_the_exit_is_run(self, tmp_path: Path) -> None:
+        program = """
+            from multiprocessing import get_context
+            from worker.launch import factory
+            from worker.settings import resolve
+            from unit import targets
+
+            if __name__ == "__main__":
+                child = factory(get_context("spawn"), resolve({}))(target=targets.speaks_last)
+                child.start()
+                child.join()
+            """
+        main = subprocess.Popen(
+            command(program, cwd=tmp_path), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+        )
+        assert main.stdout is not None
+        with main.stdout as stdout:
+            pid = int(stdout.readline())
+            main.kill()
+            main.wait()
+            assert stdout.read() == "the last word\n"
+        wait_for_end(pid)
+
     def test_its_own_children_go_too(self) -> None:
         """Main would have ended them; now it does so itself, when it has ended in order."""
         main = os.fork()

@@ -295,8 +295,8 @@ class TestRestart:
         assert (old.terminated, one.pid, one.predecessor) == (0, new.pid, old)
         # From here on it is the newcomer's word.
         assert one.worker_state[one.name].get("serving", False) is False
-        one.set_state(ProcessState.ACKED)
         (waiting,) = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+        one.set_state(ProcessState.ACKED)
         waiting.join(10)
         assert (old.terminated, new.terminated, one.predecessor) == (1, 0, None)
         assert debug_lines(caplog) == [

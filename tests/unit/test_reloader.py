@@ -41,18 +41,17 @@ def edit_all(paths: Iterable[Path]) -> None:
 
 
 class Stepped(Reloader):
-    """Takes one of ``steps`` before each look, without waiting, and stops when all are taken."""
+    """Takes one of ``steps`` before each look but the first, and stops when all are taken."""
 
     def __init__(self, publisher: FakePublisher, directory: Path, app: Sanic[Any, Any]) -> None:
         super().__init__(publisher, 1e-6, {directory}, AppLoader(factory=lambda: app))
         self.steps: list[Callable[[], Any]] = []
 
-    def _sweep(self, mtimes: Any) -> set[str]:
-        if not self.steps:
+    def _wait(self) -> None:
+        if self.steps:
+            self.steps.pop(0)()
+        else:
             self.stop()
-            return set()
-        self.steps.pop(0)()
-        return super()._sweep(mtimes)
 
 
 class Replaced(Stepped):

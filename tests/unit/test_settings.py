@@ -34,6 +34,7 @@ RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
         ("always", "on-failure", "never", "always"),
     ),
     "reload_order": (("STARTUP_FIRST", "shutdown_first", "startup_first", "SHUTDOWN_FIRST"), (UP, DOWN) * 2),
+    "reload_ignore": (("a", "*.css,/b/", "a\n!b,c\n", ""), (("a",), ("*.css", "/b/"), ("a", "!b,c"), ())),
     "unix_mode": (("600", "0660", "0o777", "000"), (0o600, 0o660, 0o777, 0)),
 }
 WRONG: dict[str, tuple[Any, ...]] = {
@@ -43,6 +44,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     ),
     "restart_policy": ("", "Always", "on_failure", 1, True, []),
     "reload_order": ("", "BOTH", 1, []),
+    "reload_ignore": ("!", "a\\", "[z-a]", 1, True, [1], {"a": 1}.items()),
     "unix_mode": ("", "888", "rw", "1777", -1, 0o1000, 6.0, True, []),
 }
 
@@ -183,8 +185,9 @@ class TestRefused:
 
     @pytest.mark.parametrize("name", NAMES)
     def test_the_message_names_the_environment(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", "many")
-        with pytest.raises(ValueError, match=f"^{name} of SANIC_WORKER_{name.upper()} cannot be 'many': "):
+        wrong = "!" if name == "reload_ignore" else "many"
+        monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", wrong)
+        with pytest.raises(ValueError, match=f"^{name} of SANIC_WORKER_{name.upper()} cannot be '{wrong}': "):
             settings.resolve({})
 
     def test_a_wrong_one_is_refused_even_where_a_later_one_would_win(self) -> None:

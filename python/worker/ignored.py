@@ -1,0 +1,91 @@
+"""What the reloader does not watch: patterns, as ``.gitignore`` has them."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable
+
+__all__ = ["DEFAULTS", "parsed", "rules"]
+
+# Something escaped, or a class of characters: what ends one does not if it comes first.
+_CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]")
+
+DEFAULTS = (
+    # What Python and its tools keep.
+    *("__pycache__", "*.py[co]", "*.egg-info", "*.dist-info", ".eggs", ".venv", "venv", ".tox", ".nox"),
+    *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".coverage", ".coverage.*"),
+    # What others keep.
+    *(".git", ".hg", ".svn", ".cache", ".idea", ".vscode", ".ipynb_checkpoints", "node_modules"),
+    # What editors, sync tools and file systems put beside a file while it is edited or saved.
+    *("*~", "*.sw[j-px]", "[#]*[#]", ".[#]*", "4913", "*___jb_tmp___", "*___jb_old___", ".goutputstream-*"),
+    *("*.kate-swp", ".*.kak.*", "flycheck_*", "*.bak", "*.bck", "*.tmp", ".~lock.*", "._*", ".DS_Store"),
+    *(".nfs*", ".fuse_hidden*"),
+    # What a running application writes.
+    *("*.log", "*.log.*", "*.out", "*.pid", "*.sock", "*.db", "*.db-*", "*.sqlite", "*.sqlite-*"),
+    *("*.sqlite3", "*.sqlite3-*"),
+)
+"""What is ignored before the setting ``reload_ignore`` adds to it, or takes from it."""
+
+
+def parsed(given: str | Iterable[str]) -> tuple[str, ...]:
+    """The patterns that somebody gave.
+
+    Args:
+        given (str | Iterable[str]): A text of patterns, one a line or, on a single line, separated by commas;
+            or the patterns themselves.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: One of them is no pattern.
+    """
+    if isinstance(given, str):
+        given = given.splitlines() if "\n" in given.strip() else given.split(",")
+    patterns = tuple(given)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(given)
+    patterns = tuple(filter(None, map(str.strip, patterns)))
+    rules(patterns)
+    return patterns
+
+
+def rules(patterns: Iterable[str]) -> list[tuple[str, bool]]:
+    """Patterns as rules for a :class:`worker._core.Scanner`: regular expressions with their verdicts.
+
+    Args:
+        patterns (Iterable[str]): As in a ``.gitignore`` (https://git-scm.com/docs/gitignore).
+
+    Raises:
+        ValueError: One of them is no pattern.
+    """
+    # Only a reloader, and whoever is given patterns, needs it.
+    from pathspec import GitIgnoreSpec
+
+    try:
+        with warnings.catch_warnings():
+            # That one day a class may mean something else: see below.
+            warnings.simplefilter("ignore", FutureWarning)
+            compiled = GitIgnoreSpec.from_lines(patterns).patterns
+    except re.error as exc:
+        raise ValueError(f"no pattern: {exc}") from None
+    return [
+        (_portable(pattern.regex.pattern), pattern.include)
+        for pattern in compiled
+        if pattern.regex is not None and pattern.include is not None
+    ]
+
+
+def _portable(expression: str) -> str:
+    """An expression as both cores read it: no names of groups, and in a class no sets that are nested."""
+
+    def plain(found: re.Match[str]) -> str:
+        text = found[0]
+        if not text.startswith("["):
+            return text
+        return "[" + re.sub(r"\\.|[\[&~]|(?<=-)-", _escaped, text[1:-1]) + "]"
+
+    return _CLASS.sub(plain, re.sub(r"\?P<\w+>", "?:", expression))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0] if found[0].startswith("\\") else "\\" + found[0]

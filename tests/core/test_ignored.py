@@ -1,0 +1,80 @@
+"""Patterns as a .gitignore has them mean the same to both cores, and what they mean to git."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
+
+from worker.ignored import DEFAULTS, parsed, rules
+
+NAMES = ["a", "b.py", "a[b", "a]b", "a&b", "a~b", "a-b", "a\\b", "a b", "a^b", "a!b", "#a#", "é", "new\nline"]
+patterns = st.lists(st.text("ab[]!^-&~\\*?/.# é", min_size=1, max_size=8), min_size=1, max_size=3)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("ignored")
+    for name in NAMES:
+        (root / name).touch()
+        (root / "below" / name).mkdir(parents=True)
+        (root / "below" / name / "a").touch()
+    return root
+
+
+def seen(core: ModuleType, root: Path, given: list[str]) -> set[str]:
+    """What a scanner finds that goes by these patterns: all of it is recent."""
+    scanner = core.Scanner([root], rules(given), since=0.0)
+    return {os.path.relpath(path, root) for path in scanner.scan()}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(given=patterns)
+def test_any_pattern(core: ModuleType, root: Path, given: list[str]) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            rules(given)
+    except ValueError:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        spec = GitIgnoreSpec.from_lines(given)
+    everything = {*NAMES, *(f"below/{name}/a" for name in NAMES)}
+    # git does not look into a directory that is ignored.
+    parents = {path: [*map(str, Path(path).parents)][:-1] for path in everything}
+    wanted = {
+        path
+        for path, above in parents.items()
+        if "\n" not in path
+        and not spec.match_file(path)
+        and not any(spec.match_file(f"{folder}/") for folder in above)
+    }
+    assert {path for path in seen(core, root, given) if "\n" not in path} == wanted
+
+
+def test_defaults(core: ModuleType, root: Path) -> None:
+    """None of them says anything of names like these but for the editor's."""
+    everything = {*NAMES, *(f"below/{name}/a" for name in NAMES)}
+    assert everything - seen(core, root, [*DEFAULTS]) == {"#a#", "below/#a#/a"}
+
+
+@pytest.mark.parametrize(
+    ("given", "patterns"),
+    [
+        ("", ()),
+        (" a , b,", ("a", "b")),
+        ("a,b\nc d\n", ("a,b", "c d")),
+        ("\na\n", ("a",)),
+        (["a,b", " c "], ("a,b", "c")),
+        (("#comment", "!a"), ("#comment", "!a")),
+    ],
+)
+def test_what_is_given(given: str | list[str], patterns: tuple[str, ...]) -> None:
+    assert parsed(given) == patterns

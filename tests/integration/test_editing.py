@@ -1,0 +1,263 @@
+"""Sessions of work on an application that runs: good code, broken code, many files, odd names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from ast import literal_eval
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from signal import SIGCONT, SIGKILL, SIGSTOP
+from typing import Any
+
+import pytest
+
+from .harness import Server
+from .tools import status, wait_until
+
+pytestmark = pytest.mark.ours
+
+# For how long changes are gathered, seconds: until there are none, and at most.
+QUIET, PATIENCE = 0.05, 0.5
+
+CODE = """\
+import os
+
+from apps.steering import steerable
+from sanic import Sanic, json
+from shop import prices
+
+app = Sanic("shop")
+steerable(app)
+app.reload_process_start(lambda *_: print("watching", flush=True))
+app.after_reload_trigger(lambda *_, changed: print("changed:", ascii(sorted(changed)), flush=True))
+
+
+@app.get("/")
+async def home(request):
+    files = ascii(app.config.get("RELOADED_FILES", ""))
+    return json({"pid": os.getpid(), "price": prices.PRICE, "files": files})
+"""
+
+
+class Shop:
+    """An application, its server, and who works on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "shop"
+        self.root.mkdir()
+        (self.root / "app.py").write_text(CODE)
+        (self.root / "prices.py").write_text("PRICE = 1\n")
+        (self.root / "templates").mkdir()
+        # Who imports what opens it stays there until somebody has opened it for writing, and closed it.
+        self.gate = root / "gate"
+        os.mkfifo(self.gate)
+        self._fences = 0
+        self.server = Server.run("shop.app:app", "--reload", cwd=root)
+
+    def edit(self, name: str, content: str) -> None:
+        """Save as many an editor does: another file takes the place of the old one."""
+        aside = self.root / f".{Path(name).name}.swp"
+        aside.write_text(content)
+        aside.rename(self.root / name)
+
+    def reloads(self, since: int) -> list[list[str]]:
+        """Wait until all that was saved is served; return the files of each reload since then."""
+        self._fences += 1
+        fence = f"templates/fence-{self._fences}"
+        self.edit(fence, "")
+        self.server.wait_line(f"^changed: .*{fence}'", since=since)
+        wait_until(
+            lambda: self.all_answer(lambda answer: fence in answer["files"]), "the last of the reloads"
+        )
+        told = [literal_eval(text.partition(": ")[2]) for text in self.lines("^changed: ", since)]
+        saved = [[name for name in names if "/templates/fence-" not in name] for names in told]
+        return list(filter(None, saved))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While a new worker stays where it imports what opens the gate."""
+
+        def opened() -> int:
+            with suppress(OSError):
+                return os.open(self.gate, os.O_WRONLY | os.O_NONBLOCK)
+            return 0
+
+        writer = wait_until(opened, "a worker at the gate")
+        try:
+            yield
+        finally:
+            os.close(writer)
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """While the reloader sees nothing; what has changed then, it sees as one."""
+        pid = self.server.table()["Sanic-Reloader-0"]["pid"]
+        os.kill(pid, SIGSTOP)
+        wait_until(lambda: status(pid)[0] == "T", "the stop of the reloader")
+        try:
+            yield
+        finally:
+            os.kill(pid, SIGCONT)
+
+    def serves(self, price: int) -> None:
+        """Wait until all have this price, the old workers having left."""
+        wait_until(lambda: self.all_answer(lambda answer: answer["price"] == price), "the new price")
+
+    def all_answer(self, so: Callable[[dict[str, Any]], bool]) -> bool:
+        """Whether each of the two that are in the table has answered so, and nobody else has answered."""
+        pids = {entry["pid"] for entry in self.server.settled(2).values()}
+        answers = [self.server.get("/") for _ in range(8)]
+        return {answer["pid"] for answer in answers} == pids and all(map(so, answers))
+
+    def lines(self, pattern: str, since: int) -> list[str]:
+        return [line.text for line in self.server.output.lines[since:] if re.search(pattern, line.text)]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    shop = Shop(tmp_path_factory.mktemp("editing"))
+    with shop.server as server:
+        server.wait_ready()
+        server.settled(2)
+        # From then on, each edit counts.
+        server.wait_line("^watching$")
+        yield shop
+        assert server.stop() == 0
+
+
+def test_good_code_then_broken_code_then_good_code(shop: Shop) -> None:
+    server, since = shop.server, shop.server.mark()
+    shop.edit("prices.py", "PRICE = 2\n")
+    server.wait_line("The new code serves", since=since)
+    shop.serves(2)
+    assert len(shop.lines("Changed: ", since)) == 1
+    assert shop.lines(r"Changed: shop/prices\.py$", since)
+
+    since = server.mark()
+    shop.edit("prices.py", "PRICE = 3\nPRICE = = 4\n")
+    server.wait_line("its predecessor stays", since=since)
+    shop.serves(2)
+    assert len(shop.lines(r"prices\.py\", line 2$", since)) == len(shop.lines("PRICE = = 4", since)) == 1
+    assert len(shop.lines("its predecessor stays, and the restart of 1 more is given up", since)) == 1
+    assert shop.lines("The new code serves", since) == []
+
+    since = server.mark()
+    shop.edit("prices.py", "PRICE = 5\n")
+    server.wait_line("The new code serves", since=since)
+    shop.serves(5)
+    (line,) = shop.lines("The new code serves", since)
+    assert re.search(r"The new code serves, \d+\.\d\d s after the change$", line)
+    assert not shop.lines("ERROR", since)
+
+
+def test_a_change_during_a_reload_gives_one_more(shop: Shop) -> None:
+    since = shop.server.mark()
+    shop.edit("prices.py", f"PRICE = 6\nopen({str(shop.gate)!r}).read()\n")
+    with shop.held():
+        shop.edit("prices.py", "PRICE = 7\n")
+        shop.serves(7)
+    # One for each place: who was held has made way.
+    assert len(shop.lines("Starting worker", since)) == 2
+    assert shop.reloads(since) == [[str(shop.root / "prices.py")]] * 2
+
+
+def test_paths_are_data(shop: Shop) -> None:
+    names = ["a:b,c%.txt", "new\nline\r.txt", "100%25.txt", "bytes \udcff.txt", "ü.txt"]
+    since = shop.server.mark()
+    with shop.unwatched():
+        for name in names:
+            (shop.root / "templates" / name).write_text("x")
+    paths = sorted(str(shop.root / "templates" / name) for name in names)
+    wait_until(lambda: shop.server.get("/")["files"] == ascii(",".join(paths)), "the files of the reload")
+    assert shop.reloads(since) == [paths]
+    assert shop.lines(
+        r"Changed: shop/templates/100%25\.txt, shop/templates/a:b,c%\.txt, .* and 2 more$", since
+    )
+
+
+def test_a_branch_is_switched(shop: Shop) -> None:
+    """300 files that change, 100 that go and 100 that come are one reload."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+
+    def git(*command: str) -> None:
+        options = ("-c", "user.name=me", "-c", "user.email=me@here", "-c", "gc.auto=0")
+        subprocess.run(["git", *options, *command], cwd=shop.root, check=True, capture_output=True)
+
+    def write(folder: str, content: str) -> None:
+        for number in range(100):
+            path = shop.root / "data" / folder / f"{number}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+
+    for folder in ("a", "b/c", "d", "gone"):
+        write(folder, "one")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "one")
+    git("switch", "--quiet", "-c", "other")
+    for folder in ("a", "b/c", "d", "come"):
+        write(folder, "two")
+    shutil.rmtree(shop.root / "data" / "gone")
+    git("add", ".")
+    git("commit", "--quiet", "-m", "two")
+    shop.reloads(0)
+    since = shop.server.mark()
+    git("switch", "--quiet", "-")
+    reloads = shop.reloads(since)
+    paths = [shop.root / "data" / folder / "7.txt" for folder in ("a", "b/c", "d", "gone", "come")]
+    assert {str(path) for path in paths} <= set().union(*reloads)
+    # More than one only where git itself paused meanwhile.
+    moments = sorted(path.stat().st_ctime for path in shop.root.glob("data/**/*"))
+    pauses = sum(later - sooner > QUIET for sooner, later in pairwise(moments))
+    assert len(reloads) <= 1 + pauses + int((moments[-1] - moments[0]) / PATIENCE)
+
+
+def test_a_killed_reloader_is_replaced(shop: Shop) -> None:
+    server, since = shop.server, shop.server.mark()
+    os.kill(server.table()["Sanic-Reloader-0"]["pid"], SIGKILL)
+    server.wait_line("Sanic-Reloader-0 .* was killed by SIGKILL.*; it is started again", since=since)
+    # As soon as it runs, if not sooner, an edit counts.
+    wait_until(lambda: server.table()["Sanic-Reloader-0"].get("state") == "STARTED", "another one")
+    shop.edit("prices.py", "PRICE = 9\n")
+    shop.serves(9)
+
+
+def fork_server(shop: Shop) -> int:
+    """Whose child a server is that was started after a save."""
+    return int(status(shop.server.get("/whoami")["pid"])[1])
+
+
+def test_servers_start_from_a_fork_server_that_may_die(shop: Shop) -> None:
+    since = shop.server.mark()
+    shop.edit("prices.py", "PRICE = 10\n")
+    shop.serves(10)
+    pid = fork_server(shop)
+    assert pid != shop.server.pid
+    os.kill(pid, SIGKILL)
+    shop.edit("prices.py", "PRICE = 11\n")
+    shop.serves(11)
+    assert fork_server(shop) not in (pid, shop.server.pid)
+    os.kill(shop.server.table()["Sanic-Server-0-0"]["pid"], SIGKILL)
+    shop.server.wait_line("Sanic-Server-0-0 .* was killed by SIGKILL.*; it is started again", since=since)
+    shop.serves(11)
+    # They bear the same labels, if this Sanic has any, whoever starts them.
+    labels = [re.split(r"\[?20\d\d-", line)[0] for line in shop.lines("Starting worker", 0)]
+    assert {*labels} == {*labels[:2]}
+
+
+def test_nobody_is_left_of_a_main_that_is_killed(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    with shop.server as server:
+        server.wait_ready()
+        server.settled(2)
+        server.wait_line("^watching$")
+        shop.edit("prices.py", "PRICE = 2\n")
+        shop.serves(2)
+        os.kill(server.pid, SIGKILL)
+        wait_until(lambda: not server.processes(), "all gone")
