@@ -15,10 +15,8 @@ from _limit import Files
 from pytest_benchmark.fixture import BenchmarkFixture
 from sanic.worker.reloader import Reloader
 from scale import CONTENDERS, Scale, core
-from trees import Trees
+from trees import EACH, Trees
 
-# Files a directory.
-EACH = 20
 # Modules, and how many of them are in one package.
 MODULES = 1_500
 PACKAGE = 10

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
 import sys
-from contextlib import suppress
-from http.client import HTTPConnection
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -16,6 +11,7 @@ import pytest
 from bench_manager import output, run
 from pytest_benchmark.fixture import BenchmarkFixture
 from scale import CONTENDERS, Scale
+from servers import answer, free_port, running
 
 FOLDER = Path(__file__).parent
 # Stock takes a hundred times as long for each.
@@ -58,39 +54,12 @@ def bench_start(benchmark: BenchmarkFixture, contender: str) -> None:
 
 def start(contender: str) -> float:
     """Start a server, ask until it answers, stop it; return how long the answer took, seconds."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     core = {"WORKER_CORE": contender} if contender != "stock" else {}
     command = [sys.executable, str(FOLDER / "served.py"), contender, str(port)]
     began = monotonic()
-    server = subprocess.Popen(
-        command,
-        env={**os.environ, **core},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        while not _answers(port):
+    with running(command, env={**os.environ, **core}) as server:
+        while answer(port, timeout=30) != b"served":
             assert server.poll() is None, "the server has ended"
             sleep(0.002)
         return monotonic() - began
-    finally:
-        server.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(10)
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _answers(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("GET", "/", headers={"Connection": "close"})
-        return connection.getresponse().read() == b"served"
-    except OSError:
-        return False
-    finally:
-        connection.close()

@@ -21,11 +21,12 @@ from itertools import count, cycle, repeat
 from multiprocessing import Pipe, active_children, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import RawValue
-from pathlib import Path
 from random import Random
 from select import POLLIN, poll
 from time import monotonic, monotonic_ns, sleep
 from typing import Any, Protocol
+
+from usage import resident, used
 
 # What the tests need, and Sanic imports wherever it finds it, would count as memory of the manager.
 sys.modules.update(dict.fromkeys(("aioquic", "trustme")))  # type: ignore[arg-type]
@@ -285,9 +286,9 @@ class Idle:
         """Watch, then send the end."""
         pids = self._hearing.recv()
         sleep(REST)
-        before = [_used(pid) for pid in pids]
+        before = [used(pid) for pid in pids]
         sleep(self._seconds)
-        after = [_used(pid) for pid in pids]
+        after = [used(pid) for pid in pids]
         switches, running = (
             sum(now[one] for now in after) - sum(then[one] for then in before) for one in range(2)
         )
@@ -295,7 +296,7 @@ class Idle:
             {
                 "switches": switches / self._seconds,
                 "cpu": running / self._seconds / 1e9 * 100,
-                "memory": sum(_resident(pid) for pid in pids),
+                "memory": sum(resident(pid) / 1000 for pid in pids),
             }
         )
         publisher.send("__TERMINATE__")
@@ -307,22 +308,6 @@ class Idle:
         """Switches a second, percent of a processor, MB."""
         found: dict[str, Any] = self._result.recv()
         return found
-
-
-def _used(pid: int) -> tuple[int, int]:
-    """How often a process has waited of its own accord, and how long it has run, ns."""
-    switches = running = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        status = (task / "status").read_text()
-        switches += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
-        running += int((task / "schedstat").read_text().split()[0])
-    return switches, running
-
-
-def _resident(pid: int) -> float:
-    """The resident memory of a process, MB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1000
 
 
 def _kill(pid: int) -> int:

@@ -22,6 +22,9 @@ class Scale(NamedTuple):
         streamed: Bytes that are sent of each size of message.
         changes: How often a key of the state is read, or written.
         idle: How long a manager is watched that has nothing to do, seconds.
+        reloads: In how many of the rounds a reloader is measured, which takes its time.
+        edits: How often a file is edited in one of these.
+        rest: How long a reloader is watched that has nothing to do, seconds.
     """
 
     rounds: int
@@ -33,10 +36,13 @@ class Scale(NamedTuple):
     streamed: int
     changes: int
     idle: float
+    reloads: int
+    edits: int
+    rest: float
 
 
-FULL = Scale(5, 30, 2.0, 120, 50, (1_000, 10_000, 100_000), 12_000_000, 20_000, 20.0)
-QUICK = Scale(2, 10, 0.4, 30, 10, (1_000, 10_000), 4_000_000, 4_000, 2.0)
+FULL = Scale(5, 30, 2.0, 120, 50, (1_000, 10_000, 100_000), 12_000_000, 20_000, 20.0, 3, 6, 5.0)
+QUICK = Scale(2, 10, 0.4, 30, 10, (1_000, 10_000), 4_000_000, 4_000, 2.0, 1, 3, 2.0)
 
 
 def core(contender: str) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
 
+# Files a directory, where nothing else is said.
+EACH = 20
 # Directories a directory.
 DIRECTORIES = 4
 # The time after which a scanner takes a directory's time of change at its word, and a little more, seconds.

@@ -1,0 +1,21 @@
+"""What a process uses, as the kernel counts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def used(pid: int) -> tuple[int, int]:
+    """How often a process has waited of its own accord, and how long it has run, ns."""
+    switches = running = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        status = (task / "status").read_text()
+        switches += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        running += int((task / "schedstat").read_text().split()[0])
+    return switches, running
+
+
+def resident(pid: int) -> int:
+    """The resident memory of a process, KiB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
