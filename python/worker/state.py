@@ -48,8 +48,10 @@ class ForeignState:
         return self.entry(name)
 
     def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
-        """Set these keys, and the pid."""
-        self.update_entry(name, {**changes, "pid": pid})
+        """Set these keys, and the pid; what is there already is left alone, for its process writes as well."""
+        changes = {**changes, "pid": pid}
+        if not changes.items() <= self._state[name].items():
+            self.update_entry(name, changes)
 
     def drop_part(self, name: str, pid: int) -> None:
         """Nothing is kept apart."""

@@ -35,6 +35,25 @@ class TestForeign:
             shared(state).update_entry("gone", {"x": 1})
         assert state == {}
 
+    def test_what_is_there_is_not_written_over_what_its_process_writes(self) -> None:
+        class Written(dict[str, Any]):
+            """Whoever reads the entry to write it comes too late: its process has written meanwhile."""
+
+            def __getitem__(self, name: str) -> Any:
+                read = super().__getitem__(name)
+                self[name] = {**read, "serving": True}
+                return read
+
+        state = Written(a={"state": "ACKED", "starts": 1, "pid": 5})
+        shared(state).hand_over("a", 5, {"state": "ACKED", "starts": 1})
+        assert state == {"a": {"state": "ACKED", "starts": 1, "pid": 5, "serving": True}}
+
+    @pytest.mark.parametrize("changes", [{"state": "ACKED"}, {"starts": 1}, {}])
+    def test_an_entry_is_handed_over(self, changes: dict[str, Any]) -> None:
+        state = {"a": {"state": "STARTED", "pid": 4}}
+        shared(state).hand_over("a", 5, changes)
+        assert state == {"a": {"state": "STARTED", "pid": 5, **changes}}
+
     def test_over_a_manager(self) -> None:
         with Manager() as manager:
             state = manager.dict({"a": {"x": 1}})
