@@ -289,7 +289,7 @@ class Server:
         return found
 
     def settled(self, count: int) -> dict[str, dict[str, Any]]:
-        """Wait until exactly `count` server processes are live and acknowledged, each under its own name."""
+        """Wait until exactly `count` server processes live and serve, each under its own name."""
         seen: dict[str, Any] = {}
 
         def look() -> dict[str, dict[str, Any]]:
@@ -298,20 +298,19 @@ class Server:
                 seen.update(alive=alive, table=self.table())
                 servers = {name: entry for name, entry in seen["table"].items() if entry.get("server")}
                 current = {name: entry for name, entry in servers.items() if entry.get("pid") in alive}
-                if len(current) == count and all(entry["state"] == "ACKED" for entry in current.values()):
+                if len(current) == count and all(map(serves, current.values())):
                     return current
             return {}
 
         try:
-            return wait_until(look, f"{count} live, acknowledged servers")
+            return wait_until(look, f"{count} live servers that serve")
         except AssertionError as error:
             raise AssertionError(f"{error}; the table: {seen}") from None
 
-    def serving(self, count: int) -> None:
-        """Wait until the entries of exactly `count` settled servers say that they serve."""
-        wait_until(
-            lambda: all(entry.get("serving") for entry in self.settled(count).values()), f"{count} serving"
-        )
+
+def serves(entry: Mapping[str, Any]) -> bool:
+    """Whether main and the worker itself have said of an entry that its process serves."""
+    return entry["state"] == "ACKED" and bool(entry.get("serving"))
 
 
 @contextlib.contextmanager

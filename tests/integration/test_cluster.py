@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from http.client import HTTPException
 from typing import Any
@@ -85,7 +85,6 @@ def test_the_table_of_a_fresh_server(tmp_path: Any) -> None:
     with Server.run("apps.cluster:app", cwd=tmp_path, start_method="fork") as server:
         server.wait_ready()
         server.settled(2)
-        server.serving(2)
         table = server.table()
         assert table.pop("Sanic-Main") == {"pid": server.pid}
         assert set(table) == {"Sanic-Server-0-0", "Sanic-Server-1-0"}
@@ -156,7 +155,6 @@ def test_all_workers_restart(server: Server, workers: Table, zero_downtime: bool
     assert {name: entry["starts"] for name, entry in after.items()} == {
         name: entry["starts"] + 1 for name, entry in workers.items()
     }
-    server.serving(2)
 
 
 def test_named_workers_restart(server: Server, workers: Table) -> None:
@@ -212,7 +210,10 @@ def test_scaling_to_what_is_there(server: Server) -> None:
     server.settled(2)
 
 
-def test_a_killed_worker_is_logged_and_can_be_restarted(server: Server) -> None:
+def test_a_killed_worker_is_logged_and_can_be_restarted(run: Callable[..., Server]) -> None:
+    """Where nobody else replaces it."""
+    env = {"SANIC_WORKER_RESTART_POLICY": "never"}
+    server = run("apps.cluster:app", start_method="fork", env=env).wait_ready()
     before = server.settled(2)
     mark = server.mark()
     with pytest.raises((OSError, HTTPException)):

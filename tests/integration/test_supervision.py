@@ -43,7 +43,6 @@ def steady(server: Server, path: str, *options: str) -> Iterator[dict[str, Any]]
 
 def pids(server: Server, count: int) -> dict[str, int]:
     """The pid of each server, once all serve."""
-    server.serving(count)
     return {name: entry["pid"] for name, entry in server.settled(count).items()}
 
 
@@ -59,16 +58,14 @@ def all_new(server: Server, before: dict[str, int]) -> dict[str, int]:
     return found
 
 
-def hang(server: Server, way: str) -> int:
-    """Have the worker that answers hang in this way; return which it was."""
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=0.5)
+@contextlib.contextmanager
+def hanging(server: Server, way: str) -> Iterator[int]:
+    """Have the worker that answers hang in this way; which it is."""
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
     with contextlib.closing(connection):
-        connection.request("GET", "/pid")
-        pid = int(connection.getresponse().read())
         connection.request("GET", f"/hang/{way}")
-        with contextlib.suppress(TimeoutError):
-            connection.getresponse()
-    return pid
+        (event,) = server.wait_events("hangs", way=way)
+        yield event.pid
 
 
 class TestDeath:
@@ -77,10 +74,10 @@ class TestDeath:
         before = pids(server, 2)
         os.kill(before[ONE], SIGKILL)
         wait_until(lambda: pids(server, 2)[ONE] != before[ONE], "another process")
+        server.wait_line(rf"{ONE} \[{before[ONE]}\] was killed by SIGKILL .*; it is started again")
         after = server.table()
         assert after[TWO]["pid"] == before[TWO]
         assert (after[ONE]["last_exit"], after[ONE]["restarts"]) == ("SIGKILL", 1)
-        assert server.wait_line(rf"{ONE} \[{before[ONE]}\] was killed by SIGKILL .*; it is started again")
         assert server.stop() == 0
 
     def test_broken_code_and_its_repair(self, run: Run, tmp_path: Path) -> None:
@@ -125,13 +122,14 @@ class TestDeath:
 class TestStop:
     @pytest.mark.parametrize("way", ["spins", "sleeps", "stopped", "ignores", "hangs"])
     def test_no_worker_can_hold_it_up(self, run: Run, way: str) -> None:
-        server = run(APP, env={"SANIC_WORKER_GRACEFUL_TIMEOUT": "1"}, start_method="fork").wait_ready()
+        server = run(APP, env={"SANIC_WORKER_GRACEFUL_TIMEOUT": "2"}, start_method="fork").wait_ready()
         pids(server, 2)
-        pid = hang(server, way)
-        began = monotonic()
-        assert server.stop() == 0
-        assert monotonic() - began < 2.5
-        assert f"[{pid}] did not end within 1.0 seconds; killing it" in server.log("err")
+        with hanging(server, way) as pid:
+            began = monotonic()
+            assert server.stop() == 0
+            # The graceful timeout once, not twice.
+            assert 2 <= monotonic() - began < 3.9
+        assert f"[{pid}] did not end within 2.0 seconds; killing it" in server.log("err")
 
     @pytest.mark.parametrize("seconds", [1.5, pytest.param(12.0, marks=pytest.mark.soak)])
     def test_a_request_has_the_whole_graceful_timeout(self, run: Run, seconds: float) -> None:
@@ -161,18 +159,21 @@ def in_flight(server: Server) -> bool:
 class TestOrphans:
     @pytest.mark.parametrize("method", ["spawn", "fork"])
     def test_nobody_is_left(self, run: Run, method: str) -> None:
-        killed_main(run, method)
+        """Within a second; a machine that stalls does not do so three times."""
+        assert any(killed_main(run, method) < 1 for _ in range(3))
 
-    def test_what_is_in_flight_is_answered(self, run: Run) -> None:
+    def test_what_is_in_flight_is_answered(self, run: Run, tmp_path: Path) -> None:
         server = run(APP).wait_ready()
         pids(server, 2)
         connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
         with contextlib.closing(connection):
-            connection.request("GET", "/slow/2")
+            connection.request("GET", "/held")
             wait_until(lambda: in_flight(server), "the request taken")
             server.signal(SIGKILL)
-            wait_until(lambda: port_is_free(server.port), "the port bindable", 1)
-            assert connection.getresponse().read() == b"slow"
+            wait_until(lambda: port_is_free(server.port), "the port bindable")
+            assert server.processes(), "the port is free before the answer"
+            (tmp_path / "let go").touch()
+            assert connection.getresponse().read() == b"held"
         wait_until(lambda: not server.processes(), "all gone", 3)
 
     def test_one_that_hangs_in_c_goes_too(self, run: Run) -> None:
@@ -180,13 +181,14 @@ class TestOrphans:
         env = {"SANIC_WORKER_GRACEFUL_TIMEOUT": "1", "WORKER_CORE": "native"}
         server = run(APP, env=env).wait_ready()
         pids(server, 2)
-        hang(server, "hangs")
-        server.signal(SIGKILL)
-        wait_until(lambda: not server.processes(), "all gone", 3)
+        with hanging(server, "hangs"):
+            server.signal(SIGKILL)
+            wait_until(lambda: not server.processes(), "all gone", 5)
 
 
-def killed_main(run: Run, method: str) -> None:
-    """Kill main with idle workers, a kept connection, helpers and managed processes: all go in a second."""
+def killed_main(run: Run, method: str) -> float:
+    """Kill main with idle workers, a kept connection, helpers and managed processes: after how long all are
+    gone, seconds."""
     env = {"SANIC_INSPECTOR": "true", "SANIC_INSPECTOR_PORT": "0"}
     server = run("apps.managed:app", "--reload", start_method=method, env=env).wait_ready()
     pids(server, 2)
@@ -197,10 +199,9 @@ def killed_main(run: Run, method: str) -> None:
         kept.getresponse().read()
         server.signal(SIGKILL)
         began = monotonic()
-        wait_until(lambda: not server.processes(), "all processes gone", 1)
-        wait_until(
-            lambda: port_is_free(server.port), "the port bindable", max(0.1, 1 - (monotonic() - began))
-        )
+        wait_until(lambda: not server.processes(), "all processes gone")
+        wait_until(lambda: port_is_free(server.port), "the port bindable")
+        return monotonic() - began
 
 
 class TestReload:
@@ -229,17 +230,18 @@ class TestAddressInUse:
         assert pids(server, 1) == before
         assert server.stop() == 0
 
-    def test_with_it_the_next_one_waits_until_the_address_is_free(self, run: Run) -> None:
+    def test_with_it_the_next_one_waits_until_the_address_is_free(self, run: Run, tmp_path: Path) -> None:
         server = run(
             APP, "--reload-order=SHUTDOWN_FIRST", workers=1, env={"BIND": str(free_port())}
         ).wait_ready()
         before = pids(server, 1)
         with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=30)) as connection:
-            connection.request("GET", "/slow/1.5")
+            connection.request("GET", "/held")
             wait_until(lambda: in_flight(server), "the request taken")
             server.post("/send", [self.RELOAD])
             server.wait_line("it is started again when its predecessor has left")
-            assert connection.getresponse().read() == b"slow"
+            (tmp_path / "let go").touch()
+            assert connection.getresponse().read() == b"held"
         all_new(server, before)
         assert "restarts" not in server.table()[ONE]
         assert server.stop() == 0

@@ -20,7 +20,7 @@ from typing import Any
 from sanic import HTTPResponse, Request, Sanic
 from sanic.response import text
 
-from .journal import record
+from .journal import note, record
 from .steering import steerable
 
 if os.environ.get("SANIC_WORKER_NAME", "").startswith("Sanic-Server") and Path("code").exists():
@@ -63,6 +63,14 @@ async def slow(_: Request, seconds: float) -> HTTPResponse:
     return text("slow")
 
 
+@app.get("/held")
+async def held(_: Request) -> HTTPResponse:
+    """It answers once there is a file ``let go``."""
+    while not Path("let go").exists():
+        await takes(0.01)
+    return text("held")
+
+
 def spins() -> None:
     while True:
         pass
@@ -93,6 +101,7 @@ WAYS = {
 
 @app.get("/hang/<way:str>")
 async def hang(_: Request, way: str) -> HTTPResponse:
+    note("hangs", way=way)
     WAYS[way]()
     return text("it goes on")
 
