@@ -66,7 +66,8 @@ def test_churn(tmp_path: Path, core: str, way: str, seconds: float) -> None:
         deadline = monotonic() + seconds
         while monotonic() < deadline:
             edits += 1
-            edited.write_text("x" * edits)
+            (root / ".edited.py.swp").write_text("x" * edits)
+            (root / ".edited.py.swp").replace(edited)
             watching.until(is_reported)
     assert edits >= seconds
     assert watching.close() == 0

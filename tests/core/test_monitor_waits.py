@@ -138,7 +138,7 @@ def test_a_signal_before_the_wait_is_not_missed(monitor: Any) -> None:
 def test_signals_do_not_end_nor_stretch_a_wait(monitor: Any) -> None:
     handled = []
     with on_signal(lambda *_: handled.append(1), every=0.02):
-        assert 0.3 <= elapsed(monitor, 0.3) < 5
+        assert 1 <= elapsed(monitor, 1) < 5
     assert len(handled) > 3
 
 

@@ -77,7 +77,9 @@ def test_no_change_is_lost(memory: Memory, children: Children, sizes: list[int],
 
     pids = [children.fork(child, "p0", "p1"), children.fork(child, "q0", "q1")]
     reader = memory.table()
-    while any(lives(pid) for pid in pids):
+    is_over = False
+    while not is_over:
+        is_over = not any(lives(pid) for pid in pids)
         entry, counts = reader.entry("shared"), reader.entry("counts")
         assert is_whole(entry)
         # What was counted later was done before.

@@ -10,9 +10,11 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 from time import monotonic
 from typing import Any
 
@@ -80,6 +82,16 @@ class Watching:
         for told in map(json.loads, lines):
             self.told.append(set(told) if isinstance(told, list) else told)
         return bool(data)
+
+    @contextmanager
+    def unaware(self) -> Iterator[None]:
+        """Stop it meanwhile: what is changed in several steps, it finds as one."""
+        self.process.send_signal(SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        try:
+            yield
+        finally:
+            self.process.send_signal(SIGCONT)
 
     @property
     def reloads(self) -> list[set[str]]:

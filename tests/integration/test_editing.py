@@ -9,7 +9,6 @@ import subprocess
 from ast import literal_eval
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
 from typing import Any
@@ -20,9 +19,6 @@ from .harness import Server
 from .tools import status, wait_until
 
 pytestmark = pytest.mark.ours
-
-# For how long changes are gathered, seconds: until there are none, and at most.
-QUIET, PATIENCE = 0.05, 0.5
 
 CODE = """\
 import os
@@ -207,15 +203,18 @@ def test_a_branch_is_switched(shop: Shop) -> None:
     git("add", ".")
     git("commit", "--quiet", "-m", "two")
     shop.reloads(0)
-    since = shop.server.mark()
-    git("switch", "--quiet", "-")
-    reloads = shop.reloads(since)
-    paths = [shop.root / "data" / folder / "7.txt" for folder in ("a", "b/c", "d", "gone", "come")]
-    assert {str(path) for path in paths} <= set().union(*reloads)
-    # More than one only where git itself paused meanwhile.
-    moments = sorted(path.stat().st_ctime for path in shop.root.glob("data/**/*"))
-    pauses = sum(later - sooner > QUIET for sooner, later in pairwise(moments))
-    assert len(reloads) <= 1 + pauses + int((moments[-1] - moments[0]) / PATIENCE)
+    paths = {str(shop.root / "data" / folder / "7.txt") for folder in ("a", "b/c", "d", "gone", "come")}
+
+    def reloads() -> int:
+        """How many reloads it takes to switch to the other branch."""
+        since = shop.server.mark()
+        git("switch", "--quiet", "-")
+        told = shop.reloads(since)
+        assert paths <= set().union(*told)
+        return len(told)
+
+    # More than one only where git itself is held up meanwhile, which it is not every time.
+    assert any(reloads() == 1 for _ in range(3))
 
 
 def test_a_killed_reloader_is_replaced(shop: Shop) -> None:

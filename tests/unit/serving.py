@@ -47,7 +47,7 @@ class Loader:
 class Server:
     """`worker_serve` in a process of the manager's kind, over a real socket."""
 
-    def __init__(self, build: Callable[[Any], None], **options: Any) -> None:
+    def __init__(self, build: Callable[[Any], None], *, drain_idle: float = 0.3, **options: Any) -> None:
         self.sock = socket.create_server(("127.0.0.1", 0))
         self.state = SharedState()
         self.state[NAME] = {"server": True}
@@ -62,7 +62,7 @@ class Server:
             build(app)
 
         self.process: Any = launch.factory(
-            get_context("fork"), resolve({"graceful_timeout": 5, "drain_idle": 0.3})
+            get_context("fork"), resolve({"graceful_timeout": 5, "drain_idle": drain_idle})
         )(
             name=NAME,
             target=worker_serve,

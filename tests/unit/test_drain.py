@@ -46,6 +46,7 @@ def serve(
         def with_gate(app: Any) -> None:
             app.config.USE_UVLOOP = request.param == "uvloop"
             app.config.ACCESS_LOG = False
+            app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 30.0
             app.ctx.gate = gate
             waits(app)
             build(app)
@@ -173,14 +174,14 @@ def test_whoever_connects_meanwhile_waits_for_another(serve: Start) -> None:
 
 
 def test_the_next_answer_on_a_kept_connection_is_its_last(serve: Start) -> None:
-    server = serve()
+    server = serve(drain_idle=30)
     with connect(server) as client, connect(server) as busy:
         client.get()
         assert b"connection: keep-alive" in client.receive(b"hello").lower()
         busy.get("/slow")
         server.says("in flight")
         leaves(server)
-        # After the first look at the connections, before it has been idle for too long.
+        # After the first look at the connections.
         client.get()
         assert b"connection: close" in client.receive(b"hello").lower()
         assert client.is_closed_by_server()
@@ -236,15 +237,18 @@ def test_a_stream_is_sent_to_its_end(serve: Start) -> None:
 
 
 def test_what_takes_too_long_is_ended_in_one_timeout(serve: Start) -> None:
-    server = serve()
+    def build(app: Any) -> None:
+        app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 3.0
+
+    server = serve(build)
     with connect(server) as client:
         client.get("/slow")
         server.says("in flight")
         began = monotonic()
         leaves(server)
         assert server.ends() == 0
-        # Its GRACEFUL_SHUTDOWN_TIMEOUT is 1; Sanic alone would wait for that twice.
-        assert 1 <= monotonic() - began < 1.9
+        # Sanic alone would wait for it twice.
+        assert 3 <= monotonic() - began < 5.9
         assert client.is_closed_by_server()
 
 
@@ -294,7 +298,8 @@ def test_a_websocket_is_told_at_once(serve: Start) -> None:
         leaves(server)
         # A close frame: 1001, going away.
         assert client.receive(b"\x03\xe9") == b"\x88\x02\x03\xe9"
-        assert monotonic() - began < 0.9
+        # Long before its time is over.
+        assert monotonic() - began < 10
         server.says("closed")
     assert server.ends() == 0
 

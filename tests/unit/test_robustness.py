@@ -50,7 +50,7 @@ def test_a_message_that_cannot_be_shown(
 
 
 def test_a_call_while_it_stops_starts_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    house = House(tmp_path, "stubborn", graceful_timeout=0.5)
+    house = House(tmp_path, "stubborn")
 
     def act() -> None:
         (said,) = house.said(None)
@@ -60,6 +60,7 @@ def test_a_call_while_it_stops_starts_nothing(tmp_path: Path, caplog: pytest.Log
         house.manager.restart()
         house.manager.scale(3)
         assert lives(said.pid)
+        os.kill(said.pid, signal.SIGKILL)
 
     house.run(act, stops=False)
     assert len({said.pid for said in house.heard}) == 1
