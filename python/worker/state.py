@@ -48,7 +48,7 @@ class ForeignState:
         return self.entry(name)
 
     def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
-        """Set these keys, and the pid; what is there already is left alone, for its process writes as well."""
+        """Set these keys, and the pid; what is there already is left alone: its process writes, too."""
         changes = {**changes, "pid": pid}
         if not changes.items() <= self._state[name].items():
             self.update_entry(name, changes)

@@ -31,8 +31,11 @@ A = Restart(("a",), "")
 
 
 @contextmanager
-def on_signal(handler: Callable[..., Any], every: float = 0.0, first: float = 0.02) -> Iterator[None]:
-    """Handle SIGALRM, which comes after ``first`` seconds and then every ``every`` seconds."""
+def on_signal(handler: Callable[..., Any], every: float = 0.1, first: float = 0.1) -> Iterator[None]:
+    """Handle SIGALRM, which comes after ``first`` seconds and then every ``every`` seconds.
+
+    One that comes just before a wait does not end it, unless the wakeup descriptor is that of the monitor.
+    """
     before = signal.signal(signal.SIGALRM, handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, first, every)
@@ -40,6 +43,19 @@ def on_signal(handler: Callable[..., Any], every: float = 0.0, first: float = 0.
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def once(handler: Callable[[], Any]) -> Callable[..., None]:
+    """Handle the first of the signals; there are no more of them then."""
+    handled = []
+
+    def first(*_: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if not handled:
+            handled.append(1)
+            handler()
+
+    return first
 
 
 class AlarmError(Exception):
@@ -118,7 +134,7 @@ def test_the_wakeup_descriptor_is_fit_for_signals(monitor: Any) -> None:
     handled = []
     before = signal.set_wakeup_fd(monitor.wakeup_fd)
     try:
-        with on_signal(lambda *_: handled.append(1)):
+        with on_signal(once(lambda: handled.append(1))):
             assert monitor.wait(None) == []
         assert handled == [1]
     finally:
@@ -149,7 +165,7 @@ def test_what_a_handler_raises_is_passed_on_and_nothing_is_lost(
     os.write(publisher.fileno(), whole[:6])
     pid = children.fork(lambda: os.write(publisher.fileno(), whole[:6]) and signal.pause())
     for _ in range(3):
-        with on_signal(raises), pytest.raises(AlarmError):
+        with on_signal(once(raises)), pytest.raises(AlarmError):
             monitor.wait(None)
     os.write(publisher.fileno(), whole[6:])
     assert monitor.wait(LONG) == [Received(A, os.getpid())]
@@ -218,15 +234,15 @@ def test_what_the_pure_core_had_read_when_a_handler_raised_comes_at_once(
 
 
 def test_an_interrupt_from_the_keyboard_ends_a_wait(monitor: Any) -> None:
-    with on_signal(lambda *_: signal.raise_signal(signal.SIGINT)), pytest.raises(KeyboardInterrupt):
+    with on_signal(once(lambda: signal.raise_signal(signal.SIGINT))), pytest.raises(KeyboardInterrupt):
         monitor.wait(None)
     assert monitor.wait(0) == []
 
 
 def test_a_handler_may_wake_and_send(monitor: Any, publisher: Connection) -> None:
-    with on_signal(lambda *_: monitor.wake()):
+    with on_signal(once(monitor.wake)):
         assert monitor.wait(None) == []
-    with on_signal(lambda *_: publisher.send("a:")):
+    with on_signal(once(lambda: publisher.send("a:"))):
         assert monitor.wait(None) == [Received(A, os.getpid())]
 
 
@@ -245,14 +261,14 @@ IN_USE = r"^the monitor is in use: wait, watch, unwatch and close are for one th
 def test_a_handler_may_not_use_what_is_waiting(monitor: Any) -> None:
     refused = []
 
-    def handler(*_: Any) -> None:
+    def handler() -> None:
         for use in uses(monitor):
             with pytest.raises(RuntimeError, match=IN_USE):
                 use()
             refused.append(use)
         monitor.wake()
 
-    with on_signal(handler):
+    with on_signal(once(handler)):
         assert monitor.wait(None) == []
     assert len(refused) == 4
 

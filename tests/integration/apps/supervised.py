@@ -63,10 +63,13 @@ async def slow(_: Request, seconds: float) -> HTTPResponse:
     return text("slow")
 
 
+may_go = Path("let go").exists
+
+
 @app.get("/held")
 async def held(_: Request) -> HTTPResponse:
     """It answers once there is a file ``let go``."""
-    while not Path("let go").exists():
+    while not may_go():
         await takes(0.01)
     return text("held")
 
