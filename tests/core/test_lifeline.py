@@ -49,7 +49,9 @@ def main(children: Children) -> Iterator[Main]:
 
 def interrupted(within: float = LONG) -> bool:
     """Whether SIGINT comes to this process, which holds it back."""
-    return signal.sigtimedwait(SIGINT, within) is not None
+    came = signal.sigtimedwait(SIGINT, within)
+    # Where the time is over while the process is stopped, CPython returns the details of no signal.
+    return came is not None and came.si_signo == signal.SIGINT
 
 
 def child(core: ModuleType, main: Main, grace: float, again: float | None, act: Any) -> int:
