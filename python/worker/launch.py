@@ -120,8 +120,9 @@ class Launched(BaseProcess):
         """Begin the child, then run its target."""
         global _failed
         _failed = False
-        label_log()
         if self._start_method == "fork":  # type: ignore[attr-defined]
+            # Any other child has done so as it was born.
+            label_log()
             _undo_fork(is_server=SERVER_LABEL in self.name)
         lead_session()
         grace = self.settings.graceful_timeout if self.settings else 0.0

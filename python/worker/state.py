@@ -49,9 +49,9 @@ class ForeignState:
 
     def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
         """Set these keys, and the pid; what is there already is left alone: its process writes, too."""
-        changes = {**changes, "pid": pid}
-        if not changes.items() <= self._state[name].items():
-            self.update_entry(name, changes)
+        entry, changes = self._state[name], {**changes, "pid": pid}
+        if not changes.items() <= entry.items():
+            self._state[name] = {**entry, **changes}
 
     def drop_part(self, name: str, pid: int) -> None:
         """Nothing is kept apart."""
