@@ -36,13 +36,14 @@ EXTRAS = {
         "stable_after",
         "max_surge",
         "max_unavailable",
+        "canary",
         "reload_order",
         "reload_ignore",
         "drain_idle",
     ],
-    "worker.manager.WorkerManager.manage": ["label", "restart_policy"],
-    "worker.process.Worker": ["label", "settings", "restart_policy", "overseer"],
-    "worker.process.WorkerProcess": ["overseer"],
+    "worker.manager.WorkerManager.manage": ["label", "restart_policy", "is_server"],
+    "worker.process.Worker": ["label", "settings", "restart_policy", "overseer", "is_server"],
+    "worker.process.WorkerProcess": ["overseer", "is_server"],
 }
 # Bases that this interpreter's enum module has not got yet.
 TOO_NEW = {name for name in ("ReprEnum", "StrEnum") if not hasattr(enum, name)}

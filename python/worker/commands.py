@@ -24,6 +24,7 @@ from worker.messages import (
     Received,
     Restart,
     Scale,
+    ScaleBy,
     Stop,
     Terminate,
     decoded_files,
@@ -128,7 +129,7 @@ class Commands:
             logger.debug("Monitor message: %s", safely_shown(command), extra={"verbosity": 2})
         if self._loop.ended:
             return
-        if self._loop.starting and isinstance(command, (Restart, Scale, Manage)):
+        if self._loop.starting and isinstance(command, (Restart, Scale, ScaleBy, Manage)):
             self._defer(command, event.sender)
             return
         self.guarded(partial(self._obey, command, event.sender), event.sender)
@@ -189,6 +190,8 @@ class Commands:
             manager.restart(process_names=names, reloaded_files=files, restart_order=command.order)
         elif isinstance(command, Scale):
             manager.scale(command.num_workers)
+        elif isinstance(command, ScaleBy):
+            manager.scale(manager.num_server + command.change)
         elif isinstance(command, Manage):
             self._manage(command, sender)
         elif isinstance(command, Terminate) and command.early:

@@ -61,19 +61,20 @@ class ProcessState(IntEnum):
 class Phase(Enum):
     """Where a place in the table of processes stands, as the loop of main sees it."""
 
-    EMPTY = "no process, and none is to come by itself"
+    STOPPED = "no process, and none is to come by itself"
     STARTING = "its process is not ready yet, and nobody else serves in its place"
     READY = "its process serves"
     REPLACING = "its process is not ready yet; the predecessor serves"
-    VACATING = "one of its processes is leaving; the next is started when that is gone"
-    WAITING = "its process died; the next is started when the backoff is over"
+    DRAINING = "one of its processes is leaving; the next is started when that is gone"
+    BACKOFF = "its process died; the next is started when the backoff is over"
     FAILED = "its processes died too often; none is started unless someone asks for it"
-    LEAVING = "its processes were told to leave, and none is to come"
+    STOPPING = "its processes were told to leave, and none is to come"
 
 
 class Happening(Enum):
     """What can happen to a place in the table of processes."""
 
+    START = "its first process is to be started"
     STARTED = "a process has been started in it"
     RESTART = "it is its turn in a restart"
     READY = "its process is ready"
@@ -105,7 +106,8 @@ class Act(Enum):
 
 
 LIFE: Mapping[Phase, Mapping[Happening, Act]] = {
-    Phase.EMPTY: {
+    Phase.STOPPED: {
+        Happening.START: Act.FILL,
         Happening.STARTED: Act.AWAIT,
         Happening.RESTART: Act.FILL,
         Happening.STOP: Act.DISMISS,
@@ -137,13 +139,13 @@ LIFE: Mapping[Phase, Mapping[Happening, Act]] = {
         Happening.STOP: Act.DISMISS,
         Happening.LEFT: Act.NOTHING,
     },
-    Phase.VACATING: {
+    Phase.DRAINING: {
         Happening.STARTED: Act.AWAIT,
         Happening.DIED: Act.SUCCEED,
         Happening.LEFT: Act.SUCCEED,
         Happening.STOP: Act.DISMISS,
     },
-    Phase.WAITING: {
+    Phase.BACKOFF: {
         Happening.RESTART: Act.FILL,
         Happening.DUE: Act.FILL,
         Happening.STARTED: Act.AWAIT,
@@ -156,7 +158,7 @@ LIFE: Mapping[Phase, Mapping[Happening, Act]] = {
         Happening.STOP: Act.DISMISS,
         Happening.LEFT: Act.NOTHING,
     },
-    Phase.LEAVING: {
+    Phase.STOPPING: {
         Happening.DIED: Act.CLEAR,
         Happening.LEFT: Act.CLEAR,
         Happening.STOP: Act.NOTHING,

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from worker import warm
 from worker._core import Lifeline
 from worker.compat import label_log
-from worker.constants import SERVER_LABEL
+from worker.forking import ForkPopen
 from worker.settings import Settings, resolve
 
 __all__ = [
@@ -90,6 +90,7 @@ class Launched(BaseProcess):
     Attributes:
         main_pid: The process that made it, and whose end is its own.
         settings: Those of its manager.
+        is_server: Whether it serves requests.
         is_warm: Whether it comes from the fork server of :mod:`worker.warm`.
         environment: What it is to find in its environment, whatever the start method hands on: its names, or,
             if it is warm, all that main has.
@@ -102,6 +103,7 @@ class Launched(BaseProcess):
         super().__init__(*args, **kwargs)
         self.main_pid = os.getpid()
         self.settings: Settings | None = None
+        self.is_server = False
         self.is_warm = False
         self.environment: dict[str, str] = {}
         self.started_at = time.time()
@@ -123,7 +125,7 @@ class Launched(BaseProcess):
         if self._start_method == "fork":  # type: ignore[attr-defined]
             # Any other child has done so as it was born.
             label_log()
-            _undo_fork(is_server=SERVER_LABEL in self.name)
+            _undo_fork(self.is_server)
         lead_session()
         grace = self.settings.graceful_timeout if self.settings else 0.0
         hold_on_to(self.main_pid, grace, repeats=self.stops_once)
@@ -161,6 +163,10 @@ if sys.platform != "win32":
     class ForkProcess(Launched, contexts.ForkProcess):
         """A child of the start method ``fork``."""
 
+        @staticmethod
+        def _Popen(process_obj: BaseProcess) -> ForkPopen:  # noqa: N802  # the name is multiprocessing's
+            return ForkPopen(process_obj)
+
     class ForkServerProcess(Launched, contexts.ForkServerProcess):
         """A child of the start method ``forkserver``."""
 
@@ -180,13 +186,14 @@ else:
     _STOCK = (contexts.Process, contexts.SpawnProcess)
 
 
-def factory(context: Any, settings: Settings | None = None) -> Callable[..., Any]:
+def factory(context: Any, settings: Settings | None = None, is_server: bool = False) -> Callable[..., Any]:
     """What makes the processes of a context.
 
     Args:
         context (BaseContext): What ``multiprocessing.get_context()`` gave. One that is not from the
             standard library makes its own processes.
         settings (Settings | None): What a child is to go by. Defaults to ``None``.
+        is_server (bool): Whether they serve requests. Defaults to ``False``.
 
     Returns:
         Callable: Our process class for the context's start method, or ``context.Process``.
@@ -195,9 +202,9 @@ def factory(context: Any, settings: Settings | None = None) -> Callable[..., Any
         method = context.get_start_method()
 
         def make(**kwargs: Any) -> Launched:
-            is_warm = method == "spawn" and warm.is_warm() and SERVER_LABEL in kwargs.get("name", "")
+            is_warm = method == "spawn" and warm.is_warm() and is_server
             process = _CLASSES["forkserver" if is_warm else method](**kwargs)
-            process.settings = settings
+            process.settings, process.is_server = settings, is_server
             process.is_warm = is_warm
             return process
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from sanic.log import error_logger, logger
 
 from worker.constants import LIFE, Happening, Phase, ProcessState, RestartOrder
+from worker.operation import Kind, Operation, Operations
 from worker.process import WorkerProcess, get_now
 from worker.roll import NEWCOMER, How, Seat, Wish, merged, turns
-from worker.supervision import Death, how_it_ended, judge
+from worker.supervision import Death, Verdict, how_it_ended, judge, why_not_started
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -32,9 +35,13 @@ class Lives:
         settings (Settings): The limits.
         clock (Callable): Tells the time, seconds.
         chance (Callable): Draws a number from 0 to 1, for the jitter of a backoff.
+        is_occupied (Callable): Whether a process lives in a place, or has not been collected.
+        accepts (Callable): Whether one that was told to stop still accepts connections there.
 
     Attributes:
         stopped: Whether nothing is started any more.
+        waits_for_change: Whether a server that fails to start is left alone until a file changes.
+        operations: The restarts and scalings under way.
     """
 
     def __init__(
@@ -43,13 +50,18 @@ class Lives:
         settings: Settings,
         clock: Callable[[], float],
         chance: Callable[[], float],
+        is_occupied: Callable[[WorkerProcess], bool],
+        accepts: Callable[[WorkerProcess], bool],
     ) -> None:
         self._places = places
         self._settings = settings
         self._clock = clock
         self._chance = chance
+        self._is_occupied = is_occupied
         self._wishes: dict[WorkerProcess, Wish] = {}
         self.stopped = False
+        self.waits_for_change = False
+        self.operations = Operations(clock, accepts)
 
     @property
     def due(self) -> float:
@@ -64,7 +76,7 @@ class Lives:
             place (WorkerProcess): The place.
             what (Happening): What happens.
             *details (Any): Of a death, the :class:`Death`; of who is ready or late, :class:`Watched`; of a
-                restart, :class:`How`; of a stop, whether the place is empty already.
+                restart, :class:`How`.
         """
         act = LIFE[place.life.phase].get(what)
         if act is None:
@@ -73,17 +85,57 @@ class Lives:
         else:
             getattr(self, f"_{act.name.lower()}")(place, *details)
 
+    def begun(self, kind: Kind) -> AbstractContextManager[Operation]:
+        """Let what is asked for in the body be one operation, whose outcome is logged."""
+        # An order that the operator has set is obeyed as it stands.
+        careful = self._settings.canary and self._settings.reload_order is not RestartOrder.SHUTDOWN_FIRST
+        return self.operations.begun(kind, proven=not careful)
+
     def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
         """Restart a place when it is its turn; with several such wishes, once."""
         if place.exclusive and order is RestartOrder.STARTUP_FIRST:
             logger.info("%s is restarted with SHUTDOWN_FIRST: its port cannot be bound twice", place.name)
-        self._wishes[place] = merged(self._wishes.get(place), Wish(order, self._clock(), config))
+        with self.begun(Kind.RESTART) as operation:
+            operation.concerns(place)
+            operation.reloads = operation.reloads or bool(config.get("reloaded_files"))
+        wish = Wish(order, self._clock(), config, (operation,))
+        self._wishes[place] = merged(self._wishes.get(place), wish)
+
+    def start(self, place: WorkerProcess, operation: Operation | None = None) -> None:
+        """Start the first process of a place; where the system refuses it, the restart policy goes on.
+
+        Raises:
+            Exception: The process cannot be started at all.
+        """
+        if operation is not None:
+            operation.concerns(place)
+            self._wishes[place] = Wish(RestartOrder.SHUTDOWN_FIRST, self._clock(), {}, (operation,))
+        self.happens(place, Happening.START)
+
+    def stop(self) -> None:
+        """Stop every process, and start none any more, whatever happens from now on."""
+        for place in [*self._places()]:
+            # One that has just died may have a predecessor that serves on.
+            if self._is_occupied(place) or place.is_alive():
+                place.terminate()
+        self.halt()
+
+    def halt(self) -> None:
+        """Start nothing any more, whatever happens from now on."""
+        self.stopped = True
+        self._wishes.clear()
+        self.operations.stop()
+        for place in [*self._places()]:
+            self.happens(place, Happening.STOP)
 
     def go_on(self) -> None:
-        """Start whose backoff is over, and restart whose turn it is."""
+        """Start whose backoff is over, and restart whose turn it is; tell of operations that have ended."""
         if self.stopped:
-            self._wishes.clear()
             return
+        self._take_turns()
+        self.operations.settle([*self._places()], self._wishes)
+
+    def _take_turns(self) -> None:
         now = self._clock()
         for place in [place for place in self._places() if place.life.due <= now]:
             self.happens(place, Happening.DUE)
@@ -102,17 +154,16 @@ class Lives:
 
     def is_served(self) -> bool:
         """Whether any server runs, or will."""
-        servers = [place for place in self._places() if place.is_server]
-        gone = (Phase.EMPTY, Phase.FAILED)
-        return not servers or any(place.life.phase not in gone for place in servers)
+        gone = (Phase.STOPPED, Phase.FAILED)
+        return any(place.life.phase not in gone for place in self._places() if place.is_server)
 
     # The acts, by their names in ``constants.Act``
 
     def _await(self, place: WorkerProcess) -> None:
         if place.life.due < math.inf:
             place.note({"next_restart_at": None})
-        place.life.phase = Phase.STARTING if place.predecessor is None else Phase.REPLACING
         place.life.due = math.inf
+        place.enter(Phase.STARTING if place.predecessor is None else Phase.REPLACING)
 
     def _fill(self, place: WorkerProcess, *_: Any) -> None:
         if place in self._wishes:
@@ -128,7 +179,7 @@ class Lives:
         if how.order is RestartOrder.STARTUP_FIRST or how.at_once:
             self._start(place, how.order)
         else:
-            place.life.phase = Phase.VACATING
+            place.enter(Phase.DRAINING)
             place.vacate()
 
     def _displace(self, place: WorkerProcess, how: How) -> None:
@@ -136,27 +187,38 @@ class Lives:
 
     def _welcome(self, place: WorkerProcess, watched: Watched) -> None:
         watched.ready = self._clock()
-        place.life.phase = Phase.READY
+        place.enter(Phase.READY)
         if place.is_server and place.state < ProcessState.ACKED:
             place.acked()
-        self._tell_reload(place)
+        if place.life.last_death is not None:
+            place.note({"why": f"{place.life.last_death}; it was replaced"})
+            place.life.last_death = None
+        for operation in place.life.wish.operations if place.life.wish is not None else ():
+            operation.ready(place)
 
     def _hand_over(self, place: WorkerProcess, watched: Watched) -> None:
         self._welcome(place, watched)
         place.hand_over()
 
     def _abandon(self, place: WorkerProcess, watched: Watched) -> None:
-        watched.error = f"it failed to come ack within {place.THRESHOLD / 10:g} seconds"
         watched.ready_by = math.inf
         watched.kill()
 
     def _take_back(self, place: WorkerProcess, death: Death) -> None:
-        place.life.phase = Phase.READY
+        place.enter(Phase.READY)
         place.take_back()
-        self._report(place, death, "its predecessor stays" + self._end_restart(death))
+        wish = place.life.wish
+        if _is_address_in_use(death) and wish is not None and wish.order is RestartOrder.SHUTDOWN_FIRST:
+            # The code may be all right: it cannot bind what the worker that it is to replace has bound.
+            for operation in wish.operations:
+                operation.proven = True
+            self._wishes[place] = merged(wish, self._wishes.get(place, wish))
+            logger.info("%s; the restart goes on with SHUTDOWN_FIRST, as it was asked for", death)
+            return
+        self._report(place, death, "its predecessor stays" + self._end_restart(place, death))
 
     def _promote(self, place: WorkerProcess, death: Death) -> None:
-        place.life.phase = Phase.STARTING
+        place.enter(Phase.STARTING)
         place.lose_predecessor()
         self._report(place, death, "its successor is starting")
 
@@ -164,35 +226,41 @@ class Lives:
         life = place.life
         place.set_state(ProcessState.COMPLETED if death.code == 0 else ProcessState.FAILED, force=True)
         place.ceases_to_serve()
-        life.phase = Phase.EMPTY
-        if self.stopped:
-            logger.debug("%s, as the server is stopping", death)
-            return
-        if death.others and death.served is None and death.error.startswith(ADDRESS_IN_USE):
-            life.phase = Phase.VACATING
+        if death.others and death.served is None and _is_address_in_use(death):
+            place.enter(Phase.DRAINING)
             if life.wish is not None:
                 self._wishes.setdefault(place, life.wish)
             logger.info("%s; it is started again when its predecessor has left", death)
             return
-        given_up = self._end_restart(death) if life.wish is not None and death.served is None else ""
-        verdict = judge(life, death, place.restart_policy, self._settings, self._chance())
+        given_up = self._end_restart(place, death) if life.wish is not None and death.served is None else ""
+        if self.waits_for_change and place.is_server and death.begun and death.served is None:
+            verdict = Verdict(math.inf, True, "it is started again at the next change of a file")
+        else:
+            verdict = judge(life, death, place.restart_policy, self._settings, self._chance())
         self._report(place, death, verdict.why + given_up, verdict.delay)
         if verdict.delay < math.inf:
             life.restarts += 1
-            life.phase, life.due = Phase.WAITING, self._clock() + verdict.delay
+            life.due = self._clock() + verdict.delay
+            place.enter(Phase.BACKOFF)
         elif verdict.failed:
-            life.phase = Phase.FAILED
+            place.enter(Phase.FAILED)
             place.set_state(ProcessState.FAILED, force=True)
+        else:
+            place.enter(Phase.STOPPED)
 
-    def _dismiss(self, place: WorkerProcess, is_left: bool) -> None:
+    def _dismiss(self, place: WorkerProcess) -> None:
         self._wishes.pop(place, None)
         place.life.due = math.inf
-        place.life.phase = Phase.EMPTY if is_left else Phase.LEAVING
+        place.enter(Phase.STOPPING if self._is_occupied(place) else Phase.STOPPED)
 
     def _clear(self, place: WorkerProcess, death: Death) -> None:
         logger.debug("%s, as it was told to", death)
-        if not death.others:
-            place.life.phase = Phase.EMPTY
+        if death.others:
+            return
+        place.enter(Phase.STOPPED)
+        if place.state < ProcessState.TERMINATED:
+            # It ended while the server began to stop.
+            place.set_state(ProcessState.COMPLETED if death.code == 0 else ProcessState.FAILED)
 
     def _nothing(self, place: WorkerProcess, *_: Any) -> None:
         pass
@@ -200,43 +268,47 @@ class Lives:
     # What they have in common
 
     def _start(self, place: WorkerProcess, order: RestartOrder, displaced: bool = False) -> None:
-        wish = place.life.wish = self._wishes.pop(place, None)
-        place.life.displaced = displaced
-        if self.stopped:
-            place.life.phase, place.life.due = Phase.EMPTY, math.inf
-            place.set_state(ProcessState.TERMINATED, force=True)
-            return
-        began = self._clock()
+        wish = self._wishes.pop(place, None)
+        if displaced and wish is not None and place.life.wish is not None:
+            # Who asked for the one that makes way gets this one.
+            operations = dict.fromkeys((*place.life.wish.operations, *wish.operations))
+            wish = replace(wish, operations=(*operations,))
+        place.life.wish, place.life.displaced = wish, displaced
+        began, is_first = self._clock(), place.state is ProcessState.IDLE
         try:
-            place.renew(order, {} if wish is None else wish.config)
+            if is_first:
+                place.start()
+            else:
+                place.renew(order, {} if wish is None else wish.config)
         except Exception as error:
-            error_logger.exception("%s could not be started", place.name, exc_info=error)
-            self._not_started(place, order, Death(place.name, None, began, error=str(error)), error)
+            if is_first and not isinstance(error, (OSError, MemoryError)):
+                raise
+            self._not_started(place, order, began, error)
 
-    def _not_started(self, place: WorkerProcess, order: RestartOrder, death: Death, error: Exception) -> None:
+    def _not_started(self, place: WorkerProcess, order: RestartOrder, began: float, error: Exception) -> None:
+        cause = error.__cause__ or error
+        if not isinstance(cause, OSError):
+            error_logger.exception("%s could not be started", place.name, exc_info=error)
+        death = Death(place.name, None, began, error=why_not_started(cause), begun=False)
         refused = isinstance(error, ConnectionError) and place.life.phase in (Phase.READY, *NEWCOMER)
-        if order is RestartOrder.STARTUP_FIRST or refused:
+        if refused or (order is RestartOrder.STARTUP_FIRST and place.is_alive()):
             # Nobody has left; a newcomer that was to make way may have.
-            place.life.phase = place.life.phase if refused else Phase.READY
-            self._end_restart(death)
+            place.enter(place.life.phase if refused else Phase.READY)
+            error_logger.error("%s; the previous worker stays%s", death, self._end_restart(place, death))
         elif place.is_alive():
-            place.life.phase = Phase.VACATING
+            place.enter(Phase.DRAINING)
         else:
             self._mourn(place, death)
 
-    def _end_restart(self, death: Death) -> str:
+    def _end_restart(self, place: WorkerProcess, death: Death) -> str:
         """Drop what was wished for before the process that failed was started; return that in words."""
-        dropped = [place for place, wish in self._wishes.items() if wish.made <= death.started]
-        for place in dropped:
-            del self._wishes[place]
+        dropped = {place: wish for place, wish in self._wishes.items() if wish.made <= death.started}
+        for one in dropped:
+            del self._wishes[one]
+        failed = [place.life.wish] if place.life.wish is not None else []
+        ended = (operation for wish in (*failed, *dropped.values()) for operation in wish.operations)
+        self.operations.abort(ended, str(death))
         return f", and the restart of {len(dropped)} more is given up" if dropped else ""
-
-    def _tell_reload(self, last: WorkerProcess) -> None:
-        """Log how long a reload took, with the last of the servers that it has renewed."""
-        wish = last.life.wish
-        unsettled = (place.life.wish for place in self._places() if place.life.phase in NEWCOMER)
-        if _is_reload(wish) and not any(map(_is_reload, (*self._wishes.values(), *unsettled))):
-            logger.info("The new code serves, %.2f s after the change", self._clock() - wish.made)
 
     def _report(self, place: WorkerProcess, death: Death, why: str, delay: float = math.inf) -> None:
         """Log a death, and note it in the entry of its place."""
@@ -245,6 +317,7 @@ class Lives:
         else:
             error_logger.error("%s; %s", death, why)
         now = get_now()
+        place.life.last_death = death
         place.note(
             {
                 "last_exit": how_it_ended(death.code),
@@ -256,5 +329,5 @@ class Lives:
         )
 
 
-def _is_reload(wish: Wish | None) -> TypeGuard[Wish]:
-    return wish is not None and bool(wish.config.get("reloaded_files"))
+def _is_address_in_use(death: Death) -> bool:
+    return death.error.startswith(ADDRESS_IN_USE)

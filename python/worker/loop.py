@@ -20,10 +20,10 @@ from sanic.log import logger
 
 from worker import launch
 from worker.commands import Commands, coalesce
-from worker.constants import MAIN_NAME, ProcessState, RestartOrder
+from worker.constants import MAIN_NAME, Phase, ProcessState, RestartOrder
 from worker.inbox import ConnectionMonitor, Waiting, open_monitor
 from worker.launch import MORE, RELOAD, REQUESTS, STOPS
-from worker.messages import Command, Corrupt, Event, Exited, Received, Restart, Scale
+from worker.messages import Command, Corrupt, Event, Exited, Received, Restart, ScaleBy
 from worker.overseer import Overseer
 from worker.process import WorkerProcess
 
@@ -121,6 +121,7 @@ class Loop:
     def leave(self) -> None:
         """Let :meth:`turn` be the last one."""
         self._stopped = True
+        self._overseer.halt()
 
     def open(self) -> None:
         """Take the pipe and the signals; again: nothing."""
@@ -219,9 +220,14 @@ class Loop:
             str: Why it cannot be reached; empty when it was, or when a stop came first.
         """
         deadline = time.monotonic() + seconds
-        self._overseer.starting = True
+        self._overseer.start_begins()
         while not self.stop_asked and (slow := [*self._unacked()]):
             left = deadline - time.monotonic()
+            if left <= 0 and self._overseer.can_wait_for_change:
+                deadline = math.inf
+                for process in slow:
+                    self._overseer.give_up(process)
+                continue
             if left <= 0:
                 names = ", ".join(sorted(process.name for process in slow))
                 return (
@@ -274,13 +280,14 @@ class Loop:
     def _meaning_of(self, signum: int) -> Command:
         if signum == RELOAD:
             return Restart(None, order=RestartOrder.STARTUP_FIRST)
-        return Scale(self._manager.num_server + (1 if signum == MORE else -1))
+        return ScaleBy(1 if signum == MORE else -1)
 
     # What is waited for
 
     def _unacked(self) -> Iterator[WorkerProcess]:
-        for process in self._manager.processes:
-            if process.is_server and process.state in STARTING:
+        for process in self._manager.transient_processes:
+            # One that could not be started is tried again.
+            if process.is_server and (process.state in STARTING or process.life.phase is Phase.BACKOFF):
                 yield process
 
     def _timeout(self, at_most: float | None) -> float | None:

@@ -7,7 +7,7 @@ import signal as signals
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import suppress
 from enum import IntEnum, auto
-from itertools import chain, count
+from itertools import count
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -19,6 +19,7 @@ from worker.compat import later_names
 from worker.constants import MAIN_NAME, RestartOrder
 from worker.inbox import fileno
 from worker.loop import Loop, frozen_heap, in_the_loop
+from worker.operation import Kind, Operation
 from worker.overseer import Overseer
 from worker.process import ProcessState, Worker, WorkerProcess
 from worker.restarter import Restarter
@@ -61,11 +62,10 @@ class WorkerManager:
     """
 
     THRESHOLD = WorkerProcess.THRESHOLD
-    """How long the first start may take until every server is acked, in tenths of a second."""
-    MAIN_IDENT = MAIN_NAME
-    """The name of main and of its entry in ``worker_state``."""
-    MAIN_NAME = MAIN_NAME
-    """The same, as releases from 24.12 on call it."""
+    """How long a start may take until the server is ready, in tenths of a second; that of
+    :class:`~worker.process.WorkerProcess` counts if it is longer."""
+    MAIN_IDENT = MAIN_NAME = MAIN_NAME
+    """The name of main and of its entry in ``worker_state``; releases from 24.12 on call it ``MAIN_NAME``."""
 
     def __init__(
         self,
@@ -85,13 +85,13 @@ class WorkerManager:
         stable_after: float | None = None,
         max_surge: int | None = None,
         max_unavailable: int | None = None,
+        canary: bool | str | None = None,
         reload_order: RestartOrder | str | None = None,
         reload_ignore: str | Iterable[str] | None = None,
         drain_idle: float | None = None,
     ) -> None:
         self.settings = settings.resolve(locals())
         settings.warn_of_unknown_names()
-        self.num_server = number
         self.context = context
         self.transient: dict[str, Worker] = {}
         self.durable: dict[str, Worker] = {}
@@ -127,6 +127,7 @@ class WorkerManager:
         *,
         label: str = "",
         restart_policy: str | None = None,
+        is_server: bool = False,
     ) -> Worker:
         """Add a process to the table; :meth:`run` starts it, if it is not running already.
 
@@ -144,6 +145,7 @@ class WorkerManager:
             restart_policy (str | None): When it is replaced if it ends by itself: ``always``,
                 ``on-failure`` or ``never``. Defaults to what ``func`` says by an attribute of this name,
                 else ``never``.
+            is_server (bool): Whether it is one of the servers (:meth:`create_server`). Defaults to ``False``.
 
         Returns:
             Worker: The new worker.
@@ -172,6 +174,7 @@ class WorkerManager:
             settings=self.settings,
             restart_policy=settings.checked("restart_policy", policy or NEVER, "manage()"),
             overseer=self._overseer,
+            is_server=is_server,
         )
         (self.transient if transient else self.durable)[worker.ident] = worker
         return worker
@@ -187,7 +190,17 @@ class WorkerManager:
             restartable=True,
             label=f"{WorkerProcess.SERVER_IDENTIFIER}{number:2}",
             restart_policy=self.settings.restart_policy,
+            is_server=True,
         )
+
+    @property
+    def num_server(self) -> int:
+        """How many servers there are to be."""
+        return len(self._servers)
+
+    @property
+    def _servers(self) -> list[Worker]:
+        return [worker for worker in self.transient.values() if worker.is_server]
 
     @later_names
     def shutdown_server(self, ident: str | None = None) -> None:
@@ -203,8 +216,7 @@ class WorkerManager:
         if ident:
             worker = self.transient[ident]
         else:
-            label = WorkerProcess.SERVER_LABEL
-            servers = [worker for worker in self.transient.values() if worker.ident.startswith(label)]
+            servers = self._servers
             if not servers:
                 error_logger.error("Server shutdown failed because a server was not found.")
                 return
@@ -215,6 +227,7 @@ class WorkerManager:
     def _dismiss(self, worker: Worker) -> None:
         self.transient.pop(worker.ident, None)
         for process in worker.processes:
+            self._overseer.removes(process)
             if process.pid:
                 process.terminate()
         for process in worker.processes:
@@ -248,12 +261,12 @@ class WorkerManager:
         for worker in self.workers:
             self._start(worker)
 
-    def _start(self, worker: Worker) -> None:
+    def _start(self, worker: Worker, operation: Operation | None = None) -> None:
         for process in worker.processes:
             if not worker.auto_start:
                 process.set_state(ProcessState.NONE, True)
             elif not self._loop.stop_asked:
-                process.start()
+                self._overseer.start(process, operation)
 
     def join(self) -> None:
         """Wait until every process has ended; one that was told to leave is killed when it takes too long."""
@@ -265,9 +278,9 @@ class WorkerManager:
                 process.join()
 
     def terminate(self) -> None:
-        """Tell every process to leave, unless a shutdown has done so."""
-        for process in () if self._shutting_down else self.processes:
-            process.terminate()
+        """Stop the server, unless a shutdown has done so."""
+        if not self._shutting_down:
+            self.shutdown()
 
     def cleanup(self) -> None:
         """Remove the entries of the processes that have ended."""
@@ -292,13 +305,9 @@ class WorkerManager:
         """
         if process_names is None and (files := kwargs.get("reloaded_files")):
             restart_order = self._overseer.order_of_reload(restart_order, files)
-        self.restarter.restart(
-            transient_processes=list(self.transient_processes),
-            durable_processes=list(self.durable_processes),
-            process_names=process_names,
-            restart_order=restart_order,
-            **kwargs,
-        )
+        with self._overseer.begun(Kind.RESTART):
+            transient, durable = [*self.transient_processes], [*self.durable_processes]
+            self.restarter.restart(transient, durable, process_names, restart_order, **kwargs)
 
     def scale(self, num_worker: int) -> None:
         """Run this many servers from now on.
@@ -323,12 +332,12 @@ class WorkerManager:
         change = num_worker - self.num_server
         if change:
             logger.info("Scaling from %s to %s workers", self.num_server, num_worker)
-        self.num_server = num_worker
-        for _ in range(-change):
-            self.shutdown_server()
-        revived = self._overseer.revive()
-        for _ in range(change):
-            self._start(self.create_server())
+        with self._overseer.begun(Kind.SCALE_DOWN if change < 0 else Kind.SCALE_UP) as operation:
+            for _ in range(-change):
+                self.shutdown_server()
+            revived = self._overseer.revive()
+            for _ in range(change):
+                self._start(self.create_server(), operation)
         if not change and not revived:
             logger.info("No change needed. There are already %s workers.", num_worker)
 
@@ -350,7 +359,7 @@ class WorkerManager:
         Raises:
             ServerKilled: One ended before that, or took longer than ``THRESHOLD``.
         """
-        if reason := self._loop.wait_until_ready(self.THRESHOLD / 10):
+        if reason := self._loop.wait_until_ready(self._overseer.start_limit()):
             summary = "Not all workers acknowledged a successful startup. Shutting down."
             error_logger.error("%s\n\n%s", summary, reason)
             self.kill()
@@ -363,7 +372,7 @@ class WorkerManager:
     @property
     def all_workers(self) -> Iterable[tuple[str, Worker]]:
         """All workers with their names, the transient ones first."""
-        return chain(self.transient.items(), self.durable.items())
+        return [*self.transient.items(), *self.durable.items()]
 
     @property
     def processes(self) -> Iterator[WorkerProcess]:
@@ -373,24 +382,16 @@ class WorkerManager:
     @property
     def transient_processes(self) -> Iterator[WorkerProcess]:
         """The processes of the transient workers."""
-        for worker in list(self.transient.values()):
-            yield from worker.processes
+        return (process for worker in [*self.transient.values()] for process in worker.processes)
 
     @property
     def durable_processes(self) -> Iterator[WorkerProcess]:
         """The processes of the durable workers."""
-        for worker in list(self.durable.values()):
-            yield from worker.processes
+        return (process for worker in [*self.durable.values()] for process in worker.processes)
 
     def kill(self) -> None:
-        """Kill every process, and those that are on their way out, at once.
-
-        Raises:
-            ServerKilled: Always.
-        """
-        for process in self.processes:
-            if not process.is_alive():
-                continue
+        """Kill every process, and those that are on their way out, at once; then raise ``ServerKilled``."""
+        for process in filter(WorkerProcess.is_alive, self.processes):
             logger.info("Killing %s [%s]", process.name, process.pid)
             with suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)
@@ -416,9 +417,7 @@ class WorkerManager:
     @in_the_loop
     def shutdown(self) -> None:
         """Tell every process to leave. A running loop ends with it."""
-        for process in self.processes:
-            if process.is_alive():
-                process.terminate()
+        self._overseer.stop()
         self._shutting_down = True
 
     def remove_worker(self, worker: Worker) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "Received",
     "Restart",
     "Scale",
+    "ScaleBy",
     "Stop",
     "Terminate",
     "decoded_files",
@@ -55,6 +56,13 @@ class Scale:
     """``__SCALE__:<n>``: run ``num_workers`` servers."""
 
     num_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleBy:
+    """A signal, never a message: run ``change`` servers more, or fewer, than there are when it is obeyed."""
+
+    change: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,7 @@ class Opaque:
     payload: bytes = field(repr=False)
 
 
-Command = Stop | Terminate | Scale | Restart | Manage | Invalid
+Command = Stop | Terminate | Scale | ScaleBy | Restart | Manage | Invalid
 
 
 @dataclass(frozen=True, slots=True)

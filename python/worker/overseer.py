@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from worker import launch, warm
 from worker.constants import Happening, Phase, ProcessState, RestartOrder
 from worker.lives import Lives
 from worker.news import News
+from worker.operation import Kind, Operation
 from worker.process import Worker, WorkerProcess
 from worker.roll import NEWCOMER
 from worker.state import shared
@@ -38,8 +40,7 @@ class Overseer:
         manager (WorkerManager): Whose places they are.
 
     Attributes:
-        starting: Whether the servers start for the first time: then none may fail.
-        failure: Why that has failed; empty if it has not.
+        starting: Whether the servers start for the first time: then none may fail, unless a reloader runs.
         gave_up: Whether no server was left that could run.
         settle_at: When to :meth:`settle` again, on the monotonic clock; ``inf``: when something happens.
     """
@@ -47,14 +48,16 @@ class Overseer:
     def __init__(self, manager: WorkerManager) -> None:
         self._manager = manager
         self._news = News(manager.worker_state)
-        self._lives = Lives(self._places, manager.settings, time.monotonic, random.random)
+        self._lives = Lives(
+            self._places, manager.settings, time.monotonic, random.random, self.lives_in, self._accepts
+        )
         self._monitor: Waiting | None = None
         self._watched: dict[str, Watched] = {}
         self._unsettled = False
         self._waits_for_change = False
         self.settle_at = math.inf
         self.starting = False
-        self.failure = ""
+        self._failure = ""
         self.gave_up = False
 
     @property
@@ -88,9 +91,10 @@ class Overseer:
         """Wait for the end of the process that has just been started in this place, and until it is ready."""
         assert self._monitor is not None
         base, now = place._current_process, time.monotonic()
+        limit = self.start_limit(place)
         sentinel = getattr(base, "sentinel", None)
         if type(base.pid) is int and type(sentinel) is int:
-            watched = Watched(place, base, now, now + place.THRESHOLD / 10)
+            watched = Watched(place, base, now, now + limit, limit)
             if not place.is_server:
                 watched.ready = now
             self._watched[str(watched)] = watched
@@ -101,11 +105,42 @@ class Overseer:
         """Look, as soon as all else is done, what follows from the new state of a place."""
         self._unsettled = True
         if self.at_work and place.state is ProcessState.TERMINATED:
-            self._lives.happens(place, Happening.STOP, not self.lives_in(place))
+            self._lives.happens(place, Happening.STOP)
 
     def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
         """Restart a place when it is its turn; from any thread."""
         self._manager._loop.do(partial(self._wish, place, order, config))
+
+    def begun(self, kind: Kind) -> AbstractContextManager[Operation | None]:
+        """Let what is asked for in the body be one operation, whose outcome is logged."""
+        return self._lives.begun(kind) if self.at_work else nullcontext()
+
+    def start(self, place: WorkerProcess, operation: Operation | None = None) -> None:
+        """Start the first process of a place.
+
+        Raises:
+            Exception: The process cannot be started at all; where the system refuses it, it is tried again.
+        """
+        if self.at_work:
+            self._lives.start(place, operation)
+        else:
+            place.start()
+
+    def removes(self, place: WorkerProcess) -> None:
+        """A place is given up: count it as part of the operation that is being asked for."""
+        self._lives.operations.removes(place)
+
+    def stop(self) -> None:
+        """Stop every process, and start none any more, whatever happens from now on."""
+        self._lives.stop()
+
+    def halt(self) -> None:
+        """Start nothing any more, whatever happens from now on."""
+        self._lives.halt()
+
+    def start_limit(self, place: type[WorkerProcess] | WorkerProcess = WorkerProcess) -> float:
+        """How long a start may take until the process is ready, seconds."""
+        return max(self._manager.THRESHOLD, place.THRESHOLD) / 10
 
     def order_of_reload(self, order: RestartOrder, files: str) -> RestartOrder:
         """The order of a restart because of changed files: code that does not start is to stop nobody."""
@@ -137,11 +172,35 @@ class Overseer:
         """Whether something has happened that nobody has looked at."""
         return self._unsettled
 
+    def start_begins(self) -> None:
+        """The servers start for the first time."""
+        self.starting = True
+        self._lives.waits_for_change = self.can_wait_for_change
+
+    @property
+    def can_wait_for_change(self) -> bool:
+        """Whether a process runs that brings changes of the code."""
+        return any(map(_brings_changes, self._places()))
+
+    @property
+    def failure(self) -> str:
+        """Why the first start has failed; empty if it has not."""
+        if self._failure or self.can_wait_for_change:
+            return self._failure
+        failed = (place.life for place in self._places() if place.is_server)
+        return next((str(life.last_death) for life in failed if life.phase is Phase.FAILED), "")
+
+    def give_up(self, place: WorkerProcess) -> None:
+        """A process has taken too long to start."""
+        for watched in self._starting():
+            if watched.place is place:
+                self._abandon(watched)
+
     def start_is_over(self) -> None:
         """The servers are up; from now on each is a case of its own."""
-        self.starting = False
+        self.starting = self._lives.waits_for_change = False
         self._unsettled = True
-        if any(map(_brings_changes, self._places())):
+        if self.can_wait_for_change:
             launch.warm_up(self._manager.context)
 
     def has_processes(self) -> bool:
@@ -165,8 +224,8 @@ class Overseer:
         """A process, of this name, says that it cannot start."""
         watched = self.by_pid(pid)
         what = f"{name} failed to start; its error is in the log above."
-        if self.starting and (watched is None or watched.place.is_server):
-            self.failure = self.failure or what
+        if self.starting and not self.can_wait_for_change and (watched is None or watched.place.is_server):
+            self._failure = self._failure or what
         elif watched is not None and watched.place.is_server and watched.ready == math.inf:
             # Its death is on its way, and is reported then.
             watched.error = watched.error or "its error is in the log above"
@@ -175,7 +234,7 @@ class Overseer:
 
     def exited(self, key: str, exitcode: int | None) -> None:
         """A process has ended."""
-        watched = self._watched.pop(key)
+        watched = self._watched[key]
         place, base = watched.place, watched.base
         begun = launch.has_begun(base)
         # Before it is collected: until then nobody else can bear its number.
@@ -184,16 +243,17 @@ class Overseer:
         if watched.ready == math.inf:
             said = place.said(base.pid) or (place.said() if watched.current else {})
             watched.error = said.get("start_error") or watched.error
-        others = self.lives_in(place)
+        others = any(one.place is place and one is not watched for one in self._watched.values())
         death = watched.death(exitcode if code is None else code, time.monotonic(), others)
         if base is place.predecessor:
             what = Happening.PREDECESSOR_DIED
         else:
             what = Happening.DIED if watched.current else Happening.LEFT
-        if self.starting and what is Happening.DIED and place.is_server and place.state < ProcessState.ACKED:
-            self.failure = self.failure or f"{death}." + ("" if begun else f" {launch.NOT_BEGUN}")
-            self._lives.stopped = True
-        self._lives.stopped = self._lives.stopped or self._manager._loop.ended
+        failed = what is Happening.DIED and place.is_server and place.state < ProcessState.ACKED
+        if self.starting and failed and not self.can_wait_for_change:
+            self._failure = self._failure or f"{death}." + ("" if begun else f" {launch.NOT_BEGUN}")
+            self._lives.halt()
+        del self._watched[key]
         self._lives.happens(place, what, death)
         place.left(base.pid, place.life.phase is Phase.READY)
         shared(self._manager.worker_state).bury(base.pid)
@@ -220,14 +280,13 @@ class Overseer:
         self.hear(now)
         for watched in self._starting():
             self._look_at(watched, now)
-        self._lives.stopped = self._lives.stopped or self._manager._loop.ended
         self._lives.go_on()
         self._see_who_serves()
         awaited = [watched for watched in self._starting() if watched.place.is_server]
         deadlines = [self._lives.due]
         if not self.starting:
             deadlines += [watched.ready_by for watched in awaited]
-        if awaited:
+        if awaited or self._lives.operations:
             deadlines.append(self._news.expect(now))
         else:
             self._news.ignore()
@@ -250,20 +309,24 @@ class Overseer:
             self._lives.happens(place, Happening.READY, watched)
         elif now >= watched.ready_by and not self.starting:
             if place.state is not ProcessState.ACKED:
-                self._lives.happens(place, Happening.LATE, watched)
+                self._abandon(watched)
                 return
             logger.warning(
                 "%s has acked its start, but does not say that it serves; after %g s it counts as ready",
                 watched,
-                place.THRESHOLD / 10,
+                watched.limit,
             )
             self._lives.happens(place, Happening.READY, watched)
+
+    def _abandon(self, watched: Watched) -> None:
+        watched.error = f"it failed to come ack within {watched.limit:g} seconds"
+        self._lives.happens(watched.place, Happening.LATE, watched)
 
     def _see_who_serves(self) -> None:
         """Once no server is left that could run, end, or wait for a change of the code."""
         if self.starting or self._lives.stopped or self._lives.is_served():
             self._waits_for_change = False
-        elif any(map(_brings_changes, self._places())):
+        elif self.can_wait_for_change:
             if not self._waits_for_change:
                 error_logger.error("No worker is left that could run; waiting for the next change of a file")
             self._waits_for_change = True
@@ -280,6 +343,14 @@ class Overseer:
                 place.forget()
         elif not worker.tracked and not self._manager._loop.ended and all(map(_has_ended, worker.processes)):
             self._manager.remove_worker(worker)
+
+    def _accepts(self, place: WorkerProcess) -> bool:
+        """Whether a process of a place that was told to leave may still accept connections."""
+        state = shared(self._manager.worker_state)
+        return place.is_server and any(
+            watched.place is place and watched.leaving and not state.numbers(watched.base.pid).get("stopping")
+            for watched in self._watched.values()
+        )
 
     def _worker_of(self, place: WorkerProcess) -> Worker | None:
         return next((one for one in self._manager.workers if place in one.processes), None)
@@ -309,4 +380,4 @@ def _brings_changes(place: WorkerProcess) -> bool:
 
 def _has_ended(place: WorkerProcess) -> bool:
     """Whether no process is there, nor is to come by itself."""
-    return place.life.phase in (Phase.EMPTY, Phase.FAILED) and not place.is_alive()
+    return place.life.phase in (Phase.STOPPED, Phase.FAILED) and not place.is_alive()

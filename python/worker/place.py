@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from sanic.log import Colors, logger
 
-from worker.constants import SERVER_LABEL, ProcessState, RestartOrder
+from worker.constants import SERVER_LABEL, Phase, ProcessState, RestartOrder
 from worker.entry import Entry
+from worker.supervision import Life
 
 __all__ = ["Overseer", "Place"]
 
@@ -40,15 +41,21 @@ class Place:
     """
 
     SERVER_LABEL = SERVER_LABEL
-    """What the name of a server has in it."""
+    """What the manager calls its servers; the name decides where nobody else says what is one."""
 
     _current_process: Any
 
     def __init__(
-        self, name: str, worker_state: MutableMapping[str, Any], overseer: Overseer | None = None
+        self,
+        name: str,
+        worker_state: MutableMapping[str, Any],
+        overseer: Overseer | None = None,
+        is_server: bool | None = None,
     ) -> None:
         self.state = ProcessState.IDLE
         self.name = name
+        self.is_server = self.SERVER_LABEL in name if is_server is None else is_server
+        self.life = Life()
         self.worker_state = worker_state
         self.overseer = overseer
         # Re-entrant: whoever starts the waiting thread may run its target in the same thread.
@@ -58,11 +65,6 @@ class Place:
         # to it. (Over a foreign mapping, two who write one entry at once lose one of the two writes: said
         # again.)
         self._facts: dict[str, Any] = {}
-
-    @property
-    def is_server(self) -> bool:
-        """Whether this is one of the processes that serve requests (by its name)."""
-        return self.SERVER_LABEL in self.name
 
     @property
     def pid(self) -> int:
@@ -126,6 +128,17 @@ class Place:
         if pid is None:
             pid = self.pid if self._waits_for_entry else 0
         return self._entry.read(pid)
+
+    def enter(self, phase: Phase) -> None:
+        """Be in a phase from now on, and show it in the entry."""
+        self.life.phase = phase
+        name: str | None = phase.name.lower()
+        # A write to a foreign mapping may undo one that the process makes of itself at the same moment: there
+        # only the phases without a process are shown.
+        if self._entry.is_foreign and phase not in (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED):
+            name = None
+        if self._facts.get("phase") != name:
+            self.note({"phase": name})
 
     def note(self, facts: Mapping[str, Any]) -> None:
         """Record what main has to say of this place, whosever its entry is."""

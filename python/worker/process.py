@@ -18,7 +18,7 @@ from worker import launch
 from worker.constants import ProcessState, RestartOrder
 from worker.place import Overseer, Place
 from worker.settings import Settings
-from worker.supervision import NEVER, Life
+from worker.supervision import NEVER
 
 __all__ = ["ProcessState", "Worker", "WorkerProcess", "get_now"]
 
@@ -40,18 +40,20 @@ class WorkerProcess(Place):
     Args:
         factory (Callable): Makes the process; called with ``name``, ``target``, ``kwargs`` and
             ``daemon=True``.
-        name (str): Name of the process and of its entry in ``worker_state``. One that has
-            ``SERVER_LABEL`` in it is a server.
+        name (str): Name of the process and of its entry in ``worker_state``.
         target (Callable): What the process runs.
         kwargs (dict[str, Any]): The arguments of ``target``.
         worker_state (MutableMapping[str, Any]): The state of all processes.
         restartable (bool): Whether a restart may be asked for. Defaults to ``False``.
         overseer (Overseer | None): Is told of every start, and restarts in its own time. Defaults to
             ``None``.
+        is_server (bool | None): Whether it serves requests. Defaults to ``None``: it does if its name has
+            ``SERVER_LABEL`` in it.
     """
 
     THRESHOLD = 300
-    """How long a restart waits until the new process is ready, in tenths of a second."""
+    """How long a start may take until the process is ready, in tenths of a second; under a manager, that of
+    :class:`~worker.manager.WorkerManager` counts if it is longer."""
     SERVER_IDENTIFIER = "Srv"
     """What the label of a server in the log starts with (read by Sanic 24.12 and later)."""
 
@@ -65,8 +67,9 @@ class WorkerProcess(Place):
         restartable: bool = False,
         *,
         overseer: Overseer | None = None,
+        is_server: bool | None = None,
     ) -> None:
-        super().__init__(name, worker_state, overseer)
+        super().__init__(name, worker_state, overseer, is_server)
         self.factory = factory
         self.ident = name
         self.target = target
@@ -74,7 +77,6 @@ class WorkerProcess(Place):
         self.restartable = restartable
         self.restart_policy = NEVER
         self.exclusive = False
-        self.life = Life()
         self.spawn()
 
     def set_state(self, state: ProcessState, force: bool = False) -> None:
@@ -294,6 +296,7 @@ class Worker:
         restart_policy (str): When a process that ends by itself is replaced: ``always``, ``on-failure``
             or ``never``. Defaults to ``never``.
         overseer (Overseer | None): Who watches over the processes. Defaults to ``None``.
+        is_server (bool | None): Whether they serve requests. Defaults to ``None``: their names tell.
     """
 
     WORKER_PREFIX = "Sanic-"
@@ -314,6 +317,7 @@ class Worker:
         settings: Settings | None = None,
         restart_policy: str = NEVER,
         overseer: Overseer | None = None,
+        is_server: bool | None = None,
     ) -> None:
         self.ident = ident
         self.name = ident
@@ -330,19 +334,26 @@ class Worker:
         self.settings = settings
         self.restart_policy = restart_policy
         self.overseer = overseer
-        for _ in range(num):
-            self.create_process()
+        self.is_server = is_server
+        try:
+            for _ in range(num):
+                self.create_process()
+        except BaseException:
+            for process in self.processes:
+                process.forget()
+            raise
 
     def create_process(self) -> WorkerProcess:
         """Make one more process of this worker, without starting it."""
         process = WorkerProcess(
-            factory=launch.factory(self.context, self.settings),
+            factory=launch.factory(self.context, self.settings, self.is_server is True),
             name=f"{self.WORKER_PREFIX}{self.ident}-{len(self.processes)}",
             target=self.serve,
             kwargs={**self.server_settings},
             worker_state=self.worker_state,
             restartable=self.restartable,
             overseer=self.overseer,
+            is_server=self.is_server,
         )
         process.ident = self.label
         process.restart_policy = self.restart_policy

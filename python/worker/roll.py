@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.constants import Phase, RestartOrder
+
+if TYPE_CHECKING:
+    from worker.operation import Operation
 
 __all__ = ["NEWCOMER", "How", "Seat", "Wish", "merged", "turns"]
 
@@ -14,11 +17,11 @@ Key = TypeVar("Key")
 
 NEWCOMER = (Phase.STARTING, Phase.REPLACING)
 # No process, and one can be started at once.
-DOWN = (Phase.EMPTY, Phase.WAITING, Phase.FAILED)
+DOWN = (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED)
 # Nobody serves there now, and somebody is to, by and by.
-UNAVAILABLE = (Phase.STARTING, Phase.VACATING, Phase.WAITING)
+UNAVAILABLE = (Phase.STARTING, Phase.DRAINING, Phase.BACKOFF)
 # Nobody serves there, nor will.
-LOST = (Phase.EMPTY, Phase.FAILED, Phase.LEAVING)
+LOST = (Phase.STOPPED, Phase.FAILED, Phase.STOPPING)
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,18 @@ class Wish:
         order: Which comes first.
         made: When, on the clock of main, seconds.
         config: What the new process is told.
+        operations: What it is a part of.
     """
 
     order: RestartOrder
     made: float
     config: Mapping[str, Any] = field(default_factory=dict)
+    operations: tuple[Operation, ...] = ()
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the code that it brings has been seen to start."""
+        return all(operation.proven for operation in self.operations)
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,8 @@ def merged(earlier: Wish | None, later: Wish) -> Wish:
     files = [told for wish in (earlier, later) if (told := wish.config.get("reloaded_files"))]
     if files:
         config["reloaded_files"] = ",".join(dict.fromkeys(",".join(files).split(",")))
-    return Wish(later.order, later.made, config)
+    operations = tuple(dict.fromkeys((*earlier.operations, *later.operations)))
+    return Wish(later.order, later.made, config, operations)
 
 
 def turns(
@@ -85,6 +96,7 @@ def turns(
     With STARTUP_FIRST there are at most ``max_surge`` newcomers at a time. With SHUTDOWN_FIRST at most
     ``max_unavailable`` servers are out of service, and one always stays, as long as there are several. A
     place that nobody serves in is filled at once. A newcomer makes way for one restart; more wait for it.
+    Before a rollout is proven, one server is replaced alone, in the order STARTUP_FIRST: its canary.
 
     Args:
         wishes (Mapping[Key, Wish]): What is wanted, by place, in order.
@@ -100,7 +112,7 @@ def turns(
     for place in sorted(wishes, key=lambda place: seats[place].phase not in DOWN):
         wish, seat = wishes[place], seats[place]
         startup_first = wish.order is RestartOrder.STARTUP_FIRST and not seat.exclusive
-        if seat.phase in (Phase.VACATING, Phase.LEAVING):
+        if seat.phase in (Phase.DRAINING, Phase.STOPPING):
             continue
         if seat.phase in DOWN:
             comes = seat.is_server and seat.phase in LOST
@@ -111,8 +123,8 @@ def turns(
                 yield place, BESIDE if seat.phase is Phase.REPLACING else AT_ONCE
         elif not seat.is_server:
             yield place, BESIDE if startup_first else AT_ONCE
-        elif startup_first:
-            if newcomers < max_surge:
+        elif startup_first or not (wish.is_proven or seat.exclusive):
+            if newcomers < (max_surge if wish.is_proven else 1):
                 newcomers += 1
                 yield place, BESIDE
         elif able <= 1:

@@ -55,6 +55,7 @@ class Settings:
     stable_after: float
     max_surge: int
     max_unavailable: int
+    canary: bool
     reload_order: RestartOrder
     reload_ignore: tuple[str, ...]
     drain_idle: float
@@ -117,6 +118,12 @@ def _policy(value: Any) -> str:
     if value not in POLICIES:
         raise ValueError(value)
     return str(value)
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    return {"on": True, "off": False}[str(value).lower()]
 
 
 def _order(value: Any) -> RestartOrder:
@@ -233,6 +240,15 @@ SETTINGS = (
         "How many of several workers a restart with SHUTDOWN_FIRST takes out of service at a time; one of "
         "them always stays.",
         "1",
+    ),
+    Setting(
+        "canary",
+        _switch,
+        lambda: True,
+        "on or off",
+        "Whether a restart of servers that serve begins with one of them, which is kept until the new one "
+        "serves; not with `reload_order` SHUTDOWN_FIRST, nor under HTTP/3.",
+        "on",
     ),
     Setting(
         "reload_order",
@@ -361,5 +377,5 @@ def checked(name: str, value: Any, source: str) -> Any:
     setting = _BY_NAME[name]
     try:
         return setting.parse(value)
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise ValueError(f"{name} of {source} cannot be {value!r}: it takes {setting.wants}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import signal
 from dataclasses import dataclass, field
@@ -10,12 +11,20 @@ from worker.constants import Phase
 from worker.roll import Wish
 from worker.settings import Settings
 
-__all__ = ["NEVER", "Death", "Life", "Verdict", "how_it_ended", "judge"]
+__all__ = ["NEVER", "Death", "Life", "Verdict", "how_it_ended", "judge", "why_not_started"]
 
 NEVER = "never"
 ON_FAILURE = "on-failure"
 # By how much of itself a backoff is longer or shorter, so that those who died together do not start together.
 JITTER = 0.2
+
+# What an operator can do about a process that the system refuses.
+REMEDIES = {
+    errno.EMFILE: "raise the limit of open files of the main process (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files of the system (sysctl fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u, or pids.max of the cgroup)",
+    errno.ENOMEM: "free some memory, or raise its limit",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Death:
         served: How long it had been ready, seconds; ``None`` if it never was.
         error: What is known of why its start failed; empty if nothing.
         others: Whether another process has not left the same place yet.
+        begun: Whether there was a process: ``False`` where the main process could not start it.
     """
 
     who: str
@@ -39,8 +49,11 @@ class Death:
     served: float | None = None
     error: str = ""
     others: bool = False
+    begun: bool = True
 
     def __str__(self) -> str:
+        if not self.begun:
+            return f"{self.who} could not be started: {self.error}"
         verb = "was killed by" if self.code is not None and self.code < 0 else "ended with"
         ready = " before it was ready," if self.served is None else ""
         error = f" ({self.error})" if self.error else ""
@@ -58,14 +71,16 @@ class Life:
         restarts: How often the policy has replaced a process.
         displaced: Whether the newcomer took the turn of one that was not ready yet.
         wish: What the present process was started for, if somebody had asked for it.
+        last_death: The last end of a process that no other has replaced yet.
     """
 
-    phase: Phase = Phase.EMPTY
+    phase: Phase = Phase.STOPPED
     due: float = math.inf
     exits: list[str] = field(default_factory=list)
     restarts: int = 0
     displaced: bool = False
     wish: Wish | None = None
+    last_death: Death | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,12 @@ def how_it_ended(code: int | None) -> str:
         return f"signal {-code}"
 
 
+def why_not_started(error: BaseException) -> str:
+    """Return the reason why the main process could not start a process, and what can be done about it."""
+    remedy = REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+    return f"{error} ({remedy})" if remedy else str(error) or type(error).__name__
+
+
 def judge(life: Life, death: Death, policy: str, settings: Settings, chance: float) -> Verdict:
     """Decide what follows from a death, and take note of it.
 
@@ -105,12 +126,13 @@ def judge(life: Life, death: Death, policy: str, settings: Settings, chance: flo
         settings (Settings): The limits.
         chance (float): A random number from 0 to 1, for the jitter.
     """
-    if policy == NEVER or (policy == ON_FAILURE and death.code == 0):
+    # A policy is about processes that ran: one that was asked for and could not be started is still owed.
+    if death.begun and (policy == NEVER or (policy == ON_FAILURE and death.code == 0)):
         return Verdict(math.inf, False, f"it is not started again (restart policy: {policy})")
     if death.served is not None and death.served >= settings.stable_after:
         life.exits.clear()
         return Verdict(0.0, False, "it is started again at once")
-    life.exits.append(how_it_ended(death.code))
+    life.exits.append(how_it_ended(death.code) if death.begun else "not started")
     count = len(life.exits)
     if count >= settings.max_failures:
         exits = ", ".join(life.exits[-settings.max_failures :])

@@ -28,6 +28,7 @@ class Watched:
         base: The process itself.
         started: When it was started; this and the other times on the monotonic clock.
         ready_by: Until when it has to be ready.
+        limit: How long its start may take, seconds.
         serves: Whether it has said that it serves.
         ready: When it was seen to be ready; ``inf`` before.
         told: When it was first seen to have been told to leave; ``None`` before.
@@ -39,6 +40,7 @@ class Watched:
     base: Any
     started: float
     ready_by: float
+    limit: float = math.inf
     serves: bool = False
     ready: float = math.inf
     told: float | None = None
@@ -54,7 +56,7 @@ class Watched:
     def leaving(self) -> bool:
         """Whether it is on its way out."""
         if self.current:
-            return self.place.state is ProcessState.TERMINATED or self.place.life.phase is Phase.VACATING
+            return self.place.state is ProcessState.TERMINATED or self.place.life.phase is Phase.DRAINING
         return self.base is not self.place.predecessor
 
     @property

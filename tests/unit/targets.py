@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import faulthandler
 import os
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -105,6 +107,22 @@ def fails_with(me: Me, *words: str) -> None:
     state.update_entry(name, {"start_error": " ".join(words)}, os.getpid())
     me.multiplexer.terminate(early=True)
     raise SystemExit(1)
+
+
+def binds_its_own(me: Me, where: str) -> None:
+    """It binds an address, which no other process of its name can do meanwhile."""
+    with socket.socket(socket.AF_UNIX) as bound:
+        try:
+            bound.bind(f"\0{where}/{os.environ['SANIC_WORKER_NAME']}")
+        except OSError as error:
+            fails_with(me, f"{errno.errorcode[error.errno]}: {error}")
+        serves(me)
+
+
+def leaves_behind_the_gate(me: Me) -> None:
+    """It takes its time to leave once it was told to."""
+    serves(me)
+    os.read(me.gate.fileno(), 1)
 
 
 def never_acks(me: Me) -> None:

@@ -12,6 +12,7 @@ import pytest
 from sanic.exceptions import ServerKilled
 
 from worker.manager import WorkerManager
+from worker.process import WorkerProcess
 
 from . import targets
 from .running import House, errors, lives, logged, wait_for_end
@@ -66,7 +67,8 @@ class TestAcks:
     def test_those_who_are_slow_are_named_at_the_threshold(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(WorkerManager, "THRESHOLD", 4)
+        for kind in (WorkerManager, WorkerProcess):
+            monkeypatch.setattr(kind, "THRESHOLD", 4)
         house = House(tmp_path, "acks_behind_the_gate", number=3)
 
         def act() -> None:

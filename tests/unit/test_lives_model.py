@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from worker import process as module
 from worker.constants import Happening, Phase, ProcessState, RestartOrder
 from worker.lives import Lives
+from worker.operation import Kind
 from worker.process import WorkerProcess
 from worker.roll import NEWCOMER
 from worker.settings import resolve
@@ -29,6 +30,7 @@ from .fakes import FakeBase
 from .targets import nothing
 
 PICK = st.integers(0, 1000)
+FINAL = (ProcessState.TERMINATED, ProcessState.FAILED, ProcessState.COMPLETED)
 
 
 class Paper(FakeBase):
@@ -82,15 +84,36 @@ class World(RuleBasedStateMachine):
         policy=st.sampled_from(["always", "on-failure", "never"]),
         exclusive=st.booleans(),
         calm=st.booleans(),
+        canary=st.booleans(),
     )
     def begin(
-        self, servers: int, surge: int, unavailable: int, policy: str, exclusive: bool, calm: bool
+        self,
+        servers: int,
+        surge: int,
+        unavailable: int,
+        policy: str,
+        exclusive: bool,
+        calm: bool,
+        canary: bool,
     ) -> None:
         self.calm = calm
         self.settings = resolve(
-            {"max_surge": surge, "max_unavailable": unavailable, "max_failures": 3, "restart_policy": policy}
+            {
+                "max_surge": surge,
+                "max_unavailable": unavailable,
+                "max_failures": 3,
+                "restart_policy": policy,
+                "canary": canary,
+            }
         )
-        self.lives = Lives(lambda: self.places, self.settings, lambda: self.now, lambda: 0.5)
+        self.lives = Lives(
+            lambda: self.places,
+            self.settings,
+            lambda: self.now,
+            lambda: 0.5,
+            lambda place: any(one.place is place for one in self.watched),
+            lambda place: any(one.place is place and one.base.terminated for one in self.watched),
+        )
         self.count = 0
         self.first = servers
         self.exclusive = exclusive
@@ -116,8 +139,7 @@ class World(RuleBasedStateMachine):
 
     def moved(self, place: WorkerProcess) -> None:
         if place.state is ProcessState.TERMINATED:
-            left = not any(one.place is place for one in self.watched)
-            self.lives.happens(place, Happening.STOP, left)
+            self.lives.happens(place, Happening.STOP)
 
     def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
         self.lives.wish(place, order, config)
@@ -134,7 +156,8 @@ class World(RuleBasedStateMachine):
         place.restart_policy = self.settings.restart_policy if place.is_server else "never"
         place.exclusive = self.exclusive and place.is_server
         self.places.append(place)
-        place.start()
+        with self.lives.begun(Kind.SCALE_UP) as operation:
+            self.lives.start(place, operation)
 
     def newcomers(self) -> list[PaperWatched]:
         return [one for one in self.watched if one.current and one.place.life.phase in NEWCOMER]
@@ -186,16 +209,18 @@ class World(RuleBasedStateMachine):
         self.end(watched, code)
         self.lives.go_on()
 
+    @precondition(lambda self: not self.lives.stopped)
     @rule(order=st.sampled_from(RestartOrder), picks=st.sets(PICK, max_size=2))
     def a_restart(self, order: RestartOrder, picks: set[int]) -> None:
         """Of some places, or of all."""
         some = {self.places[pick % len(self.places)] for pick in picks} or self.places
-        for place in self.places:
-            if place in some:
-                place.restart(order)
+        with self.lives.begun(Kind.RESTART):
+            for place in self.places:
+                if place in some:
+                    place.restart(order)
         self.lives.go_on()
 
-    @precondition(lambda self: not self.calm)
+    @precondition(lambda self: not self.calm and not self.lives.stopped)
     @rule(order=st.sampled_from(RestartOrder), when=st.sampled_from(["made", "started"]))
     def a_restart_without_room(self, order: RestartOrder, when: str) -> None:
         """No process can be made, or started."""
@@ -203,18 +228,45 @@ class World(RuleBasedStateMachine):
         self.a_restart(order, set())
         self.base.breaks = ""  # type: ignore[attr-defined]
 
-    @precondition(lambda self: len(self.places) < 8)
+    @precondition(lambda self: not self.lives.stopped and len(self.places) < 8)
     @rule()
     def one_more(self) -> None:
         self.add()
 
-    @precondition(lambda self: not self.calm and sum(place.is_server for place in self.places) > 1)
+    @precondition(lambda self: not self.calm and not self.lives.stopped and len(self.places) < 8)
+    @rule()
+    def one_more_without_room(self) -> None:
+        """Its first process cannot be started."""
+        self.base.breaks = "started"  # type: ignore[attr-defined]
+        self.add()
+        self.base.breaks = ""  # type: ignore[attr-defined]
+        self.lives.go_on()
+
+    @precondition(
+        lambda self: (
+            not self.calm and not self.lives.stopped and sum(place.is_server for place in self.places) > 1
+        )
+    )
     @rule(pick=PICK)
     def one_fewer(self, pick: int) -> None:
         servers = [place for place in self.places if place.is_server]
         place = servers[pick % len(servers)]
-        self.places.remove(place)
-        place.terminate()
+        with self.lives.begun(Kind.SCALE_DOWN):
+            self.places.remove(place)
+            self.lives.operations.removes(place)
+            place.terminate()
+        self.lives.go_on()
+
+    @precondition(lambda self: not self.calm and not self.lives.stopped)
+    @rule(unseen=st.sets(PICK, max_size=3), code=st.sampled_from([0, 1, -9]))
+    def the_server_stops(self, unseen: set[int], code: int) -> None:
+        """Some processes die just before; main learns of that after it has obeyed the stop."""
+        dead = {self.watched[pick % len(self.watched)] for pick in unseen} if self.watched else set()
+        for watched in dead:
+            watched.base.alive = False
+        self.lives.stop()
+        for watched in dead:
+            self.end(watched, code)
         self.lives.go_on()
 
     # What always holds
@@ -227,7 +279,7 @@ class World(RuleBasedStateMachine):
     def nobody_is_lost_or_doubled(self) -> None:
         for place in self.places:
             here = [one for one in self.watched if one.place is place]
-            staying = [one.base for one in here if not one.base.terminated]
+            staying = [one.base for one in here if not one.base.terminated and one.base.alive]
             phase = place.life.phase
             assert len(staying) <= 1 + (phase is Phase.REPLACING), (place.name, phase)
             assert set(staying) <= {place._current_process, place.predecessor}
@@ -237,13 +289,17 @@ class World(RuleBasedStateMachine):
                 assert place.predecessor is None
             if phase in (Phase.READY, Phase.STARTING):
                 assert place.is_alive()
-            elif phase in (Phase.WAITING, Phase.FAILED, Phase.EMPTY):
+            elif phase in (Phase.BACKOFF, Phase.FAILED, Phase.STOPPED):
                 assert not staying
-            elif phase in (Phase.VACATING, Phase.LEAVING):
+            elif phase in (Phase.DRAINING, Phase.STOPPING):
                 assert here and not staying
             if place.exclusive and phase in (Phase.READY, Phase.STARTING):
                 assert len(here) == 1
-            assert (place.life.due < math.inf) is (phase is Phase.WAITING)
+            assert (place.life.due < math.inf) is (phase is Phase.BACKOFF)
+            if self.lives.stopped:
+                assert phase in (Phase.STOPPED, Phase.STOPPING)
+                assert not staying
+                assert here or place.state in FINAL
         for watched in self.watched:
             assert watched.place in self.places or watched.base.terminated
 
@@ -270,10 +326,14 @@ class World(RuleBasedStateMachine):
             self.lives.go_on()
             self.nothing_impossible_happens()
             self.nobody_is_lost_or_doubled()
-        at_rest = (Phase.READY, Phase.FAILED, Phase.EMPTY)
+        if self.lives.stopped:
+            assert not self.watched
+            assert all(place.life.phase is Phase.STOPPED for place in self.places)
+        at_rest = (Phase.READY, Phase.FAILED, Phase.STOPPED)
         assert all(place.life.phase in at_rest for place in self.places)
         assert len(self.watched) == sum(place.life.phase is Phase.READY for place in self.places)
         assert not self.lives._wishes
+        assert not self.lives.operations
 
 
 TestWorld = World.TestCase

@@ -15,7 +15,6 @@ from sanic.exceptions import ServerKilled
 
 from worker.constants import ProcessState, RestartOrder
 from worker.manager import MonitorCycle, WorkerManager
-from worker.process import WorkerProcess
 
 from . import targets
 from .running import House, errors, lives, logged, wait_for_end
@@ -301,7 +300,9 @@ class TestOddConnections:
         def act() -> None:
             logged(caplog, "the connection has ended (EOFError())")
 
-        house.run(act)
+        with pytest.raises(ServerKilled):
+            house.run(act, stops=False)
+        assert "No worker is left that could run. Shutting down." in errors(caplog)
 
 
 class TestRun:
@@ -350,18 +351,3 @@ class TestRun:
             assert house.said("ready", 2)[1].name == "Sanic-Later-0"
 
         house.run(act)
-
-    def test_a_start_that_fails(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The second process cannot be made: the first one is not left behind."""
-        house = House(tmp_path, "never_acks", number=2)
-        start = WorkerProcess.start
-
-        def fails(process: WorkerProcess) -> None:
-            if process.name == TWO:
-                house.said("ready")
-                raise OSError("no more processes")
-            start(process)
-
-        monkeypatch.setattr(WorkerProcess, "start", fails)
-        with pytest.raises(OSError, match="no more processes"):
-            house.run(stops=False)

@@ -170,7 +170,7 @@ class TestCrashLoops:
             assert lives(old[TWO])
             house.plan("serves")
             again(house)
-            house.until(ONE, state="ACKED", serving=True)
+            house.until(ONE, phase="ready")
             assert house.entry(TWO)["pid"] == old[TWO]
             # Its count is at zero.
             house.plan("exits 7")
@@ -267,7 +267,8 @@ class TestCrashLoops:
             house.all_acked()
 
         house.run(act)
-        assert len(errors(caplog)) == 1
+        death, outcome = errors(caplog)
+        assert outcome == f"Restart aborted after 0 of 3: {death.partition('; ')[0]}"
 
 
 class TestPolicies:
@@ -376,7 +377,8 @@ class TestReadiness:
         def act() -> None:
             (old,) = house.said("ready")
             house.all_acked()
-            monkeypatch.setattr("worker.process.WorkerProcess.THRESHOLD", 2)
+            for kind in ("manager.WorkerManager", "process.WorkerProcess"):
+                monkeypatch.setattr(f"worker.{kind}.THRESHOLD", 2)
             house.plan("acks_then_serves_behind_the_gate")
             house.send("__ALL_PROCESSES__::STARTUP_FIRST")
             wait_for_end(old.pid)
@@ -387,45 +389,3 @@ class TestReadiness:
 
         house.run(act)
         assert errors(caplog) == []
-
-
-class TestSignals:
-    def test_hangup_rolls(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        house = House(tmp_path, number=2)
-
-        def act() -> None:
-            old = {said.name: said.pid for said in house.said("ready", 2)}
-            house.all_acked()
-            os.kill(os.getpid(), signal.SIGHUP)
-            for name, pid in old.items():
-                wait_for_end(pid)
-                assert house.until(name, state="ACKED", serving=True, starts=2)["pid"] != pid
-
-        house.run(act)
-        assert errors(caplog) == []
-
-    def test_scaling_by_one(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        house = House(tmp_path)
-
-        def act() -> None:
-            house.all_acked()
-            os.kill(os.getpid(), signal.SIGTTIN)
-            house.until(TWO, state="ACKED", serving=True)
-            os.kill(os.getpid(), signal.SIGTTOU)
-            until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "one less")
-            os.kill(os.getpid(), signal.SIGTTOU)
-            logged(caplog, "Cannot scale to 0 workers.")
-
-        house.run(act)
-        assert len(errors(caplog)) == 1
-
-    def test_one_that_was_ignored_stays_so(self, tmp_path: Path) -> None:
-        """As `nohup` has it."""
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        try:
-            house = House(tmp_path)
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-            assert signal.getsignal(signal.SIGTTIN) == house.manager._loop.on_signal
-            house.run(lambda: house.said("ready") and None)
-        finally:
-            signal.signal(signal.SIGHUP, before)

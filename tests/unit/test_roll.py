@@ -9,7 +9,7 @@ from worker.roll import AFTERWARDS, AT_ONCE, BESIDE, How, Seat, Wish, merged, tu
 
 UP, DOWN = RestartOrder.STARTUP_FIRST, RestartOrder.SHUTDOWN_FIRST
 READY, STARTING, REPLACING = Phase.READY, Phase.STARTING, Phase.REPLACING
-VACATING, WAITING, FAILED = Phase.VACATING, Phase.WAITING, Phase.FAILED
+VACATING, WAITING, FAILED = Phase.DRAINING, Phase.BACKOFF, Phase.FAILED
 
 
 def plan(
@@ -39,7 +39,7 @@ class TestStartupFirst:
         assert plan(UP, READY, READY, READY, max_surge=2) == {"a": BESIDE, "b": BESIDE}
         assert plan(UP, REPLACING, READY, READY, wanted="bc", max_surge=2) == {"b": BESIDE}
 
-    @pytest.mark.parametrize("phase", [WAITING, FAILED, Phase.EMPTY])
+    @pytest.mark.parametrize("phase", [WAITING, FAILED, Phase.STOPPED])
     def test_where_nobody_serves_one_starts_at_once(self, phase: Phase) -> None:
         assert plan(UP, READY, phase, phase) == {"b": AT_ONCE, "c": AT_ONCE}
 
@@ -77,7 +77,7 @@ class TestShutdownFirst:
     def test_who_is_leaving_has_its_turn_already(self) -> None:
         assert plan(DOWN, VACATING) == {}
         assert plan(UP, VACATING) == {}
-        assert plan(UP, Phase.LEAVING) == {}
+        assert plan(UP, Phase.STOPPING) == {}
 
 
 class TestNewcomers:

@@ -33,6 +33,7 @@ RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
         ("always", "on-failure", "never", "always"),
         ("always", "on-failure", "never", "always"),
     ),
+    "canary": (("off", "on", "OFF", "on"), (False, True, False, True)),
     "reload_order": (("STARTUP_FIRST", "shutdown_first", "startup_first", "SHUTDOWN_FIRST"), (UP, DOWN) * 2),
     "reload_ignore": (("a", "*.css,/b/", "a\n!b,c\n", ""), (("a",), ("*.css", "/b/"), ("a", "!b,c"), ())),
     "unix_mode": (("600", "0660", "0o777", "000"), (0o600, 0o660, 0o777, 0)),
@@ -43,6 +44,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         ("backoff_initial", "backoff_max", "stable_after", "drain_idle"), (-1, "x", "inf", True, [])
     ),
     "restart_policy": ("", "Always", "on_failure", 1, True, []),
+    "canary": ("yes", 1, 0, []),
     "reload_order": ("", "BOTH", 1, []),
     "reload_ignore": ("!", "a\\", "[z-a]", 1, True, [1], {"a": 1}.items()),
     "unix_mode": ("", "888", "rw", "1777", -1, 0o1000, 6.0, True, []),

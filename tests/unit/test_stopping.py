@@ -91,6 +91,51 @@ class TestStops:
         house.run(stops=False)
         assert errors(caplog) == []
 
+    @pytest.mark.parametrize("word", ["a signal", "a message"])
+    def test_a_stop_as_a_successor_dies(
+        self, word: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """In one turn of the loop: the worker that it was to replace is stopped, and not kept."""
+        house = House(tmp_path, number=2, max_surge=2, canary="off")
+
+        def act() -> None:
+            house.said("ready", 2)
+            house.all_acked()
+            house.plan("acks_behind_the_gate")
+            house.send("__ALL_PROCESSES__::STARTUP_FIRST")
+            new = house.said("at the gate", 2)
+            the_loop = house.manager._loop
+            turn = the_loop.turn
+
+            def all_at_once(at_most: float | None = None) -> None:
+                the_loop.turn = turn  # type: ignore[method-assign]
+                for said in new:
+                    os.kill(said.pid, signal.SIGKILL)
+                    os.waitid(os.P_PID, said.pid, os.WEXITED | os.WNOWAIT)
+                if word == "a message":
+                    house.send("__TERMINATE__")
+                else:
+                    signal.raise_signal(signal.SIGTERM)
+                turn(at_most)
+
+            the_loop.turn = all_at_once  # type: ignore[method-assign]
+            the_loop.do(lambda: None)
+
+        house.run(act, stops=False)
+        assert [said.what for said in house.heard].count("SIGINT") == 2
+
+    def test_terminate_in_another_thread(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, number=2)
+
+        def act() -> None:
+            house.said("ready", 2)
+            house.all_acked()
+            house.manager.terminate()
+
+        house.run(act, stops=False)
+        assert [said.what for said in house.heard] == ["ready", "ready", "SIGINT", "SIGINT"]
+        assert errors(caplog) == []
+
     def test_the_second_one_kills(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, "stubborn", number=2)
         grandchildren: list[int] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from worker.constants import LIFE, Act, Happening, Phase, RestartOrder
+from worker.constants import LIFE, Act, Happening, Phase, ProcessState, RestartOrder
 from worker.lives import Lives
 from worker.settings import Settings, resolve
 from worker.supervision import Death, Life, how_it_ended, judge
@@ -130,6 +130,11 @@ class TestWords:
         assert str(death) == words
 
 
+def nobody(place: Any) -> bool:
+    """Whether a process is there: none is."""
+    return False
+
+
 class TestTable:
     def test_every_phase_is_in_it(self) -> None:
         assert set(LIFE) == set(Phase)
@@ -149,10 +154,11 @@ class TestTable:
     def test_what_is_not_in_it_is_logged_and_nothing_is_done(self, caplog: pytest.LogCaptureFixture) -> None:
         """A process that is ready in a place that is empty: no method of the place is called."""
         place: Any = SimpleNamespace(name="Sanic-Server-0-0", life=Life())
-        Lives(lambda: [place], settings(), lambda: 0.0, lambda: EVEN).happens(place, Happening.READY)
+        lives = Lives(lambda: [place], settings(), lambda: 0.0, lambda: EVEN, nobody, nobody)
+        lives.happens(place, Happening.READY)
         assert vars(place) == {"name": "Sanic-Server-0-0", "life": Life()}
         assert caplog.messages == [
-            f"Impossible for Sanic-Server-0-0: its process is ready, while {Phase.EMPTY.value}"
+            f"Impossible for Sanic-Server-0-0: its process is ready, while {Phase.STOPPED.value}"
         ]
 
     @pytest.mark.parametrize("alive", [True, False])
@@ -161,10 +167,11 @@ class TestTable:
         begun: list[RestartOrder] = []
         place: Any = SimpleNamespace(
             name="X",
-            life=Life(Phase.VACATING),
+            life=Life(Phase.DRAINING),
+            state=ProcessState.RESTARTING,
             is_alive=lambda: alive,
             renew=lambda order, config: begun.append(order),
         )
-        lives = Lives(lambda: [place], settings(), lambda: 0.0, lambda: EVEN)
+        lives = Lives(lambda: [place], settings(), lambda: 0.0, lambda: EVEN, nobody, nobody)
         lives.happens(place, Happening.LEFT, Death("X [1]", 0))
         assert begun == ([] if alive else [RestartOrder.SHUTDOWN_FIRST])
