@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from traceback import walk_tb
 from typing import TYPE_CHECKING
 
 from sanic.exceptions import ServerKilled
@@ -171,15 +172,14 @@ class Commands:
             call()
         except ServerKilled:
             raise
-        except (ValueError, ConnectionError) as error:
-            refusal = str(error)
-            self.complaints.make(
-                sender, lambda: f"Refused a command of {self._loop.name_of(sender)}: {refusal}"
-            )
         # What came down the pipe brings code of its own, in the reprs of its arguments for one.
-        except BaseException:
+        except BaseException as error:
+            refusal = _refusal(error)
+            verb = "Refused" if refusal else "Failed to obey"
             self.complaints.make(
-                sender, lambda: f"Failed to obey a command of {self._loop.name_of(sender)}", exc_info=True
+                sender,
+                lambda: f"{verb} a command of {self._loop.name_of(sender)}{refusal}",
+                exc_info=not refusal,
             )
 
     def _obey(self, command: Command, sender: int | None) -> None:
@@ -228,7 +228,25 @@ class Commands:
                 auto_start=command.auto_start,
                 workers=command.workers,
             )
-        except Exception:
-            self.complaints.make(sender, lambda: f"Failed to manage worker {command.ident}", exc_info=True)
+        except Exception as error:
+            refusal = _refusal(error)
+            self.complaints.make(
+                sender, lambda: f"Failed to manage worker {command.ident}{refusal}", exc_info=not refusal
+            )
             return
         self._manager._start(worker)
+
+
+def _refusal(error: BaseException) -> str:
+    """Return the reason of a refusal, to be appended to a log line; empty text for a fault in some code.
+
+    A ``ValueError`` is a refusal where this package raised it. The arguments of a process may raise one of
+    their own, for instance when they are pickled: its traceback is needed to find the fault.
+    """
+    if isinstance(error, ValueError):
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").partition(".")[0] != __package__:
+            return ""
+    elif not isinstance(error, ConnectionError):
+        return ""
+    return f": {error}"

@@ -6,17 +6,30 @@ import logging
 import os
 import pickle
 import signal
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
 
 import pytest
 
+from worker import settings
 from worker.commands import DEFERRED, Commands, coalesce
 from worker.complaints import COMPLAINTS
 from worker.constants import RestartOrder
 from worker.loop import SLICE
-from worker.messages import Corrupt, Exited, Invalid, Opaque, Received, Restart, Scale, Stop, Terminate
+from worker.messages import (
+    Corrupt,
+    Exited,
+    Invalid,
+    Manage,
+    Opaque,
+    Received,
+    Restart,
+    Scale,
+    Stop,
+    Terminate,
+)
 
 from .running import House, errors, logged, until
 
@@ -148,6 +161,60 @@ class TestWhileTheServersStart:
         again = [*numbers, numbers[0], of(files="another", sender=7), numbers[-1]]
         assert self.deferred(again) == numbers
         assert errors(caplog) == [self.TOO_MANY]
+
+
+class TestRefusals:
+    """A command that is refused is one line of the log; a traceback is for a fault of some code."""
+
+    TASK = Manage("Server-0", print, {}, False, None, True, True, 1)
+
+    @pytest.mark.parametrize(
+        ("command", "line"),
+        [
+            (Scale(0), "Refused a command of an unknown process: Cannot scale to 0 workers."),
+            (Scale(65_000), "Refused a command of an unknown process: Cannot scale to 65000 workers: "),
+            (TASK, "Failed to manage worker Server-0: Worker Server-0 already exists"),
+            (
+                replace(TASK, ident="Task", transient=True, restartable=False),
+                "Failed to manage worker Task: Cannot create a transient worker that is not restartable",
+            ),
+            (
+                replace(TASK, ident="Task", workers=65_000),
+                "Refused a command of an unknown process: 65000 processes of Task: max_workers is ",
+            ),
+        ],
+    )
+    def test_is_one_line(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, command: Any, line: str
+    ) -> None:
+        house = House(tmp_path)
+        try:
+            Commands(house.manager._loop, house.manager).obey(Received(command))
+        finally:
+            house.close()
+        (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+        assert record.getMessage().startswith(line)
+        assert "\n" not in record.getMessage()
+        assert not record.exc_info
+
+    @pytest.mark.parametrize("error", [ValueError, TypeError, UnicodeError])
+    @pytest.mark.parametrize("verb", ["restart", "manage"])
+    def test_a_fault_of_other_code_has_its_traceback(
+        self, verb: str, error: type[Exception], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The arguments of a process bring code of their own, which runs when they are pickled."""
+
+        def fails(*args: Any, **kwargs: Any) -> None:
+            raise error("a mistake")
+
+        waiting: Any = Waiting()
+        waiting.starting = False
+        waiting.settings = settings.resolve({})
+        setattr(waiting, verb, fails)
+        Commands(waiting, waiting).obey(Received(self.TASK if verb == "manage" else Restart(None)))
+        (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
+        assert record.exc_info is not None
+        assert isinstance(record.exc_info[1], error)
 
 
 @pytest.mark.usefixtures("main_is_heard")

@@ -282,13 +282,14 @@ class TestCommands:
             house.send(("Task", targets.nothing, {}, False, True, True, True, 1))
             house.until("Sanic-Task-0", state="COMPLETED")
             house.send(("Task", targets.nothing, {}, False, True, True, True, 1))
-            logged(caplog, "Failed to manage worker Task")
+            logged(caplog, "Failed to manage worker Task: ")
             house.call(lambda: None)
             house.send(("Seven", targets.nothing, {}, False, True, True, True))
             house.until("Sanic-Seven-0", state="COMPLETED")
 
         house.run(act)
-        assert errors(caplog) == ["Failed to manage worker Task"]
+        assert errors(caplog) == ["Failed to manage worker Task: Worker Task already exists"]
+        assert not any(record.exc_info for record in caplog.records)
         assert house.heard[-1].what == "SIGINT"
 
     def test_commands_wait_for_the_acks(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
