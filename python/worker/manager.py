@@ -99,7 +99,7 @@ class WorkerManager:
         self.monitor_publisher, self.monitor_subscriber = monitor_pubsub
         self.worker_state = worker_state
         self.worker_state[self.MAIN_IDENT] = {"pid": self.pid}
-        self._shutting_down = False
+        self._shutting_down = self._was_killed = False
         self._serve = serve
         self._server_settings = server_settings
         self._server_count = count()
@@ -239,7 +239,7 @@ class WorkerManager:
         """Start everything, obey messages and signals until the end, and leave nothing behind.
 
         Raises:
-            ServerKilled: A server failed to come online.
+            ServerKilled: A server failed to come online, or a second signal killed processes.
         """
         try:
             self.start()
@@ -247,7 +247,7 @@ class WorkerManager:
             self.join()
             self.terminate()
             self.cleanup()
-            if self._overseer.gave_up:
+            if self._overseer.gave_up or self._was_killed:
                 raise ServerKilled
         except BaseException:
             self._overseer.kill()
@@ -297,8 +297,7 @@ class WorkerManager:
         """Restart processes.
 
         Args:
-            process_names (list[str] | None): Which; ``None`` for all transient ones. Defaults to
-                ``None``.
+            process_names (list[str] | None): Which; ``None``, the default, for all transient ones.
             restart_order (RestartOrder): Which comes first; where all are restarted because of changed files,
                 the setting ``reload_order`` says it. Defaults to ``SHUTDOWN_FIRST``.
             **kwargs: What the new processes are told, as ``config`` (``reloaded_files``).
@@ -313,7 +312,7 @@ class WorkerManager:
         """Run this many servers from now on.
 
         Args:
-            num_worker (int): How many.
+            num_worker (int): How many. Over HTTP the inspector takes 0 for 1; here 0 is an error.
 
         Raises:
             ValueError: ``num_worker`` is below 1 or above the ``max_workers`` setting.
@@ -407,6 +406,7 @@ class WorkerManager:
         """
         if self._shutting_down:
             logger.info("Shutdown interrupted. Killing.")
+            self._was_killed = self._was_killed or self._overseer.has_processes()
             with suppress(ServerKilled):
                 self.kill()
         logger.info("Received signal %s. Shutting down.", signals.Signals(signal).name)

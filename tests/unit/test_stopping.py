@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sanic.exceptions import ServerKilled
 
 from worker import launch
 from worker.process import WorkerProcess
@@ -147,7 +148,8 @@ class TestStops:
             assert all(lives(said.pid) for said in house.heard)
             os.kill(os.getpid(), signal.SIGINT)
 
-        house.run(act, stops=False)
+        with pytest.raises(ServerKilled):
+            house.run(act, stops=False)
         assert "Shutdown interrupted. Killing." in caplog.messages
         for pid in grandchildren:
             wait_for_end(pid)
