@@ -12,6 +12,8 @@ from worker.integration import install
 
 __all__ = ["main"]
 
+SINGLE_PROCESS = "--single-process"
+
 
 def main(args: list[str] | None = None) -> None:
     """Run the ``sanic`` command of the installed Sanic on this manager.
@@ -53,6 +55,9 @@ def _take_flags(given: list[str]) -> list[str]:
         settings.resolve({})
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    # Sanic's parser takes abbreviations.
+    if any(flag.startswith("--sin") and SINGLE_PROCESS.startswith(flag) for flag in rest):
+        settings.warn_without_manager()
     return rest
 
 

@@ -110,7 +110,7 @@ class Inspector:
         """Change the number of workers.
 
         Args:
-            replicas (str | int): How many there shall be, from 1 on. What is empty, or 0, stands for 1.
+            replicas (str | int): The new number of workers, from 1 on. 0 and an empty value stand for 1.
 
         Returns:
             str: ``Scaling to <number>``.
@@ -118,7 +118,7 @@ class Inspector:
         Raises:
             BadRequest: ``replicas`` is no such number.
         """
-        num_workers = _whole_number(replicas) if replicas else 1
+        num_workers = _number_of_workers(replicas)
         log_msg = f"Scaling to {num_workers}"
         logger.info(log_msg)
         send(self._publisher, f"__SCALE__:{num_workers}")
@@ -224,12 +224,14 @@ class Inspector:
         return obj if obj is None or isinstance(obj, (str, int, float)) else str(obj)
 
 
-def _whole_number(value: Any) -> int:
+def _number_of_workers(value: Any) -> int:
+    if not value:
+        return 1
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):
             number = int(value)
-            if number >= 1:
-                return number
+            if number >= 0:
+                return number or 1
     raise BadRequest(f"replicas must be a whole number from 1 on, not {value!r}")
 
 

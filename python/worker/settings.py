@@ -33,6 +33,9 @@ MAX_CEILING = 16 << 30
 # When a process that has died is replaced.
 POLICIES = ("always", "on-failure", "never")
 
+# The settings that do not need a manager: they hold in a server of a single process as well.
+IN_ANY_SERVER = frozenset({"drain_idle", "unix_mode"})
+
 # What install() was given, and what the flags of the command say.
 _installed: dict[str, Any] = {}
 _flags: dict[str, Any] = {}
@@ -313,6 +316,14 @@ def take_flags(given: Mapping[str, str]) -> None:
     _flags.update(given)
 
 
+def warn_without_manager() -> None:
+    """Name the flags given that have no effect in a server of a single process, in one warning."""
+    flags = [one.flag for one in SETTINGS if one.name in _flags and one.name not in IN_ANY_SERVER]
+    if flags:
+        verb = "has" if len(flags) == 1 else "have"
+        logger.warning("%s %s no effect with --single-process", ", ".join(flags), verb)
+
+
 def forget() -> None:
     """Drop what ``worker.install()`` was given, and what the flags said."""
     _installed.clear()
@@ -334,7 +345,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     for setting in SETTINGS:
         found = (
             (_flags.get(setting.name), setting.flag),
-            (os.environ.get(setting.variable), setting.variable),
+            (_environment(setting.variable), setting.variable),
             (_installed.get(setting.name), "worker.install()"),
             (given.get(setting.name), "WorkerManager()"),
         )
@@ -362,10 +373,18 @@ def warn_of_unknown_names() -> None:
         name = variable.removeprefix(ENV_PREFIX)
         if name == variable or name in _SANICS or name.lower() in _BY_NAME or variable in _warned:
             continue
+        if _environment(variable) is None:
+            continue
         _warned.add(variable)
         near = get_close_matches(name.lower(), _BY_NAME, 1)
         hint = f"did you mean {_BY_NAME[near[0]].variable}?" if near else f"there are: {', '.join(_BY_NAME)}"
         logger.warning("%s in the environment is no setting of sanic-worker; %s", variable, hint)
+
+
+def _environment(variable: str) -> str | None:
+    """Return the value of a variable; ``None`` where it is unset or has only whitespace."""
+    value = os.environ.get(variable, "")
+    return value if value.strip() else None
 
 
 def checked(name: str, value: Any, source: str) -> Any:

@@ -113,6 +113,24 @@ class TestSettings:
             f"sanic-worker: max_surge of {source} cannot be '0': it takes a whole number from 1 on\n"
         )
 
+    @pytest.mark.parametrize("single", ["--single-process", "--single"])
+    def test_those_without_an_effect_are_named(
+        self, ran: list[Any], single: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SANIC_WORKER_MAX_FAILURES", "3")
+        cli.main(
+            ["hello:app", "--max-surge=2", single, "--drain-idle=2", "--unix-mode", "600", "--max-workers=9"]
+        )
+        assert ran == ["install", ["hello:app", single]]
+        assert caplog.messages == ["--max-workers, --max-surge have no effect with --single-process"]
+
+    @pytest.mark.parametrize("args", [["--max-surge=2"], ["--single-process", "--drain-idle=2"]])
+    def test_those_with_an_effect_are_not(
+        self, ran: list[Any], args: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        cli.main(["hello:app", *args])
+        assert caplog.messages == []
+
     @pytest.mark.parametrize("flag", ["-h", "--help"])
     def test_they_are_in_the_help(
         self, ran: list[Any], flag: str, capsys: pytest.CaptureFixture[str]

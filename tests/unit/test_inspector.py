@@ -174,6 +174,8 @@ class TestActions:
             ("/scale", {"replicas": 4}, "Scaling to 4", "__SCALE__:4"),
             ("/scale", {"replicas": "4"}, "Scaling to 4", "__SCALE__:4"),
             ("/scale", {"replicas": 0}, "Scaling to 1", "__SCALE__:1"),
+            ("/scale", {"replicas": "0"}, "Scaling to 1", "__SCALE__:1"),
+            ("/scale", {"replicas": " 00 "}, "Scaling to 1", "__SCALE__:1"),
             ("/scale", {"replicas": ""}, "Scaling to 1", "__SCALE__:1"),
             ("/scale", {"replicas": None}, "Scaling to 1", "__SCALE__:1"),
         ],
@@ -186,7 +188,7 @@ class TestActions:
         assert response.json == {"meta": {"action": path[1:]}, "result": result}
         assert publisher.sent == [message]
 
-    @pytest.mark.parametrize("replicas", [-1, "-1", "0", "abc", 1.5, 3.0, True, [1], {"a": 1}])
+    @pytest.mark.parametrize("replicas", [-1, "-1", "abc", 1.5, 3.0, True, [1], {"a": 1}])
     def test_scale_to_what_is_no_number(self, ask: Ask, publisher: FakePublisher, replicas: Any) -> None:
         response = ask("POST", "/scale", json.dumps({"replicas": replicas}))
         assert response.status == 400

@@ -116,6 +116,19 @@ class TestSources:
         settings.forget()
         assert settings.resolve({"max_workers": 3}) == replace(PLAIN, max_workers=3)
 
+    @pytest.mark.parametrize("text", ["", " ", "\t\n"])
+    @pytest.mark.parametrize("name", NAMES)
+    def test_an_empty_variable_counts_as_unset(
+        self, name: str, text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        texts, values = RIGHT[name]
+        settings.install({name: texts[1]})
+        monkeypatch.setenv(settings.SETTINGS[NAMES.index(name)].variable, text)
+        monkeypatch.setenv("SANIC_WORKER_NO_SUCH_SETTING", text)
+        assert getattr(settings.resolve({}), name) == values[1]
+        settings.warn_of_unknown_names()
+        assert caplog.messages == []
+
     def test_space_around_a_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SANIC_WORKER_MAX_WORKERS", " 12 ")
         assert settings.resolve({}).max_workers == 12
