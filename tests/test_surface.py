@@ -40,6 +40,7 @@ EXTRAS = {
         "reload_order",
         "reload_ignore",
         "drain_idle",
+        "inspector_open",
     ],
     "worker.manager.WorkerManager.manage": ["label", "restart_policy", "is_server"],
     "worker.process.Worker": ["label", "settings", "restart_policy", "overseer", "is_server"],

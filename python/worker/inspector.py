@@ -7,12 +7,10 @@ from contextlib import suppress
 from datetime import datetime
 from hmac import compare_digest
 from inspect import isawaitable, ismethod, signature
-from ipaddress import ip_address
 from os import environ
 from pathlib import Path
 from socket import socket
 from typing import Any
-from urllib.parse import urlsplit
 
 from sanic import Sanic
 from sanic.exceptions import BadRequest, Forbidden, NotFound, Unauthorized
@@ -22,12 +20,16 @@ from sanic.request import Request
 from sanic.response import HTTPResponse, json
 from sanic.server.socket import bind_socket
 
+from worker import launch
+from worker.origin import foreign, is_loopback
 from worker.publisher import Publisher, send
+from worker.settings import Settings
 from worker.state import snapshot
 
 __all__ = ["Inspector"]
 
-LOOPBACK = "localhost"
+# What an address raises that is taken, not there, or none at all.
+CANNOT_BIND = (OSError, OverflowError, ValueError, TypeError)
 
 
 class Inspector:
@@ -40,8 +42,9 @@ class Inspector:
 
     The public methods of a subclass, sync or async, are actions too. They must return what JSON can hold.
 
-    With an API key every request must carry it, as a bearer token. Without one, requests that a browser was
-    led to make by a foreign page are refused.
+    With an API key every request must carry it, as a bearer token. Without one, it is only started on a
+    loopback address (unless the setting ``inspector_open`` allows others), and requests that a foreign web
+    page may have caused are refused.
 
     Args:
         publisher (Publisher): The sending end of the pipe to the main process.
@@ -97,6 +100,18 @@ class Inspector:
             self._run()
         return self
 
+    def _may_start(self, settings: Settings) -> bool:
+        """Return whether main may start this process; log an error where it would be open to everyone."""
+        # Not a public method: those are actions.
+        try:
+            # Any port will do: the question is what the host stands for.
+            probe = bind_socket(self.host, 0)
+        except CANNOT_BIND:
+            # The process will meet the same error, and report it.
+            return True
+        with probe:
+            return self._may_listen(probe, settings)
+
     def reload(self, zero_downtime: bool = False) -> None:
         """Restart all workers.
 
@@ -131,7 +146,7 @@ class Inspector:
     def _setup(self) -> None:
         self.app.add_route(self._info, "/")
         self.app.add_route(self._action, "/<action:str>", methods=["POST"])
-        self.app.on_request(self._authentication if self.api_key else self._same_origin)
+        self.app.on_request(self._authentication if self._has_key else self._same_origin)
         self.app.config.FALLBACK_ERROR_FORMAT = "json"
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
@@ -140,18 +155,21 @@ class Inspector:
         for app in Sanic._app_registry.values():
             if app is not self.app:
                 app.state.server_info.clear()
-        tls = {"key": self.tls_key, "cert": self.tls_cert}
-        given = all(path and not isinstance(path, Default) for path in tls.values())
         sock = self._listen()
         if sock is None:
             raise SystemExit(1)
         with sock:
-            self.app.run(sock=sock, single_process=True, ssl=tls if given else None)
+            self.app.run(sock=sock, single_process=True, ssl=self._tls())
+
+    def _tls(self) -> dict[str, Any] | None:
+        tls = {"key": self.tls_key, "cert": self.tls_cert}
+        given = all(path and not isinstance(path, Default) for path in tls.values())
+        return tls if given else None
 
     def _listen(self) -> socket | None:
         try:
-            return bind_socket(self.host, self.port)
-        except OSError as error:
+            sock = bind_socket(self.host, self.port)
+        except CANNOT_BIND as error:
             error_logger.error(
                 "The inspector cannot listen on %s:%s (%s). Set INSPECTOR_HOST and INSPECTOR_PORT to an "
                 "address that is free.",
@@ -160,21 +178,39 @@ class Inspector:
                 str(error),
             )
             return None
+        if self._may_listen(sock, launch.current_settings()):
+            return sock
+        sock.close()
+        return None
+
+    @property
+    def _has_key(self) -> bool:
+        # A key of digits alone, set in the environment, arrives as a number.
+        key: Any = self.api_key
+        return bool(key) or type(key) is int
+
+    def _may_listen(self, sock: socket, settings: Settings) -> bool:
+        if self._has_key or settings.inspector_open or is_loopback(sock):
+            return True
+        error_logger.error(
+            "The inspector is not started: on %s (%s) anyone who reaches this machine could stop the server. "
+            "Set INSPECTOR_API_KEY, or set INSPECTOR_HOST to localhost, or allow this with "
+            "SANIC_WORKER_INSPECTOR_OPEN=true.",
+            self.host or repr(self.host),
+            sock.getsockname()[0],
+        )
+        return False
 
     def _authentication(self, request: Request) -> None:
         token = (request.token or "").encode()
-        # A key of digits alone, set in the environment, arrives as a number.
         if not compare_digest(token, str(self.api_key).encode()):
             raise Unauthorized("Bad API key")
 
     def _same_origin(self, request: Request) -> None:
-        # A browser sends what any page tells it to. It names a foreign page in Origin; a page whose own name
-        # was made to resolve to this machine shows in Host.
-        own = _one_name(self.host)
-        host = _host_of(f"//{request.headers['host']}") if "host" in request.headers else own
-        foreign = "origin" in request.headers and _host_of(request.headers["origin"]) != host
-        if foreign or own == LOOPBACK != host:
-            raise Forbidden("Set INSPECTOR_API_KEY to use the inspector from another origin")
+        if reason := foreign(request, "https" if self._tls() else "http"):
+            raise Forbidden(
+                f"The request is refused: {reason}. Set INSPECTOR_API_KEY to allow it with the key"
+            )
 
     async def _action(self, request: Request, action: str) -> HTTPResponse:
         logger.info("Incoming inspector action: %s", action)
@@ -203,7 +239,8 @@ class Inspector:
         raise NotFound(f"Unknown action: {action}")
 
     async def _info(self, request: Request) -> HTTPResponse:
-        return await self._respond(request, self._state_to_json())
+        state = self._state_to_json()
+        return await self._respond(request, {**state, "info": _displayable(state["info"])})
 
     async def _respond(self, request: Request, output: Any) -> HTTPResponse:
         name = request.match_info.get("action", "info")
@@ -235,16 +272,16 @@ def _number_of_workers(value: Any) -> int:
     raise BadRequest(f"replicas must be a whole number from 1 on, not {value!r}")
 
 
-def _host_of(url: str) -> str:
-    try:
-        return _one_name(urlsplit(url).hostname or "")
-    except ValueError:
-        return ""
+def _displayable(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the information on the application in the form that ``sanic inspect`` displays.
 
-
-def _one_name(host: str) -> str:
-    """Return one name for all the names of this machine to itself; any other as it is."""
-    try:
-        return LOOPBACK if ip_address(host).is_loopback else host
-    except ValueError:
-        return host.lower()
+    The client needs a list of ``packages`` and displays only text.
+    """
+    shown: dict[str, Any] = {key: str(value) for key, value in info.items()}
+    packages, extra = info.get("packages") or (), info.get("extra")
+    shown["packages"] = [*map(str, packages)] if isinstance(packages, (list, tuple)) else [str(packages)]
+    if isinstance(extra, Mapping):
+        shown["extra"] = {key: str(value) for key, value in extra.items()}
+    elif extra is not None:
+        shown["extra"] = {"extra": str(extra)}
+    return shown

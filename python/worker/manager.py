@@ -89,6 +89,7 @@ class WorkerManager:
         reload_order: RestartOrder | str | None = None,
         reload_ignore: str | Iterable[str] | None = None,
         drain_idle: float | None = None,
+        inspector_open: bool | None = None,
     ) -> None:
         self.settings = settings.resolve(locals())
         settings.warn_of_unknown_names()
@@ -136,8 +137,7 @@ class WorkerManager:
             func (Callable): What it runs.
             kwargs (dict[str, Any]): The arguments of ``func``.
             transient (bool): Whether it is restarted along with the servers. Defaults to ``False``.
-            restartable (bool | None): Whether it may be restarted by its name. Defaults to
-                ``transient``.
+            restartable (bool | None): Whether a restart may name it. Defaults to ``transient``.
             tracked (bool): Whether it stays in the table when it is done. Defaults to ``True``.
             auto_start (bool): Whether it is started by itself. Defaults to ``True``.
             workers (int): How many processes. Defaults to ``1``.
@@ -263,7 +263,7 @@ class WorkerManager:
 
     def _start(self, worker: Worker, operation: Operation | None = None) -> None:
         for process in worker.processes:
-            if not worker.auto_start:
+            if not (worker.auto_start and worker.may_start()):
                 process.set_state(ProcessState.NONE, True)
             elif not self._loop.stop_asked:
                 self._overseer.start(process, operation)

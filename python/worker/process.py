@@ -362,6 +362,14 @@ class Worker:
         self.processes.add(process)
         return process
 
+    def may_start(self) -> bool:
+        """Return whether to start the processes: what they run can refuse by a method ``_may_start``."""
+        # It is code of the user's as well, and runs in main. A process that must not run asks again itself.
+        with suppress(Exception):
+            ask = getattr(self.serve, "_may_start", None)
+            return ask is None or bool(ask(self.settings))
+        return True
+
     def has_alive_processes(self) -> bool:
         """Whether any of the processes runs."""
         return any(process.is_alive() for process in self.processes)

@@ -30,6 +30,9 @@ MIN_CEILING = 8 << 20
 CEILING = 1 << 30
 MAX_CEILING = 16 << 30
 
+YES = frozenset({"true", "yes", "on", "1"})
+NO = frozenset({"false", "no", "off", "0"})
+
 # When a process that has died is replaced.
 POLICIES = ("always", "on-failure", "never")
 
@@ -63,6 +66,7 @@ class Settings:
     reload_ignore: tuple[str, ...]
     drain_idle: float
     unix_mode: int | None
+    inspector_open: bool
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,13 @@ def _mode(value: Any) -> int:
     if not 0 <= mode <= 0o777:
         raise ValueError(value)
     return mode
+
+
+def _yes_or_no(value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text not in YES | NO:
+        raise ValueError(value)
+    return text in YES
 
 
 def _max_workers() -> int:
@@ -286,6 +297,15 @@ SETTINGS = (
         "the permissions of a file in octal digits, from 000 to 777",
         "The permissions of the unix socket that is listened on, as `chmod` takes them.",
         "666, as Sanic has it",
+    ),
+    Setting(
+        "inspector_open",
+        _yes_or_no,
+        lambda: False,
+        "true or false",
+        "Whether the inspector may listen without an API key on an address that other machines reach. Anyone "
+        "who reaches it can stop the server. Requests must name it by its IP address.",
+        "false",
     ),
 )
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -166,6 +166,51 @@ def test_a_page_from_elsewhere_is_not_obeyed(inspected: Inspected) -> None:
     assert set(inspected.server.settled(2)) == set(before)
 
 
+@pytest.mark.ours
+def test_a_request_that_another_site_caused_is_not_obeyed(inspected: Inspected) -> None:
+    sent = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"}
+    assert inspected.request("POST", "/shutdown", **sent).status == 403
+    # A link to the page may be followed.
+    assert inspected.request("GET", "/", **sent).status == 200
+
+
+@pytest.mark.ours
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_without_a_key_it_is_not_open_to_other_machines(tmp_path: Path, host: str) -> None:
+    port = free_port()
+    env = {"SANIC_INSPECTOR_PORT": str(port), "SANIC_INSPECTOR_HOST": host}
+    with Server.run("apps.inspected:app", workers=1, cwd=tmp_path, env=env) as server:
+        server.wait_ready()
+        wait_until(
+            lambda: server.table().get("Sanic-Inspector-0") == {"server": False, "state": "NONE"},
+            "no process",
+        )
+        assert port_is_free(port)
+        assert server.stop() == 0
+        (line,) = server.log("err").splitlines()
+        assert "The inspector is not started" in line
+        assert "INSPECTOR_API_KEY" in line
+
+
+@pytest.mark.ours
+def test_a_setting_opens_it(tmp_path: Path) -> None:
+    port = free_port()
+    env = {"SANIC_INSPECTOR_PORT": str(port), "SANIC_INSPECTOR_HOST": "0.0.0.0"}
+    args = ("--inspector-open", "true")
+    with Server.run(
+        "apps.inspected:app", *args, workers=1, cwd=tmp_path, env=env, start_method="fork"
+    ) as server:
+        server.wait_ready()
+        inspected = Inspected(server, port)
+        wait_until(inspected.listens, "the inspector")
+        assert inspected.request("GET", "/").status == 200
+        assert inspected.request("GET", "/", Host="evil.example").status == 403
+        # The same client that the stock command has, by the address.
+        assert inspect(inspected, "--host=127.0.0.1", f"--port={port}").returncode == 0
+        assert server.stop() == 0
+        assert server.log("err") == ""
+
+
 def test_the_client_shows_who_is_there(inspected: Inspected) -> None:
     shown = inspect(inspected, f"--port={inspected.port}")
     assert shown.returncode == 0, shown

@@ -37,6 +37,7 @@ RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "reload_order": (("STARTUP_FIRST", "shutdown_first", "startup_first", "SHUTDOWN_FIRST"), (UP, DOWN) * 2),
     "reload_ignore": (("a", "*.css,/b/", "a\n!b,c\n", ""), (("a",), ("*.css", "/b/"), ("a", "!b,c"), ())),
     "unix_mode": (("600", "0660", "0o777", "000"), (0o600, 0o660, 0o777, 0)),
+    "inspector_open": (("true", "No", " on ", "0"), (True, False, True, False)),
 }
 WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("max_failures", "max_surge", "max_unavailable"), (0, -1, 1.5, True, "", "x", "1.0", [])),
@@ -47,6 +48,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "canary": ("yes", 1, 0, []),
     "reload_order": ("", "BOTH", 1, []),
     "reload_ignore": ("!", "a\\", "[z-a]", 1, True, [1], {"a": 1}.items()),
+    "inspector_open": ("", "2", 2, 1.0, "maybe", []),
     "unix_mode": ("", "888", "rw", "1777", -1, 0o1000, 6.0, True, []),
 }
 
