@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from argparse import SUPPRESS, ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
-from worker import settings
+from sanic.log import error_logger, logger
+
+from worker import serve, settings
 from worker._core import core_info
+from worker.address import AddressError
 from worker.integration import install
+from worker.loader import AppLoader, TargetError
+from worker.target import describe, is_missing, names_file, wrong_argument
 
 __all__ = ["main"]
 
 SINGLE_PROCESS = "--single-process"
+PROGRAM = "sanic-worker"
 
 
 def main(args: list[str] | None = None) -> None:
@@ -24,7 +34,7 @@ def main(args: list[str] | None = None) -> None:
         args (list[str] | None): The arguments; ``None`` for those of the process.
 
     Raises:
-        SystemExit: A flag has a wrong value (exit code 2), or whatever Sanic ends with.
+        SystemExit: Exit code 2 for a mistake in the command, 1 for what failed, or whatever Sanic ends with.
     """
     _refuse_namesake()
     install()
@@ -34,27 +44,81 @@ def main(args: list[str] | None = None) -> None:
         given = _take_flags(given)
     if given in (["--version"], ["-v"]):
         info = core_info()
-        print(f"sanic-worker {info.version}; {info.core} core")
+        print(f"{PROGRAM} {info.version}; {info.core} core")
     from sanic import __main__ as sanic
 
     if args is None:
         # Sanic looks there too.
         sys.argv[1:] = given
     try:
-        sanic.main(None if args is None else given)  # type: ignore[no-untyped-call]
+        with _clear_errors():
+            sanic.main(None if args is None else given)  # type: ignore[no-untyped-call]
     finally:
         if {"-h", "--help"} & {*given}:
             print(_parser().format_help().partition("\n\n")[2])
 
 
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Have Sanic's command end with one line for each common mistake, and with an exit code that says so."""
+    from sanic.cli.app import SanicCLI
+
+    command: Any = SanicCLI
+    get_app = command._get_app
+    command._get_app = _get_app
+    for log in (logger, error_logger):
+        log.addFilter(_is_news)
+    try:
+        yield
+    except BaseException as error:
+        # Sanic's own clean-up may fail after that; and it may end with a message of its own.
+        if failed := _address_error(error):
+            _fail(1, str(failed))
+        raise
+    finally:
+        command._get_app = get_app
+        for log in (logger, error_logger):
+            log.removeFilter(_is_news)
+
+
+def _get_app(command: Any, loader: AppLoader) -> Any:
+    """Load the application for Sanic's command, of which this is a method."""
+    if problem := wrong_argument(command.args):
+        _fail(2, problem)
+    try:
+        return loader.load()
+    except Exception as error:
+        if isinstance(error, TargetError) or names_file(loader):
+            _fail(2, describe(loader, error))
+        if is_missing(loader, error):
+            _fail(1, describe(loader, error))
+        error_logger.exception("Failed to run app: %s", error, exc_info=serve._without_our_frames(error))
+        sys.exit(1)
+
+
+def _address_error(error: BaseException | None) -> AddressError | None:
+    while error is not None and not isinstance(error, AddressError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # One line tells of an address that cannot be bound.
+    return _address_error(sys.exc_info()[1]) is None
+
+
+def _fail(code: int, message: str) -> NoReturn:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
 def _take_flags(given: list[str]) -> list[str]:
-    parser = _parser()
-    flags, rest = parser.parse_known_args(given)
+    flags, rest = _parser().parse_known_args(given)
     try:
         settings.take_flags(vars(flags))
         settings.resolve({})
     except ValueError as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        _fail(2, str(error))
     # Sanic's parser takes abbreviations.
     if any(flag.startswith("--sin") and SINGLE_PROCESS.startswith(flag) for flag in rest):
         settings.warn_without_manager()
@@ -63,7 +127,7 @@ def _take_flags(given: list[str]) -> list[str]:
 
 def _parser() -> ArgumentParser:
     # Sanic's own flags are not to be taken for abbreviations of ours.
-    parser = ArgumentParser("sanic-worker", add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
+    parser = ArgumentParser(PROGRAM, add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     group = parser.add_argument_group("Settings of sanic-worker")
     for setting in settings.SETTINGS:
         text = f"{setting.meaning} Default: {setting.otherwise}."

@@ -19,6 +19,7 @@ from typing import Any
 from sanic.server.socket import bind_unix_socket
 
 from worker import settings
+from worker.address import naming_address
 from worker.state import SharedState
 
 __all__ = ["install", "is_installed", "uninstall"]
@@ -95,7 +96,7 @@ def install(**given: Any) -> None:
         _swap(sys.modules, theirs.__name__, ours)
     startup = vars(import_module("sanic.mixins.startup"))
     _swap(startup, "Manager", StateManager)
-    _swap(startup, "configure_socket", _sharing(startup["configure_socket"]))
+    _swap(startup, "configure_socket", naming_address(_sharing(startup["configure_socket"])))
     modules: list[Any] = list(sys.modules.values())
     for module in modules:
         if isinstance(module, ModuleType) and not _is_ours(module):

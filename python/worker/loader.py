@@ -24,6 +24,10 @@ __all__ = ["AppLoader", "CertLoader"]
 DEFAULT_APP_NAME = "app"
 
 
+class TargetError(ValueError):
+    """What an :class:`AppLoader` was told to load is no application, and does not make one."""
+
+
 class AppLoader:
     """Knows where the application is, and loads it in whatever process asks.
 
@@ -70,7 +74,7 @@ class AppLoader:
         """Return the application, importing its module with the directory of the start on ``sys.path``.
 
         Raises:
-            ValueError: What was found is no application, and does not make one.
+            TargetError: What was found is no application, and does not make one. It is a ``ValueError``.
             ImportError: The module, or something that it needs, cannot be imported.
         """
         module_path = os.path.abspath(self.cwd)
@@ -91,9 +95,11 @@ class AppLoader:
     def _load_from_module(self) -> Sanic[Any, Any]:
         if not self.module_name and not self.app_name:
             self.module_name, self.app_name = self.module_input, DEFAULT_APP_NAME
+        if self._looks_like_path or self.module_name[:1] in ("", "."):
+            raise TargetError(f"{self.module_input!r} is neither a directory nor the name of a module")
         found = getattr(import_module(self.module_name), self.app_name, None)
         if not found and self.module_name == self.module_input:
-            raise ValueError(
+            raise TargetError(
                 "Looks like you only supplied a module name. Sanic tried to locate an application instance "
                 f"named {self.module_name}:app, but was unable to locate an application instance. Please "
                 "provide a path to a global instance of Sanic(), or a callable that will return a Sanic() "
@@ -101,7 +107,7 @@ class AppLoader:
             )
         if self.as_factory or isfunction(found):
             if not callable(found):
-                raise ValueError(f"Expected a callable, but got {type(found).__name__}.")
+                raise TargetError(f"Expected a callable, but got {type(found).__name__}.")
             found = _call_factory(found, self.args)
         if isinstance(found, Sanic):
             return found
@@ -113,23 +119,32 @@ class AppLoader:
         message = f"Module is not a Sanic app, it is a {type(found).__name__}"
         if hasattr(self.args, "target"):
             message += f"\n  Perhaps you meant {self.args.target}:app?"
-        raise ValueError(message)
+        raise TargetError(message)
 
 
 def _call_factory(factory: Callable[..., Any], args: Any) -> Any:
     try:
-        accepted = signature(factory)
+        signature(factory)
     except (TypeError, ValueError):
         # It does not say what it takes, so that only trying tells.
         try:
             return factory(args)
         except TypeError:
             return factory()
-    try:
-        accepted.bind(args)
-    except TypeError:
+    if takes(factory, args):
+        return factory(args)
+    if takes(factory):
         return factory()
-    return factory(args)
+    raise TargetError(f"It takes {signature(factory)}, but gets at most one")
+
+
+def takes(function: Callable[..., Any], *args: Any) -> bool:
+    """Return whether the signature of a function allows a call with these arguments."""
+    try:
+        signature(function).bind(*args)
+    except TypeError:
+        return False
+    return True
 
 
 def _import_if_there(name: str) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,71 @@ def test_no_such_application(command: Path, tmp_path: Path) -> None:
     done = run_python(str(command), "nowhere:app", cwd=tmp_path)
     assert done.returncode == 1
     assert "No module named nowhere" in done.stderr
+
+
+class TestMistakes:
+    """What is wrong in the command ends it with 2, what failed with 1; each is one line."""
+
+    SOURCE = """
+from sanic import Sanic, text
+
+app = Sanic("ok")
+app.get("/")(lambda request: text("ok"))
+
+def create_app():
+    raise ValueError("the factory broke")
+"""
+
+    @pytest.fixture
+    def fails(self, command: Path, tmp_path: Path) -> Callable[..., str]:
+        (tmp_path / "ok.py").write_text(self.SOURCE)
+
+        def fails(code: int, *args: str) -> str:
+            done = run_python(str(command), *args, "--no-motd", cwd=tmp_path)
+            assert done.returncode == code, done
+            assert done.stdout == ""
+            return done.stderr
+
+        return fails
+
+    @pytest.mark.parametrize(
+        ("args", "line"),
+        [
+            (
+                ["ok:wrong"],
+                "ok has no wrong. It has the application app, the function create_app: use ok:app",
+            ),
+            (["./ok.py"], "./ok.py is a file. Give the module: ok:app"),
+            (["ok:app", "--workers", "0"], "--workers cannot be 0: it takes a whole number from 1 on"),
+            (["ok:app", "--single-process", "--dev"], "--single-process cannot be combined with --dev: "),
+        ],
+    )
+    def test_in_the_command(self, fails: Callable[..., str], args: list[str], line: str) -> None:
+        (said,) = fails(2, *args).splitlines()
+        assert said.startswith(f"sanic-worker: {line}")
+
+    @pytest.mark.parametrize("single", [[], ["--single-process"]])
+    def test_a_port_in_use(self, fails: Callable[..., str], single: list[str]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            (said,) = fails(1, "ok:app", "--host=127.0.0.1", f"--port={port}", *single).splitlines()
+        assert said.startswith(f"sanic-worker: Cannot listen on 127.0.0.1:{port}: Address already in use. ")
+
+    @pytest.mark.parametrize(
+        ("args", "line"),
+        [
+            # One of the addresses that are kept for documentation.
+            (["--host=192.0.2.1", "--port=28999"], "192.0.2.1:28999: Cannot assign requested address. "),
+            (["--unix=/nowhere/x.sock"], "/nowhere/x.sock: Socket folder does not exist: /nowhere."),
+        ],
+    )
+    def test_another_address(self, fails: Callable[..., str], args: list[str], line: str) -> None:
+        (said,) = fails(1, "ok:app", *args).splitlines()
+        assert said.startswith(f"sanic-worker: Cannot listen on {line}")
+
+    def test_the_users_own_error_has_its_traceback(self, fails: Callable[..., str]) -> None:
+        said = fails(1, "ok:create_app")
+        assert "Failed to run app: the factory broke" in said
+        assert "ok.py" in said
+        # Nothing of ours stands between.
+        assert "loader.py" not in said
