@@ -6,6 +6,10 @@ the classes stand on their own as well.
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
+from worker import namesake
 from worker._core import CoreInfo, core_info
 from worker.constants import ProcessState, RestartOrder
 from worker.inspector import Inspector
@@ -41,3 +45,10 @@ __all__ = [
 ]
 
 __version__ = core_info().version
+
+sys.meta_path.append(namesake.Finder)
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> None:
+        raise namesake.missing_attribute(name)

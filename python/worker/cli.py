@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 from sanic.log import error_logger, logger
@@ -17,12 +18,15 @@ from worker._core import core_info
 from worker.address import AddressError
 from worker.integration import install
 from worker.loader import AppLoader, TargetError
+from worker.namesake import NamesakeAttributeError, NamesakeError, find, refusal, where
 from worker.target import describe, is_missing, names_file, wrong_argument
 
 __all__ = ["main"]
 
 SINGLE_PROCESS = "--single-process"
 PROGRAM = "sanic-worker"
+# An application in a module of our name.
+TARGET = re.compile(r"worker(\.\w+)*(:.*)?")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -36,9 +40,9 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: Exit code 2 for a mistake in the command, 1 for what failed, or whatever Sanic ends with.
     """
-    _refuse_namesake()
-    install()
     given = sys.argv[1:] if args is None else args
+    _refuse_namesake(given)
+    install()
     # What follows is up to the inspector, whose commands take any arguments.
     if given[:1] != ["inspect"]:
         given = _take_flags(given)
@@ -90,6 +94,8 @@ def _get_app(command: Any, loader: AppLoader) -> Any:
     except Exception as error:
         if isinstance(error, TargetError) or names_file(loader):
             _fail(2, describe(loader, error))
+        if isinstance(error, (NamesakeError, NamesakeAttributeError)):
+            _fail(1, f"{where(error)}: {error}")
         if is_missing(loader, error):
             _fail(1, describe(loader, error))
         error_logger.exception("Failed to run app: %s", error, exc_info=serve._without_our_frames(error))
@@ -137,12 +143,10 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _refuse_namesake() -> None:
-    """End where the application's folder has a module of our name: each would get the other's."""
-    ours = Path(__file__).parent.resolve()
-    for namesake in (Path.cwd() / "worker.py", Path.cwd() / "worker" / "__init__.py"):
-        if namesake.is_file() and namesake.parent.resolve() != ours:
-            sys.exit(
-                f"{namesake} has the name of the package that sanic-worker installs: an application that "
-                "imports `worker` would get one and mean the other. Rename that file."
-            )
+def _refuse_namesake(given: list[str]) -> None:
+    """End where the command names an application in another `worker` than this package."""
+    for before, target in zip(["", *given], given, strict=False):
+        # The value of an option has no colon.
+        named = TARGET.fullmatch(target) and (":" in target or not before.startswith("-"))
+        if named and (namesake := find(os.getcwd())):
+            sys.exit(refusal(namesake))

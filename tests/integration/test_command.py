@@ -51,6 +51,28 @@ def test_a_namesake_in_the_way_is_named(command: Path, tmp_path: Path, name: str
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("worker/tasks.py", "from worker.tasks import DONE"),
+        ("worker.py", "from worker import DONE"),
+        ("worker.py", "import worker; worker.DONE"),
+    ],
+)
+def test_a_namesake_that_the_application_imports_is_named(
+    command: Path, tmp_path: Path, name: str, line: str
+) -> None:
+    namesake = tmp_path / name
+    namesake.parent.mkdir(exist_ok=True)
+    namesake.write_text("DONE = True\n")
+    (tmp_path / "hello.py").write_text(f"from sanic import Sanic\n\n{line}\n\napp = Sanic('hello')\n")
+    done = run_python(str(command), "hello:app", cwd=tmp_path)
+    assert done.returncode == 1
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"sanic-worker: {tmp_path}/hello.py:3: ")
+    assert str(tmp_path / name.removesuffix("/tasks.py")) in said
+
+
 def test_no_such_application(command: Path, tmp_path: Path) -> None:
     done = run_python(str(command), "nowhere:app", cwd=tmp_path)
     assert done.returncode == 1

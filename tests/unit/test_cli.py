@@ -141,25 +141,37 @@ class TestSettings:
         assert all(f"  {setting.flag} " in shown for setting in settings.SETTINGS)
 
 
-@pytest.mark.parametrize("name", ["worker.py", "worker/__init__.py"])
-def test_a_namesake_is_refused(ran: list[Any], tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["worker.py", "worker/__init__.py", "worker/app.py", "worker/sub/app.py"])
+@pytest.mark.parametrize("target", ["worker", "worker:app", "worker.app:app", "worker.app:create_app()"])
+def test_a_namesake_is_refused(ran: list[Any], tmp_path: Path, name: str, target: str) -> None:
     namesake = tmp_path / name
-    namesake.parent.mkdir(exist_ok=True)
+    namesake.parent.mkdir(exist_ok=True, parents=True)
     namesake.touch()
+    if "app" in name:
+        namesake = tmp_path / "worker"
     with pytest.raises(SystemExit) as caught:
-        cli.main(["worker:app"])
+        cli.main(["--dev", target] if ":" in target else [target])
     assert str(caught.value.code).startswith(
         f"{namesake} has the name of the package that sanic-worker installs"
     )
     assert ran == []
 
 
+@pytest.mark.parametrize("target", ["hello:app", "workers:app", "--user worker hello:app", "a.worker:app"])
+def test_only_an_application_in_it_is_refused(ran: list[Any], tmp_path: Path, target: str) -> None:
+    (tmp_path / "worker.py").touch()
+    cli.main(target.split())
+    assert ran == ["install", target.split()]
+
+
 def test_what_only_looks_like_a_namesake(ran: list[Any], tmp_path: Path) -> None:
     (tmp_path / "worker.py").mkdir()
     (tmp_path / "worker").mkdir()
+    (tmp_path / "worker" / "Dockerfile").touch()
     (tmp_path / "workers.py").touch()
-    cli.main(["workers:app"])
-    assert ran == ["install", ["workers:app"]]
+    for target in ("workers:app", "worker:app"):
+        cli.main([target])
+        assert ran[-2:] == ["install", [target]]
 
 
 def test_the_folder_of_the_package_itself(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
