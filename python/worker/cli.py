@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import time
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,7 @@ def _get_app(command: Any, loader: AppLoader) -> Any:
     """Load the application for Sanic's command, of which this is a method."""
     if problem := wrong_argument(command.args):
         _fail(2, problem)
+    began = time.time()
     try:
         return loader.load()
     except Exception as error:
@@ -99,6 +101,10 @@ def _get_app(command: Any, loader: AppLoader) -> Any:
         if is_missing(loader, error):
             _fail(1, describe(loader, error))
         error_logger.exception("Failed to run app: %s", error, exc_info=serve._without_our_frames(error))
+        if command.args.auto_reload or command.args.dev:
+            from worker.load_retry import wait_and_begin_anew
+
+            wait_and_begin_anew(loader, error, began)
         sys.exit(1)
 
 

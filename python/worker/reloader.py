@@ -30,7 +30,7 @@ from worker.loader import AppLoader
 from worker.messages import encoded_files
 from worker.publisher import Publisher, send
 
-__all__ = ["Reloader"]
+__all__ = ["Reloader", "shared_directories"]
 
 # How many paths the workers are told at most: whoever removes a tree of 100,000 files wants one restart,
 # and a message that is too long would be dropped.
@@ -340,11 +340,11 @@ def _package(loader: AppLoader) -> list[str]:
     for file in (getattr(sys.modules.get(prefix), "__file__", None) for prefix in prefixes):
         if isinstance(file, str):
             directory = os.path.dirname(os.path.abspath(file))
-            return [] if os.path.realpath(directory) in _shared_directories() else [directory]
+            return [] if os.path.realpath(directory) in shared_directories() else [directory]
     return []
 
 
-def _shared_directories() -> set[str]:
+def shared_directories() -> set[str]:
     """Directories of which no application owns more than what lies in them by chance."""
     shared = {os.path.abspath(os.sep), os.path.expanduser("~"), gettempdir(), *sysconfig.get_paths().values()}
     return set(map(os.path.realpath, shared))

@@ -40,6 +40,49 @@ async def home(request):
 """
 
 
+GOOD = """\
+from sanic import Sanic, json
+
+app = Sanic("first")
+app.get("/")(lambda _: json("up"))
+"""
+FAILS = """
+@app.before_server_start
+async def fails(_):
+    raise RuntimeError("not yet")
+"""
+
+
+def answers(server: Server) -> bool:
+    with suppress(OSError):
+        return server.get("/") == "up"
+    return False
+
+
+class TestTheFirstStart:
+    """Code that does not start at first is waited for as it is after any later change."""
+
+    @pytest.mark.parametrize(
+        "broken",
+        ["app = (", "raise RuntimeError('not yet')", GOOD + FAILS],
+        ids=["syntax", "raises", "fails"],
+    )
+    def test_the_mend_is_served(self, broken: str, tmp_path: Path) -> None:
+        code = tmp_path / "first.py"
+        code.write_text(broken)
+        with Server.run("first:app", "--dev", cwd=tmp_path) as server:
+            server.wait_line("waiting for the next change of a file")
+            code.write_text(GOOD)
+            wait_until(lambda: answers(server), "the mend")
+            assert server.stop() == 0
+
+    def test_a_stop_comes_first(self, tmp_path: Path) -> None:
+        (tmp_path / "first.py").write_text("app = (")
+        with Server.run("first:app", "--dev", cwd=tmp_path) as server:
+            server.wait_line("waiting for the next change of a file")
+            assert server.stop() == 0
+
+
 class Shop:
     """An application, its server, and who works on it."""
 
