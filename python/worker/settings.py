@@ -127,12 +127,6 @@ def _policy(value: Any) -> str:
     return str(value)
 
 
-def _switch(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    return {"on": True, "off": False}[str(value).lower()]
-
-
 def _order(value: Any) -> RestartOrder:
     return RestartOrder(str(value).upper())
 
@@ -257,7 +251,7 @@ SETTINGS = (
     ),
     Setting(
         "canary",
-        _switch,
+        _yes_or_no,
         lambda: True,
         "on or off",
         "Whether a restart of servers that serve begins with one of them, which is kept until the new one "
@@ -416,5 +410,5 @@ def checked(name: str, value: Any, source: str) -> Any:
     setting = _BY_NAME[name]
     try:
         return setting.parse(value)
-    except (KeyError, TypeError, ValueError):
+    except (TypeError, ValueError):
         raise ValueError(f"{name} of {source} cannot be {value!r}: it takes {setting.wants}") from None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTTIN, SIGTTOU, Signals
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGTTIN, SIGTTOU, Signals
 from time import monotonic
 from typing import Any
 
@@ -93,6 +94,32 @@ class Chaos:
     def stop_helper(self) -> None:
         self.stop("Reloader", "Inspector")
 
+    def fork_server(self) -> int | None:
+        """The process from which servers are forked, where there is one."""
+        commands = self.server.processes()
+        return next((pid for pid, command in commands.items() if "forkserver" in command), None)
+
+    def kill_fork_server(self) -> None:
+        if (pid := self.fork_server()) is not None:
+            self.send(pid, SIGKILL)
+
+    def stop_fork_server(self) -> None:
+        """Stop it for a while, in which servers are started."""
+        if (pid := self.fork_server()) is not None:
+            self.send(pid, SIGSTOP)
+            self.reload()
+            self.pause()
+            self.send(pid, SIGCONT)
+
+    def use_up_descriptors(self) -> None:
+        """Main has none left for a while, in which workers die and others are asked for."""
+        limits = resource.prlimit(self.server.pid, resource.RLIMIT_NOFILE)
+        used = len(os.listdir(f"/proc/{self.server.pid}/fd"))
+        resource.prlimit(self.server.pid, resource.RLIMIT_NOFILE, (used, limits[1]))
+        self.chance.choice([self.reload, self.kill_worker, self.restart])()
+        self.pause()
+        resource.prlimit(self.server.pid, resource.RLIMIT_NOFILE, limits)
+
     def reload(self) -> None:
         self.server.signal(SIGHUP)
 
@@ -122,6 +149,9 @@ class Chaos:
             self.stop_worker,
             self.kill_helper,
             self.stop_helper,
+            self.kill_fork_server,
+            self.stop_fork_server,
+            self.use_up_descriptors,
             self.reload,
             self.restart,
             self.scale,
@@ -212,3 +242,28 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
     assert after[1] <= before[1] + 4096
     assert "Impossible" not in server.log()
     assert server.stop() == 0
+
+
+def test_a_stop_at_any_moment(run: Run, tmp_path: Path) -> None:
+    """Whatever is under way, the server ends, in order, and leaves nothing behind."""
+    chance = random.Random(SEED)
+    over = monotonic() + SECONDS / 2
+    rounds = 0
+    while monotonic() < over:
+        options = chance.choice([(), ("--reload",)])
+        server = run(APP, *options, "--max-surge=4", workers=WORKERS, env={"GRACEFUL": "3"})
+        (tmp_path / "code").write_text("fine")
+        if chance.random() < 0.8:
+            pids(server.wait_ready(), WORKERS)
+            chaos = Chaos(server, tmp_path / "code", chance)
+            acts = [chaos.reload, chaos.break_code, chaos.scale, chaos.kill_worker, chaos.kill_fork_server]
+            for act in chance.choices(acts, k=chance.randrange(3)):
+                act()
+        threading.Event().wait(chance.uniform(0, 0.5))
+        began = monotonic()
+        server.signal(SIGTERM)
+        assert server.wait() == 0, server.log()
+        assert monotonic() - began < GRACE + 5
+        assert server.close() == ""
+        rounds += 1
+    print(f"seed {SEED}: {rounds} stops")

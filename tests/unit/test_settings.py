@@ -45,7 +45,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
         ("backoff_initial", "backoff_max", "stable_after", "drain_idle"), (-1, "x", "inf", True, [])
     ),
     "restart_policy": ("", "Always", "on_failure", 1, True, []),
-    "canary": ("yes", 1, 0, []),
+    "canary": ("half", 2, []),
     "reload_order": ("", "BOTH", 1, []),
     "reload_ignore": ("!", "a\\", "[z-a]", 1, True, [1], {"a": 1}.items()),
     "inspector_open": ("", "2", 2, 1.0, "maybe", []),
