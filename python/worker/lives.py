@@ -236,7 +236,10 @@ class Lives:
         if self.waits_for_change and place.is_server and death.begun and death.served is None:
             verdict = Verdict(math.inf, True, "it is started again at the next change of a file")
         else:
-            verdict = judge(life, death, place.restart_policy, self._settings, self._chance())
+            endures = getattr(place.target, "brings_changes", False) is True
+            verdict = judge(
+                life, death, place.restart_policy, self._settings, self._chance(), endures=endures
+            )
         self._report(place, death, verdict.why + given_up, verdict.delay)
         if verdict.delay < math.inf:
             life.restarts += 1

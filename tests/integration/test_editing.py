@@ -86,7 +86,7 @@ class TestTheFirstStart:
 class Shop:
     """An application, its server, and who works on it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *options: str) -> None:
         self.root = root / "shop"
         self.root.mkdir()
         (self.root / "app.py").write_text(CODE)
@@ -96,7 +96,7 @@ class Shop:
         self.gate = root / "gate"
         os.mkfifo(self.gate)
         self._fences = 0
-        self.server = Server.run("shop.app:app", "--reload", cwd=root)
+        self.server = Server.run("shop.app:app", "--reload", *options, cwd=root)
 
     def edit(self, name: str, content: str) -> None:
         """Save as many an editor does: another file takes the place of the old one."""
@@ -268,6 +268,30 @@ def test_a_killed_reloader_is_replaced(shop: Shop) -> None:
     wait_until(lambda: server.table()["Sanic-Reloader-0"].get("state") == "STARTED", "another one")
     shop.edit("prices.py", "PRICE = 9\n")
     shop.serves(9)
+
+
+def test_a_reloader_that_dies_too_often_goes_on(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, "--workers=1", "--max-failures=1", "--backoff-max=0.1")
+    with shop.server as server:
+        server.wait_ready()
+        killed = {0}
+        for _ in range(3):
+            since = server.mark()
+            pid = wait_until(lambda: {reloader(server)} - killed, "a reloader that runs").pop()
+            os.kill(pid, SIGKILL)
+            killed.add(pid)
+            server.wait_line(rf"\[{pid}\] .* it is started again in .*, and as often", since=since)
+        server.wait_line("^watching$", since=since)
+        shop.edit("prices.py", "PRICE = 2\n")
+        server.wait_line("The new code serves", since=since)
+        assert server.get("/")["price"] == 2
+        assert server.stop() == 0
+
+
+def reloader(server: Server) -> int:
+    """The pid of the reloader; 0 where it does not run."""
+    pid: int = server.table()["Sanic-Reloader-0"]["pid"]
+    return pid if pid in server.processes() else 0
 
 
 def fork_server(shop: Shop) -> int:

@@ -335,6 +335,23 @@ class TestPolicies:
 
         house.run(act)
 
+    def test_what_brings_changes_is_never_given_up(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """However often it dies, as code that is broken can be mended only while it runs."""
+        house = House(tmp_path, max_failures=2, backoff_initial=0.01, backoff_max=0.02)
+        house.manager.manage("Reloader", targets.Watches(house.kwargs["journal"]), {}, transient=False)
+
+        def act() -> None:
+            for count in range(2, 7):
+                ready = [one for one in house.said("ready", count) if one.name == "Sanic-Reloader-0"]
+                os.kill(ready[-1].pid, signal.SIGKILL)
+            house.said("ready", 7)
+            logged(caplog, "and as often as it takes; until it runs no change is noticed")
+
+        house.run(act)
+        assert not any("FAILED" in line for line in caplog.messages)
+
 
 class TestGroups:
     def test_the_children_of_a_dead_worker_die_with_it(self, tmp_path: Path) -> None:

@@ -76,6 +76,21 @@ class TestBackoff:
             "has FAILED, and is not started again until a restart or a scaling asks for it"
         )
 
+    def test_of_one_that_is_never_given_up(self) -> None:
+        """It goes on at the longest backoff, says so, and does not keep all that has been."""
+        life, limits = Life(), settings(max_failures=3, backoff_initial=1, backoff_max=30)
+        verdicts = [
+            judge(life, Death("X [1]", code), "always", limits, EVEN, endures=True) for code in range(100)
+        ]
+        assert [verdict.delay for verdict in verdicts] == [1, 2, *[30] * 98]
+        assert not any(verdict.failed for verdict in verdicts)
+        assert life.exits == [f"exit code {code}" for code in (97, 98, 99)]
+        assert verdicts[-1].why == (
+            "death 3 in a row or more (exit code 97, exit code 98, exit code 99): it is started again in "
+            "30.00 s, and as often as it takes; until it runs no change is noticed"
+        )
+        assert judge(life, Death("X [1]", 0), "never", limits, EVEN, endures=True).delay == math.inf
+
 
 class TestPolicy:
     @pytest.mark.parametrize(
