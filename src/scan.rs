@@ -122,15 +122,16 @@ impl Scanner {
             self.try_again(path, &mut sweep);
             candidates.append(&mut sweep.links);
         }
-        self.look_at_files(hints, &mut sweep.changed);
+        let mut files = self.look_at_files(hints);
         if std::mem::take(&mut self.look.first) {
             sweep.changed = sweep.recent;
-            sweep.changed.append(&mut self.recent);
+            files = std::mem::take(&mut self.recent);
             self.look.since = None;
         }
         for marked in sweep.marked {
             self.pass_over(&marked, &mut sweep.changed);
         }
+        sweep.changed.append(&mut files);
         sweep.changed.sort_unstable();
         sweep.changed.dedup();
         sweep.changed
@@ -233,7 +234,8 @@ impl Scanner {
         found.is_some_and(|entry| entry.stamp == Some(Stamp::Directory))
     }
 
-    fn look_at_files(&mut self, hints: Option<&[Vec<u8>]>, changed: &mut Vec<Vec<u8>>) {
+    /// Look at the single files; return those that have changed.
+    fn look_at_files(&mut self, hints: Option<&[Vec<u8>]>) -> Vec<Vec<u8>> {
         let mut found = Found::default();
         let hinted = hints.map(|hints| hinted(&self.files, hints));
         for (path, entries) in &mut self.files {
@@ -249,7 +251,7 @@ impl Scanner {
                 }
             }
         }
-        changed.append(&mut found.changed);
+        found.changed
     }
 }
 

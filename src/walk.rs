@@ -5,9 +5,10 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, stat, statat};
 use rustix::io::Errno;
 
 use crate::ignored::Ignored;
@@ -17,6 +18,14 @@ use crate::name::Name;
 const MARKS: [&[u8]; 2] = [b"pyvenv.cfg", b"CACHEDIR.TAG"];
 /// What a look at a directory costs that is not known yet, taken for so many entries.
 const UNLISTED: usize = 16;
+
+/// The devices of the file systems in which the kernel shows itself: no work of anybody's, and as large as
+/// the machine. Where there are none, these are directories as any other.
+static KERNEL: LazyLock<Vec<u64>> = LazyLock::new(|| {
+    let device = |path| stat(path).map(|about| about.st_dev);
+    let devices = ["/proc", "/sys"].into_iter().flat_map(device);
+    devices.filter(|&found| device("/") != Ok(found)).collect()
+});
 
 #[cfg(target_os = "linux")]
 const PATH: OFlags = OFlags::PATH;
@@ -31,7 +40,9 @@ pub type Time = (i64, u32);
 pub enum Stamp {
     /// A directory; what is in it is looked at on its own.
     Directory,
-    /// Anything else.
+    /// A pipe, a socket, a device, what the kernel shows of itself: its coming and going counts.
+    Other,
+    /// A regular file.
     File {
         /// When it was modified: seconds.
         mtime: i64,
@@ -141,6 +152,10 @@ impl Look {
             }
             Err(_) => return (known.if_listed(), found),
         };
+        if KERNEL.contains(&about.st_dev) {
+            found.changed = known.paths(path).collect();
+            return (None, found);
+        }
         let (identity, changed) = (identity(&about), changed(&about));
         if known.identity.is_none() && seen.contains(&Some(identity)) {
             return (None, found);
@@ -301,8 +316,8 @@ impl Entry {
         match statat(fd, &*self.name, AtFlags::empty()) {
             Ok(about) => {
                 let stamp = stamp(&about);
-                if stamp != Stamp::Directory && since.is_some_and(|since| changed(&about) >= since)
-                {
+                let counts = matches!(stamp, Stamp::File { .. });
+                if counts && since.is_some_and(|since| changed(&about) >= since) {
                     found.recent.push([path, self.name.to_bytes()].concat());
                 }
                 self.note(path, Some(stamp), found);
@@ -370,8 +385,10 @@ pub fn is_past(time: Time, now: SystemTime, settle: Duration) -> bool {
 }
 
 fn stamp(about: &Stat) -> Stamp {
-    if FileType::from_raw_mode(about.st_mode) == FileType::Directory {
-        return Stamp::Directory;
+    match FileType::from_raw_mode(about.st_mode) {
+        FileType::Directory => return Stamp::Directory,
+        FileType::RegularFile if !KERNEL.contains(&about.st_dev) => {}
+        _ => return Stamp::Other,
     }
     Stamp::File {
         mtime: about.st_mtime,

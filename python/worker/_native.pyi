@@ -190,7 +190,8 @@ class Scanner:
     a directory, other than a root, that has a ``pyvenv.cfg`` or a ``CACHEDIR.TAG`` in it.
 
     A file is another one when its modification time (ns, either way), its size or its inode is. A link
-    counts as what it leads to. Of a directory, its coming and going counts.
+    counts as what it leads to. Of a directory, and of what is no regular file, its coming and going counts.
+    What is on the file systems of ``/proc`` and ``/sys`` is not walked.
 
     A directory is listed again only when its time of change (``st_ctime``) has moved, which it does
     whenever an entry comes, goes or is replaced. ``settle`` is how long after that time, in seconds,
@@ -227,7 +228,8 @@ class Scanner:
         :func:`os.fsdecode` has them.
 
         With ``hints``, paths where something may have happened, only the directories that these are in are
-        looked at, and all that is known at or below the paths. The first look is at everything.
+        looked at, and all that is known at or below the paths. The first look is at everything, and with the
+        pure core every one.
         """
 
     def folders(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What has changed among files, in plain Python.
+"""What has changed among files, in plain Python: everything is looked at every time.
 
 The stub of the native core documents what is offered here; the comments in this file say why.
 """
@@ -10,123 +10,41 @@ import os
 import re
 import stat
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar, final
+from heapq import heappop, heappush
+from typing import Any, Final, final
 
 __all__ = ["Scanner"]
 
-_PATH = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _IN_USE = "the scanner is in use: it is for one thread at a time"
 # What is passed over where nothing else is said.
 _IGNORED = (("(^|/)__pycache__/?$", True),)
 # What a directory holds, directly, that is none of its owner's work: a virtual environment, a cache.
-_MARKS = frozenset(("pyvenv.cfg", "CACHEDIR.TAG"))
+_MARKS = frozenset((b"pyvenv.cfg", b"CACHEDIR.TAG"))
+# Where the kernel shows itself as files: no work of anybody's, and as large as the machine.
+_KERNEL = ("/proc", "/sys")
 
-# What tells one state of a file from another: mtime in ns, size, inode. Of a directory it is what is
-# in it that counts, and that is looked at on its own.
-_Stamp = tuple[int, int, int]
-_DIRECTORY: Final[_Stamp] = (0, 0, 0)
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A name in a directory; no stamp if it is out of reach, as a link to nowhere is."""
-
-    is_directory: bool = False
-    is_link: bool = False
-    stamp: _Stamp | None = None
-
-
-class _State(NamedTuple):
-    """Which directory it is, and when it last changed: a time that nobody can set."""
-
-    identity: tuple[int, int]
-    changed: int
+# What tells one state of a file from another: mtime in ns, size, inode. Of anything else its coming and
+# going counts; what is in a directory is looked at on its own.
+_Stamp = tuple[int, ...]
+_DIRECTORY: Final[_Stamp] = ()
+_OTHER: Final[_Stamp] = (0,)
 
 
 @dataclass(slots=True)
 class _Folder:
-    """What is known of a directory. No state: it has not been listed yet.
+    """A directory: which one it is, and what is in it, by name.
 
-    ``settled`` says whether it will have another time of change when it changes again, ``marked`` whether it
-    bears a mark.
+    ``links`` are those of its names that are symbolic links, wherever they lead; ``marked`` says whether it
+    bears a mark, and all that is below it is passed over.
     """
 
-    state: _State | None = None
-    settled: bool = False
+    identity: tuple[int, int]
+    stamps: dict[bytes, _Stamp] = field(default_factory=dict)
+    links: set[bytes] = field(default_factory=set)
     marked: bool = False
-    entries: dict[str, _Entry] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Visit:
-    """A look at a directory, and what it brought to light.
-
-    ``changed`` are paths that came, went, or are not what they were; ``below`` directories that are not
-    known yet, and whether a link leads there; ``before`` the paths that were known of another directory,
-    if it was another one that was there before; ``recent`` files that have changed since then; ``marked``
-    says whether the directory bears a mark, and all that is below it is passed over.
-    """
-
-    path: str
-    folder: _Folder
-    changed: list[str] = field(default_factory=list)
-    below: list[tuple[str, bool]] = field(default_factory=list)
-    before: list[str] | None = None
-    recent: list[str] = field(default_factory=list)
-    marked: bool = False
-
-    def paths(self) -> list[str]:
-        """Return the paths of what is there."""
-        return [self.path + name for name, entry in self.folder.entries.items() if entry.stamp is not None]
-
-    def merge(self, entries: dict[str, _Entry]) -> None:
-        """Take over a new list of entries, with the stamps of those that are known."""
-        known, self.folder.entries = self.folder.entries, entries
-        for name, entry in entries.items():
-            if name in known:
-                entry.stamp = known.pop(name).stamp
-            if entry.is_directory:
-                self.note(name, entry, _DIRECTORY)
-        for name, entry in known.items():
-            self.note(name, entry, None)
-
-    def look(self, fd: int, name: str, entry: _Entry, since_ns: int | None = None) -> None:
-        """Look what it is like now. Where that cannot be told, it is as it was."""
-        try:
-            about = os.stat(name, dir_fd=fd)
-        except OSError as exc:
-            if _is_gone(exc):
-                self.note(name, entry, None)
-        else:
-            if stat.S_ISDIR(about.st_mode):
-                self.note(name, entry, _DIRECTORY)
-                return
-            if since_ns is not None and about.st_ctime_ns >= since_ns:
-                self.recent.append(self.path + name)
-            self.note(name, entry, (about.st_mtime_ns, about.st_size, about.st_ino))
-
-    def note(self, name: str, entry: _Entry, stamp: _Stamp | None) -> None:
-        """Keep its stamp, and whether that is a change."""
-        if entry.stamp != stamp:
-            entry.stamp = stamp
-            self.changed.append(self.path + name)
-            if stamp == _DIRECTORY:
-                self.below.append((self.path + name + "/", entry.is_link))
-
-
-class _Sweep:
-    """What one sweep has come to so far."""
-
-    def __init__(self) -> None:
-        self.changed: list[str] = []
-        self.recent: list[str] = []
-        self.seen: set[tuple[int, int]] = set()
-        self.links: set[str] = set()
-        self.marked: list[str] = []
 
 
 @final
@@ -138,6 +56,7 @@ class Scanner:
         settle: float = 2.0,
         since: float | None = None,
     ) -> None:
+        # What is looked at every time need not settle.
         if not 0 <= settle < 1e9:
             raise ValueError("settle has to be a number of seconds from 0 on")
         if since is not None and not 0 <= since < 1e19:
@@ -149,69 +68,53 @@ class Scanner:
         except re.error as exc:
             raise ValueError(f"no regular expression: {exc}") from None
         self._since_ns = None if since is None else int(since * 1e9)
-        self._settle_ns = int(settle * 1e9)
+        self._kernel = _kernel_devices()
         # The path of a directory ends with a slash here: what is put behind it is the path of an entry.
-        self._roots = [os.path.join(_checked(root), "") for root in roots]
-        self._folders: dict[str, _Folder] = {}
+        self._roots = [os.path.join(_checked(root), b"") for root in roots]
+        self._folders: dict[bytes, _Folder] = {}
         # Directories that are not walked, but may be next time: what is there is known by another
         # path, or was gone, or could not be listed.
-        self._waiting: set[str] = set()
-        self._files: dict[str, _Visit] = {}
-        # Files that were recent when they were added.
-        self._recent: list[str] = []
+        self._waiting: set[bytes] = set()
+        self._files: dict[bytes, _Stamp | None] = {}
+        # Of the walk that is under way: whom it has seen already, and what bears a mark.
+        self._seen: set[tuple[int, int]] = set()
+        self._marked: set[bytes] = set()
+        # Files that were recent at the first look.
+        self._recent: set[bytes] = set()
         self._swept = False
 
     def watch(self, files: Iterable[str | os.PathLike[str]]) -> None:
         paths = [*map(_checked, files)]
         with self._alone():
             for path in paths:
-                folder, name = _split(path)
-                visit = self._files.setdefault(folder, _Visit(folder, _Folder()))
-                if name not in visit.folder.entries:
-                    visit.folder.entries[name] = entry = _Entry()
-                    with suppress(OSError), _opened(folder) as fd:
-                        visit.look(fd, name, entry, self._since_ns)
-                        self._recent += visit.recent
-                        visit.changed, visit.recent = [], []
+                if path not in self._files:
+                    self._files[path] = self._stamp(path, None)
 
     def scan(self, hints: Iterable[str | os.PathLike[str]] | None = None) -> list[str]:
-        looked_for = None if hints is None else [*map(_checked, hints)]
+        for hint in hints or ():
+            _checked(hint)
         with self._alone():
-            if not self._swept:
-                looked_for = None
-            sweep = _Sweep()
-            known, self._folders = _parted(self._folders, looked_for)
-            sweep.seen = {folder.state.identity for folder in self._folders.values() if folder.state}
-            self._visit(known, sweep)
-            for root in self._roots:
-                self._try_again(root, sweep)
-            candidates, self._waiting = self._waiting, set()
-            while candidates := candidates | sweep.links:
-                sweep.links = set()
-                path = min(candidates, key=os.fsencode)
-                candidates.remove(path)
-                self._try_again(path, sweep)
-            self._look_at_files(_parted(self._files, looked_for)[0], sweep)
-            if not self._swept:
-                sweep.changed = sweep.recent + self._recent
-                self._swept, self._since_ns, self._recent = True, None, []
-            for marked in sweep.marked:
-                self._pass_over(marked, sweep)
-            return sorted(set(sweep.changed), key=os.fsencode)
+            watched, self._recent = self._recent, set()
+            before = self._table()
+            self._walk()
+            now = self._table()
+            differing = {path for path in before.keys() | now.keys() if before.get(path) != now.get(path)}
+            # That what bears a mark comes or goes is no change either.
+            changed = differing if self._swept else self._recent
+            changed = {path for path in changed if self._counts(path) and path + b"/" not in self._marked}
+            files = self._changed_files()
+            changed |= files if self._swept else watched
+            self._swept, self._since_ns, self._recent = True, None, set()
+            return [*map(os.fsdecode, sorted(changed))]
 
     def folders(self) -> list[str]:
         with self._alone():
-            return [path[:-1] or path for path in sorted(self._folders, key=os.fsencode)]
+            return [os.fsdecode(path[:-1] or path) for path in sorted(self._folders)]
 
     def links(self) -> list[str]:
         with self._alone():
-            links = [
-                (path, name)
-                for path, folder in self._folders.items()
-                for name, entry in folder.entries.items()
-                if entry.is_link
-            ]
-            return [path + name for path, name in sorted(links, key=lambda link: [*map(os.fsencode, link)])]
+            folders = sorted(self._folders.items())
+            return [os.fsdecode(path + name) for path, folder in folders for name in sorted(folder.links)]
 
     def module_files(self, modules: Iterable[object]) -> list[str]:
         return [path for path in map(_file_of, modules) if path]
@@ -234,156 +137,141 @@ class Scanner:
         finally:
             self._turn.release()
 
-    def _visit(self, batch: dict[str, _Folder], sweep: _Sweep) -> None:
-        """Visit directories, and those that come to light below them, and keep what is learnt."""
-        while batch:
-            visits = [
-                self._look_at_folder(path, batch[path], sweep) for path in sorted(batch, key=os.fsencode)
-            ]
+    def _table(self) -> dict[bytes, _Stamp]:
+        """All that is in the directories, by its path."""
+        folders = self._folders.items()
+        return {path + name: stamp for path, folder in folders for name, stamp in folder.stamps.items()}
+
+    def _changed_files(self) -> set[bytes]:
+        """Look at the single files; return those that have changed."""
+        known = self._files.copy()
+        self._files = {path: self._stamp(path, stamp) for path, stamp in known.items()}
+        return {path for path, stamp in known.items() if self._files[path] != stamp}
+
+    def _walk(self) -> None:
+        """Visit all directories, each once: by the path that it is known by, or else by a real one."""
+        known, self._folders, self._seen, self._marked = self._folders, {}, set(), set()
+        later = self._visit(known, known)
+        for root in self._roots:
+            later += self._try_again(root)
+        later, self._waiting = sorted({*later, *self._waiting}), set()
+        while later:
+            for path in self._try_again(heappop(later)):
+                heappush(later, path)
+        self._folders = {path: folder for path, folder in self._folders.items() if self._counts(path)}
+        self._waiting = set(filter(self._counts, self._waiting))
+
+    def _visit(self, paths: Iterable[bytes], known: Mapping[bytes, _Folder]) -> list[bytes]:
+        """Visit directories, and those that come to light below them; return those that links lead to."""
+        links: list[bytes] = []
+        while paths:
+            visits = [(path, known.get(path), self._read(path, known.get(path))) for path in sorted(paths)]
             # The one that was here first stays, whoever has come to be the same.
-            visits.sort(key=lambda visit: visit.before is not None)
-            batch = {}
-            for visit in visits:
-                for below, is_link in self._settle(visit, sweep):
-                    if is_link:
-                        sweep.links.add(below)
-                    else:
-                        batch[below] = _Folder()
+            visits.sort(key=lambda visit: _is_another(*visit[1:]))
+            paths = []
+            for path, before, folder in visits:
+                last = folder or before
+                if last is not None and last.marked:
+                    self._marked.add(path)
+                if folder is None or folder.identity in self._seen:
+                    self._waiting.add(path)
+                    continue
+                self._seen.add(folder.identity)
+                self._folders[path] = folder
+                for name, stamp in folder.stamps.items():
+                    if stamp == _DIRECTORY and (before is None or before.stamps.get(name) != _DIRECTORY):
+                        (links if name in folder.links else paths).append(path + name + b"/")
+        return links
 
-    def _pass_over(self, marked: str, sweep: _Sweep) -> None:
-        """Forget what is below a directory that bears a mark, but for what is asked for by itself.
-
-        That it comes or goes is no change.
-        """
-        inner = tuple(root for root in self._roots if root.startswith(marked))
-
-        def stays(path: str) -> bool:
-            return not path.startswith(marked) or path.startswith(inner)
-
-        self._folders = {p: folder for p, folder in self._folders.items() if p == marked or stays(p)}
-        self._waiting = set(filter(stays, self._waiting))
-        sweep.changed = [path for path in sweep.changed if stays(path) and path != marked[:-1]]
-
-    def _settle(self, visit: _Visit, sweep: _Sweep) -> list[tuple[str, bool]]:
-        """Keep what a visit has taught; return the directories that came to light."""
-        sweep.recent += visit.recent
-        if visit.marked:
-            sweep.marked.append(visit.path)
-        state = visit.folder.state
-        if state is not None and state.identity in sweep.seen:
-            sweep.changed += visit.before or ()
-        else:
-            sweep.changed += visit.changed
-            if state is not None:
-                sweep.seen.add(state.identity)
-                self._folders[visit.path] = visit.folder
-                return visit.below
-        self._waiting.add(visit.path)
-        return []
-
-    def _try_again(self, path: str, sweep: _Sweep) -> None:
+    def _try_again(self, path: bytes) -> list[bytes]:
         """Visit a directory that could not be walked before, or was reached by a link."""
         if path in self._folders:
-            return
-        self._visit({path: _Folder()}, sweep)
-        parent, name = _split(path[:-1])
-        entry = self._folders.get(parent, _Folder()).entries.get(name)
-        if entry is None or entry.stamp != _DIRECTORY:
+            return []
+        links = self._visit([path], {})
+        parent, name = os.path.split(path[:-1])
+        folder = self._folders.get(os.path.join(parent, b""))
+        if folder is None or folder.stamps.get(name) != _DIRECTORY:
             self._waiting.discard(path)
+        return links
 
-    def _look_at_folder(self, path: str, folder: _Folder, sweep: _Sweep) -> _Visit:
-        visit = _Visit(path, folder)
-        now = time.time_ns()
+    def _read(self, path: bytes, known: _Folder | None) -> _Folder | None:
+        """A directory as it is now; as it was, where that cannot be told; ``None`` if there is none."""
         try:
-            with _opened(path) as fd:
-                about = os.fstat(fd)
-                state = _State((about.st_dev, about.st_ino), about.st_ctime_ns)
-                if folder.state is None and state.identity in sweep.seen:
-                    return visit
-                if folder.state != state or not folder.settled:
-                    entries = self._list(visit, fd)
-                    if visit.marked:
-                        folder.entries = {}
-                    if folder.state is not None and folder.state.identity != state.identity:
-                        visit.before = visit.paths()
-                    visit.merge(entries)
-                    folder.state = state
-                    folder.marked = visit.marked
-                    folder.settled = state.changed <= now - self._settle_ns
-                for name, entry in folder.entries.items():
-                    if not entry.is_directory:
-                        visit.look(fd, name, entry, self._since_ns)
+            about = os.stat(path or b".")
+            folder = _Folder((about.st_dev, about.st_ino))
+            if about.st_dev in self._kernel or (known is None and folder.identity in self._seen):
+                return None
+            root = path[: _longest(self._roots, path)]
+            with os.scandir(path or b".") as entries:
+                for entry in entries:
+                    if entry.name in _MARKS and path != root:
+                        return _Folder(folder.identity, marked=True)
+                    with suppress(OSError):
+                        is_directory = entry.is_dir(follow_symlinks=False)
+                        if not self._is_ignored(path[len(root) :] + entry.name + b"/" * is_directory):
+                            self._note(folder, path, entry, is_directory, known)
+            return folder
         except OSError as exc:
-            if _is_gone(exc):
-                visit.changed, visit.marked = visit.paths(), folder.marked
-                folder.state = None
-        return visit
+            return None if _is_gone(exc) else known
 
-    def _list(self, visit: _Visit, fd: int) -> dict[str, _Entry]:
-        """Return the entries by name, not looked at yet; none if the directory bears a mark."""
-        entries = {}
-        root = max((root for root in self._roots if visit.path.startswith(root)), key=len, default="")
-        listed = os.open(".", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+    def _note(
+        self,
+        folder: _Folder,
+        path: bytes,
+        entry: os.DirEntry[bytes],
+        is_directory: bool,
+        known: _Folder | None,
+    ) -> None:
+        if entry.is_symlink():
+            folder.links.add(entry.name)
+        before = known.stamps.get(entry.name) if known is not None else None
+        stamp = _DIRECTORY if is_directory else self._stamp(path + entry.name, before)
+        if stamp is not None:
+            folder.stamps[entry.name] = stamp
+
+    def _stamp(self, path: bytes, known: _Stamp | None) -> _Stamp | None:
+        """What a file is like now; as it was, where that cannot be told; ``None`` if there is none."""
         try:
-            with os.scandir(listed) as names:
-                for name in names:
-                    if name.name in _MARKS and visit.path != root:
-                        visit.marked = True
-                        return {}
-                    is_directory = name.is_dir(follow_symlinks=False)
-                    below = visit.path[len(root) :] + name.name + "/" * is_directory
-                    if not self._is_ignored(below):
-                        entries[name.name] = _Entry(is_directory, name.is_symlink())
-        finally:
-            os.close(listed)
-        return entries
+            about = os.stat(path)
+        except OSError as exc:
+            return None if _is_gone(exc) else known
+        if stat.S_ISDIR(about.st_mode):
+            return _DIRECTORY
+        if not stat.S_ISREG(about.st_mode) or about.st_dev in self._kernel:
+            return _OTHER
+        if self._since_ns is not None and about.st_ctime_ns >= self._since_ns:
+            self._recent.add(path)
+        return about.st_mtime_ns, about.st_size, about.st_ino
 
-    def _is_ignored(self, path: str) -> bool:
+    def _is_ignored(self, path: bytes) -> bool:
         """Return whether a path is passed over; a directory's ends with a slash."""
         # No part of a name ends it, and bytes that are no text are one character, as elsewhere.
-        text = os.fsencode(path).decode(errors="replace").replace("\n", "\ufffd")
+        text = path.decode(errors="replace").replace("\n", "\ufffd")
         last = next((rule for rule in reversed(self._ignored) if rule[0].search(text)), None)
         return last is not None and last[1]
 
-    def _look_at_files(self, visits: Mapping[str, _Visit], sweep: _Sweep) -> None:
-        for visit in visits.values():
-            try:
-                with _opened(visit.path) as fd:
-                    for name, entry in visit.folder.entries.items():
-                        visit.look(fd, name, entry)
-            except OSError as exc:
-                if _is_gone(exc):
-                    for name, entry in visit.folder.entries.items():
-                        visit.note(name, entry, None)
-            sweep.changed += visit.changed
-            visit.changed = []
+    def _counts(self, path: bytes) -> bool:
+        """Whether a path is not below a directory that bears a mark; what is asked for by itself counts."""
+        return _longest(self._roots, path) >= _longest(self._marked, path[:-1])
 
 
-_V = TypeVar("_V")
+def _longest(folders: Iterable[bytes], path: bytes) -> int:
+    """The length of the innermost of these directories that a path is below; 0 if there is none."""
+    return max((len(folder) for folder in folders if path.startswith(folder)), default=0)
 
 
-def _parted(known: dict[str, _V], hints: list[str] | None) -> tuple[dict[str, _V], dict[str, _V]]:
-    """Return the directories that hints point at, and the others.
-
-    A hint points at the directory that its path is in, and at all that are at or below the path.
-    """
-    if hints is None:
-        return known, {}
-    bare = [hint.removesuffix("/") for hint in hints]
-    own, below = {_split(hint)[0] for hint in bare}, tuple(hint + "/" for hint in bare)
-    hinted = {path for path in known if path in own or path.startswith(below)}
-    return {path: known[path] for path in hinted}, {
-        path: value for path, value in known.items() if path not in hinted
-    }
+def _is_another(one: _Folder | None, other: _Folder | None) -> bool:
+    return one is not None and other is not None and one.identity != other.identity
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path or "./", _PATH)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _kernel_devices() -> set[int]:
+    """The devices of the file systems in which the kernel shows itself."""
+    devices = set()
+    for path in _KERNEL:
+        with suppress(OSError):
+            devices.add(os.stat(path).st_dev)
+    # Where there are none, these are directories as any other.
+    return devices - {os.stat("/").st_dev}
 
 
 def _is_gone(error: OSError) -> bool:
@@ -391,16 +279,14 @@ def _is_gone(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
-def _checked(path: str | os.PathLike[str]) -> str:
+def _checked(path: str | os.PathLike[str]) -> bytes:
     path = os.fspath(path)
-    if b"\0" in os.fsencode(path):
+    if not isinstance(path, str):
+        raise TypeError(f"no path: {path!r}")
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
         raise ValueError("embedded null byte")
-    return path
-
-
-def _split(path: str) -> tuple[str, str]:
-    slash = path.rfind("/") + 1
-    return path[:slash], path[slash:]
+    return encoded
 
 
 def _file_of(module: object) -> str | None:

@@ -16,7 +16,7 @@ from worker._core import Scanner
 if TYPE_CHECKING:
     from watchfiles._rust_notify import RustNotify
 
-__all__ = ["Hints"]
+__all__ = ["Hints", "absolute", "resolved"]
 
 # File systems that tell nothing of what others do: other machines, or the host of a container.
 SILENT = re.compile(
@@ -56,6 +56,30 @@ class _Place:
         """Return what may have changed if something has happened to all of it."""
         walked = set() if self.folder is None else {self.folder}
         return walked.union(*(self.names or {}).values())
+
+
+def absolute(path: str) -> str:
+    """Return a path from the root on; as it is where the working directory is gone."""
+    with suppress(OSError):
+        return os.path.abspath(path)
+    return path
+
+
+def resolved(path: str) -> str:
+    """Return a path without links and relative parts, as far as that can be told.
+
+    A link may go, or be replaced, from one system call to the next; what one in ``/proc`` leads to may be
+    secret; and of a chain of links that no system call would follow to its end, Python follows each.
+    """
+    folder, rest = absolute(path), ""
+    while True:
+        try:
+            return os.path.join(os.path.realpath(folder), rest).rstrip(os.sep) or os.sep
+        except (OSError, RecursionError):
+            folder, name = os.path.split(folder)
+            rest = os.path.join(name, rest)
+            if not name:
+                return absolute(path)
 
 
 class Hints:
@@ -134,7 +158,7 @@ class Hints:
         try:
             # It takes a timeout of 0 for none.
             events = self._notify.watch(1, self._step_ms, max(1, round(1000 * timeout)), self._ticks)
-        except RuntimeError:
+        except (RuntimeError, OSError):
             # A name that is no UTF-8, for one; it does not recover from it.
             self._forget()
             return None
@@ -203,15 +227,15 @@ class Hints:
                 place.names.setdefault(own, set()).add(hint)
 
         for folder in folders:
-            path = os.path.abspath(folder)
+            path = absolute(folder)
             place = place_at(folder if path == folder else path)
             if place is not None:
                 place.folder = folder
         linked = [path for path in files if os.path.islink(path)]
         for path in (*self._roots, *files):
-            name(os.path.abspath(path), path)
+            name(absolute(path), path)
         for path in (*links, *linked, *filter(os.path.islink, self._roots)):
-            name(os.path.realpath(path), path)
+            name(resolved(path), path)
         self._pivots = {*links, *linked, *self._roots}
         return places, gap
 
@@ -221,6 +245,8 @@ class Hints:
         try:
             self._notify = _notify(paths, tolerant=True)
         except (RuntimeError, OSError) as error:
+            # To be tried again at the next look: what was short may be there again.
+            self._forget()
             return f"{error}; {_advice('max_user_instances', 1024)}, or more open files (ulimit -n), would do"
         # It passes over what is out of its reach, and what the kernel refuses as well: of that only one more
         # watch tells.
@@ -275,7 +301,7 @@ class _Mounts:
         self._kinds: dict[int, str] = {}
         if sys.platform != "linux":
             return
-        with suppress(OSError), open(MOUNTS, "rb") as mounts:
+        with suppress(OSError, ValueError, IndexError), open(MOUNTS, "rb") as mounts:
             for line in mounts:
                 before, _, after = line.partition(b" - ")
                 major, minor = before.split()[2].split(b":")
@@ -299,7 +325,7 @@ def _undecodable(path: str) -> str:
 
 def _advice(limit: str, number: int) -> str:
     present = ""
-    with suppress(OSError), open(f"{INOTIFY}/{limit}", encoding="ascii") as file:
+    with suppress(OSError, ValueError), open(f"{INOTIFY}/{limit}", encoding="ascii") as file:
         present = f" (it is {int(file.read())})"
     return f"`sysctl fs.inotify.{limit}={number}`{present}"
 

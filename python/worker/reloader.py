@@ -25,7 +25,7 @@ from sanic.server.events import trigger_events
 
 from worker import ignored, launch
 from worker._core import Scanner
-from worker.hints import Hints
+from worker.hints import Hints, absolute, resolved
 from worker.loader import AppLoader
 from worker.messages import encoded_files
 from worker.publisher import Publisher, send
@@ -244,7 +244,7 @@ class Reloader:
             self._due = min(self._due, began + self.interval)
             self._tell_gap(self._hints.gap)
         # What lies in a directory is told as what it resolves to, a module as it says itself.
-        told = {path if path in modules else os.path.realpath(path) for path in changed}
+        told = {path if path in modules else resolved(path) for path in changed}
         return told - _outputs(told)
 
     def _tell_gap(self, gap: str) -> None:
@@ -264,7 +264,7 @@ class Reloader:
                 continue
             with suppress(OSError):
                 if self.check_file(filename, mtimes):
-                    changed.add(filename if isinstance(filename, str) else os.path.realpath(filename))
+                    changed.add(filename if isinstance(filename, str) else resolved(str(filename)))
         return changed
 
     def _announce(self, app: Sanic[Any, Any], loop: AbstractEventLoop, changed: set[str]) -> None:
@@ -312,11 +312,12 @@ def _last(paths: Iterable[str]) -> float:
 
 def _changed_at(path: str) -> float:
     """When something last happened to it, or to what it was in, if that is gone."""
-    try:
-        return os.stat(path).st_ctime
-    except OSError:
-        parent = os.path.dirname(path)
-        return 0.0 if parent == path else _changed_at(parent)
+    while True:
+        with suppress(OSError):
+            return os.stat(path).st_ctime
+        path, before = os.path.dirname(path), path
+        if path == before:
+            return 0.0
 
 
 def _shown(path: str) -> str:
@@ -339,21 +340,28 @@ def _package(loader: AppLoader) -> list[str]:
     prefixes = [name[:end] for end, char in enumerate(name + ".") if char == "."]
     for file in (getattr(sys.modules.get(prefix), "__file__", None) for prefix in prefixes):
         if isinstance(file, str):
-            directory = os.path.dirname(os.path.abspath(file))
-            return [] if os.path.realpath(directory) in shared_directories() else [directory]
+            directory = os.path.dirname(absolute(file))
+            return [] if resolved(directory) in shared_directories() else [directory]
     return []
 
 
 def shared_directories() -> set[str]:
     """Directories of which no application owns more than what lies in them by chance."""
-    shared = {os.path.abspath(os.sep), os.path.expanduser("~"), gettempdir(), *sysconfig.get_paths().values()}
-    return set(map(os.path.realpath, shared))
+    shared = {os.sep, os.path.expanduser("~"), *sysconfig.get_paths().values()}
+    # There need not be any that can be written to.
+    with suppress(OSError):
+        shared.add(gettempdir())
+    return set(map(resolved, shared))
 
 
 def _below(directory: Path) -> Iterator[Path]:
-    for root, directories, files in os.walk(directory):
-        for name in chain(directories, files):
-            yield Path(root, name)
+    pending = [os.fspath(directory)]
+    while pending:
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                yield Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
 
 
 def _trigger(app: Sanic[Any, Any], loop: AbstractEventLoop, event: str, **kwargs: Any) -> None:

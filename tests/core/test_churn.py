@@ -21,15 +21,27 @@ RUNS = [
     *(pytest.param(way, 20.0, marks=pytest.mark.chaos) for way in ("events", "scanning")),
 ]
 CHURN = """
-import os, shutil, sys
-from contextlib import suppress
+import os, shutil, socket, sys
 number = 0
 while True:
     number += 1
     path = os.path.join(sys.argv[1], str(number % 7))
     os.makedirs(os.path.join(path, "a", "b"), exist_ok=True)
-    open(os.path.join(path, "a", "c.py"), "w").close()
+    inner = os.path.join(path, "a")
+    open(os.path.join(inner, "c.py"), "w").close()
+    targets = ("..", "../..", "b", "c.py", "gone", "l4", "/proc/self", "/proc/self/fd", "/proc/1/exe")
+    for n, target in enumerate(targets):
+        os.symlink(target, os.path.join(inner, f"l{n}"))
+    os.mkfifo(os.path.join(inner, "pipe"))
+    with socket.socket(socket.AF_UNIX) as listening:
+        os.chdir(inner)
+        listening.bind("socket")
+        os.chdir("/")
+    os.chmod(os.path.join(inner, "b"), 0)
+    os.chmod(inner, 0o311)
     os.rename(path, path + "-")
+    os.rename(path + "-/a/l2", path + "-/a/l3")
+    os.chmod(path + "-/a", 0o755)
     shutil.rmtree(path + "-")
 """
 
@@ -72,5 +84,6 @@ def test_churn(tmp_path: Path, core: str, way: str, seconds: float) -> None:
     assert edits >= seconds
     assert watching.close() == 0
     assert watching.told.count("start") == 1
+    assert "Traceback" not in watching.log.read_text()
     # What the churn has left may not all be there for whoever removes it.
     shutil.rmtree(root, ignore_errors=True)

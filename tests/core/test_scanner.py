@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
-import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from .conftest import CORES
 
 OLD = 1_000_000_000
 
@@ -41,6 +42,7 @@ def root(tmp_path: Path) -> Path:
     (root / "nowhere").symlink_to(tmp_path / "missing")
     (root / "circle").symlink_to("circle")
     (root / "below" / "up").symlink_to("..")
+    os.mkfifo(root / "pipe")
     (root / "__pycache__").mkdir()
     write(root / "__pycache__" / "a.pyc")
     return root
@@ -126,11 +128,18 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
     "ignored": (lambda root: write(root / "__pycache__/n.pyc"), set()),
     "ignored anew": (lambda root: write(root / "below/__pycache__/n.pyc"), set()),
     "ignored file": (lambda root: write(root / "below/__pycache__"), set()),
-    "socket": (lambda root: os.mkfifo(root / "n"), {"n"}),
+    "pipe": (lambda root: os.mkfifo(root / "n"), {"n"}),
+    "pipe instead of a file": (
+        lambda root: ((root / "a.py").unlink(), os.mkfifo(root / "a.py")),
+        {"a.py"},
+    ),
+    "pipe goes": (lambda root: (root / "pipe").unlink(), {"pipe"}),
+    "pipe is written to": (lambda root: os.utime(root / "pipe", ns=(OLD, OLD)), set()),
+    "what the kernel shows": (lambda root: (root / "n").symlink_to("/proc/self"), {"n"}),
     "root gone": (
         shutil.rmtree,
         {"a.py", "b.py", "below", "below/c.py", "below/deep", "below/deep/d.py", "below/up", "empty"}
-        | {"file-link", "folder-link", "folder-link/o.py"},
+        | {"file-link", "folder-link", "folder-link/o.py", "pipe"},
     ),
     "names": (
         lambda root: [write(root / name) for name in ("a:b,c%", " ", "new\nline", "\udcff\udc80", "ü")],
@@ -272,6 +281,30 @@ def test_directories_that_bear_a_mark(core: ModuleType, root: Path, mark: str) -
     assert scanner.scan() == []
 
 
+def test_a_single_file_counts_below_a_mark_too(core: ModuleType, root: Path) -> None:
+    """A module that is imported from an environment, for one."""
+    write(root / "env" / "pyvenv.cfg")
+    write(root / "env" / "a.py")
+    scanner = core.Scanner([root])
+    scanner.watch([root / "env" / "a.py"])
+    scanner.scan()
+    for content in ("xx", "xxx"):
+        write(root / "env" / "a.py", content)
+        write(root / "env" / "b.py", content)
+        assert scanner.scan() == [str(root / "env" / "a.py")]
+
+
+@pytest.mark.parametrize("target", ["/proc", "/proc/self", "/proc/self/fd", "/proc/1", "/sys"])
+def test_what_the_kernel_shows_is_not_walked(core: ModuleType, root: Path, target: str) -> None:
+    """It is as large as the machine: in /proc/self there is a link to the root of all."""
+    (root / "kernel").symlink_to(target)
+    scanner = core.Scanner([root], since=0.0)
+    found = scanner.scan()
+    assert not any(path.startswith(str(root / "kernel")) for path in [*found, *scanner.folders()])
+    assert str(root / "kernel") in scanner.links()
+    assert scanner.scan() == []
+
+
 def test_what_is_recent_at_the_first_look(core: ModuleType, root: Path) -> None:
     write(root.parent / "outside" / "other.py")
     (root / "below" / "up").unlink()
@@ -288,6 +321,13 @@ def test_what_is_recent_at_the_first_look(core: ModuleType, root: Path) -> None:
 
 
 class TestHints:
+    @pytest.fixture
+    def native(self) -> ModuleType:
+        """The core that goes by them; to the other one they say only that it is time to look."""
+        if "native" not in CORES:
+            pytest.skip("the pure core alone is asked for")
+        return import_module("worker._native")
+
     @pytest.mark.parametrize(
         ("change", "hint", "expected"),
         [
@@ -304,9 +344,9 @@ class TestHints:
         ],
     )
     def test_they_say_where(
-        self, core: ModuleType, root: Path, change: str, hint: str, expected: set[str]
+        self, native: ModuleType, root: Path, change: str, hint: str, expected: set[str]
     ) -> None:
-        scanner = core.Scanner([root])
+        scanner = native.Scanner([root])
         scanner.scan()
         write(root / change, "xx")
         text = f"{root}/{hint}"
@@ -314,8 +354,18 @@ class TestHints:
         scanner.scan()
         assert scanner.scan([text]) == []
 
-    def test_what_they_do_not_show_comes_with_the_next_look(self, core: ModuleType, root: Path) -> None:
+    def test_what_they_show_is_told_once(self, core: ModuleType, root: Path) -> None:
         scanner = core.Scanner([root])
+        scanner.watch([root / "below" / "c.py"])
+        scanner.scan([])
+        write(root / "below" / "deep" / "d.py", "xx")
+        write(root / "below" / "c.py", "xx")
+        wanted = [str(root / "below" / name) for name in ("c.py", "deep/d.py")]
+        assert scanner.scan([root / "below"]) == wanted
+        assert scanner.scan([root / "below"]) == scanner.scan() == []
+
+    def test_what_they_do_not_show_comes_with_the_next_look(self, native: ModuleType, root: Path) -> None:
+        scanner = native.Scanner([root])
         scanner.watch([root.parent / "outside" / "o.py"])
         scanner.scan([])
         for path in (root / "a.py", root.parent / "outside" / "o.py"):
@@ -386,54 +436,3 @@ class TestSingleFiles:
         scanner.scan()
         write(root / "a.py", "xx")
         assert scanner.scan() == ["a.py"]
-
-
-class TestBadInput:
-    @pytest.mark.parametrize("settle", [-1.0, float("nan"), float("inf")])
-    def test_settle(self, core: ModuleType, settle: float) -> None:
-        with pytest.raises(ValueError, match="settle has to be a number of seconds from 0 on"):
-            core.Scanner([], settle=settle)
-
-    @pytest.mark.parametrize("since", [-1.0, float("nan"), float("inf")])
-    def test_since(self, core: ModuleType, since: float) -> None:
-        with pytest.raises(ValueError, match="since has to be a time, seconds from 1970 on"):
-            core.Scanner([], since=since)
-
-    def test_no_rule(self, core: ModuleType) -> None:
-        with pytest.raises(ValueError, match="no regular expression: "):
-            core.Scanner([], ignored=[("(", True)])
-        with pytest.raises(TypeError):
-            core.Scanner([], ignored=[7])
-
-    def test_null_bytes(self, core: ModuleType) -> None:
-        with pytest.raises(ValueError, match="embedded null byte"):
-            core.Scanner(["a\0b"])
-        with pytest.raises(ValueError, match="embedded null byte"):
-            core.Scanner([]).watch(["a\0b"])
-        with pytest.raises(ValueError, match="embedded null byte"):
-            core.Scanner([]).scan(["a\0b"])
-
-    def test_no_path(self, core: ModuleType) -> None:
-        with pytest.raises(TypeError):
-            core.Scanner([7])
-        with pytest.raises(TypeError):
-            core.Scanner([]).watch([None])
-        with pytest.raises(UnicodeEncodeError):
-            core.Scanner([]).watch(["\ud800"])
-
-    def test_it_does_not_travel(self, core: ModuleType) -> None:
-        with pytest.raises(TypeError):
-            pickle.dumps(core.Scanner([]))
-
-    def test_one_thread_at_a_time(self, core: ModuleType, root: Path) -> None:
-        scanner = core.Scanner([root])
-
-        class Meddling:
-            def __fspath__(self) -> str:
-                done = threading.Thread(target=scanner.scan)
-                done.start()
-                done.join()
-                return str(root / "a.py")
-
-        scanner.watch([Meddling()])
-        assert scanner.scan() == []

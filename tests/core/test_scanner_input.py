@@ -1,0 +1,61 @@
+"""What a scanner refuses, and how."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("settle", [-1.0, float("nan"), float("inf")])
+    def test_settle(self, core: ModuleType, settle: float) -> None:
+        with pytest.raises(ValueError, match="settle has to be a number of seconds from 0 on"):
+            core.Scanner([], settle=settle)
+
+    @pytest.mark.parametrize("since", [-1.0, float("nan"), float("inf")])
+    def test_since(self, core: ModuleType, since: float) -> None:
+        with pytest.raises(ValueError, match="since has to be a time, seconds from 1970 on"):
+            core.Scanner([], since=since)
+
+    def test_no_rule(self, core: ModuleType) -> None:
+        with pytest.raises(ValueError, match="no regular expression: "):
+            core.Scanner([], ignored=[("(", True)])
+        with pytest.raises(TypeError):
+            core.Scanner([], ignored=[7])
+
+    def test_null_bytes(self, core: ModuleType) -> None:
+        with pytest.raises(ValueError, match="embedded null byte"):
+            core.Scanner(["a\0b"])
+        with pytest.raises(ValueError, match="embedded null byte"):
+            core.Scanner([]).watch(["a\0b"])
+        with pytest.raises(ValueError, match="embedded null byte"):
+            core.Scanner([]).scan(["a\0b"])
+
+    def test_no_path(self, core: ModuleType) -> None:
+        with pytest.raises(TypeError):
+            core.Scanner([7])
+        with pytest.raises(TypeError):
+            core.Scanner([]).watch([None])
+        with pytest.raises(UnicodeEncodeError):
+            core.Scanner([]).watch(["\ud800"])
+
+    def test_it_does_not_travel(self, core: ModuleType) -> None:
+        with pytest.raises(TypeError):
+            pickle.dumps(core.Scanner([]))
+
+    def test_one_thread_at_a_time(self, core: ModuleType, tmp_path: Path) -> None:
+        scanner = core.Scanner([tmp_path])
+
+        class Meddling:
+            def __fspath__(self) -> str:
+                done = threading.Thread(target=scanner.scan)
+                done.start()
+                done.join()
+                return str(tmp_path / "a.py")
+
+        scanner.watch([Meddling()])
+        assert scanner.scan() == []
