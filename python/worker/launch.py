@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from multiprocessing import context as contexts
 from multiprocessing import resource_tracker
@@ -91,6 +91,8 @@ class Launched(BaseProcess):
         main_pid: The process that made it, and whose end is its own.
         settings: Those of its manager.
         is_server: Whether it serves requests.
+        state: The state of all processes, where its target goes by it: as a reloader does, which says so by
+            its attribute ``brings_changes``.
         is_warm: Whether it comes from the fork server of :mod:`worker.warm`.
         environment: What it is to find in its environment, whatever the start method hands on: its names, or,
             if it is warm, all that main has.
@@ -104,6 +106,7 @@ class Launched(BaseProcess):
         self.main_pid = os.getpid()
         self.settings: Settings | None = None
         self.is_server = False
+        self.state: MutableMapping[str, Any] | None = None
         self.is_warm = False
         self.environment: dict[str, str] = {}
         self.started_at = time.time()
@@ -186,7 +189,12 @@ else:
     _STOCK = (contexts.Process, contexts.SpawnProcess)
 
 
-def factory(context: Any, settings: Settings | None = None, is_server: bool = False) -> Callable[..., Any]:
+def factory(
+    context: Any,
+    settings: Settings | None = None,
+    is_server: bool = False,
+    state: MutableMapping[str, Any] | None = None,
+) -> Callable[..., Any]:
     """What makes the processes of a context.
 
     Args:
@@ -194,6 +202,7 @@ def factory(context: Any, settings: Settings | None = None, is_server: bool = Fa
             standard library makes its own processes.
         settings (Settings | None): What a child is to go by. Defaults to ``None``.
         is_server (bool): Whether they serve requests. Defaults to ``False``.
+        state (MutableMapping[str, Any] | None): The state of all processes. Defaults to ``None``.
 
     Returns:
         Callable: Our process class for the context's start method, or ``context.Process``.
@@ -205,6 +214,8 @@ def factory(context: Any, settings: Settings | None = None, is_server: bool = Fa
             is_warm = method == "spawn" and warm.is_warm() and is_server
             process = _CLASSES["forkserver" if is_warm else method](**kwargs)
             process.settings, process.is_server = settings, is_server
+            if getattr(kwargs.get("target"), "brings_changes", False) is True:
+                process.state = state
             process.is_warm = is_warm
             return process
 
@@ -239,6 +250,11 @@ def is_child() -> bool:
 def current_settings() -> Settings:
     """The settings of this child's manager; in any other process, those that a manager would have."""
     return getattr(multiprocessing.current_process(), "settings", None) or resolve({})
+
+
+def current_state() -> MutableMapping[str, Any] | None:
+    """The state of all processes, where this child was given it."""
+    return getattr(multiprocessing.current_process(), "state", None)
 
 
 def started_at() -> float:

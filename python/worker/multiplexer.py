@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from datetime import datetime, timezone
 from os import environ, getpid
 from time import monotonic, sleep
 from typing import Any
@@ -81,13 +82,18 @@ class WorkerMultiplexer:
     def set_serving(self, serving: bool) -> None:
         """Record whether this worker accepts connections, as ``serving`` in its entry.
 
+        Where other processes see the entry, they find there as well since when it has: ``ready_at``.
+
         Where the state is gone, and main with it, nobody is left to know: the stop of the worker goes on.
 
         Raises:
             KeyError: This process has no entry in the state.
         """
+        facts: dict[str, Any] = {"serving": serving}
+        if serving and type(self._state._state) is not dict:
+            facts["ready_at"] = datetime.now(tz=timezone.utc)
         try:
-            self._record({"serving": serving})
+            self._record(facts)
         except (OSError, EOFError):
             logger.debug("Monitor process has already exited.")
 

@@ -346,7 +346,7 @@ class Worker:
     def create_process(self) -> WorkerProcess:
         """Make one more process of this worker, without starting it."""
         process = WorkerProcess(
-            factory=launch.factory(self.context, self.settings, self.is_server is True),
+            factory=launch.factory(self.context, self.settings, self.is_server is True, self.worker_state),
             name=f"{self.WORKER_PREFIX}{self.ident}-{len(self.processes)}",
             target=self.serve,
             kwargs={**self.server_settings},

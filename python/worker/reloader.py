@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import sysconfig
 import time
 from asyncio import AbstractEventLoop, new_event_loop
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
-from fcntl import F_GETFL, fcntl
 from itertools import chain
 from pathlib import Path
 from signal import SIGINT, SIGTERM
@@ -28,6 +26,7 @@ from worker._core import Scanner
 from worker.hints import Hints, absolute, resolved
 from worker.loader import AppLoader
 from worker.messages import encoded_files
+from worker.outputs import Outputs
 from worker.publisher import Publisher, send
 
 __all__ = ["Reloader", "shared_directories"]
@@ -96,15 +95,18 @@ class Reloader:
         self._watching: Lock | None = None
         self._scanner: Scanner | None = None
         self._hints: Hints | None = None
+        self._outputs: Outputs | None = None
         self._gap_told = False
-        # How many modules were imported at the last look; and of the first one, from when on a change counts.
+        # The files of the modules, and how many modules there were, at the last look; and of the first one,
+        # from when on a change counts.
+        self._modules: set[str] = set()
         self._imported = 0
         self._counts_from = 0.0
         # When to look at everything again, on the monotonic clock.
         self._due = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watching": None, "_scanner": None, "_hints": None}
+        return {**self.__dict__, "_watching": None, "_scanner": None, "_hints": None, "_outputs": None}
 
     def __call__(self) -> None:
         """Load the application and watch until :meth:`stop` is called, by SIGINT and SIGTERM among others.
@@ -118,9 +120,11 @@ class Reloader:
         signal_func(SIGINT, self.stop)
         signal_func(SIGTERM, self.stop)
         roots = [*map(os.fspath, self.reload_dirs), *_package(self.app_loader)]
-        rules = ignored.rules((*ignored.DEFAULTS, *launch.current_settings().reload_ignore))
+        patterns = launch.current_settings().reload_ignore
+        rules = ignored.rules((*ignored.DEFAULTS, *patterns))
         self._scanner = Scanner(roots, rules, since=launch.started_at())
         self._hints = Hints(roots, self.QUIET, lambda: not self.run)
+        self._outputs = Outputs(launch.current_state(), roots, patterns)
         mtimes: dict[str | Path, float] = {}
         loop = new_event_loop()
         try:
@@ -208,6 +212,7 @@ class Reloader:
         assert self._watching is not None and self._hints is not None
         # What changes during a look, or while the machine is busy after it, has not been seen.
         seen, changed = time.time(), self._look(hints)
+        first = {path: _changed_at(path) for path in changed}
         deadline = time.monotonic() + self.PATIENCE
         while changed and self.run and time.monotonic() < deadline and seen - _last(changed) < self.QUIET:
             if self._hints.is_blind:
@@ -217,14 +222,16 @@ class Reloader:
                 hints = self._hints.wait(self.QUIET)
             seen = time.time()
             changed |= self._look(hints)
-        return changed
+            first = {**{path: _changed_at(path) for path in changed}, **first}
+        assert self._outputs is not None
+        return changed - self._outputs.found_by(first, self._modules)
 
     def _look(self, hints: set[str] | None) -> set[str]:
         """Look at what the hints point at, or at everything; return what has changed."""
         assert self._scanner is not None and self._hints is not None
         began = time.monotonic()
         self._imported = len(sys.modules)
-        modules = set(self.python_files())
+        modules = self._modules = set(self.python_files())
         self._scanner.watch(modules)
         changed = self._scanner.scan(hints)
         if self._counts_from:
@@ -245,7 +252,8 @@ class Reloader:
             self._tell_gap(self._hints.gap)
         # What lies in a directory is told as what it resolves to, a module as it says itself.
         told = {path if path in modules else resolved(path) for path in changed}
-        return told - _outputs(told)
+        assert self._outputs is not None
+        return told - self._outputs.among(told, modules)
 
     def _tell_gap(self, gap: str) -> None:
         """Say, once, why all files are looked at all the time."""
@@ -272,6 +280,8 @@ class Reloader:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         logger.info("Changed: %s%s", ", ".join(map(_shown, names[:NAMED])), more)
         _trigger(app, loop, "before_reload_trigger")
+        if self._outputs is not None:
+            self._outputs.request(time.time())
         try:
             self.reload(encoded_files(names[:TOLD]))
         except ConnectionError:
@@ -283,26 +293,6 @@ class Reloader:
 
 # As they are here, whatever becomes of the class.
 _OWN = {name: getattr(Reloader, name) for name in ("files", "python_files", "check_file")}
-
-
-def _outputs(paths: set[str]) -> set[str]:
-    """Return which of these this very process writes to, as its log: to reload would change them again."""
-    written = set()
-    with suppress(OSError):
-        for fd in map(int, os.listdir("/dev/fd") if paths else ()):
-            # The one that lists them is gone by now.
-            with suppress(OSError):
-                about, flags = os.fstat(fd), fcntl(fd, F_GETFL)
-                if stat.S_ISREG(about.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY:
-                    written.add((about.st_dev, about.st_ino))
-    return {path for path in paths if written and _identity(path) in written}
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    with suppress(OSError):
-        about = os.stat(path)
-        return about.st_dev, about.st_ino
-    return None
 
 
 def _last(paths: Iterable[str]) -> float:

@@ -18,6 +18,7 @@ import pytest
 from worker import reloader
 from worker._core import Scanner
 from worker.hints import Hints, resolved
+from worker.outputs import Outputs
 
 from .conftest import CORES
 from .test_scanner import write
@@ -145,7 +146,8 @@ def test_of_what_is_told(root: Path, faults: Faults) -> None:
     with faults.at(1, 1_000_000):
         assert [resolved(path) for path in paths]
         assert reloader._last(paths) == 0.0
-        assert reloader._outputs({*paths}) == set()
+        outputs = Outputs({"X": {"pid": os.getppid()}}, [str(root)], ())
+        assert outputs.among({*paths}, ()) == set()
         assert [reloader._shown(path) for path in paths]
         assert [*reloader._below(root)] == []
         assert reloader.shared_directories()

@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing import Manager
 from typing import Any
 
@@ -84,7 +85,9 @@ def test_writes_are_merges(publisher: FakePublisher, monkeypatch: pytest.MonkeyP
     m = WorkerMultiplexer(publisher, state)
     m.ack()
     m.set_serving(True)
-    assert state.copy() == {NAME: {"foo": "bar", "state": "ACKED", "serving": True}}
+    ready_at = state[NAME]["ready_at"]
+    assert state.copy() == {NAME: {"foo": "bar", "state": "ACKED", "serving": True, "ready_at": ready_at}}
+    assert ready_at.utcoffset() == timedelta(0)
     state.close()
 
 
