@@ -5,14 +5,18 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.managers import SyncManager
 from typing import Any
 
 import pytest
 
 from worker import launch
+from worker.outputs import Processes
 from worker.settings import resolve
+from worker.state import SharedState
 
 from . import targets
 from .running import wait_for_end
@@ -45,6 +49,20 @@ def stops_once(journal: Connection) -> None:
 
 
 stops_once.stops_once = True  # type: ignore[attr-defined]
+
+
+def tells_the_state(journal: Connection) -> None:
+    state = launch.current_state()
+    journal.send(None if state is None else (state[NAME], Processes(state).pids()))
+
+
+class BringsChanges:
+    """Says of itself what a reloader does."""
+
+    brings_changes = True
+
+    def __call__(self, journal: Connection) -> None:
+        tells_the_state(journal)
 
 
 def fails() -> None:
@@ -115,6 +133,26 @@ class TestFactory:
             Process = Mine
 
         assert launch.factory(Context()) is Mine
+
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("proxied", [False, True])
+    def test_what_brings_changes_is_given_the_state(self, method: str, proxied: bool) -> None:
+        with ExitStack() as stack:
+            if proxied:
+                state = stack.enter_context(SyncManager(ctx=get_context("fork"))).dict()
+            else:
+                state = SharedState()
+                stack.callback(state.close)
+            state[NAME] = {"pid": 7}
+            reading, journal = map(stack.enter_context, Pipe(False))
+            for target, told in ((BringsChanges(), ({"pid": 7}, {7})), (tells_the_state, None)):
+                process = launch.factory(get_context(method), state=state)(
+                    name="Sanic-Reloader-0", target=target, kwargs={"journal": journal}, daemon=True
+                )
+                process.start()
+                assert reading.recv() == told
+                process.join()
+                process.close()
 
     def test_who_stops_once(self) -> None:
         make = launch.factory(get_context("spawn"))
