@@ -49,9 +49,9 @@ def look(root: str) -> dict[str, Any]:
 
 
 def marked(root: str) -> set[str]:
-    """Directories that bear a mark, and whose contents are passed over."""
-    walk = os.walk(root)
-    return {f"{folder}/" for folder, below, files in walk if MARK in {*below, *files} and folder != root}
+    """Directories that bear a mark, and whose contents are passed over; a link may lead there."""
+    below = (os.path.join(folder, name) for folder, names, _ in os.walk(root) for name in names)
+    return {f"{path}/" for path in below if os.path.lexists(os.path.join(path, MARK))}
 
 
 class Histories(RuleBasedStateMachine):
