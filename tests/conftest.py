@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from worker import warm
+
 GRACE = 2.0
 
 # A run in the background, or under `nohup`, may have inherited them as ignored; what the tests start is to
@@ -71,6 +73,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = _inventory()
     yield
+    warm.forget()
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
     pause = threading.Event()
     deadline = monotonic() + GRACE

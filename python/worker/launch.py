@@ -18,43 +18,34 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from multiprocessing import context as contexts
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import Any, Protocol
+from typing import Any
 
-from worker import warm
+from worker import signals, warm
 from worker._core import Lifeline
 from worker.compat import label_log
-from worker.forking import ForkPopen
+from worker.descriptors import close_owned
+from worker.fork_server import ForkServerError, ForkServerPopen
+from worker.popen import ForkPopen, SpawnPopen, held_by_spawn
 from worker.settings import Settings, resolve
+from worker.signals import REQUESTS, STOPS
 
 __all__ = [
     "NOT_BEGUN",
     "TELL_AGAIN",
     "Launched",
-    "disown",
     "factory",
-    "has_begun",
     "main_is_gone",
     "mark_failed",
-    "own",
-    "reap",
     "started_at",
     "warm_up",
 ]
 
-# What only main may use, and what only main and the servers: a forked child, a copy of main, closes it.
-_owned_by_main: list[Closable] = []
-_owned_by_servers: list[Closable] = []
-STOPS = (signal.SIGINT, signal.SIGTERM)
-# What main is asked by signals, but for a stop.
-RELOAD, MORE, FEWER = (getattr(signal, name, None) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU"))
-REQUESTS = tuple(signum for signum in (RELOAD, MORE, FEWER) if signum is not None)
 # The finalizer of the lowest priority runs last.
 LAST = -1_000_000
-# How long main waits for the word of a fork server on the exit code of its child, seconds.
-_EXITCODE_TIMEOUT = 1.0
 # After how long a server that was told to leave is told again, seconds: while Sanic sets up its
 # handlers there is a moment in which a signal is lost. Our handler in the server knows repeats.
 TELL_AGAIN = 0.5
@@ -77,13 +68,6 @@ _lifeline: Lifeline | None = None
 _watch: int | None = None
 
 
-class Closable(Protocol):
-    """Something with a ``close()``: a monitor, a connection."""
-
-    def close(self) -> None:
-        """Let go of the file descriptors."""
-
-
 class Launched(BaseProcess):
     """A process of the manager; mixed into the process class of each start method.
 
@@ -97,6 +81,7 @@ class Launched(BaseProcess):
         environment: What it is to find in its environment, whatever the start method hands on: its names, or,
             if it is warm, all that main has.
         started_at: When it was started, seconds since 1970.
+        held: The signals that it finds blocked, and unblocks when it begins.
         stops_once: Whether its target sets handlers of its own, and obeys the first stop and ignores
             repeats. A function or a class says so of itself by an attribute of this name.
     """
@@ -110,16 +95,37 @@ class Launched(BaseProcess):
         self.is_warm = False
         self.environment: dict[str, str] = {}
         self.started_at = time.time()
+        self.held: frozenset[int] = frozenset()
+        self._begun: Connection | None = None
+        self._begins: Connection | None = None
         # Asked now: once a process is started, multiprocessing forgets its target.
         self.stops_once = getattr(kwargs.get("target"), "stops_once", False) is True
 
     def start(self) -> None:
-        """Start the process with the signals held that must not end it half-way."""
+        """Start the process."""
         self.started_at = time.time()
         names = os.environ if self.is_warm else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
         self.environment = {name: value for name in names if (value := os.environ.get(name)) is not None}
-        with signals_held(self._start_method):  # type: ignore[attr-defined]
-            super().start()
+        self._begun, self._begins = multiprocessing.Pipe(duplex=False)
+        try:
+            self._start()
+        except BaseException:
+            self._begun.close()
+            raise
+        finally:
+            self._begins.close()
+
+    def close(self) -> None:
+        """Let go of what the process object holds. The process must have ended."""
+        super().close()
+        if self._begun is not None:
+            self._begun.close()
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code, negative for a signal; ``None`` while it runs, and where nobody knows it."""
+        code = super().exitcode
+        return None if getattr(self._popen, "status_is_lost", False) else code  # type: ignore[attr-defined]
 
     def run(self) -> None:
         """Begin the child, then run its target."""
@@ -128,25 +134,46 @@ class Launched(BaseProcess):
         if self._start_method == "fork":  # type: ignore[attr-defined]
             # Any other child has done so as it was born.
             label_log()
-            _undo_fork(self.is_server)
+            self._undo_fork()
         lead_session()
         grace = self.settings.graceful_timeout if self.settings else 0.0
         hold_on_to(self.main_pid, grace, repeats=self.stops_once)
         if not faulthandler.is_enabled():
             with suppress(OSError, ValueError, AttributeError):
                 faulthandler.enable()
-        _open_to_signals(interruptible=not self.stops_once)
+        _open_to_signals(self.held, interruptible=not self.stops_once)
+        assert self._begins is not None
+        with self._begins, suppress(BrokenPipeError):
+            self._begins.send_bytes(b"begun")
         super().run()
         if _failed:
             sys.exit(1)
 
+    def _start(self) -> None:
+        super().start()
+
+    def _undo_fork(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for signum in (*STOPS, *REQUESTS):
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, signal.SIG_DFL)
+        close_owned(self.is_server)
+        if self._begun is not None:
+            self._begun.close()
+
     def __reduce__(self) -> tuple[Any, ...]:
         # The first call of the unpickling child: before the state, which may import the application.
-        return _born, (type(self), _installed(), self.is_warm, self.environment), self.__dict__
+        state = {**self.__dict__, "_begun": None}
+        return _born, (type(self), _installed(), self.is_warm, self.environment), state
 
 
 class SpawnProcess(Launched, contexts.SpawnProcess):
     """A child of the start method ``spawn``."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        process_obj.held = held_by_spawn()
+        return SpawnPopen(process_obj)
 
     def _bootstrap(self, *args: Any) -> int:
         code: int = super()._bootstrap(*args)  # type: ignore[misc]
@@ -167,11 +194,28 @@ if sys.platform != "win32":
         """A child of the start method ``fork``."""
 
         @staticmethod
-        def _Popen(process_obj: BaseProcess) -> ForkPopen:  # noqa: N802  # the name is multiprocessing's
+        def _Popen(process_obj: Any) -> Any:  # noqa: N802
             return ForkPopen(process_obj)
 
+        def _start(self) -> None:
+            # The tracker is a child too, and its first start unblocks these very signals.
+            resource_tracker.ensure_running()
+            with signals.blocked() as self.held:
+                super()._start()
+
     class ForkServerProcess(Launched, contexts.ForkServerProcess):
-        """A child of the start method ``forkserver``."""
+        """A child of the start method ``forkserver``: spawned, where the fork server fails."""
+
+        @staticmethod
+        def _Popen(process_obj: Any) -> Any:  # noqa: N802
+            server = warm.server()
+            if server is not None:
+                try:
+                    return ForkServerPopen(process_obj, server, warm.fail)
+                except ForkServerError as error:
+                    warm.lose(error)
+            process_obj.__class__ = SpawnProcess
+            return SpawnProcess._Popen(process_obj)
 
     _CLASSES: dict[str, type[Launched]] = {
         "spawn": SpawnProcess,
@@ -227,19 +271,7 @@ def warm_up(context: Any) -> None:
     """Have servers of this context that are made from now on start quickly, if they are spawned."""
     is_ours = isinstance(context, contexts.BaseContext) and context.Process in _STOCK  # type: ignore[attr-defined]
     if is_ours and context.get_start_method() == "spawn" and "forkserver" in _CLASSES:
-        # It is to outlive a signal to main's group.
-        with signals_held("forkserver"):
-            warm.start()
-
-
-def own(owned: Closable, *, servers_too: bool = False) -> None:
-    """Have forked children close what only main may use, or only servers besides, until :func:`disown`."""
-    (_owned_by_servers if servers_too else _owned_by_main).append(owned)
-
-
-def disown(owned: Closable) -> None:
-    """Main has closed it, or gives it up."""
-    (_owned_by_main if owned in _owned_by_main else _owned_by_servers).remove(owned)
+        warm.start()
 
 
 def is_child() -> bool:
@@ -274,54 +306,6 @@ def stop_obeyed() -> None:
         _lifeline.let_go()
 
 
-def has_begun(process: Any) -> bool:
-    """Whether a child of ours leads its own session by now (and its group with it)."""
-    if not isinstance(process, Launched) or process.pid is None:
-        return False
-    try:
-        return os.getsid(process.pid) == process.pid
-    except OSError:
-        return False
-
-
-def reap(process: BaseProcess) -> int | None:
-    """Collect a dead child.
-
-    A fork server sends the exit code of its child a moment after the child's death.
-
-    Returns:
-        int | None: Its exit code, negative for a signal; ``None`` if nobody knows.
-    """
-    if process.exitcode is None:
-        wait_for([process.sentinel], _EXITCODE_TIMEOUT)
-    code = process.exitcode
-    if code is not None:
-        # So that multiprocessing forgets it now, and not at its next start.
-        process.join(0)
-    return code
-
-
-@contextmanager
-def signals_held(start_method: str) -> Iterator[None]:
-    """Block signals that would reach a child before it can tell what they mean.
-
-    The mask is inherited, over an exec too; :meth:`Launched.run` opens it again. A spawned child
-    leaves SIGTERM open: its default action is right from the first instruction on. A forked one is a
-    copy of main with main's handlers; a fork server must outlive a signal to main's group.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    # The tracker is a child too, and its first start unblocks these very signals.
-    resource_tracker.ensure_running()
-    held = {signal.SIGINT, *REQUESTS} if start_method == "spawn" else {*STOPS, *REQUESTS}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _born(kind: type[Launched], installed: bool, is_warm: bool, environment: dict[str, str]) -> Launched:
     if is_warm:
         warm.follow(environment)
@@ -341,18 +325,6 @@ def _installed() -> bool:
     return is_installed()
 
 
-def _undo_fork(is_server: bool) -> None:
-    signal.set_wakeup_fd(-1)
-    for signum in (*STOPS, *REQUESTS):
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, signal.SIG_DFL)
-    # A listening socket that another process had open would outlive main and the servers.
-    for owned in (_owned_by_main, *([] if is_server else [_owned_by_servers])):
-        while owned:
-            with suppress(OSError):
-                owned.pop().close()
-
-
 def lead_session() -> None:
     """Make the calling process the leader of a new session, out of reach of the terminal's signals."""
     # Not just a group: a background group is stopped when it touches the terminal.
@@ -361,7 +333,7 @@ def lead_session() -> None:
             os.setsid()
 
 
-def _open_to_signals(interruptible: bool) -> None:
+def _open_to_signals(held: frozenset[int], interruptible: bool) -> None:
     """Meet the signals held so far: with SIGINT and SIGTERM at their default, they end the child.
 
     One that is pending came from main, or to main's group and so to main as well: either way the
@@ -374,8 +346,9 @@ def _open_to_signals(interruptible: bool) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         # One that asks main for something, and came to its group, is none of the child's business.
-        before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in REQUESTS}
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOPS, *REQUESTS})
+        before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in held.intersection(REQUESTS)}
+        # Whatever main was started with: by these it is told to leave.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held.union(STOPS))
         for signum, action in before.items():
             signal.signal(signum, action)
     if interruptible and not settled:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sanic.log import logger
 
-from worker import launch
+from worker import descriptors, warm
 from worker.commands import Commands, coalesce
 from worker.constants import MAIN_NAME, Phase, ProcessState, RestartOrder
 from worker.inbox import ConnectionMonitor, Waiting, open_monitor
-from worker.launch import MORE, RELOAD, REQUESTS, STOPS
 from worker.messages import Command, Corrupt, Event, Exited, Received, Restart, ScaleBy
 from worker.overseer import Overseer
 from worker.process import WorkerProcess
+from worker.signals import MORE, RELOAD, REQUESTS, STOPS
 
 if TYPE_CHECKING:
     from worker.manager import WorkerManager
@@ -130,11 +130,11 @@ class Loop:
         self._monitor = open_monitor(self._manager.monitor_subscriber, self._overseer.bell)
         self._overseer.open(self._monitor)
         self._thread = threading.get_ident()
-        launch.own(self._monitor)
-        launch.own(self._manager.monitor_subscriber)
+        descriptors.own(self._monitor)
+        descriptors.own(self._manager.monitor_subscriber)
         self._sockets = listening_sockets(self._manager._server_settings)
         for sock in self._sockets:
-            launch.own(sock, servers_too=True)
+            descriptors.own(sock, servers_too=True)
         wakeup = getattr(self._monitor, "wakeup_fd", None)
         if wakeup is not None and threading.current_thread() is threading.main_thread():
             self._wakeup_before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
@@ -149,10 +149,10 @@ class Loop:
         # A signal that comes now finds nothing to wake.
         monitor, self._monitor = self._monitor, None
         self._thread = self._wakeup_before = None
-        launch.disown(monitor)
-        launch.disown(self._manager.monitor_subscriber)
+        descriptors.disown(monitor)
+        descriptors.disown(self._manager.monitor_subscriber)
         while self._sockets:
-            launch.disown(self._sockets.pop())
+            descriptors.disown(self._sockets.pop())
         monitor.close()
         self._commands.complaints.sum_up()
 
@@ -173,6 +173,8 @@ class Loop:
             os.kill(os.getpid(), signum)
         self._signals.append(signum)
         self._wake()
+        if signum in STOPS:
+            warm.interrupt()
 
     def do(self, call: Callable[[], None]) -> None:
         """Do something now, or in the loop's thread where a loop runs in another one."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sanic.log import error_logger, logger
 
-from worker import launch, warm
+from worker import launch, liveness, warm
 from worker.constants import Happening, Phase, ProcessState, RestartOrder
 from worker.lives import Lives
 from worker.news import News
@@ -236,10 +236,10 @@ class Overseer:
         """A process has ended."""
         watched = self._watched[key]
         place, base = watched.place, watched.base
-        begun = launch.has_begun(base)
+        begun = liveness.has_begun(base)
         # Before it is collected: until then nobody else can bear its number.
         watched.end_group()
-        code = launch.reap(base)
+        code = liveness.reap(base)
         if watched.ready == math.inf:
             said = place.said(base.pid) or (place.said() if watched.current else {})
             watched.error = said.get("start_error") or watched.error

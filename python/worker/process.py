@@ -8,13 +8,12 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from inspect import Parameter, signature
 from multiprocessing.context import BaseContext
-from signal import SIGINT
 from threading import Thread
 from typing import Any
 
 from sanic.http.constants import HTTP
 
-from worker import launch
+from worker import launch, liveness
 from worker.constants import ProcessState, RestartOrder
 from worker.place import Overseer, Place
 from worker.settings import Settings
@@ -136,7 +135,10 @@ class WorkerProcess(Place):
             self.forget()
 
     def terminate(self) -> None:
-        """Tell the process to leave (SIGINT), once; and the predecessor that it was to replace."""
+        """Tell the process to leave, once; and the predecessor that it was to replace.
+
+        The signal is SIGINT; for a process that has not begun, SIGTERM.
+        """
         if self.state is ProcessState.TERMINATED:
             return
         self._log("Terminating a process", self.pid)
@@ -146,8 +148,8 @@ class WorkerProcess(Place):
         for process in leaving:
             # One that could not be started asserts that it is none.
             with suppress(AssertionError, KeyError, AttributeError, ProcessLookupError):
-                if process is not None and process.is_alive():
-                    os.kill(process.pid, SIGINT)
+                if process is not None and liveness.is_alive(process):
+                    os.kill(process.pid, liveness.stop_signal(process))
 
     def restart(self, restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST, **kwargs: Any) -> None:
         """Put a new process in the place of the present one.
@@ -222,7 +224,7 @@ class WorkerProcess(Place):
     def is_alive(self) -> bool:
         """Whether the process runs. ``False`` before its start."""
         try:
-            return bool(self._current_process.is_alive())
+            return liveness.is_alive(self._current_process)
         except AssertionError:
             return False
 

@@ -1,9 +1,11 @@
 """Servers that start quickly: forked from a process that has imported what every server needs.
 
 To start an interpreter and to import Sanic is most of the time from a save to the new code. Where a reloader
-runs, a fork server of ``multiprocessing`` is kept that has done so, and nothing else: least of all has it
-imported the application. From then on, the servers that would be spawned come from it; what they do next is
-the same.
+runs, a fork server is kept that has done so, and nothing else: least of all has it imported the application.
+From then on, the servers that would be spawned come from it; what they do next is the same. With the start
+method ``forkserver`` every process comes from there.
+
+The fork server is an optimisation: whatever goes wrong with it is one warning, and processes are spawned.
 """
 
 from __future__ import annotations
@@ -11,32 +13,83 @@ from __future__ import annotations
 import os
 import sysconfig
 from collections.abc import Iterable, Mapping
+from multiprocessing import forkserver
 
-__all__ = ["cool_down_after", "follow", "forget", "is_warm", "start"]
+from sanic.log import logger
+
+from worker.fork_server import ForkServer, ForkServerError, ForkServerGoneError
+
+__all__ = ["cool_down_after", "fail", "follow", "forget", "interrupt", "is_warm", "lose", "server", "start"]
 
 # All that a server imports before its application.
 PRELOADED = ["sanic", "worker", "worker.cli"]
 
-_is_warm = False
+_server: ForkServer | None = None
+# Whether processes are spawned from now on, whatever there is.
 _is_cold = False
 # The fork server imports this module as well: in its children, this is what it has begun with.
 _inherited = dict(os.environ)
 
 
 def start() -> None:
-    """Start the fork server, unless :func:`cool_down_after` has found that it is of no use."""
-    global _is_warm
-    if not (_is_warm or _is_cold):
-        from multiprocessing import forkserver
+    """Start the fork server, unless it has failed or what it would import may have changed."""
+    global _server
+    if _server is None and not _is_cold:
+        # Not the script that was run: the children would have it as it was then, whatever changes.
+        asked = [
+            name for name in getattr(forkserver._forkserver, "_preload_modules", ()) if name != "__main__"
+        ]
+        try:
+            _server = ForkServer([*PRELOADED, *asked])
+        except ForkServerError as error:
+            fail(str(error))
 
-        forkserver.set_forkserver_preload(PRELOADED)
-        forkserver.ensure_running()
-        _is_warm = True
+
+def server() -> ForkServer | None:
+    """Return the fork server that processes come from, which is started if need be; ``None``: none."""
+    start()
+    is_warm()
+    return None if _is_cold else _server
 
 
 def is_warm() -> bool:
-    """Whether servers are to come from the fork server."""
-    return _is_warm
+    """Whether there is a fork server that is ready: servers that would be spawned come from it."""
+    if _server is None:
+        return False
+    try:
+        return _server.is_ready() and not _is_cold
+    except ForkServerError as error:
+        lose(error)
+        return False
+
+
+def lose(error: ForkServerError) -> None:
+    """Start the fork server again if it is gone; if it has failed otherwise, spawn processes from now on."""
+    global _server
+    if _server is None or _is_cold or not isinstance(error, ForkServerGoneError):
+        fail(str(error))
+        return
+    logger.warning("The fork server is started again: %s.", error)
+    _server.stop()
+    _server = None
+    start()
+
+
+def fail(reason: str) -> None:
+    """Kill the fork server, and spawn processes from now on."""
+    global _server, _is_cold
+    if not _is_cold:
+        logger.warning("The fork server has failed: %s. Processes are spawned from now on.", reason)
+    _is_cold = True
+    if _server is not None:
+        _server.stop()
+        _server = None
+
+
+def interrupt() -> None:
+    """Let main wait no longer until the fork server is ready: a stop was asked for. For a signal handler."""
+    if _server is not None:
+        _server.interrupt()
 
 
 def cool_down_after(changed: Iterable[str]) -> None:
@@ -45,9 +98,10 @@ def cool_down_after(changed: Iterable[str]) -> None:
     Args:
         changed (Iterable[str]): The paths of the files that changed.
     """
-    global _is_warm, _is_cold
-    if _is_warm and any(path.startswith(_homes()) for path in changed):
-        _is_warm, _is_cold = False, True
+    global _is_cold
+    # It stays until main ends: it alone knows how its children end.
+    if _server is not None and any(path.startswith(_homes()) for path in changed):
+        _is_cold = True
 
 
 def follow(environment: Mapping[str, str]) -> None:
@@ -64,9 +118,11 @@ def follow(environment: Mapping[str, str]) -> None:
 
 
 def forget() -> None:
-    """Begin anew with the next manager. The fork server itself ends with main, or is used again."""
-    global _is_warm, _is_cold
-    _is_warm = _is_cold = False
+    """Kill the fork server, and begin anew with the next manager."""
+    global _server, _is_cold
+    if _server is not None:
+        _server.stop()
+    _server, _is_cold = None, False
 
 
 def _homes() -> tuple[str, ...]:

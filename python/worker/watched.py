@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from worker import launch
+from worker import launch, liveness
 from worker.constants import Phase, ProcessState
 from worker.process import WorkerProcess
 from worker.supervision import Death
@@ -76,7 +76,7 @@ class Watched:
 
     def kill(self) -> None:
         """End it at once, and its children with it if it leads a group of its own."""
-        if launch.has_begun(self.base):
+        if liveness.leads_session(self.base):
             self.end_group()
         else:
             self.signal(SIGKILL)

@@ -147,6 +147,16 @@ class Shop:
         """Wait until all have this price, the old workers having left."""
         wait_until(lambda: self.all_answer(lambda answer: answer["price"] == price), "the new price")
 
+    def is_warm(self) -> tuple[int, int]:
+        """Save until a server comes from the fork server; return the pid of that, and the price."""
+        for price in range(1000, 1050):
+            self.edit("prices.py", f"PRICE = {price}\n")
+            self.serves(price)
+            parent = int(status(self.server.get("/whoami")["pid"])[1])
+            if parent != self.server.pid:
+                return parent, price
+        raise AssertionError("no server comes from a fork server")
+
     def all_answer(self, so: Callable[[dict[str, Any]], bool]) -> bool:
         """Whether each of the two that are in the table has answered so, and nobody else has answered."""
         pids = {entry["pid"] for entry in self.server.settled(2).values()}
@@ -167,6 +177,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         server.wait_line("^watching$")
         yield shop
         assert server.stop() == 0
+        # As soon as main has ended, and not a moment later.
+        assert not [line for line in server.processes().values() if "fork_server" in line]
 
 
 def test_good_code_then_broken_code_then_good_code(shop: Shop) -> None:
@@ -294,21 +306,17 @@ def reloader(server: Server) -> int:
     return pid if pid in server.processes() else 0
 
 
-def fork_server(shop: Shop) -> int:
-    """Whose child a server is that was started after a save."""
-    return int(status(shop.server.get("/whoami")["pid"])[1])
-
-
 def test_servers_start_from_a_fork_server_that_may_die(shop: Shop) -> None:
     since = shop.server.mark()
-    shop.edit("prices.py", "PRICE = 10\n")
-    shop.serves(10)
-    pid = fork_server(shop)
-    assert pid != shop.server.pid
+    pid, price = shop.is_warm()
     os.kill(pid, SIGKILL)
+    shop.edit("prices.py", "PRICE = = 10\n")
+    shop.server.wait_line("its predecessor stays", since=since)
+    shop.serves(price)
+    another, _ = shop.is_warm()
+    assert another != pid
     shop.edit("prices.py", "PRICE = 11\n")
     shop.serves(11)
-    assert fork_server(shop) not in (pid, shop.server.pid)
     os.kill(shop.server.table()["Sanic-Server-0-0"]["pid"], SIGKILL)
     shop.server.wait_line("Sanic-Server-0-0 .* was killed by SIGKILL.*; it is started again", since=since)
     shop.serves(11)

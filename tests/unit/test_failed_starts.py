@@ -24,7 +24,7 @@ from .running import House, errors, lives, logged, until
 ONE, TWO, THREE, FOUR = (f"Sanic-Server-{number}-0" for number in range(4))
 ERRNOS = (errno.EMFILE, errno.EAGAIN, errno.ENOMEM)
 FORKS = {"os.fork", "os.pipe"}
-SPAWNS = {"os.pipe", "multiprocessing.util.spawnv_passfds"}
+SPAWNS = {"os.pipe", "os.posix_spawn"}
 
 pytestmark = pytest.mark.usefixtures("main_is_heard")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from worker import launch
+from worker import descriptors, launch, liveness
 from worker.outputs import Processes
 from worker.settings import resolve
 from worker.state import SharedState
@@ -190,7 +190,9 @@ class TestBirth:
         assert [signal.getsignal(signum) for signum in targets.STOPS] == handlers
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
         assert os.getsid(0) != pid
-        assert launch.has_begun(process)
+        assert liveness.has_begun(process)
+        assert liveness.leads_session(process)
+        assert liveness.stop_signal(process) is signal.SIGINT
         assert journal.recv() == (NAME, pid, "ready")
         os.kill(pid, signal.SIGTERM)
         assert end(process, gate, opener, writer) == 0
@@ -218,7 +220,7 @@ class TestBirth:
     @pytest.mark.parametrize(
         ("signum", "method", "code"),
         [
-            (signal.SIGINT, "spawn", -signal.SIGINT),
+            (signal.SIGTERM, "spawn", -signal.SIGTERM),
             (signal.SIGINT, "fork", -signal.SIGINT),
             (signal.SIGTERM, "fork", -signal.SIGTERM),
         ],
@@ -242,6 +244,7 @@ class TestBirth:
             process.start()
         else:
             process.start()
+            assert liveness.stop_signal(process) is signum
             os.kill(process.pid, signum)
         assert end(process, gate, opener) == code
         assert capfd.readouterr().err == ""
@@ -259,9 +262,9 @@ class TestBirth:
         journal, writer = Pipe(False)
         one, other = Pipe(True)
         files = {end.fileno(): targets.file_of(end.fileno()) for end in (one, other)}
-        launch.own(one)
-        launch.own(other)
-        launch.disown(other)
+        descriptors.own(one)
+        descriptors.own(other)
+        descriptors.disown(other)
         try:
             process = start("fork", birth, gate=gate, journal=writer, files=files)
             assert journal.recv()[2]["has"] == [other.fileno()]
@@ -270,7 +273,7 @@ class TestBirth:
             end(process, gate, opener, writer, journal)
             assert all(targets.file_of(fd) == file for fd, file in files.items())
         finally:
-            launch.disown(one)
+            descriptors.disown(one)
             one.close()
             other.close()
 
@@ -280,27 +283,29 @@ class TestBirth:
                 raise OSError("closed")
 
         owned = Closed()
-        launch.own(owned)
+        descriptors.own(owned)
         try:
             assert end(start("fork", targets.nothing)) == 0
         finally:
-            launch.disown(owned)
+            descriptors.disown(owned)
         with pytest.raises(ValueError, match="not in list"):
-            launch.disown(owned)
+            descriptors.disown(owned)
 
 
 class TestHasBegun:
     def test_nobody_elses_process(self) -> None:
-        assert not launch.has_begun(object())
-        assert not launch.has_begun(get_context("fork").Process(target=targets.nothing))
+        assert not liveness.leads_session(object())
+        assert not liveness.has_begun(object())
+        assert not liveness.has_begun(get_context("fork").Process(target=targets.nothing))
 
     def test_one_that_was_never_started(self) -> None:
-        assert not launch.has_begun(launch.factory(get_context("fork"))(target=targets.nothing))
+        assert not liveness.has_begun(launch.factory(get_context("fork"))(target=targets.nothing))
 
     def test_one_that_is_gone(self) -> None:
         process = start("fork", targets.nothing)
         process.join()
-        assert not launch.has_begun(process)
+        assert liveness.has_begun(process)
+        assert not liveness.leads_session(process)
 
     def test_one_that_stands_before_its_session(self) -> None:
         gate, opener = Pipe(False)
@@ -313,7 +318,7 @@ class TestHasBegun:
 
         process.run = late
         process.start()
-        assert not launch.has_begun(process)
+        assert not liveness.has_begun(process)
         opener.send_bytes(b"12345678")
         assert end(process, gate, opener) == 0
 
@@ -327,19 +332,19 @@ class TestReap:
         os.kill(process.pid, signal.SIGKILL)
         wait_for_end(process.pid)
         # The fork server tells "255": it has not waited for the signal itself.
-        assert launch.reap(process) == -signal.SIGKILL
-        assert launch.reap(process) == -signal.SIGKILL
+        assert liveness.reap(process) == -signal.SIGKILL
+        assert liveness.reap(process) == -signal.SIGKILL
         end(process, gate, opener)
 
     def test_where_nobody_knows(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(launch, "_EXITCODE_TIMEOUT", 0.01)
+        monkeypatch.setattr(liveness, "_EXITCODE_TIMEOUT", 0.01)
         reader, writer = Pipe(False)
 
         class Unknown:
             exitcode = None
             sentinel = reader.fileno()
 
-        assert launch.reap(Unknown()) is None  # type: ignore[arg-type]
+        assert liveness.reap(Unknown()) is None  # type: ignore[arg-type]
         reader.close()
         writer.close()
 
@@ -364,27 +369,16 @@ def test_only_servers_have_the_listening_socket(name: str, has: bool) -> None:
     """Under fork another process would hold its port after the end of main."""
     reader, writer = Pipe(False)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        launch.own(listening, servers_too=True)
+        descriptors.own(listening, servers_too=True)
         file = targets.file_of(listening.fileno())
         make = launch.factory(get_context("fork"), resolve({"graceful_timeout": 5}), is_server=has)
         process = make(name=name, target=tells_of, args=(writer, listening.fileno()), daemon=True)
         process.start()
         assert (reader.recv() == file) is has
         assert end(process, reader, writer) == 0
-        launch.disown(listening)
-        assert not launch._owned_by_servers
+        descriptors.disown(listening)
+        assert not descriptors._owned_by_servers
 
 
 def tells_of(journal: Connection, descriptor: int) -> None:
     journal.send(targets.file_of(descriptor))
-
-
-@pytest.mark.parametrize(
-    ("method", "held"),
-    [("spawn", {signal.SIGINT, *launch.REQUESTS}), ("fork", {*targets.STOPS, *launch.REQUESTS})],
-)
-def test_what_is_held_while_a_child_starts(method: str, held: set[signal.Signals]) -> None:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    with launch.signals_held(method):
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before | held
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sanic.exceptions import ServerKilled
 
-from worker import launch
+from worker import descriptors, launch
 from worker.process import WorkerProcess
 
 from . import targets
@@ -243,9 +243,9 @@ class TestStops:
 
         def replace_monitor() -> None:
             assert the_loop._monitor is not None
-            launch.disown(the_loop._monitor)
+            descriptors.disown(the_loop._monitor)
             the_loop._monitor = Closing(the_loop._monitor)
-            launch.own(the_loop._monitor)
+            descriptors.own(the_loop._monitor)
 
         def act() -> None:
             house.said("ready")

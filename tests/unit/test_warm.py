@@ -15,11 +15,18 @@ import sanic
 import worker
 from worker import launch, warm
 
+from .running import until
+
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
     yield
     warm.forget()
+
+
+def warm_up() -> None:
+    launch.warm_up(get_context("spawn"))
+    until(warm.is_warm, "the fork server to be ready")
 
 
 VARIABLES = ("SANIC_WORKER_NAME", "COLOUR", "KEPT")
@@ -47,7 +54,7 @@ def kind(method: str, *, is_server: bool = True) -> str:
 
 def test_servers_that_would_be_spawned() -> None:
     assert kind("spawn") == kind("spawn", is_server=False) == "spawn"
-    launch.warm_up(get_context("spawn"))
+    warm_up()
     assert (kind("spawn"), kind("spawn", is_server=False)) == ("forkserver", "spawn")
     assert kind("fork") == "fork"
     warm.forget()
@@ -74,7 +81,7 @@ def test_none_for_those_who_start_otherwise(method: str | None) -> None:
     ],
 )
 def test_what_is_imported_already_may_not_change(changed: str) -> None:
-    launch.warm_up(get_context("spawn"))
+    warm_up()
     warm.cool_down_after(["/srv/app.py", "relative.py", ""])
     assert warm.is_warm()
     warm.cool_down_after(["/srv/app.py", changed])
@@ -85,7 +92,7 @@ def test_what_is_imported_already_may_not_change(changed: str) -> None:
 
 def test_the_environment_is_the_one_that_main_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEPT", "blue")
-    launch.warm_up(get_context("spawn"))
+    warm_up()
     journal, writer = Pipe(False)
     changes: list[tuple[Any, ...]] = [
         (monkeypatch.setenv, "SANIC_WORKER_NAME", "Sanic-Server-1-0"),
