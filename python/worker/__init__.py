@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from worker import namesake
 from worker._core import CoreInfo, core_info
 from worker.constants import ProcessState, RestartOrder
+from worker.descriptors import fill_standard
 from worker.inspector import Inspector
 from worker.integration import install, uninstall
 from worker.loader import AppLoader, CertLoader
@@ -45,6 +46,9 @@ __all__ = [
 ]
 
 __version__ = core_info().version
+
+# Before anything is opened that stays open: an import leaves no file behind.
+fill_standard()
 
 sys.meta_path.append(namesake.Finder)
 

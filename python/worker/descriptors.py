@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Protocol
@@ -13,11 +14,12 @@ __all__ = [
     "close_all",
     "close_owned",
     "disown",
+    "fill_standard",
     "inheritable",
     "own",
 ]
 
-STANDARD = range(3)
+STANDARD = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
 # What only main may use, and what only main and the servers: a forked child, a copy of main, closes it.
 _owned_by_main: list[Closable] = []
@@ -76,6 +78,28 @@ def close_owned(is_server: bool) -> None:
                 owned.pop().close()
 
 
+def fill_standard() -> None:
+    """Open the null device on each of the descriptors 0 to 2 that is closed.
+
+    A file that is opened later would take its number. A child uses these numbers for its input and output:
+    it would write its log into that file.
+    """
+    for fd, (name, mode) in enumerate(STANDARD):
+        try:
+            os.fstat(fd)
+        except OSError:
+            with suppress(OSError):
+                opened = os.open(os.devnull, os.O_RDWR)
+                # The lowest free number: another one only if a thread has just taken this one.
+                if opened != fd:
+                    os.close(opened)
+                    continue
+                os.set_inheritable(fd, True)
+                # The interpreter makes no stream of one that is closed.
+                if getattr(sys, name) is None:
+                    setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115
+
+
 def close_all(*fds: int) -> None:
     """Close each of these."""
     for fd in fds:
@@ -88,5 +112,5 @@ def inheritable() -> Iterator[int]:
         fd = int(entry)
         # The one that has listed the directory is closed by now.
         with suppress(OSError):
-            if fd not in STANDARD and os.get_inheritable(fd):
+            if fd >= len(STANDARD) and os.get_inheritable(fd):
                 yield fd

@@ -20,6 +20,7 @@ from sanic.server.socket import bind_unix_socket
 
 from worker import settings
 from worker.address import naming_address
+from worker.descriptors import fill_standard
 from worker.state import SharedState
 
 __all__ = ["install", "is_installed", "uninstall"]
@@ -119,6 +120,8 @@ class StateManager:
     """What Sanic keeps the state of the workers in, in place of the process of a ``SyncManager``."""
 
     def __init__(self) -> None:
+        # The script may have closed them since it imported this package.
+        fill_standard()
         self._state = SharedState()
 
     def dict(self) -> SharedState:

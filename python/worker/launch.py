@@ -27,7 +27,7 @@ from typing import Any
 from worker import signals, warm
 from worker._core import Lifeline
 from worker.compat import label_log
-from worker.descriptors import close_owned
+from worker.descriptors import close_owned, fill_standard
 from worker.fork_server import ForkServerError, ForkServerPopen
 from worker.popen import ForkPopen, SpawnPopen, held_by_spawn
 from worker.settings import Settings, resolve
@@ -106,6 +106,7 @@ class Launched(BaseProcess):
         self.started_at = time.time()
         names = os.environ if self.is_warm else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
         self.environment = {name: value for name in names if (value := os.environ.get(name)) is not None}
+        fill_standard()
         self._begun, self._begins = multiprocessing.Pipe(duplex=False)
         try:
             self._start()
@@ -135,6 +136,7 @@ class Launched(BaseProcess):
             # Any other child has done so as it was born.
             label_log()
             self._undo_fork()
+        fill_standard()
         lead_session()
         grace = self.settings.graceful_timeout if self.settings else 0.0
         hold_on_to(self.main_pid, grace, repeats=self.stops_once)

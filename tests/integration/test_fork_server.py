@@ -1,17 +1,29 @@
-"""A reloading server whose fork server is stopped."""
+"""A reloading server whose fork server is stopped; and one that is started with closed descriptors."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from signal import SIGSTOP
+from signal import SIGKILL, SIGSTOP
 from time import monotonic
 
 import pytest
 
+from .harness import Server
 from .test_editing import Shop
+from .tools import MODULE, free_port, wait_until
 
 pytestmark = pytest.mark.ours
+
+FAILING = """\
+from apps.cluster import app
+
+
+@app.get("/fail")
+async def fail(request):
+    raise ValueError("this is logged to where the state would be")
+"""
 
 
 def test_a_broken_save_and_a_stop_while_the_fork_server_is_stopped(tmp_path: Path) -> None:
@@ -32,3 +44,20 @@ def test_a_broken_save_and_a_stop_while_the_fork_server_is_stopped(tmp_path: Pat
         began = monotonic()
         assert server.stop() == 0
         assert monotonic() - began < 5
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_a_start_with_closed_descriptors(closed: str, tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    port = free_port()
+    command = [sys.executable, "-m", MODULE, "failing:app", f"--port={port}", "--workers=2", "--no-motd"]
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
+    with Server(shell, cwd=tmp_path, port=port) as server:
+        before = server.wait_ready().settled(2)
+        for _ in range(20):
+            assert server.request("GET", "/fail").status == 500
+        who = server.post("/m/restart", {"zero_downtime": True})["name"]
+        wait_until(lambda: server.settled(2)[who]["pid"] != before[who]["pid"], "a new worker")
+        os.kill(server.table()[who]["pid"], SIGKILL)
+        server.settled(2)
+        assert server.stop() == 0
