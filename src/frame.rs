@@ -6,6 +6,8 @@
 
 /// The largest payload that is accepted if nothing else is asked for, in bytes.
 pub const LIMIT: usize = 16 * 1024 * 1024;
+/// What the unfinished frames of all senders may take together, in bytes.
+pub const ROOM: usize = 4 * LIMIT;
 
 const SHORT: usize = 4;
 const LONG: usize = 12;
@@ -40,6 +42,8 @@ pub struct Framer {
     buffer: Vec<u8>,
     /// No frame is known to begin where the buffer begins, but one may.
     lost: bool,
+    /// How much is still to come of a frame that was dropped.
+    skip: usize,
 }
 
 impl Framer {
@@ -49,12 +53,18 @@ impl Framer {
             limit,
             buffer: Vec::new(),
             lost: false,
+            skip: 0,
         }
     }
 
     /// How many bytes are kept.
     pub fn pending(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// Whether the next byte begins a frame.
+    pub fn is_idle(&self) -> bool {
+        self.buffer.is_empty() && self.skip == 0 && !self.lost
     }
 
     /// Take more bytes, and hand over what they brought to an end, in the order of the bytes.
@@ -67,6 +77,9 @@ impl Framer {
 
     /// The same, until `out` says that it is enough; tell whether it did. What is left comes first next time.
     pub fn feed_some(&mut self, chunk: &[u8], mut out: impl FnMut(Item<'_>) -> bool) -> bool {
+        let skipped = chunk.len().min(self.skip);
+        self.skip -= skipped;
+        let chunk = &chunk[skipped..];
         let kept = !self.buffer.is_empty();
         if kept {
             self.buffer.extend_from_slice(chunk);
@@ -84,20 +97,38 @@ impl Framer {
 
     /// Drop what is left, as its writer is gone. Bytes that were dropped while lost have been told of.
     pub fn abandon(&mut self) -> Option<Fault> {
-        let data = std::mem::take(&mut self.buffer);
+        self.skip = 0;
         let lost = std::mem::take(&mut self.lost);
+        self.empty(lost, "its writer is gone")
+    }
+
+    /// Drop the unfinished frame, and what is still to come of it: there is no room.
+    pub fn skip(&mut self) -> Option<Fault> {
+        let lost = self.lost;
+        let end = header(&self.buffer).and_then(|(start, size)| {
+            let end = start.checked_add(usize::try_from(size).ok()?)?;
+            end.checked_sub(self.buffer.len())
+        });
+        match end {
+            Some(left) if !lost => self.skip = left,
+            // Where it ends is not known.
+            _ => self.lost = true,
+        }
+        let why = format!("unfinished frames may take {ROOM} bytes together");
+        self.empty(lost, &why)
+    }
+
+    fn empty(&mut self, lost: bool, why: &str) -> Option<Fault> {
+        let data = std::mem::take(&mut self.buffer);
         if data.is_empty() || (lost && data.len() < PROBE) {
             return None;
         }
         let reason = match header(&data) {
             Some((start, size)) => {
                 let have = data.len() - start;
-                format!("{have} bytes of an unfinished frame of {size} bytes; its writer is gone")
+                format!("{have} bytes of an unfinished frame of {size} bytes; {why}")
             }
-            None => format!(
-                "{} bytes of an unfinished header; its writer is gone",
-                data.len()
-            ),
+            None => format!("{} bytes of an unfinished header; {why}", data.len()),
         };
         let sample = data[..data.len().min(SAMPLE)].to_vec();
         Some(Fault { reason, sample })
@@ -314,6 +345,50 @@ mod tests {
             );
             assert_eq!(framer.abandon(), None);
         }
+    }
+
+    #[test]
+    fn a_frame_that_is_skipped_ends_where_it_ends() {
+        // What it holds looks like a frame.
+        let inner = [HI, HI].concat();
+        let size = u8::try_from(inner.len()).unwrap();
+        let stream = [&[0, 0, 0, size], inner.as_slice(), HI].concat();
+        for cut in 4..stream.len() - HI.len() {
+            let (got, mut framer) = all(&stream[..cut], 100);
+            assert_eq!(got, Got::default());
+            let fault = framer.skip().unwrap();
+            let have = cut - 4;
+            assert_eq!(
+                fault.reason,
+                format!(
+                    "{have} bytes of an unfinished frame of {size} bytes; \
+                     unfinished frames may take {ROOM} bytes together"
+                )
+            );
+            assert_eq!((framer.pending(), framer.is_idle()), (0, false));
+            let mut got = Got::default();
+            for chunk in stream[cut..].chunks(3) {
+                feed(&mut framer, chunk, &mut got);
+            }
+            assert_eq!(got.payloads, [&HI[4..]]);
+            assert!(got.faults.is_empty() && framer.is_idle());
+        }
+    }
+
+    #[test]
+    fn while_lost_the_end_of_what_is_skipped_is_searched() {
+        let (_, mut framer) = all(&[b"\xff\xff\xff\0", &HI[..9]].concat(), 100);
+        assert!(framer.skip().is_some());
+        assert!(!framer.is_idle());
+        let mut got = Got::default();
+        feed(&mut framer, &[&HI[9..], HI].concat(), &mut got);
+        assert_eq!(got.payloads, [&HI[4..]]);
+        assert!(framer.is_idle());
+        // Its writer may end in the middle of it.
+        let (_, mut framer) = all(&HI[..9], 100);
+        framer.skip();
+        assert_eq!(framer.abandon(), None);
+        assert!(framer.is_idle());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::{Errno, Result};
 
-use crate::frame::{Fault, Framer, Item, LIMIT};
+use crate::frame::{Fault, Framer, Item, LIMIT, ROOM};
 use crate::monitor::{Batch, Event};
 use crate::pipe::Pipe;
 
@@ -199,10 +199,27 @@ fn cut(
         });
         events.len() >= enough
     });
-    if framer.pending() == 0 {
+    if framer.is_idle() {
         framers.remove(at);
+    } else {
+        make_room(framers, events);
     }
     more
+}
+
+/// Drop the largest of the unfinished frames as long as they take too much together.
+fn make_room(framers: &mut [(Option<i32>, Framer)], events: &mut Vec<Event>) {
+    let size = |(_, framer): &(_, Framer)| framer.pending();
+    while framers.iter().map(size).sum::<usize>() > ROOM {
+        // Of several that are as large, the first.
+        let largest = framers.iter_mut().rev().max_by_key(|one| size(one));
+        let Some((sender, framer)) = largest else {
+            break;
+        };
+        let sender = *sender;
+        let fault = framer.skip();
+        events.extend(fault.map(|fault| Event::Corrupt { fault, sender }));
+    }
 }
 
 /// What the C library says of an error.

@@ -155,7 +155,8 @@ class Monitor:
         :class:`~worker.messages.Received` and :class:`~worker.messages.Corrupt` as they arrived, then
         :class:`~worker.messages.Exited`. What a process wrote before it died is in the same list as
         its exit, or in an earlier one; so is what was left of an unfinished frame of it, as
-        ``Corrupt``, and this also for a writer that is not watched. For the messages of others, where
+        ``Corrupt``, and this also for a writer that is not watched. Unfinished frames may take 64 MiB
+        together: the largest is dropped, as ``Corrupt``. For the messages of others, where
         senders are known, an exit does not wait. The end of the pipe, or an error of it, is one last
         ``Corrupt``.
 

@@ -13,9 +13,11 @@ from typing import NamedTuple, final
 from worker.constants import RestartOrder
 from worker.messages import Command, Invalid, Opaque, Restart, Scale, Stop, Terminate
 
-__all__ = ["LIMIT", "Fault", "Framer", "decode", "parse"]
+__all__ = ["LIMIT", "ROOM", "Fault", "Framer", "decode", "parse"]
 
 LIMIT = 16 * 1024 * 1024
+# What the unfinished frames of all senders may take together.
+ROOM = 4 * LIMIT
 
 # ------------------------------------------------------------------------------------- the grammar
 
@@ -147,7 +149,11 @@ class Fault(NamedTuple):
 
 @final
 class Framer:
-    """Bytes in, whole payloads out. While ``_lost``, the buffer begins at what may be a frame."""
+    """Bytes in, whole payloads out.
+
+    While ``_lost``, the buffer begins at what may be a frame. Of one that was dropped,
+    ``_skip`` bytes are still to come.
+    """
 
     def __init__(self, limit: int = LIMIT) -> None:
         if limit < 1:
@@ -155,11 +161,17 @@ class Framer:
         self._limit = limit
         self._buffer = bytearray()
         self._lost = False
+        self._skip = 0
         self._faults: list[Fault] = []
 
     @property
     def pending(self) -> int:
         return len(self._buffer)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the next byte begins a frame."""
+        return not (self._buffer or self._skip or self._lost)
 
     def feed(self, chunk: bytes) -> list[bytes]:
         items = self.cut(chunk)
@@ -176,6 +188,10 @@ class Framer:
 
     def cut(self, chunk: bytes, enough: float = math.inf) -> list[bytes | Fault]:
         """What ``chunk`` brought to an end, in the order of its bytes; more than enough comes next time."""
+        if self._skip:
+            skipped = min(self._skip, len(chunk))
+            self._skip -= skipped
+            chunk = chunk[skipped:]
         kept = self._buffer
         if kept:
             kept += chunk
@@ -211,16 +227,30 @@ class Framer:
 
     def abandon(self) -> Fault | None:
         """Drop what is left. Bytes that were dropped while lost have been told of before."""
-        data, self._buffer = self._buffer, bytearray()
+        self._skip = 0
         lost, self._lost = self._lost, False
+        return self._empty(lost, "its writer is gone")
+
+    def skip(self) -> Fault | None:
+        """Drop the unfinished frame, and what is still to come of it: there is no room."""
+        lost, header = self._lost, _header(self._buffer, 0)
+        if header is None or lost:
+            # Where it ends is not known.
+            self._lost = True
+        else:
+            self._skip = sum(header) - len(self._buffer)
+        return self._empty(lost, f"unfinished frames may take {ROOM} bytes together")
+
+    def _empty(self, lost: bool, why: str) -> Fault | None:
+        data, self._buffer = self._buffer, bytearray()
         if not data or (lost and len(data) < _PROBE):
             return None
         sample = bytes(data[:_SAMPLE])
         if (header := _header(data, 0)) is None:
-            return Fault(f"{len(data)} bytes of an unfinished header; its writer is gone", sample)
+            return Fault(f"{len(data)} bytes of an unfinished header; {why}", sample)
         start, size = header
         have = len(data) - start
-        return Fault(f"{have} bytes of an unfinished frame of {size} bytes; its writer is gone", sample)
+        return Fault(f"{have} bytes of an unfinished frame of {size} bytes; {why}", sample)
 
 
 def _search(data: bytes | bytearray, at: int, limit: int) -> tuple[int, bool]:

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import final
 
-from worker._pure_messages import Fault, Framer, decode
+from worker._pure_messages import ROOM, Fault, Framer, decode
 from worker.messages import Corrupt, Event, Exited, Received
 
 __all__ = ["Monitor"]
@@ -298,9 +298,18 @@ class Monitor:
         framer = self._framers.setdefault(sender, Framer())
         items = framer.cut(data, enough)
         self._messages += [_event(item, sender) for item in items]
-        if not framer.pending:
+        if framer.is_idle:
             del self._framers[sender]
+        else:
+            self._make_room()
         return len(items) >= enough
+
+    def _make_room(self) -> None:
+        """Drop the largest of the unfinished frames as long as they take too much together."""
+        while sum(framer.pending for framer in self._framers.values()) > ROOM:
+            sender, framer = max(self._framers.items(), key=lambda item: item[1].pending)
+            if (fault := framer.skip()) is not None:
+                self._messages.append(_event(fault, sender))
 
     def _receive(self) -> tuple[bytes, int | None] | None:
         """Read once; at the end of the pipe, let go of it."""

@@ -127,4 +127,4 @@ def test_the_cores_offer_the_same(both: tuple[ModuleType, ModuleType]) -> None:
             {attribute for attribute in dir(getattr(core, name)) if not attribute.startswith("_")}
             for core in both
         ]
-        assert offered[0] == offered[1] - {"cut", "abandon"}
+        assert offered[0] == offered[1] - {"cut", "abandon", "is_idle", "skip"}
