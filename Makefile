@@ -75,7 +75,7 @@ test-sanic-lts: $(WHEEL) ## run the integration tests on each supported Sanic
 test-pythons: $(WHEEL) ## run the tests, a few of the long ones, on every CPython found here
 	$(PY) scripts/matrix.py pythons -- $(ARGS)
 
-test-upstream: $(WHEEL) ## run Sanic's own worker tests on this package
+test-upstream: $(WHEEL) ## run the worker tests of each supported Sanic on this package
 	$(PY) scripts/upstream.py -- $(ARGS)
 
 soak: $(NATIVE) ## repeat for minutes what must never fail

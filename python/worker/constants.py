@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum, IntEnum, auto
 
+from sanic import __version__ as release
 from sanic.compat import UpperStrEnum
 
 __all__ = [
     "LIFE",
     "MAIN_NAME",
     "SERVER_LABEL",
+    "WORKER_PREFIX",
     "Act",
     "Happening",
     "Phase",
     "ProcessState",
     "RestartOrder",
+    "prefixed",
 ]
 
 MAIN_NAME = "Sanic-Main"
@@ -23,6 +26,14 @@ MAIN_NAME = "Sanic-Main"
 
 SERVER_LABEL = "Server"
 """What the name of a process that serves requests has in it."""
+
+WORKER_PREFIX = "Sanic-" if release.startswith("23.") else "Sanic"
+"""What the names of processes begin with, as the installed release has it: with its dash until 23.12."""
+
+
+def prefixed(prefix: str, name: str) -> str:
+    """Return a name behind a prefix, whether the prefix has its dash or not: ``Sanic-Server-0``."""
+    return f"{prefix.removesuffix('-')}-{name}"
 
 
 class RestartOrder(UpperStrEnum):

@@ -14,7 +14,7 @@ from typing import Any
 from sanic.http.constants import HTTP
 
 from worker import launch, liveness
-from worker.constants import ProcessState, RestartOrder
+from worker.constants import WORKER_PREFIX, ProcessState, RestartOrder, prefixed
 from worker.place import Overseer, Place
 from worker.settings import Settings
 from worker.supervision import NEVER
@@ -301,7 +301,7 @@ class Worker:
         is_server (bool | None): Whether they serve requests. Defaults to ``None``: their names tell.
     """
 
-    WORKER_PREFIX = "Sanic-"
+    WORKER_PREFIX = WORKER_PREFIX
 
     def __init__(
         self,
@@ -349,7 +349,7 @@ class Worker:
         """Make one more process of this worker, without starting it."""
         process = WorkerProcess(
             factory=launch.factory(self.context, self.settings, self.is_server is True, self.worker_state),
-            name=f"{self.WORKER_PREFIX}{self.ident}-{len(self.processes)}",
+            name=prefixed(self.WORKER_PREFIX, f"{self.ident}-{len(self.processes)}"),
             target=self.serve,
             kwargs={**self.server_settings},
             worker_state=self.worker_state,

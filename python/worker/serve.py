@@ -26,6 +26,7 @@ from sanic.server.runners import _serve_http_1, _serve_http_3
 
 from worker import launch
 from worker.compat import setup_logging
+from worker.constants import prefixed
 from worker.drain import Drain
 from worker.loader import AppLoader, CertLoader
 from worker.multiplexer import WorkerMultiplexer
@@ -204,7 +205,7 @@ def _hydrate(server_info: dict[str, list[ApplicationServerInfo]] | None) -> None
 
 def _is_server_process() -> bool:
     name = os.environ.get("SANIC_WORKER_NAME", "")
-    return name.startswith(Worker.WORKER_PREFIX + WorkerProcess.SERVER_LABEL)
+    return name.startswith(prefixed(Worker.WORKER_PREFIX, WorkerProcess.SERVER_LABEL))
 
 
 def _become_worker(

@@ -10,8 +10,15 @@ from __future__ import annotations
 import importlib
 
 import pytest
+import sanic
 
 import worker
+
+# What is not meant to pass from Sanic 24.6 on, and why.
+DEVIATIONS = {
+    "test_kill": "expects that the process group of main is killed",
+    "test_shutdown_signal_send_kill": "expects that the process group of main is killed",
+}
 
 REPLACED = {
     "constants": "ProcessState",
@@ -35,6 +42,15 @@ def pytest_configure() -> None:
         owner = getattr(importlib.import_module(f"sanic.worker.{module}"), name).__module__
         if not owner.startswith("worker."):
             raise pytest.UsageError(f"sanic.worker.{module}.{name} is still that of {owner}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Expect the deviations to fail; one that passes is a failure, so that the list stays true."""
+    if sanic.__version__.startswith("23."):
+        return
+    for item in items:
+        if reason := DEVIATIONS.get(item.name):
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
 def pytest_report_header() -> str:
