@@ -26,6 +26,7 @@ from worker.messages import Command, Corrupt, Event, Exited, Received, Restart, 
 from worker.overseer import Overseer
 from worker.process import WorkerProcess
 from worker.signals import MORE, RELOAD, REQUESTS, STOPS
+from worker.terminal import Terminal
 
 if TYPE_CHECKING:
     from worker.manager import WorkerManager
@@ -86,6 +87,7 @@ class Loop:
         self._calls: deque[Callable[[], None]] = deque()
         self._backlog: deque[Event] = deque()
         self._commands = Commands(self, manager)
+        self._terminal = Terminal()
         self._stopped = False
         self._sockets: list[socket] = []
 
@@ -209,6 +211,8 @@ class Loop:
         now = time.monotonic()
         if now >= self._commands.complaints.until:
             self._commands.complaints.sum_up()
+        if self._terminal.has_hung_up(now) and not self.ended:
+            self._manager.shutdown_signal(signal.SIGHUP, None)
         if self._overseer.wants_a_look(now):
             self._overseer.settle()
 
@@ -273,7 +277,7 @@ class Loop:
     def _obey_signals(self) -> None:
         while self._signals:
             signum = self._signals.popleft()
-            if signum in STOPS:
+            if signum in STOPS or (signum == RELOAD and not self.ended and self._terminal.hangs_up()):
                 self._manager.shutdown_signal(signum, None)
             elif not self.ended:
                 logger.info("Received signal %s.", signal.Signals(signum).name)
@@ -296,7 +300,7 @@ class Loop:
         """Seconds until the next deadline; ``None`` where nothing but events is waited for."""
         if self._backlog or self._calls or self._signals or self._overseer.is_unsettled:
             return 0.0
-        deadline = min(self._overseer.settle_at, self._commands.complaints.until)
+        deadline = min(self._overseer.settle_at, self._commands.complaints.until, self._terminal.look_again)
         left = min(max(0.0, deadline - time.monotonic()), math.inf if at_most is None else at_most)
         return None if left == math.inf else left
 
