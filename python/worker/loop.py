@@ -25,6 +25,7 @@ from worker.inbox import ConnectionMonitor, Waiting, open_monitor
 from worker.messages import Command, Corrupt, Event, Exited, Received, Restart, ScaleBy
 from worker.overseer import Overseer
 from worker.process import WorkerProcess
+from worker.reaper import Reaper
 from worker.signals import MORE, RELOAD, REQUESTS, STOPS
 from worker.terminal import Terminal
 
@@ -88,6 +89,7 @@ class Loop:
         self._backlog: deque[Event] = deque()
         self._commands = Commands(self, manager)
         self._terminal = Terminal()
+        self._reaper = Reaper(lambda pid: overseer.by_pid(pid) is not None)
         self._stopped = False
         self._sockets: list[socket] = []
 
@@ -201,6 +203,7 @@ class Loop:
             if isinstance(event, Exited):
                 self._obey_dead(event.pid)
                 self._overseer.exited(event.key, event.exitcode)
+                self._reaper.exited(event.pid)
             else:
                 self._backlog.append(event)
         until = time.monotonic() + SLICE
@@ -211,6 +214,7 @@ class Loop:
         now = time.monotonic()
         if now >= self._commands.complaints.until:
             self._commands.complaints.sum_up()
+        self._reaper.settle(now)
         if self._terminal.has_hung_up(now) and not self.ended:
             self._manager.shutdown_signal(signal.SIGHUP, None)
         if self._overseer.wants_a_look(now):
@@ -300,7 +304,8 @@ class Loop:
         """Seconds until the next deadline; ``None`` where nothing but events is waited for."""
         if self._backlog or self._calls or self._signals or self._overseer.is_unsettled:
             return 0.0
-        deadline = min(self._overseer.settle_at, self._commands.complaints.until, self._terminal.look_again)
+        others = (self._commands.complaints.until, self._terminal.look_again, self._reaper.due)
+        deadline = min(self._overseer.settle_at, *others)
         left = min(max(0.0, deadline - time.monotonic()), math.inf if at_most is None else at_most)
         return None if left == math.inf else left
 

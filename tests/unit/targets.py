@@ -72,6 +72,18 @@ def serves(me: Me) -> None:
     me.multiplexer.set_serving(False)
 
 
+def leaves_orphans(me: Me) -> None:
+    """One of its descendants has lost its parent, and lives in its session until the gate is opened."""
+    if os.fork() == 0:
+        if os.fork() == 0:
+            me.say("orphan")
+            me.journal.close()
+            os.read(me.gate.fileno(), 1)
+        os._exit(0)
+    os.wait()
+    serves(me)
+
+
 def serves_and_counts(me: Me) -> None:
     """It writes into its entry all the time, to the end."""
     me.multiplexer.ack()
