@@ -16,9 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from sanic.server.socket import bind_unix_socket
-
-from worker import settings
+from worker import settings, unix
 from worker.address import naming_address
 from worker.descriptors import fill_standard
 from worker.state import SharedState
@@ -52,6 +50,7 @@ BOUND = {
         "WorkerManager",
         "WorkerMultiplexer",
         "configure_socket",
+        "remove_unix_socket",
         "worker_serve",
     ),
     "sanic.cli.app": ("AppLoader",),
@@ -98,6 +97,8 @@ def install(**given: Any) -> None:
     startup = vars(import_module("sanic.mixins.startup"))
     _swap(startup, "Manager", StateManager)
     _swap(startup, "configure_socket", naming_address(_sharing(startup["configure_socket"])))
+    _swap(startup, "remove_unix_socket", unix.remove)
+    _wrap_serve(startup["StartupMixin"])
     modules: list[Any] = list(sys.modules.values())
     for module in modules:
         if isinstance(module, ModuleType) and not _is_ours(module):
@@ -144,11 +145,28 @@ def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
         path = server_settings["unix"] = os.path.abspath(server_settings["unix"])
         mode = settings.resolve({}).unix_mode
         backlog = server_settings["backlog"]
-        sock = bind_unix_socket(path, mode=UNIX_MODE if mode is None else mode, backlog=backlog)
+        sock = unix.bind(path, UNIX_MODE if mode is None else mode, backlog)
         server_settings["sock"] = sock
         return sock
 
     return call
+
+
+def _wrap_serve(mixin: Any) -> None:
+    """Have Sanic's ``serve`` leave nothing of ours behind: no handler of a signal, no file of a socket."""
+    from worker.loop import signals_given_back
+
+    stock = vars(mixin)["serve"].__func__
+
+    @wraps(stock)
+    def serve(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with signals_given_back():
+                return stock(*args, **kwargs)
+        finally:
+            unix.remove_all()
+
+    _swap_attribute(mixin, "serve", classmethod(serve))
 
 
 def _check_version() -> None:
@@ -229,6 +247,7 @@ def _swap(namespace: dict[str, Any], name: str, ours: Any) -> None:
 
 
 def _swap_attribute(owner: Any, name: str, ours: Any) -> None:
-    before = getattr(owner, name)
+    # As it stands there: a class may have it as a descriptor, an instance in a slot.
+    before = vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
     setattr(owner, name, ours)
     _undo.append(lambda: setattr(owner, name, before))

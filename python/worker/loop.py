@@ -32,7 +32,7 @@ from worker.terminal import Terminal
 if TYPE_CHECKING:
     from worker.manager import WorkerManager
 
-__all__ = ["Loop", "frozen_heap", "in_the_loop"]
+__all__ = ["Loop", "frozen_heap", "in_the_loop", "signals_given_back"]
 
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
@@ -50,6 +50,19 @@ def in_the_loop(verb: Verb) -> Verb:
         manager._loop.do(partial(verb, manager, *args, **kwargs))
 
     return cast(Verb, call)
+
+
+@contextmanager
+def signals_given_back() -> Iterator[None]:
+    """Put the handlers of main's signals back at the end, as far as a loop has set them meanwhile."""
+    before = {signum: signal.getsignal(signum) for signum in (*STOPS, *REQUESTS)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            is_ours = getattr(signal.getsignal(signum), "__func__", None) is Loop.on_signal
+            if is_ours and handler is not None:
+                signal.signal(signum, handler)
 
 
 @contextmanager

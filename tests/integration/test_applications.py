@@ -104,6 +104,22 @@ def test_a_unix_socket_is_shared_and_has_its_mode(socket_path: Path, run: Run) -
     assert not socket_path.exists()
 
 
+@pytest.mark.ours
+def test_a_unix_socket_that_a_living_server_has(socket_path: Path, run: Run) -> None:
+    server = run("apps.supervised:app", unix=socket_path, start_method="fork", workers=1).wait_ready()
+    second = Server.run("apps.supervised:app", cwd=server.cwd, unix=socket_path, start_method="fork")
+    assert second.wait() == 1
+    assert "Address already in use" in second.log("err")
+    assert second.processes() == {}
+    second.output.close()
+    assert server.request("GET", "/pid").status == 200
+    # What nobody listens on any more gives way.
+    server.signal(SIGKILL, to="all")
+    server.wait()
+    assert socket_path.exists()
+    run("apps.supervised:app", unix=socket_path, start_method="fork", workers=1).wait_ready()
+
+
 def test_an_early_request_on_a_unix_socket(socket_path: Path, run: Run) -> None:
     server = run("apps.cluster:app", unix=socket_path)
     wait_until(socket_path.is_socket, "the socket")

@@ -1,0 +1,65 @@
+"""Unix sockets of the main process: a living server's is left alone, and only our own file is removed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import suppress
+
+from sanic.server.socket import bind_unix_socket
+
+__all__ = ["bind", "remove", "remove_all"]
+
+# How long a server may take that is asked whether it listens, seconds: the kernel answers for it.
+PATIENCE = 1.0
+# What is said of a socket that somebody has open.
+IN_USE = (errno.EAGAIN, errno.EPROTOTYPE, errno.EACCES, errno.EPERM)
+
+# The device and the inode of each path that this process has bound.
+_bound: dict[str, tuple[int, int]] = {}
+
+
+def bind(path: str, mode: int, backlog: int) -> socket.socket:
+    """Listen on a path; a socket that is there and has no listener any more gives way.
+
+    Raises:
+        OSError: ``EADDRINUSE`` if another server listens on it, and whatever binding it may lead to.
+    """
+    if _is_in_use(path):
+        raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)} by another server", path)
+    sock = bind_unix_socket(path, mode=mode, backlog=backlog)
+    _bound[path] = _identity(path)
+    return sock
+
+
+def remove(path: str | os.PathLike[str] | None) -> None:
+    """Remove the file of a socket, unless it is another one by now, or was never bound here."""
+    text = os.fspath(path or "")
+    with suppress(FileNotFoundError):
+        if _bound.pop(text, None) == _identity(text):
+            os.unlink(text)
+
+
+def remove_all() -> None:
+    """Remove the files of all sockets that were bound here."""
+    for path in list(_bound):
+        remove(path)
+
+
+def _is_in_use(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PATIENCE)
+        try:
+            probe.connect(path)
+        except TimeoutError:
+            return True
+        except OSError as error:
+            # All else is to be found by who binds it.
+            return error.errno in IN_USE
+    return True
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
