@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
@@ -31,7 +30,6 @@ __all__ = [
 _VARIABLE = "WORKER_CORE"
 _CHOICES = ("auto", "native", "pure")
 _NATIVE = "worker._native"
-_PURE = "worker._pure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +49,25 @@ def _choose() -> ModuleType:
     wanted = os.environ.get(_VARIABLE, "auto")
     if wanted not in _CHOICES:
         raise ImportError(f"{_VARIABLE}={wanted!r} is no core: choose one of {', '.join(_CHOICES)}")
-    if wanted == "pure":
-        return import_module(_PURE)
-    try:
-        return import_module(_NATIVE)
-    except ModuleNotFoundError as exc:
-        # An extension that is there and does not load is a fault to be seen, not a reason to be slow.
-        if exc.name != _NATIVE:
-            raise
-        if wanted == "native":
-            raise ImportError(
-                f"{_VARIABLE}=native, but {_NATIVE} was never built: install a wheel of this platform, "
-                f"run `maturin develop --release` in the source tree, or set {_VARIABLE}=pure",
-                name=_NATIVE,
-            ) from None
-        return import_module(_PURE)
+    # Statements, as what freezes a program looks for those, and runs nothing.
+    if wanted != "pure":
+        try:
+            import worker._native as native
+
+            return native
+        except ModuleNotFoundError as exc:
+            # An extension that is there and does not load is a fault to be seen, not a reason to be slow.
+            if exc.name != _NATIVE:
+                raise
+            if wanted == "native":
+                raise ImportError(
+                    f"{_VARIABLE}=native, but {_NATIVE} was never built: install a wheel of this platform, "
+                    f"run `maturin develop --release` in the source tree, or set {_VARIABLE}=pure",
+                    name=_NATIVE,
+                ) from None
+    import worker._pure as pure
+
+    return pure
 
 
 _chosen = _choose()

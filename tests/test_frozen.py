@@ -1,0 +1,22 @@
+"""A program that is frozen (PyInstaller and its like) has what static imports lead to, and nothing else."""
+
+from __future__ import annotations
+
+from modulefinder import ModuleFinder
+from pathlib import Path
+
+import worker
+
+PACKAGE = Path(worker.__file__).parent
+
+
+def test_every_module_is_found_without_running_any(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("import worker\nimport worker.cli\n")
+    finder = ModuleFinder(path=[str(PACKAGE.parent)])
+    finder.run_script(str(program))
+    stems = {path.stem for path in PACKAGE.glob("*.py")} - {"__main__"}
+    wanted = {f"worker.{stem}".removesuffix(".__init__") for stem in stems}
+    assert wanted - {*finder.modules} == set()
+    # Where it is built, what looks for it is led to it.
+    assert "worker._native" in {*finder.modules, *finder.badmodules}
