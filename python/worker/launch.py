@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
-from worker import signals, warm
+from worker import directory, signals, warm
 from worker._core import Lifeline
 from worker.compat import label_log
 from worker.descriptors import close_owned, fill_standard
@@ -103,6 +103,7 @@ class Launched(BaseProcess):
 
     def start(self) -> None:
         """Start the process."""
+        directory.enter(needed=self._start_method != "fork")  # type: ignore[attr-defined]
         self.started_at = time.time()
         names = os.environ if self.is_warm else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
         self.environment = {name: value for name in names if (value := os.environ.get(name)) is not None}
