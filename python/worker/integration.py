@@ -7,12 +7,15 @@ name. So whoever imports them from there, or has done so already, has ours.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from enum import Enum
 from functools import wraps
 from importlib import import_module
+from multiprocessing import parent_process
 from types import ModuleType
 from typing import Any
 
@@ -77,8 +80,8 @@ def install(**given: Any) -> None:
         **given: Settings of the manager, by name; see :mod:`worker.settings`.
 
     Raises:
-        RuntimeError: This release of Sanic is too old, or has not the names that are expected, or a
-            class is already derived from one that is to be replaced.
+        RuntimeError: This release of Sanic is too old, or has not the names that are expected, or there is
+            already a class derived from one that is to be replaced, or an object of one.
         TypeError: There is no such setting.
         ValueError: The value of a setting is wrong.
     """
@@ -88,6 +91,7 @@ def install(**given: Any) -> None:
     _check_version()
     replaced = _replacements()
     _check_subclasses(replaced)
+    instances = _instances(replaced)
     for stem in NAMES:
         theirs = sys.modules[f"sanic.worker.{stem}"]
         ours = import_module(f"worker.{stem}")
@@ -103,6 +107,8 @@ def install(**given: Any) -> None:
     for module in modules:
         if isinstance(module, ModuleType) and not _is_ours(module):
             _rebind(vars(module), replaced)
+    for instance in instances:
+        _swap_attribute(instance, "__class__", replaced[id(type(instance))][1])
     for app in import_module("sanic.app").Sanic._app_registry.values():
         for attribute in ("certloader_class", "inspector_class"):
             _, ours = replaced.get(id(getattr(app, attribute, None)), (None, None))
@@ -227,6 +233,33 @@ def _check_subclasses(replaced: dict[int, tuple[Any, Any]]) -> None:
                 f"{old.__qualname__} and cannot be changed any more. Call worker.install() before "
                 f"the module {derived.__module__} is imported (or before the class is defined)."
             )
+
+
+def _instances(replaced: dict[int, tuple[Any, Any]]) -> list[Any]:
+    """The objects that are to become ours: loaders, which Sanic's command makes before it imports anything.
+
+    In a child there are none, as it installs this package before all else.
+    """
+    if parent_process() is not None:
+        return []
+    classes = {old for old, _ in replaced.values() if isinstance(old, type) and not issubclass(old, Enum)}
+    found = _objects_of(classes)
+    if any(type(one).__name__ not in NAMES["loader"] for one in found):
+        # It may be garbage.
+        gc.collect()
+        found = _objects_of(classes)
+    for one in found:
+        name = type(one).__name__
+        if name not in NAMES["loader"]:
+            raise RuntimeError(
+                f"An object of Sanic's own {name} exists already and cannot be changed any more. "
+                "Call worker.install() before it is made."
+            )
+    return found
+
+
+def _objects_of(classes: set[type]) -> list[Any]:
+    return [one for one in gc.get_referrers(*classes) if type(one) in classes]
 
 
 def _is_ours(module: ModuleType) -> bool:
