@@ -8,6 +8,7 @@ from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
+from sanic.exceptions import ServerKilled
 
 from worker.constants import ProcessState
 from worker.manager import WorkerManager
@@ -296,7 +297,8 @@ def test_a_second_signal_during_a_handover_kills_both(
         os.kill(os.getpid(), signal.SIGINT)
         logged(caplog, "Received signal SIGINT")
 
-    house.run(act)
+    with pytest.raises(ServerKilled):
+        house.run(act)
     for said in house.heard:
         wait_for_end(said.what)
 
