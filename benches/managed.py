@@ -362,7 +362,9 @@ def state_of(contender: str) -> Iterator[tuple[Any, list[int]]]:
     elif contender == "limit":
         yield None, []
     else:
-        yield import_module("worker.shared").SharedState(), []
+        manager = import_module("worker.integration").StateManager()
+        yield manager.dict(), [] if manager._process is None else [manager._process._process.pid]
+        manager.shutdown()
 
 
 def load_of(name: str, amount: float, stock: bool, helpers: list[int]) -> Load:

@@ -44,9 +44,9 @@ def state_of(contender: str) -> Iterator[tuple[Any, Any]]:
         with SyncManager(ctx=CONTEXT) as server:
             yield server.dict(), import_module("sanic.worker.state").WorkerState
     else:
-        state = import_module("worker.shared").SharedState()
-        yield state, import_module("worker.state").WorkerState
-        state.close()
+        manager = import_module("worker.integration").StateManager()
+        yield manager.dict(), import_module("worker.state").WorkerState
+        manager.shutdown()
 
 
 def fill(state: Any, entries: int) -> None:

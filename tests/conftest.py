@@ -60,6 +60,13 @@ def _inventory() -> dict[str, set[Any]]:
     return {"process": _children(), "descriptor": _descriptors(), "thread": _threads()}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("WORKER_CORE") == "pure":
+        for item in items:
+            if item.get_closest_marker("native"):
+                item.add_marker(pytest.mark.skip(reason="the native core alone has it"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _long_lived_helpers() -> None:
     # The tracker of multiprocessing starts with the first process and lives as long as the interpreter.

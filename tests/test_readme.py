@@ -19,6 +19,7 @@ from integration.harness import Server
 from integration.tools import environment, free_port, wait_until
 
 from worker import settings
+from worker._core import IS_NATIVE
 
 README = Path(__file__).parent.parent / "README.md"
 TIMEOUT = 15.0
@@ -144,7 +145,12 @@ def test_the_script(tmp_path: Path) -> None:
 
 
 def test_the_classes(tmp_path: Path) -> None:
-    (tmp_path / "classes.py").write_text(PROGRAMS["classes.py"])
+    program = PROGRAMS["classes.py"]
+    if not IS_NATIVE:
+        instead = "multiprocessing.Manager().dict()"
+        assert f"`SharedState` needs the native core. Without it, take `{instead}`." in README.read_text()
+        program = f"import multiprocessing\n{program.replace('SharedState()', instead)}"
+    (tmp_path / "classes.py").write_text(program)
     names = ["Sanic-Server-0-0", "Sanic-Server-1-0"]
     main = subprocess.Popen(
         [sys.executable, "classes.py"],
@@ -191,8 +197,14 @@ def test_the_core_can_be_chosen(variable: str, tmp_path: Path) -> None:
 def test_its_links_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!http)([^)]+)\)", README.read_text())
     assert "docs/differences.md" in links
-    missing = [link for link in links if not (README.parent / link).exists()]
-    assert missing == []
+
+    def leads_somewhere(link: str) -> bool:
+        path, _, place = link.partition("#")
+        page = README.parent / path
+        headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE) if place else []
+        return page.exists() and place in ("", *(heading.lower().replace(" ", "-") for heading in headings))
+
+    assert [link for link in links if not leads_somewhere(link)] == []
 
 
 def test_the_reloader(tmp_path: Path) -> None:

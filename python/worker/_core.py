@@ -1,7 +1,8 @@
 """The boundary: which core does the work, and the one place that imports either of them.
 
 ``WORKER_CORE`` in the environment chooses: ``auto`` (the default: the native core where it was
-built, else the pure one), ``native`` or ``pure``. Both offer the same names and behave the same.
+built, else the pure one), ``native`` or ``pure``. Both decode, frame, wait and scan with the same results;
+the native one alone has a ``Table``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from worker._native import LIMIT, Framer, Lifeline, Monitor, Scanner, Table, decode, parse
 
 __all__ = [
+    "IS_NATIVE",
     "LIMIT",
     "CoreInfo",
     "Framer",
@@ -72,13 +74,16 @@ def _choose() -> ModuleType:
 
 _chosen = _choose()
 
+IS_NATIVE: bool = _chosen.PROFILE is not None
+"""Whether the native core was chosen."""
+
 if not TYPE_CHECKING:
     LIMIT = _chosen.LIMIT
     Framer = _chosen.Framer
     Lifeline = _chosen.Lifeline
     Monitor = _chosen.Monitor
     Scanner = _chosen.Scanner
-    Table = _chosen.Table
+    Table = getattr(_chosen, "Table", None)
     decode = _chosen.decode
     parse = _chosen.parse
 
@@ -91,4 +96,4 @@ def core_info() -> CoreInfo:
         installed = version("sanic-worker")
     except PackageNotFoundError:
         installed = "unknown"
-    return CoreInfo("pure" if _chosen.PROFILE is None else "native", installed, _chosen.PROFILE)
+    return CoreInfo("native" if IS_NATIVE else "pure", installed, _chosen.PROFILE)

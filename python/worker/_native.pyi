@@ -1,8 +1,8 @@
 # ruff: noqa: PYI021 (the documentation is here)
 """The core: what comes down the pipe, one wait for all that happens, and what files have changed.
 
-Both cores, this one in Rust and ``worker._pure``, offer these names and behave the same to the
-letter. The one door to either is :mod:`worker._core`.
+This one is in Rust. ``worker._pure`` stands in for it where it is missing, with the same results, but has no
+:class:`Table`. The one door to either is :mod:`worker._core`.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence

@@ -59,7 +59,7 @@ class Entry:
         """
         try:
             return self._state.some(self._name, KEYS, pid)
-        except (KeyError, ConnectionError, EOFError):
+        except (KeyError, OSError, EOFError):
             return {}
 
     def record(self, changes: Mapping[str, Any]) -> None:
@@ -78,7 +78,7 @@ class Entry:
         """Remove it."""
         try:
             del self._mapping[self._name]
-        except (ConnectionError, EOFError):
+        except (OSError, EOFError):
             logger.debug("Monitor process has already exited.")
         except KeyError:
             logger.debug("Could not find worker state to delete.")
@@ -88,7 +88,7 @@ class Entry:
     def _reach(self, write: Callable[[], None], changes: Mapping[str, Any]) -> None:
         try:
             write()
-        except (KeyError, ConnectionError, EOFError):
+        except (KeyError, OSError, EOFError):
             logger.debug("The entry of %s is gone; %s is not recorded.", self._name, dict(changes))
         except MemoryError as error:
             error_logger.error("%s is not recorded: %s", dict(changes), error)

@@ -13,7 +13,7 @@ from socket import socket
 from typing import Any
 
 from sanic import Sanic
-from sanic.exceptions import BadRequest, Forbidden, NotFound, Unauthorized
+from sanic.exceptions import BadRequest, Forbidden, NotFound, ServiceUnavailable, Unauthorized
 from sanic.helpers import Default
 from sanic.log import error_logger, logger
 from sanic.request import Request
@@ -247,7 +247,11 @@ class Inspector:
         return json({"meta": {"action": name}, "result": output})
 
     def _state_to_json(self) -> dict[str, Any]:
-        return {"info": self.app_info, "workers": self._make_safe(snapshot(self.worker_state))}
+        try:
+            workers = snapshot(self.worker_state)
+        except (OSError, EOFError) as error:
+            raise ServiceUnavailable(f"The state of the workers cannot be reached: {error}") from error
+        return {"info": self.app_info, "workers": self._make_safe(workers)}
 
     @staticmethod
     def _make_safe(obj: Any) -> Any:

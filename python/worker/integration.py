@@ -19,10 +19,14 @@ from multiprocessing import parent_process
 from types import ModuleType
 from typing import Any
 
+from sanic.log import error_logger
+
 from worker import settings, unix
+from worker._core import IS_NATIVE
 from worker.address import naming_address
 from worker.descriptors import fill_standard
 from worker.state import SharedState
+from worker.state_process import StateProcess
 
 __all__ = ["install", "is_installed", "uninstall"]
 
@@ -124,20 +128,27 @@ def uninstall() -> None:
 
 
 class StateManager:
-    """What Sanic keeps the state of the workers in, in place of the process of a ``SyncManager``."""
+    """What Sanic keeps the state of the workers in: shared memory; without the native core, a process."""
 
     def __init__(self) -> None:
         # The script may have closed them since it imported this package.
         fill_standard()
-        self._state = SharedState()
+        try:
+            self._process = None if IS_NATIVE else StateProcess()
+        except EOFError as error:
+            error_logger.error("%s", error)
+            raise SystemExit(1) from None
+        self._state: Any = SharedState() if self._process is None else self._process.dict()
 
-    def dict(self) -> SharedState:
+    def dict(self) -> Any:
         """Return the state of the workers."""
         return self._state
 
     def shutdown(self) -> None:
         """Let go of it."""
         self._state.close()
+        if self._process is not None:
+            self._process.shutdown()
 
 
 def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:

@@ -51,7 +51,7 @@ class News:
         if self._state is None:
             try:
                 self._entries = snapshot(self._mapping)
-            except (ConnectionError, EOFError):
+            except (OSError, EOFError):
                 self._entries = {}
             return self._entries.keys()
         names = self._state.changes(everything)

@@ -119,7 +119,7 @@ class Place:
             pid (int): Which it was.
             serves (bool): Whether the present one serves.
         """
-        if self._entry.is_foreign and serves and pid != self.pid:
+        if self._entry.is_foreign and self.is_server and serves and pid != self.pid:
             self._take_entry(serving=True)
         self._entry.drop_part(pid)
 

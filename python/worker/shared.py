@@ -12,11 +12,15 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from worker import settings
-from worker._core import Table
+from worker._core import IS_NATIVE, Table
 
 __all__ = ["SharedState"]
 
 CLOSED = "the state of the workers is closed"
+NO_TABLE = (
+    "SharedState needs the native core, which is not at work here (see worker.core_info()); "
+    "use multiprocessing.Manager().dict() instead"
+)
 
 # Every one that this process has open, by its token.
 _open: WeakValueDictionary[str, SharedState] = WeakValueDictionary()
@@ -38,7 +42,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
     A process that cannot unpickle a value, because it cannot import its class, sees all others: only to ask
     for this one raises :exc:`~worker.values.UnreadableError`.
 
-    With the pure core a process that is *stopped* (not killed) in the middle of a change holds up the others.
+    It needs the native core; without that, use the mapping of a ``SyncManager``.
 
     Args:
         ceiling (int | None): How much it may take at the most, in bytes; memory is taken as it is used.
@@ -48,11 +52,14 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         KeyError: There is no such entry.
         MemoryError: There is no room for a change; then nothing is changed.
         OSError: The memory, or a descriptor, cannot be had.
+        RuntimeError: The native core is missing.
         TypeError: A name is no ``str``, or an entry no mapping.
         ValueError: The ceiling is no number of bytes that it can be, or the state was closed.
     """
 
     def __init__(self, ceiling: int | None = None) -> None:
+        if not IS_NATIVE:
+            raise RuntimeError(NO_TABLE)
         if ceiling is None:
             size = settings.resolve({}).state_ceiling
         else:

@@ -16,7 +16,8 @@ class ForeignState:
     """Any other mapping, a plain ``dict`` or the proxy of a ``SyncManager``, seen as a :class:`SharedState`.
 
     What such a mapping hands out is a copy, so an entry is read and written anew as a whole: of two writers
-    at the same moment one loses. It does not tell who has written what either, so nothing is kept apart.
+    at the same moment one loses. That of :mod:`worker.state_process` merges in its own process instead. None
+    tells who has written what, so nothing is kept apart.
 
     Args:
         state (MutableMapping[str, Any]): The mapping.
@@ -37,11 +38,17 @@ class ForeignState:
 
     def update_entry(self, name: str, changes: Mapping[str, Any], pid: int = 0) -> None:
         """Set some keys of an entry."""
-        self._state[name] = {**self._state[name], **changes}
+        if self._merges:
+            self._state.merge(name, changes)  # type: ignore[attr-defined]
+        else:
+            self._state[name] = {**self._state[name], **changes}
 
     def discard_key(self, name: str, key: str, pid: int = 0) -> None:
         """Remove a key of an entry, if it has it."""
-        self._state[name] = {one: value for one, value in self._state[name].items() if one != key}
+        if self._merges:
+            self._state.discard(name, key)  # type: ignore[attr-defined]
+        else:
+            self._state[name] = {one: value for one, value in self._state[name].items() if one != key}
 
     def some(self, name: str, keys: Sequence[str], pid: int = 0) -> Mapping[str, Any]:
         """Return the entry: whoever has written it, and with all its keys."""
@@ -51,7 +58,7 @@ class ForeignState:
         """Set these keys, and the pid; what is there already is left alone: its process writes, too."""
         entry, changes = self._state[name], {**changes, "pid": pid}
         if not changes.items() <= entry.items():
-            self._state[name] = {**entry, **changes}
+            self.update_entry(name, changes)
 
     def drop_part(self, name: str, pid: int) -> None:
         """Nothing is kept apart."""
@@ -62,6 +69,11 @@ class ForeignState:
 
     def bury(self, pid: int) -> None:
         """Nothing is kept for a process."""
+
+    @property
+    def _merges(self) -> bool:
+        """Whether the mapping changes single keys by itself: that of :mod:`worker.state_process`."""
+        return hasattr(type(self._state), "merge")
 
 
 def shared(state: MutableMapping[str, Any]) -> SharedState | ForeignState:

@@ -1,4 +1,7 @@
-"""Every test of this folder runs on both cores; ``WORKER_CORE=native`` or ``pure`` restricts it to one."""
+"""Every test of this folder runs on both cores; ``WORKER_CORE=native`` or ``pure`` restricts it to one.
+
+One that is marked ``native`` is about what the native core alone has.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,13 @@ _WANTED = os.environ.get("WORKER_CORE", "auto")
 CORES = ("native", "pure") if _WANTED == "auto" else (_WANTED,)
 
 
-@pytest.fixture(params=CORES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "core" in metafunc.fixturenames:
+        is_native = metafunc.definition.get_closest_marker("native") is not None
+        metafunc.parametrize("core", ["native"] if is_native else CORES, indirect=True)
+
+
+@pytest.fixture
 def core(request: pytest.FixtureRequest) -> ModuleType:
     """One core; that the native one is missing is a failure, unless the pure one alone is asked for."""
     return import_module(f"worker._{request.param}")

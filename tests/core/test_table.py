@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from .conftest import CORES
 from .tables import MEBIBYTE, Memory
+
+pytestmark = pytest.mark.native
 
 NAMES = [
     "",
@@ -343,16 +344,6 @@ def test_a_file_that_holds_something_else(memory: Memory, content: bytes) -> Non
         with pytest.raises(ValueError):
             memory.table()
         assert os.pread(memory.fd, 4096, 0).startswith(content)
-
-
-@pytest.mark.skipif(len(CORES) < 2, reason="one core alone is asked for")
-def test_a_table_of_the_other_core(memory: Memory, core: ModuleType) -> None:
-    from worker import _native, _pure
-
-    memory.table().put("a", {})
-    with pytest.raises(ValueError):
-        (_native if core is _pure else _pure).Table(memory.fd, memory.wake)
-    assert memory.table().names() == ["a"]
 
 
 def test_descriptors_that_are_none(core: ModuleType, memory: Memory) -> None:

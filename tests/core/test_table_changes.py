@@ -13,6 +13,8 @@ import pytest
 from .processes import Children
 from .tables import Memory
 
+pytestmark = pytest.mark.native
+
 PID = 70_001
 
 

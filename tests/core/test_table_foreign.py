@@ -16,6 +16,8 @@ from worker.values import PartialEntry, UnreadableError
 
 from .tables import Memory
 
+pytestmark = pytest.mark.native
+
 
 def fail() -> None:
     """Do as a broken class does."""

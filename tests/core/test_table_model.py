@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .tables import MEBIBYTE, Memory
+
+pytestmark = pytest.mark.native
 
 pids = st.sampled_from([0, 7, 8])
 keys = st.sampled_from(["a", "b", "pid", 1, True, 1.0, (1, "x"), None])

@@ -12,6 +12,8 @@ import pytest
 from .processes import Children
 from .tables import Memory
 
+pytestmark = pytest.mark.native
+
 ME = os.getpid()
 OLD, NEW = 70_001, 70_002
 NUMBERS = ["last_beat", "requests", "stoppable", "stopping"]

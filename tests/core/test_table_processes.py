@@ -20,6 +20,8 @@ import pytest
 from .processes import LONG, Children
 from .tables import MEBIBYTE, Memory, fill
 
+pytestmark = pytest.mark.native
+
 ROUNDS = 1000
 
 

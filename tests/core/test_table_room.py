@@ -9,6 +9,8 @@ import pytest
 
 from .tables import MEBIBYTE, Memory, fill
 
+pytestmark = pytest.mark.native
+
 
 def test_many_entries(memory: Memory) -> None:
     table = memory.table()

@@ -23,9 +23,11 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 import worker
+from worker._core import IS_NATIVE
 from worker.constants import ProcessState
 from worker.manager import WorkerManager
 from worker.state import SharedState
+from worker.state_process import StateProcess
 
 from . import targets
 
@@ -104,7 +106,8 @@ class House:
     """A manager over a real pipe and a real shared mapping, for one :meth:`run`.
 
     ``plan`` is what the servers do (see :mod:`.targets`); ``number`` how many there are at first. The mapping
-    is ours, or with ``proxied`` that of a ``SyncManager``.
+    is ours, in shared memory; or with ``proxied`` that of a ``SyncManager``, which the native core can do
+    without, and in place of which the pure one has its own.
     """
 
     def __init__(
@@ -116,21 +119,24 @@ class House:
         method: str = "fork",
         target: Callable[..., Any] = targets.server,
         state: Any = None,
-        proxied: bool = False,
+        proxied: bool = not IS_NATIVE,
         kwargs: dict[str, Any] | None = None,
         subscriber: Any = None,
         publisher: Any = None,
         **settings: Any,
     ) -> None:
         self._handlers = {signum: signal.getsignal(signum) for signum in signal.valid_signals()}
-        self._server: SyncManager | None = None
+        self._server: SyncManager | StateProcess | None = None
         self._own: SharedState | None = None
-        if proxied:
-            self._server = SyncManager(ctx=get_context("fork"))
-            self._server.start()
-            state = self._server.dict()
-        elif state is None:
-            state = self._own = SharedState()
+        if state is None:
+            if not IS_NATIVE:
+                self._server = StateProcess()
+            elif proxied:
+                self._server = SyncManager(ctx=get_context("fork"))
+                self._server.start()
+            else:
+                self._own = SharedState()
+            state = self._own if self._server is None else self._server.dict()
         self.state: Any = state
         self._subscriber, self._publisher = Pipe(True)
         self.publisher = publisher or self._publisher
@@ -213,9 +219,8 @@ class House:
 
     @property
     def state_pid(self) -> int:
-        """The pid of the process that holds the state."""
-        assert self._server is not None
-        pid: int = self._server._process.pid  # type: ignore[attr-defined]
+        """The pid of the process that holds the state; 0 where it is in shared memory."""
+        pid: int = 0 if self._server is None else self._server._process.pid  # type: ignore[union-attr]
         return pid
 
     def call(self, verb: Callable[[], None]) -> None:

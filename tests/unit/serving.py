@@ -17,10 +17,10 @@ from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 
 from worker import launch
+from worker.integration import StateManager
 from worker.loader import CertLoader
 from worker.serve import worker_serve
 from worker.settings import resolve
-from worker.state import SharedState
 
 NAME = "Sanic-Server-0-0"
 APP = "under_test"
@@ -49,7 +49,8 @@ class Server:
 
     def __init__(self, build: Callable[[Any], None], *, drain_idle: float = 0.3, **options: Any) -> None:
         self.sock = socket.create_server(("127.0.0.1", 0))
-        self.state = SharedState()
+        self._state_manager = StateManager()
+        self.state = self._state_manager.dict()
         self.state[NAME] = {"server": True}
         self.port = self.sock.getsockname()[1]
         self.subscriber, self.publisher = Pipe(True)
@@ -125,7 +126,7 @@ class Server:
         self.process.kill()
         self.process.join()
         self.process.close()
-        self.state.close()
+        self._state_manager.shutdown()
         for end in (
             self.sock,
             self.subscriber,

@@ -49,7 +49,7 @@ def still_obeys(house: House) -> None:
     house.all_acked()
 
 
-@pytest.mark.parametrize("proxied", [False, True], ids=["shared", "proxied"])
+@pytest.mark.parametrize("proxied", [pytest.param(False, marks=pytest.mark.native), True])
 def test_the_old_one_leaves_when_the_new_one_is_ready(
     proxied: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,6 +99,7 @@ def test_applications_that_exist_already(tmp_path: Path) -> None:
 
 
 class TestStateManager:
+    @pytest.mark.native
     def test_its_state_is_in_shared_memory(self) -> None:
         manager = StateManager()
         state = manager.dict()

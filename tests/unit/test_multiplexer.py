@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from worker.integration import StateManager
 from worker.multiplexer import WorkerMultiplexer
-from worker.state import SharedState, WorkerState
+from worker.state import WorkerState
 
 from .fakes import FakePublisher
 
@@ -80,7 +81,8 @@ def test_set_serving(m: WorkerMultiplexer, state: dict[str, Any]) -> None:
 
 def test_writes_are_merges(publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
-    state = SharedState()
+    manager = StateManager()
+    state = manager.dict()
     state[NAME] = {"foo": "bar"}
     m = WorkerMultiplexer(publisher, state)
     m.ack()
@@ -88,7 +90,7 @@ def test_writes_are_merges(publisher: FakePublisher, monkeypatch: pytest.MonkeyP
     ready_at = state[NAME]["ready_at"]
     assert state.copy() == {NAME: {"foo": "bar", "state": "ACKED", "serving": True, "ready_at": ready_at}}
     assert ready_at.utcoffset() == timedelta(0)
-    state.close()
+    manager.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -88,11 +88,12 @@ class TestLifeline:
             {first}
             from multiprocessing import Pipe, get_context
             from worker import WorkerManager
-            from worker.state import SharedState
+            from worker.integration import StateManager
             from unit import targets
 
             if __name__ == "__main__":
-                state = SharedState()
+                keeper = StateManager()
+                state = keeper.dict()
                 ends = Pipe(True)
                 journal, writer = Pipe(False)
                 gate, _ = Pipe(False)

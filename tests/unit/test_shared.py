@@ -27,7 +27,7 @@ from .running import House, errors, until
 NAME = "Sanic-Server-0-0"
 METHODS = ["spawn", "fork", "forkserver"]
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.native, pytest.mark.usefixtures("main_is_heard")]
 
 
 @pytest.fixture
