@@ -24,6 +24,8 @@ there counts as none. With `--single-process` only `drain_idle` and `unix_mode` 
 | --- | --- | --- | --- | --- | --- |
 """
 
+NATIVE = " Only with the native core; refused without."
+
 LIFE_HEAD = """\
 # The life of a place
 
@@ -37,7 +39,7 @@ What is not in the table is impossible; it is logged, and nothing is done.
 def settings() -> str:
     """The table of settings."""
     names = ((f"`{one.name}`", f"`{one.variable}`", f"`{one.flag}`") for one in SETTINGS)
-    words = ((one.wants, one.otherwise, one.meaning) for one in SETTINGS)
+    words = ((one.wants, one.otherwise, one.meaning + NATIVE * one.native) for one in SETTINGS)
     rows = (f"| {' | '.join(name + word)} |\n" for name, word in zip(names, words, strict=True))
     return SETTINGS_HEAD + "".join(rows)
 

@@ -16,6 +16,7 @@ from typing import Any
 from sanic.log import logger
 
 from worker import ignored
+from worker._core import IS_NATIVE
 from worker.constants import RestartOrder
 
 __all__ = ["SETTINGS", "Setting", "Settings", "resolve"]
@@ -80,6 +81,7 @@ class Setting:
         wants: What would be right, in words, for the message that refuses a wrong one.
         meaning: What it does.
         otherwise: The default in words.
+        native: Whether it is of no use without the native core, and refused there.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Setting:
     wants: str
     meaning: str
     otherwise: str
+    native: bool = False
 
     @property
     def variable(self) -> str:
@@ -187,6 +190,7 @@ SETTINGS = (
         f"a whole number of bytes from {MIN_CEILING} to {MAX_CEILING}",
         "How much memory the state of the workers may take, bytes; it is taken as it is used.",
         "1 GiB, or as much of it as a process may have",
+        native=True,
     ),
     Setting(
         "restart_policy",
@@ -405,9 +409,14 @@ def checked(name: str, value: Any, source: str) -> Any:
     """The value of one setting, from ``source``.
 
     Raises:
-        ValueError: It is wrong; the message says what would be right.
+        ValueError: It is wrong, or needs the native core, which is missing; the message says what to do.
     """
     setting = _BY_NAME[name]
+    if setting.native and not IS_NATIVE:
+        raise ValueError(
+            f"{name} of {source} needs the native core, which is not at work here (see worker.core_info()): "
+            "install it, or take the setting away"
+        )
     try:
         return setting.parse(value)
     except (TypeError, ValueError):

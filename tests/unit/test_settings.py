@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from worker.manager import WorkerManager
 from .running import python
 
 NAMES = [setting.name for setting in settings.SETTINGS]
+GIVEN = [
+    pytest.param(one.name, marks=[pytest.mark.native] if one.native else []) for one in settings.SETTINGS
+]
 PLAIN = settings.resolve({})
 WHOLE = (("11", "12", "13", "14"), (11, 12, 13, 14))
 SECONDS = (("1.5", "2", "0", "1e1"), (1.5, 2.0, 0.0, 10.0))
@@ -61,6 +65,21 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     settings.forget()
 
 
+@pytest.mark.parametrize("name", [one.name for one in settings.SETTINGS if one.native])
+def test_what_needs_the_native_core_is_refused_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "IS_NATIVE", False)
+    # Only where somebody gave it.
+    assert settings.resolve({}) == PLAIN
+    monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", RIGHT[name][0][0])
+    for source, act in (
+        (f"SANIC_WORKER_{name.upper()}", lambda: settings.resolve({})),
+        (f"--{name.replace('_', '-')}", lambda: settings.take_flags({name: RIGHT[name][0][0]})),
+        ("worker.install()", lambda: settings.install({name: RIGHT[name][1][0]})),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name} of {re.escape(source)} needs the native core, "):
+            act()
+
+
 def test_the_fields_of_the_settings_are_the_table() -> None:
     assert list(settings.Settings.__dataclass_fields__) == NAMES
 
@@ -85,7 +104,7 @@ class TestDefaults:
 
 
 class TestSources:
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", GIVEN)
     def test_the_later_one_wins(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """The constructor, install(), the environment, the flag."""
 
@@ -158,6 +177,7 @@ class TestRefused:
             settings.resolve({"max_workers": value})
         assert str(caught.value) == expected
 
+    @pytest.mark.native
     @pytest.mark.parametrize("value", [0, (8 << 20) - 1, 1e9, "1G", True, None.__class__])
     def test_state_ceiling(self, value: Any) -> None:
         expected = (
@@ -200,7 +220,7 @@ class TestRefused:
         monkeypatch.delenv("SANIC_WORKER_BACKOFF_MAX")
         assert settings.resolve({"backoff_initial": 300}).backoff_initial == 300
 
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", GIVEN)
     def test_the_message_names_the_environment(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         wrong = "!" if name == "reload_ignore" else "many"
         monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", wrong)
