@@ -9,6 +9,7 @@ from contextlib import suppress
 from enum import IntEnum, auto
 from itertools import count
 from multiprocessing.context import BaseContext
+from signal import SIGKILL
 from typing import Any
 
 from sanic.exceptions import ServerKilled
@@ -26,8 +27,6 @@ from worker.restarter import Restarter
 from worker.supervision import NEVER
 
 __all__ = ["MonitorCycle", "WorkerManager"]
-
-SIGKILL = getattr(signals, "SIGKILL", signals.SIGINT)
 
 
 class MonitorCycle(IntEnum):

@@ -16,8 +16,6 @@ from worker.supervision import Death
 
 __all__ = ["Watched"]
 
-SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
-
 
 @dataclass(eq=False)
 class Watched:
@@ -79,13 +77,13 @@ class Watched:
         if liveness.leads_session(self.base):
             self.end_group()
         else:
-            self.signal(SIGKILL)
+            self.signal(signal.SIGKILL)
 
     def end_group(self) -> None:
         """End all that is left in the group that it leads, or has led."""
         if isinstance(self.base, launch.Launched) and self.base.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.base.pid, SIGKILL)
+                os.killpg(self.base.pid, signal.SIGKILL)
 
     def __str__(self) -> str:
         return f"{self.place.name} [{self.base.pid}]"
