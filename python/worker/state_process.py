@@ -202,14 +202,24 @@ def _ignore_signals() -> None:
         signal.signal(signum, signal.SIG_IGN)
 
 
+class _Connection(Connection):
+    """One on which nothing is waited for longer than :data:`PATIENCE`; then ``BlockingIOError`` is raised."""
+
+    def _recv_bytes(self, maxsize: int | None = None) -> Any:
+        # The timeout of the socket would begin anew with each signal.
+        if not self.poll(PATIENCE):
+            raise BlockingIOError
+        return super()._recv_bytes(maxsize)  # type: ignore[misc]
+
+
 def _connect(address: Any, authkey: bytes) -> Connection:
-    """A connection to the process on which nothing takes longer than :data:`PATIENCE`."""
+    """A connection to the process."""
     with socket.socket(socket.AF_UNIX) as sock:
         limit = struct.pack("@ll", int(PATIENCE), int(PATIENCE % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             sock.setsockopt(socket.SOL_SOCKET, option, limit)
         sock.connect(address)
-        connection = Connection(sock.detach())
+        connection = _Connection(sock.detach())
     answer_challenge(connection, authkey)
     deliver_challenge(connection, authkey)
     return connection
