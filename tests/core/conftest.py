@@ -24,7 +24,8 @@ CORES = ("native", "pure") if _WANTED == "auto" else (_WANTED,)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "core" in metafunc.fixturenames:
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "core" in metafunc.fixturenames and not any("core" in mark.args[0] for mark in marks):
         is_native = metafunc.definition.get_closest_marker("native") is not None
         metafunc.parametrize("core", ["native"] if is_native else CORES, indirect=True)
 
