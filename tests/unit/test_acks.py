@@ -251,3 +251,18 @@ class TestDeaths:
 
         house.run(act)
         assert len(errors(caplog)) == 1
+
+    def test_the_state_is_gone_before_the_ack(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Nobody can know that the server is ready: its start has failed, at once."""
+        house = House(tmp_path, "acks_behind_the_gate", proxied=True)
+
+        def act() -> None:
+            house.said("at the gate")
+            os.kill(house.state_pid, signal.SIGKILL)
+            wait_for_end(house.state_pid)
+            house.state = {}
+            house.open_gate()
+
+        with pytest.raises(ServerKilled):
+            house.run(act, stops=False)
+        assert "ended with exit code 1" in errors(caplog)[0]
