@@ -36,6 +36,11 @@ class Entry:
         """Whether two processes of the same name write over each other's words."""
         return isinstance(self._state, ForeignState)
 
+    @property
+    def merges(self) -> bool:
+        """Whether a write changes nothing but its keys, so that none is lost."""
+        return not isinstance(self._state, ForeignState) or self._state.merges
+
     def require(self, is_server: bool) -> None:
         """See to it that there is one.
 

@@ -133,9 +133,9 @@ class Place:
         """Be in a phase from now on, and show it in the entry."""
         self.life.phase = phase
         name: str | None = phase.name.lower()
-        # A write to a foreign mapping may undo one that the process makes of itself at the same moment: there
-        # only the phases without a process are shown.
-        if self._entry.is_foreign and phase not in (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED):
+        # Where writes do not merge, this one may undo one of the process itself at the same moment:
+        # there only the phases without a process are shown.
+        if not self._entry.merges and phase not in (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED):
             name = None
         if self._facts.get("phase") != name:
             self.note({"phase": name})

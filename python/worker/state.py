@@ -38,14 +38,14 @@ class ForeignState:
 
     def update_entry(self, name: str, changes: Mapping[str, Any], pid: int = 0) -> None:
         """Set some keys of an entry."""
-        if self._merges:
+        if self.merges:
             self._state.merge(name, changes)  # type: ignore[attr-defined]
         else:
             self._state[name] = {**self._state[name], **changes}
 
     def discard_key(self, name: str, key: str, pid: int = 0) -> None:
         """Remove a key of an entry, if it has it."""
-        if self._merges:
+        if self.merges:
             self._state.discard(name, key)  # type: ignore[attr-defined]
         else:
             self._state[name] = {one: value for one, value in self._state[name].items() if one != key}
@@ -71,7 +71,7 @@ class ForeignState:
         """Nothing is kept for a process."""
 
     @property
-    def _merges(self) -> bool:
+    def merges(self) -> bool:
         """Whether the mapping changes single keys by itself: that of :mod:`worker.state_process`."""
         return hasattr(type(self._state), "merge")
 

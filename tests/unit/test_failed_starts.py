@@ -213,6 +213,8 @@ def test_with_any_number_of_descriptors_left(
     def act() -> None:
         house.said("ready")
         house.all_acked()
+        # This thread's connection, where a process keeps the state.
+        house.entry(ONE)
         before = len(os.listdir("/proc/self/fd"))
         for free in range(8):
             house.call(lambda free=free: house.manager._loop.do(lambda: scaled(free)))  # type: ignore[misc]

@@ -138,7 +138,7 @@ class TestSources:
         assert settings.resolve({"max_workers": 3}) == replace(PLAIN, max_workers=3)
 
     @pytest.mark.parametrize("text", ["", " ", "\t\n"])
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", GIVEN)
     def test_an_empty_variable_counts_as_unset(
         self, name: str, text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
