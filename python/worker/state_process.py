@@ -26,6 +26,7 @@ from secrets import token_hex
 from typing import Any
 
 from worker import launch
+from worker.signals import REQUESTS, STOPS
 
 __all__ = ["StateProcess", "StateProxy"]
 
@@ -198,7 +199,7 @@ class _Context:
 
 
 def _ignore_signals() -> None:
-    for signum in (*launch.STOPS, *launch.REQUESTS):
+    for signum in (*STOPS, *REQUESTS):
         signal.signal(signum, signal.SIG_IGN)
 
 
