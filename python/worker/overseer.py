@@ -346,9 +346,8 @@ class Overseer:
 
     def _accepts(self, place: WorkerProcess) -> bool:
         """Whether a process of a place that was told to leave may still accept connections."""
-        state = shared(self._manager.worker_state)
         return place.is_server and any(
-            watched.place is place and watched.leaving and not state.numbers(watched.base.pid).get("stopping")
+            watched.place is place and watched.leaving and not self._numbers(watched).get("stopping")
             for watched in self._watched.values()
         )
 

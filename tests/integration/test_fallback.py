@@ -10,7 +10,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 import pytest
 
 from .harness import Server
-from .tools import free_port, wait_until
+from .tools import free_port, port_is_free, wait_until
 
 Run = Callable[..., Server]
 
@@ -93,6 +93,7 @@ def test_it_is_killed(started: Run, method: str) -> None:
     inspector = free_port()
     server = started(method, inspector)
     workers = {name: entry["pid"] for name, entry in server.table().items()}
+    wait_until(lambda: not port_is_free(inspector), "the inspector")
     os.kill(state_process(server), SIGKILL)
     wait_until(lambda: server.request("GET", "/workers").status == 500, "an answer without the state")
     server.wait_line("BrokenPipeError: the process that keeps the state of the workers is gone")

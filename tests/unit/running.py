@@ -27,7 +27,7 @@ from worker._core import IS_NATIVE
 from worker.constants import ProcessState
 from worker.manager import WorkerManager
 from worker.state import SharedState
-from worker.state_process import StateProcess
+from worker.state_process import StateProcess, StateProxy
 
 from . import targets
 
@@ -281,6 +281,8 @@ class House:
         states = {name: entry.get("state") for name, entry in self.state.copy().items()}
         for end in self._ends:
             end.close()
+        if isinstance(self.kwargs["worker_state"], StateProxy):
+            self.kwargs["worker_state"].close()
         if self._server is not None:
             self._server.shutdown()
         if self._own is not None:

@@ -318,4 +318,4 @@ class TestFlood:
                 os.kill(flooding, signal.SIGKILL)
                 os.waitpid(flooding, 0)
 
-        house.run(act)
+        house.run(act, stops=False)

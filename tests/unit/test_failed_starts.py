@@ -268,6 +268,6 @@ def test_a_successor_that_cannot_be_started_of_one_that_dies(
         house.said("ready", 2)
         house.all_acked()
         (place,) = house.manager.transient_processes
-        assert place.life.phase is Phase.READY
+        until(lambda: place.life.phase is Phase.READY, "the new one ready")
 
     house.run(act)

@@ -135,7 +135,7 @@ class TestFactory:
         assert launch.factory(Context()) is Mine
 
     @pytest.mark.parametrize("method", METHODS)
-    @pytest.mark.parametrize("proxied", [False, True])
+    @pytest.mark.parametrize("proxied", [pytest.param(False, marks=pytest.mark.native), True])
     def test_what_brings_changes_is_given_the_state(self, method: str, proxied: bool) -> None:
         with ExitStack() as stack:
             if proxied:
