@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 from sanic.http.constants import Stage
 
 from worker import launch
+from worker.handshakes import Handshake
 
 __all__ = ["Drain"]
 
 # How often connections are looked at while they drain, seconds.
 STEP = 0.02
+# Within so many turns of the loop a connection that was accepted has its protocol.
+TURNS = 3
 # How long a connection may stay idle once main is gone, seconds: then this process is to be gone soon.
 ORPHAN_IDLE = 0.3
 # A listener of this priority is the last one of those that run before a stop: they run in reverse.
@@ -22,7 +26,8 @@ LAST = 1 << 20
 # In these stages the header of the response has not been sent.
 UNANSWERED = (Stage.IDLE, Stage.REQUEST, Stage.HANDLER)
 
-# The classes of HTTP streams that end with their response, by the class of those that may be kept.
+# The classes of HTTP streams that end with their response, and of connections with such a stream, by the
+# class of those that may be kept.
 _closing: dict[type, type] = {}
 
 
@@ -38,10 +43,15 @@ class Drain:
         loop (AbstractEventLoop): The loop of the server.
         connections (set): The open connections; Sanic keeps it.
         idle (float): How long a connection may stay idle, seconds.
+
+    Attributes:
+        connections: Those that may send requests.
+        handshakes: Those that have not completed their TLS handshake. Each may still come to a request.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connections: set[Any], idle: float) -> None:
         self.connections = connections
+        self.handshakes: set[Handshake] = set()
         self._loop = loop
         self._idle = idle
         self._servers: list[Any] = []
@@ -57,6 +67,13 @@ class Drain:
         self._servers.append(server)
         if self._began is not None:
             self._leave(server)
+
+    def make(self, factory: Callable[[], Any]) -> Any:
+        """Make the protocol of a connection whose handshake is complete: after the begin, for one request."""
+        protocol = factory()
+        if self._began is not None and hasattr(protocol, "HTTP_CLASS"):
+            protocol.__class__ = _with_stream_that_closes(type(protocol))
+        return protocol
 
     def begin(self) -> None:
         """Leave the listening sockets; again: nothing."""
@@ -84,16 +101,20 @@ class Drain:
             if _websocket(connection) is not None:
                 # It is told that the server goes away, and may take its time to answer.
                 connection.close_if_idle()
-        while self.connections and monotonic() < deadline:
+        for _turn in range(TURNS):
+            await asyncio.sleep(0)
+        while (self.connections or self.handshakes) and monotonic() < deadline:
             for connection in [*self.connections]:
                 self._usher(connection, self._began)
+            for handshake in [*self.handshakes]:
+                if monotonic() - max(handshake.began, self._began) > self._idle:
+                    handshake.abort()
             await asyncio.sleep(STEP)
         await self._end_all()
 
     def _usher(self, connection: Any, began: float) -> None:
         http = getattr(connection, "_http", None)
-        # One that has not begun to wait for its first request would not be answered at all.
-        if http is None or not hasattr(http, "request") or _websocket(connection) is not None:
+        if http is None or _websocket(connection) is not None:
             return
         if http.stage in UNANSWERED and type(http) not in _closing.values():
             http.__class__ = _that_closes(type(http))
@@ -103,6 +124,8 @@ class Drain:
 
     async def _end_all(self) -> None:
         """End what is left, so that nobody waits for it again."""
+        for handshake in [*self.handshakes]:
+            handshake.abort()
         for connection in [*self.connections]:
             websocket = _websocket(connection)
             if websocket is not None:
@@ -122,6 +145,18 @@ def _websocket(connection: Any) -> Any:
 def _that_closes(kind: type) -> type:
     """The same class of HTTP stream, but that its connection is not kept after the response."""
     if kind not in _closing:
-        keep_alive = property(lambda http: False, lambda http, value: None)
-        _closing[kind] = type(kind)(kind.__name__, (kind,), {"__slots__": (), "keep_alive": keep_alive})
+        # A stream that has not begun to wait for its first request has no request yet, and is to be answered.
+        keep_alive = property(lambda http: not hasattr(http, "request"), lambda http, value: None)
+        _closing[kind] = _with(kind, keep_alive=keep_alive)
     return _closing[kind]
+
+
+def _with_stream_that_closes(kind: Any) -> type:
+    """The same class of connection, but that its HTTP stream ends with the first response."""
+    if kind not in _closing:
+        _closing[kind] = _with(kind, HTTP_CLASS=_that_closes(kind.HTTP_CLASS))
+    return _closing[kind]
+
+
+def _with(kind: type, **attributes: Any) -> Any:
+    return type(kind)(kind.__name__, (kind,), {"__slots__": (), **attributes})

@@ -28,6 +28,7 @@ from worker import launch
 from worker.compat import setup_logging
 from worker.constants import prefixed
 from worker.drain import Drain
+from worker.handshakes import secure
 from worker.loader import AppLoader, CertLoader
 from worker.multiplexer import WorkerMultiplexer
 from worker.process import Worker, WorkerProcess
@@ -348,9 +349,10 @@ class _Server:
         self._stopping = self._stopping or not self._episodes
         self._stop()
 
-    async def _create_server(self, *args: Any, **kwargs: Any) -> Any:
+    async def _create_server(self, factory: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            server = await self._create(*args, **kwargs)
+            factory = secure(self._loop, factory, kwargs, self._drain.handshakes, self._drain.make)
+            server = await self._create(factory, *args, **kwargs)
         except BaseException as error:
             self.error = error
             raise
