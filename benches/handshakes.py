@@ -1,7 +1,7 @@
 """TLS as the server of a worker accepts it, beside the loop's own way: ``handshakes.py [ROUNDS]``.
 
 Prints the CPU time that the server takes for a handshake, and for a request that it echoes over a kept
-connection, in microseconds, with the ratio of the two. CPU time, because a busy machine does not change it much.
+connection, in microseconds, with the ratio of the two. A busy machine hardly changes CPU times.
 """
 
 from __future__ import annotations

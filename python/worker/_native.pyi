@@ -85,18 +85,24 @@ class Lifeline:
     """Ends this process when its main process is gone.
 
     ``watch`` is a descriptor that becomes readable with the end of main, such as a pidfd. A thread waits for
-    it, on a duplicate, with the signal mask of the calling one. Then this process gets SIGINT: every
-    ``again`` seconds until :meth:`let_go`, or once if that is ``None``. After ``grace`` seconds it is killed,
-    and its process group with it if it leads its session. The thread of the native core needs nothing of
-    Python, and so ends a process that hangs as well.
+    it, on a duplicate, with the signal mask of the calling one. Then this process gets SIGINT, once, unless
+    :meth:`let_go` came before. After ``grace`` seconds it is killed, and its process group with it if it
+    leads its session. The thread of the native core needs nothing of Python, and so ends a process that hangs
+    as well.
 
-    :exc:`OSError` if ``watch`` is not open, or there can be no thread; :exc:`ValueError` if a time is
+    :exc:`OSError` if ``watch`` is not open, or there can be no thread; :exc:`ValueError` if ``grace`` is
     negative.
     """
 
-    def __new__(cls, watch: int, grace: float, again: float | None = None) -> Lifeline: ...
+    def __new__(cls, watch: int, grace: float) -> Lifeline: ...
     def let_go(self) -> None:
-        """This process has begun to leave: it need not be told again."""
+        """This process has begun to leave: it need not be told."""
+
+    def stoppable(self) -> None:
+        """Send SIGINT once more if it was sent before and :meth:`let_go` was not called: it may be lost.
+
+        Called when the handlers for a stop are in place; again: nothing.
+        """
 
 @final
 class Monitor:

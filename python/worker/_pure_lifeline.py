@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import threading
-import time
 
 __all__ = ["Lifeline"]
 
@@ -14,32 +13,37 @@ __all__ = ["Lifeline"]
 class Lifeline:
     """Ends this process when its main process is gone; a thread waits for that."""
 
-    def __init__(self, watch: int, grace: float, again: float | None = None) -> None:
-        for seconds in (grace, 0.0 if again is None else again):
-            if not seconds >= 0:
-                raise ValueError(f"{seconds} is no number of seconds from 0 on")
+    def __init__(self, watch: int, grace: float) -> None:
+        if not grace >= 0:
+            raise ValueError(f"{grace} is no number of seconds from 0 on")
         self._watch = os.dup(watch)
         self._grace = grace
-        self._again = again
-        self._obeyed = threading.Event()
+        self._lock = threading.Lock()
+        self._told = self._obeyed = self._is_stoppable = False
         threading.Thread(target=self._hold, name="lifeline", daemon=True).start()
 
     def let_go(self) -> None:
-        self._obeyed.set()
+        # Without the lock: a signal handler may call it while the lock is held.
+        self._obeyed = True
+
+    def stoppable(self) -> None:
+        with self._lock:
+            again = self._told and not self._obeyed and not self._is_stoppable
+            self._is_stoppable = True
+        if again:
+            os.kill(os.getpid(), signal.SIGINT)
 
     def _hold(self) -> None:
         poll = select.poll()
         poll.register(self._watch, select.POLLIN)
         poll.poll()
-        me, began = os.getpid(), time.monotonic()
-        told, pause = False, threading.Event()
-        while (left := began + self._grace - time.monotonic()) > 0:
-            obeyed = self._obeyed.is_set()
-            repeats = None if obeyed else self._again
-            if repeats is not None or not (told or obeyed):
-                os.kill(me, signal.SIGINT)
-                told = True
-            pause.wait(min(left if repeats is None else min(left, repeats), threading.TIMEOUT_MAX))
+        me = os.getpid()
+        with self._lock:
+            self._told = True
+        if not self._obeyed:
+            os.kill(me, signal.SIGINT)
+        if self._grace:
+            threading.Event().wait(min(self._grace, threading.TIMEOUT_MAX))
         if os.getsid(0) == me:
             os.killpg(me, signal.SIGKILL)
         os.kill(me, signal.SIGKILL)

@@ -24,7 +24,7 @@ from worker import launch
 from worker.origin import foreign, is_loopback
 from worker.publisher import Publisher, send
 from worker.settings import Settings
-from worker.state import snapshot
+from worker.state import SharedState, snapshot
 
 __all__ = ["Inspector"]
 
@@ -61,7 +61,7 @@ class Inspector:
     """The application that answers, made when the inspector is called."""
 
     stops_once = True
-    """It obeys the first signal to stop and ignores repeats (:mod:`worker.launch`)."""
+    """It sets handlers of its own for a stop (:mod:`worker.launch`)."""
     restart_policy = "always"
     """It is replaced when it dies (:meth:`worker.manager.WorkerManager.manage`)."""
 
@@ -148,6 +148,9 @@ class Inspector:
         self.app.add_route(self._action, "/<action:str>", methods=["POST"])
         self.app.on_request(self._authentication if self._has_key else self._same_origin)
         self.app.config.FALLBACK_ERROR_FORMAT = "json"
+        if isinstance(self.worker_state, SharedState):
+            # By then the handlers for a stop are in place.
+            self.app.after_server_start(lambda _: self.worker_state.flag(stoppable=True))
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
     def _run(self) -> None:

@@ -35,7 +35,6 @@ from worker.signals import REQUESTS, STOPS
 
 __all__ = [
     "NOT_BEGUN",
-    "TELL_AGAIN",
     "Launched",
     "factory",
     "main_is_gone",
@@ -46,9 +45,6 @@ __all__ = [
 
 # The finalizer of the lowest priority runs last.
 LAST = -1_000_000
-# After how long a server that was told to leave is told again, seconds: while Sanic sets up its
-# handlers there is a moment in which a signal is lost. Our handler in the server knows repeats.
-TELL_AGAIN = 0.5
 
 # What may be wrong where a child ends before it has come so far as to run anything of ours.
 NOT_BEGUN = """\
@@ -82,8 +78,8 @@ class Launched(BaseProcess):
             if it is warm, all that main has.
         started_at: When it was started, seconds since 1970.
         held: The signals that it finds blocked, and unblocks when it begins.
-        stops_once: Whether its target sets handlers of its own, and obeys the first stop and ignores
-            repeats. A function or a class says so of itself by an attribute of this name.
+        stops_once: Whether its target sets handlers of its own, so that SIGINT is not to become
+            ``KeyboardInterrupt``. A function or a class says so of itself by an attribute of this name.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -140,7 +136,7 @@ class Launched(BaseProcess):
         fill_standard()
         lead_session()
         grace = self.settings.graceful_timeout if self.settings else 0.0
-        hold_on_to(self.main_pid, grace, repeats=self.stops_once)
+        hold_on_to(self.main_pid, grace)
         if not faulthandler.is_enabled():
             with suppress(OSError, ValueError, AttributeError):
                 faulthandler.enable()
@@ -304,9 +300,15 @@ def mark_failed() -> None:
 
 
 def stop_obeyed() -> None:
-    """This child has begun to stop: it need not be told again."""
+    """This child has begun to stop: it need not be told."""
     if _lifeline is not None:
         _lifeline.let_go()
+
+
+def stoppable() -> None:
+    """The handlers of this child for a stop are in place: one that came before, and was lost, comes again."""
+    if _lifeline is not None:
+        _lifeline.stoppable()
 
 
 def _born(kind: type[Launched], installed: bool, is_warm: bool, environment: dict[str, str]) -> Launched:
@@ -358,13 +360,12 @@ def _open_to_signals(held: frozenset[int], interruptible: bool) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def hold_on_to(main: int, grace: float, *, repeats: bool = False) -> None:
+def hold_on_to(main: int, grace: float) -> None:
     """End this process when main is gone: first in order, after ``grace`` seconds by force.
 
     Args:
         main (int): The pid of main.
         grace (float): How long this process may take to end in order, seconds.
-        repeats (bool): Tell it more than once: it obeys the first one that it hears. Defaults to ``False``.
     """
     global _lifeline, _watch
     try:
@@ -382,7 +383,7 @@ def hold_on_to(main: int, grace: float, *, repeats: bool = False) -> None:
 
     # A signal that the main thread holds back, to wait for it, is not to find this one, and act.
     with _all_signals_blocked():
-        _lifeline = Lifeline(watch, grace, TELL_AGAIN if repeats else None)
+        _lifeline = Lifeline(watch, grace)
     _watch = watch
     # When this child has ended in order, nobody else is there to end its children.
     Finalize(None, _end_children, exitpriority=LAST)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import signal
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +19,7 @@ from worker.news import News
 from worker.operation import Kind, Operation
 from worker.process import Worker, WorkerProcess
 from worker.roll import NEWCOMER
-from worker.state import shared
+from worker.state import SharedState, shared
 from worker.watched import Watched
 
 if TYPE_CHECKING:
@@ -106,6 +105,22 @@ class Overseer:
         self._unsettled = True
         if self.at_work and place.state is ProcessState.TERMINATED:
             self._lives.happens(place, Happening.STOP)
+
+    def stops(self, process: Any, signum: int) -> bool:
+        """Take note that a process is about to be sent a signal to stop; return whether it is the first one.
+
+        One that is sent while Sanic sets up its handlers is lost. The state shows when they are in place.
+        """
+        watched = next((one for one in self._watched.values() if one.base is process), None)
+        if watched is None:
+            return True
+        if watched.told is not None:
+            return False
+        watched.told = time.monotonic()
+        is_shown = isinstance(self._manager.worker_state, SharedState)
+        if is_shown and not self._numbers(watched).get("stoppable"):
+            watched.lost = signum
+        return True
 
     def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
         """Restart a place when it is its turn; from any thread."""
@@ -263,7 +278,7 @@ class Overseer:
     def hear(self, now: float, everything: bool = False) -> None:
         """Look for what is awaited of those who start."""
         starting = self._starting()
-        names = self._news.take(now, everything) if starting else ()
+        names = self._news.take(now, everything) if starting or self._may_be_lost() else ()
         for watched in starting:
             if watched.place.name not in names:
                 continue
@@ -286,11 +301,14 @@ class Overseer:
         deadlines = [self._lives.due]
         if not self.starting:
             deadlines += [watched.ready_by for watched in awaited]
-        if awaited or self._lives.operations:
+        leaving = [watched for watched in self._watched.values() if watched.leaving]
+        for watched in leaving:
+            self._tell_again(watched)
+        if awaited or self._lives.operations or self._may_be_lost():
             deadlines.append(self._news.expect(now))
         else:
             self._news.ignore()
-        deadlines += [self._hasten(watched, now) for watched in self._watched.values() if watched.leaving]
+        deadlines += [self._hasten(watched, now) for watched in leaving]
         self.settle_at = min(deadlines, default=math.inf)
 
     def _places(self) -> list[WorkerProcess]:
@@ -355,22 +373,30 @@ class Overseer:
         return next((one for one in self._manager.workers if place in one.processes), None)
 
     def _hasten(self, watched: Watched, now: float) -> float:
-        """Tell one who is leaving again, or kill it, when it is time to; return when that is next."""
+        """Kill one who is leaving when it is time to; return when that is."""
         grace = self._manager.settings.graceful_timeout
         if watched.told is None:
             watched.told = now
-            watched.again = now + launch.TELL_AGAIN if watched.hears_repeats else math.inf
-        killed_at = watched.told + grace
-        if now >= killed_at:
+        if now >= watched.told + grace:
             error_logger.error("%s did not end within %s seconds; killing it", watched, grace)
-            killed_at = watched.told = watched.again = math.inf
+            watched.told = math.inf
             watched.kill()
-        elif now >= watched.again:
-            has_obeyed = shared(self._manager.worker_state).numbers(watched.base.pid).get("stopping")
-            watched.again = math.inf if has_obeyed else now + launch.TELL_AGAIN
-            if not has_obeyed:
-                watched.signal(signal.SIGINT)
-        return min(killed_at, watched.again)
+        return watched.told + grace
+
+    def _tell_again(self, watched: Watched) -> None:
+        """Repeat a signal that may be lost, once, as soon as it cannot be lost any more."""
+        numbers = self._numbers(watched) if watched.lost else {}
+        if numbers.get("stopping"):
+            watched.lost = 0
+        elif numbers.get("stoppable"):
+            watched.signal(watched.lost)
+            watched.lost = 0
+
+    def _may_be_lost(self) -> bool:
+        return any(watched.lost for watched in self._watched.values())
+
+    def _numbers(self, watched: Watched) -> Mapping[str, Any]:
+        return shared(self._manager.worker_state).numbers(watched.base.pid)
 
 
 def _brings_changes(place: WorkerProcess) -> bool:

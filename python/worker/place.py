@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 from multiprocessing.process import BaseProcess
+from signal import SIGTERM
 from threading import Condition
 from typing import Any, Protocol
 
@@ -28,6 +29,9 @@ class Overseer(Protocol):
 
     def moved(self, place: Any) -> None:
         """Take note that the state of this place has changed."""
+
+    def stops(self, process: Any, signum: int) -> bool:
+        """Whether to send a process this signal to stop; it is not, if the process was sent one before."""
 
     def wish(self, place: Any, order: RestartOrder, config: Mapping[str, Any]) -> None:
         """Restart this place when it is its turn."""
@@ -86,7 +90,15 @@ class Place:
         old, self._old_process = self._old_process, None
         self._inherit_entry()
         self._log("Process acked. Terminating", old.pid)
-        old.terminate()
+        self._stop(old)
+
+    def _stop(self, process: Any) -> None:
+        """Tell a process to leave by SIGTERM, as in a restart."""
+        if self._is_first_stop(process, SIGTERM):
+            process.terminate()
+
+    def _is_first_stop(self, process: Any, signum: int) -> bool:
+        return not self.is_overseen or self.overseer.stops(process, signum)  # type: ignore[union-attr]
 
     def lose_predecessor(self) -> None:
         """The predecessor has ended by itself."""

@@ -148,8 +148,11 @@ class WorkerProcess(Place):
         for process in leaving:
             # One that could not be started asserts that it is none.
             with suppress(AssertionError, KeyError, AttributeError, ProcessLookupError):
-                if process is not None and liveness.is_alive(process):
-                    os.kill(process.pid, liveness.stop_signal(process))
+                if process is None or not liveness.is_alive(process):
+                    continue
+                signum = liveness.stop_signal(process)
+                if self._is_first_stop(process, signum):
+                    os.kill(process.pid, signum)
 
     def restart(self, restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST, **kwargs: Any) -> None:
         """Put a new process in the place of the present one.
@@ -192,7 +195,7 @@ class WorkerProcess(Place):
         entry = self._entry.read()
         if self._old_process is not None:
             # A newcomer that is not ready yet makes way; the one that serves keeps its place.
-            self._current_process.terminate()
+            self._stop(self._current_process)
         elif order is RestartOrder.STARTUP_FIRST and self.is_alive():
             self._old_process = self._current_process
         self.set_state(ProcessState.RESTARTING, force=True)
@@ -258,7 +261,7 @@ class WorkerProcess(Place):
             leaving = [self._current_process]
         self._log("Begin restart termination", leaving[0].pid)
         for process in leaving:
-            process.terminate()
+            self._stop(process)
 
     def _wait_to_terminate(self) -> None:
         self._log("Waiting for process to be acked", self._old_process.pid)

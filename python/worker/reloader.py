@@ -66,7 +66,7 @@ class Reloader:
     """
 
     stops_once = True
-    """It obeys the first signal to stop and ignores repeats (:mod:`worker.launch`)."""
+    """It sets handlers of its own for a stop (:mod:`worker.launch`)."""
     restart_policy = "always"
     """It is replaced when it dies (:meth:`worker.manager.WorkerManager.manage`)."""
     brings_changes = True

@@ -27,11 +27,12 @@ from sanic.server.runners import _serve_http_1, _serve_http_3
 from worker import launch
 from worker.compat import setup_logging
 from worker.constants import prefixed
-from worker.drain import Drain
+from worker.drain import LAST, Drain
 from worker.handshakes import secure
 from worker.loader import AppLoader, CertLoader
 from worker.multiplexer import WorkerMultiplexer
 from worker.process import Worker, WorkerProcess
+from worker.signals import STOPS
 from worker.state import SharedState, shared
 
 __all__ = ["worker_serve"]
@@ -175,7 +176,7 @@ def worker_serve(
         return None
 
 
-# It obeys the first stop and ignores the rest, so main may repeat itself.
+# It sets handlers of its own for a stop.
 worker_serve.stops_once = True  # type: ignore[attr-defined]
 
 
@@ -281,8 +282,12 @@ class _Server:
         self._state: SharedState | None = None
         self._drain = Drain(loop, connections, launch.current_settings().drain_idle)
         self._drain.register(app)
+        # The last listener of the start: users' listeners may set handlers of their own.
+        app.register_listener(self._check_handlers, "after_server_start", priority=-LAST)
         self._stopping = False
         self._episodes = 0
+        # The handlers that the process has while ours are in place in the loop.
+        self._handlers: dict[int, Any] = {}
         self._add, self._remove = loop.add_signal_handler, loop.remove_signal_handler
         self._stop, self._create = loop.stop, loop.create_server
         self._run_episode = loop.run_until_complete
@@ -322,10 +327,24 @@ class _Server:
     def _add_handler(self, signum: int, callback: Any, *args: Any) -> None:
         if isinstance(callback, partial) and callback.func == self._app.stop:
             self._add(signum, self.stop)
-            if self._state is not None:
-                self._state.flag(stoppable=True)
+            self._handlers[signum] = signals.getsignal(signum)
+            if self._handlers.keys() >= {*STOPS}:
+                self._set_stoppable(True)
         else:
             self._add(signum, callback, *args)
+            if signum in STOPS:
+                self._set_stoppable(False)
+
+    def _check_handlers(self, *_: Any) -> None:
+        if any(signals.getsignal(signum) is not handler for signum, handler in self._handlers.items()):
+            self._set_stoppable(False)
+
+    def _set_stoppable(self, stoppable: bool) -> None:
+        """Show whether a signal to stop reaches our handler, which ignores repeats."""
+        if self._state is not None:
+            self._state.flag(stoppable=stoppable)
+        if stoppable:
+            launch.stoppable()
 
     def _remove_handler(self, signum: int) -> bool:
         if signum in (signals.SIGINT, signals.SIGTERM) and not self._loop.is_closed():

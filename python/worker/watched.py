@@ -29,8 +29,8 @@ class Watched:
         limit: How long its start may take, seconds.
         serves: Whether it has said that it serves.
         ready: When it was seen to be ready; ``inf`` before.
-        told: When it was first seen to have been told to leave; ``None`` before.
-        again: When it is to be told once more.
+        told: When it was told to leave, or first seen to leave; ``None`` before.
+        lost: The signal that told it, as long as that may be lost; 0 if it is not.
         error: Why its start failed, as far as it is known.
     """
 
@@ -42,7 +42,7 @@ class Watched:
     serves: bool = False
     ready: float = math.inf
     told: float | None = None
-    again: float = math.inf
+    lost: int = 0
     error: str = ""
 
     @property
@@ -56,11 +56,6 @@ class Watched:
         if self.current:
             return self.place.state is ProcessState.TERMINATED or self.place.life.phase is Phase.DRAINING
         return self.base is not self.place.predecessor
-
-    @property
-    def hears_repeats(self) -> bool:
-        """Whether it may be told to leave more than once."""
-        return getattr(self.base, "stops_once", False) is True
 
     def death(self, code: int | None, now: float, others: bool) -> Death:
         """Its end: with which exit code, when, and whether others are still in its place."""

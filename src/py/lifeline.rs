@@ -16,15 +16,13 @@ pub struct Lifeline(lifeline::Lifeline);
 #[pymethods]
 impl Lifeline {
     #[new]
-    #[pyo3(signature = (watch, grace, again = None))]
-    fn new(py: Python<'_>, watch: RawFd, grace: f64, again: Option<f64>) -> PyResult<Self> {
+    fn new(py: Python<'_>, watch: RawFd, grace: f64) -> PyResult<Self> {
         let own = lent(watch)
             .map_err(std::io::Error::from)
             .and_then(|fd| fd.try_clone_to_owned())
             .map_err(|error| os_error(py, &error))?;
         let grace = seconds(grace)?;
-        let again = again.map(seconds).transpose()?;
-        lifeline::Lifeline::hold(own, grace, again)
+        lifeline::Lifeline::hold(own, grace)
             .map(Self)
             .map_err(|error| os_error(py, &error))
     }
@@ -32,6 +30,11 @@ impl Lifeline {
     /// This process has begun to leave.
     fn let_go(&self) {
         self.0.let_go();
+    }
+
+    /// The handlers for a stop are in place.
+    fn stoppable(&self) {
+        self.0.stoppable();
     }
 }
 

@@ -218,7 +218,7 @@ impl Shared {
         })
     }
 
-    /// Set or clear flags of this process.
+    /// Set or clear flags of this process, and wake main if it waits for changes.
     pub fn flag(&self, stoppable: Option<bool>, stopping: Option<bool>) -> Result<(), Refused> {
         self.with_slot(|memory, slot| {
             let mut flags = slot.get(memory, Field::Flags) | WRITTEN;
@@ -230,6 +230,11 @@ impl Shared {
                 }
             }
             slot.set(memory, Field::Flags, flags);
+            // Flags lie in no bucket. Under the mark of any, main looks, and finds no name changed.
+            marks::set(memory, 0);
+            if marks::awaited(memory) {
+                self.wake();
+            }
         })
     }
 

@@ -54,46 +54,72 @@ def interrupted(within: float = LONG) -> bool:
     return came is not None and came.si_signo == signal.SIGINT
 
 
-def child(core: ModuleType, main: Main, grace: float, again: float | None, act: Any) -> int:
+def child(core: ModuleType, main: Main, grace: float, act: Any) -> int:
     """Hold on to main, with SIGINT held back, and say so; then do something with the lifeline."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGINT)
-    lifeline = core.Lifeline(main.watch, grace, again)
+    lifeline = core.Lifeline(main.watch, grace)
     os.write(main.speaks, b"h")
     return int(act(lifeline))
 
 
 def test_it_is_interrupted_when_main_dies(core: ModuleType, children: Children, main: Main) -> None:
-    pid = children.fork(child, core, main, NEVER, None, lambda lifeline: 7 if interrupted() else 1)
+    pid = children.fork(child, core, main, NEVER, lambda lifeline: 7 if interrupted() else 1)
     assert main.hears() == b"h"
     main.die()
     assert children.reap(pid) == 7
 
 
 def test_as_long_as_main_lives_nothing_happens(core: ModuleType, children: Children, main: Main) -> None:
-    pid = children.fork(child, core, main, 0.0, 0.01, lambda lifeline: 1 if interrupted(0.1) else 7)
+    pid = children.fork(child, core, main, 0.0, lambda lifeline: 1 if interrupted(0.1) else 7)
     assert children.reap(pid) == 7
 
 
 def test_it_is_told_once(core: ModuleType, children: Children, main: Main) -> None:
     pid = children.fork(
-        child, core, main, NEVER, None, lambda lifeline: 7 if interrupted() and not interrupted(0.1) else 1
+        child, core, main, NEVER, lambda lifeline: 7 if interrupted() and not interrupted(0.1) else 1
     )
     assert main.hears() == b"h"
     main.die()
     assert children.reap(pid) == 7
 
 
-def test_it_is_told_again_until_it_obeys(core: ModuleType, children: Children, main: Main) -> None:
+def test_it_is_told_once_more_when_it_is_stoppable(core: ModuleType, children: Children, main: Main) -> None:
     def act(lifeline: Any) -> int:
-        if not all(interrupted() for _ in range(3)):
+        if not interrupted():
             return 1
-        lifeline.let_go()
-        # One may have been on its way.
-        interrupted(0.05)
-        return 2 if interrupted(0.1) else 7
+        lifeline.stoppable()
+        lifeline.stoppable()
+        return 7 if interrupted() and not interrupted(0.1) else 2
 
-    pid = children.fork(child, core, main, NEVER, 0.01, act)
+    pid = children.fork(child, core, main, NEVER, act)
+    assert main.hears() == b"h"
+    main.die()
+    assert children.reap(pid) == 7
+
+
+def test_who_was_stoppable_before_is_told_once(core: ModuleType, children: Children, main: Main) -> None:
+    def act(lifeline: Any) -> int:
+        lifeline.stoppable()
+        os.write(main.speaks, b"s")
+        first = interrupted()
+        lifeline.stoppable()
+        return 7 if first and not interrupted(0.1) else 1
+
+    pid = children.fork(child, core, main, NEVER, act)
+    assert main.hears() + main.hears() == b"hs"
+    main.die()
+    assert children.reap(pid) == 7
+
+
+def test_who_obeys_is_not_told_once_more(core: ModuleType, children: Children, main: Main) -> None:
+    def act(lifeline: Any) -> int:
+        first = interrupted()
+        lifeline.let_go()
+        lifeline.stoppable()
+        return 7 if first and not interrupted(0.1) else 1
+
+    pid = children.fork(child, core, main, NEVER, act)
     assert main.hears() == b"h"
     main.die()
     assert children.reap(pid) == 7
@@ -105,7 +131,7 @@ def test_who_is_leaving_already_is_not_told(core: ModuleType, children: Children
         os.write(main.speaks, b"g")
         return 1 if interrupted(0.1) else 7
 
-    pid = children.fork(child, core, main, NEVER, 0.01, act)
+    pid = children.fork(child, core, main, NEVER, act)
     assert main.hears() + main.hears() == b"hg"
     main.die()
     assert children.reap(pid) == 7
@@ -123,7 +149,7 @@ def test_who_does_not_leave_is_killed_with_its_children(
         os.close(writing)
         return signal.pause()  # type: ignore[func-returns-value]
 
-    pid = children.fork(child, core, main, 0.1, 0.02, act)
+    pid = children.fork(child, core, main, 0.1, act)
     os.close(writing)
     assert main.hears() == b"h"
     main.die()
@@ -138,7 +164,7 @@ def test_who_leads_no_session_takes_nobody_along(core: ModuleType, children: Chi
 
     def member() -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGINT)
-        core.Lifeline(main.watch, 0.0, None)
+        core.Lifeline(main.watch, 0.0)
         os.write(main.speaks, b"h")
         return signal.pause()  # type: ignore[func-returns-value]
 
@@ -159,7 +185,7 @@ def test_who_hangs_in_c_goes_too(children: Children, main: Main) -> None:
         ctypes.PyDLL(None).pause()
         return 1
 
-    pid = children.fork(child, native, main, 0.1, None, act)
+    pid = children.fork(child, native, main, 0.1, act)
     assert main.hears() + main.hears() == b"hg"
     main.die()
     assert children.reap(pid) == -signal.SIGKILL
@@ -171,10 +197,10 @@ def test_what_is_not_open_is_refused(core: ModuleType, watch: int) -> None:
         core.Lifeline(watch, 1.0)
 
 
-@pytest.mark.parametrize("times", [(-1.0, None), (1.0, -0.5), (float("nan"), None)])
-def test_no_time_is_refused(core: ModuleType, times: tuple[float, float | None]) -> None:
+@pytest.mark.parametrize("grace", [-1.0, float("nan")])
+def test_no_time_is_refused(core: ModuleType, grace: float) -> None:
     reading, writing = os.pipe()
     with pytest.raises(ValueError, match="is no number of seconds from 0 on"):
-        core.Lifeline(reading, *times)
+        core.Lifeline(reading, grace)
     os.close(reading)
     os.close(writing)

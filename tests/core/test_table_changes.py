@@ -42,7 +42,6 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 NOTHING: dict[str, Callable[[Any], Any]] = {
     "read": lambda table: (table.entry("a"), table.entries(), table.names(), table.value("a", "x")),
     "beat": lambda table: table.beat(5),
-    "flag": lambda table: table.flag(stoppable=True, stopping=True),
     "bury": lambda table: table.bury(PID),
     "drop nothing": lambda table: table.drop("a", PID),
     "no such key": lambda table: refused(table.discard, "a", "y"),
@@ -91,6 +90,21 @@ def test_what_is_no_change(memory: Memory, act: Callable[[Any], Any]) -> None:
     assert not memory.woken()
     assert not main.arm()
     assert main.changes() == main.changes(True) == []
+
+
+def test_a_flag_wakes_and_changes_no_entry(memory: Memory) -> None:
+    table, main = two_tables(memory)
+    if type(table).__module__ != "worker._native":
+        pytest.skip("the pure core wakes for changes of entries only")
+    assert not main.arm()
+    table.flag(stoppable=True)
+    assert memory.woken()
+    assert main.arm()
+    assert main.changes() == []
+    assert not main.arm()
+    main.disarm()
+    table.flag(stopping=True)
+    assert not memory.woken()
 
 
 def test_a_change_for_which_there_is_no_room_is_none(memory: Memory) -> None:

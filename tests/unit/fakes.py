@@ -46,6 +46,10 @@ class Overseeing:
     def moved(self, process: Any) -> None:
         """Nobody looks."""
 
+    def stops(self, process: Any, signum: int) -> bool:
+        """Each stop is the first."""
+        return True
+
     def wish(self, process: Any, order: Any, config: Any) -> None:
         """It is never its turn."""
 

@@ -95,14 +95,14 @@ class Server:
                 os.kill(self.process.pid, signum)
 
     def tell(self, signum: signal.Signals) -> None:
-        """Tell it to stop, again and again as main does, until it has something to say or is gone."""
+        """Tell it to stop, again and again, until it has something to say or is gone."""
         while self.process.exitcode is None and not self.journal.poll(0):
             self.signal(signum)
             wait_for([self.journal, self.process.sentinel], 0.5)
 
-    def answers(self) -> str:
+    def answers(self, path: str = "/") -> str:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=15)
-        connection.request("GET", "/", headers={"Connection": "close"})
+        connection.request("GET", path, headers={"Connection": "close"})
         body = connection.getresponse().read().decode()
         connection.close()
         return body

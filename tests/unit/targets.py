@@ -202,17 +202,41 @@ def stubborn_without_ack(me: Me) -> None:
     stubborn(me)
 
 
-def counts_stops(journal: Connection, **kwargs: Any) -> None:
-    """Leaves at the third stop."""
+# For how long one who was told to leave listens for another word, seconds: longer than the pause after which
+# somebody who repeats himself would do so.
+LISTENS = 0.8
+
+
+def tells_its_stops(me: Me, stoppable: str = "") -> None:
+    """Serve; at the first stop, tell of it and of all that follow."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
-    me = Me(WorkerMultiplexer(kwargs["monitor_publisher"], kwargs["worker_state"]), None, journal, None, {})  # type: ignore[arg-type]
+    if stoppable:
+        me.multiplexer._state._state.flag(stoppable=True)  # type: ignore[attr-defined]
     me.multiplexer.ack()
+    me.multiplexer.set_serving(True)
     me.say("ready")
-    for _ in range(3):
-        me.say(signal.Signals(signal.sigwait(STOPS)).name)
+    tells_all_stops(me)
 
 
-counts_stops.stops_once = True  # type: ignore[attr-defined]
+def loses_a_stop(me: Me) -> None:
+    """Miss a stop, as in the moment in which Sanic sets up its handlers; then tell of all that come."""
+    for signum in STOPS:
+        signal.signal(signum, signal.SIG_IGN)
+    me.multiplexer.ack()
+    me.say("deaf")
+    os.read(me.gate.fileno(), 1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    for signum in STOPS:
+        signal.signal(signum, signal.SIG_DFL)
+    me.multiplexer._state._state.flag(stoppable=True)  # type: ignore[attr-defined]
+    tells_all_stops(me)
+
+
+def tells_all_stops(me: Me) -> None:
+    stop: Any = signal.sigwaitinfo(STOPS)
+    while stop is not None and stop.si_signo in STOPS:
+        me.say(signal.Signals(stop.si_signo).name)
+        stop = signal.sigtimedwait(STOPS, LISTENS)
 
 
 def shows_its_birth(me: Me) -> None:

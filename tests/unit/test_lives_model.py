@@ -141,6 +141,9 @@ class World(RuleBasedStateMachine):
         if place.state is ProcessState.TERMINATED:
             self.lives.happens(place, Happening.STOP)
 
+    def stops(self, process: Any, signum: int) -> bool:
+        return True
+
     def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
         self.lives.wish(place, order, config)
 

@@ -20,6 +20,7 @@ from sanic import Sanic, text
 from worker import serve
 
 from . import serving
+from .running import until
 from .serving import NAME, STARTED, STOPPED, Server, says_its_life
 
 
@@ -125,6 +126,50 @@ class TestStop:
         server.says(True, *STOPPED)
         assert server.ends() == 0
 
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("in_the_loop", [True, False])
+    def test_with_such_a_handler_it_does_not_say_that_it_is_stoppable(
+        self, start: Callable[..., Server], signum: signal.Signals, in_the_loop: bool
+    ) -> None:
+        def build(app: Any) -> None:
+            says_its_life(app)
+
+            @app.after_server_start
+            async def handle(app: Any) -> None:
+                app.ctx.say(says_of_itself(app))
+                if in_the_loop:
+                    asyncio.get_running_loop().add_signal_handler(signum, app.ctx.say, "mine")
+                else:
+                    signal.signal(signum, lambda *_: app.ctx.say("mine"))
+
+        server = start(build)
+        server.says(*STARTED, True)
+        serves_as(server, stoppable=False)
+        server.signal(signum)
+        server.says("mine")
+        # The loop hears of a signal whoever handles it: there its own handler is called as well.
+        if in_the_loop:
+            assert server.answers() == "hello"
+
+    def test_without_one_it_says_so(self, start: Callable[..., Server]) -> None:
+        server = start(lambda app: app.before_server_start(lambda app: app.ctx.say(says_of_itself(app))))
+        server.says(None)
+        serves_as(server, stoppable=True)
+        server.signal(signal.SIGTERM)
+        assert server.ends() == 0
+
+    def test_one_that_is_set_later_counts(self, start: Callable[..., Server]) -> None:
+        def build(app: Any) -> None:
+            @app.get("/handle")
+            async def handle(request: Any) -> Any:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, app.ctx.say, "mine")
+                return text("set")
+
+        server = start(build)
+        serves_as(server, stoppable=True)
+        assert server.answers("/handle") == "set"
+        serves_as(server, stoppable=False)
+
     def test_one_before_there_is_a_handler_ends_it_at_once(self, start: Callable[..., Server]) -> None:
         reader, writer = os.pipe()
 
@@ -138,6 +183,17 @@ class TestStop:
         assert server.ends() == -signal.SIGINT
         os.close(reader)
         os.close(writer)
+
+
+def says_of_itself(app: Any) -> Any:
+    """Whether this server says that it is stoppable."""
+    return app.m._state._state.numbers(os.getpid()).get("stoppable")
+
+
+def serves_as(server: Server, *, stoppable: bool) -> None:
+    """Wait until it serves, and look what it says of its handlers."""
+    until(lambda: server.state[NAME].get("serving"), "it to serve")
+    assert server.state.numbers(server.process.pid)["stoppable"] is stoppable
 
 
 class TestFailure:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sanic.exceptions import ServerKilled
 
-from worker import descriptors, launch
+from worker import descriptors
 from worker.process import WorkerProcess
 
 from . import targets
@@ -185,19 +184,70 @@ class TestStops:
 
         house.run(act)
 
-    @pytest.mark.parametrize(("target", "times"), [(targets.counts_stops, 3), (targets.server, 1)])
-    def test_who_obeys_the_first_is_told_again(
+    @pytest.mark.parametrize("plan", ["tells_its_stops", "tells_its_stops stoppable"])
+    @pytest.mark.parametrize("proxied", [False, True])
+    def test_each_one_is_sent_once(
         self,
-        target: Callable[..., None],
-        times: int,
+        plan: str,
+        proxied: bool,
         tmp_path: Path,
         caplog: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(launch, "TELL_AGAIN", 0.05)
-        house = House(tmp_path, target=target)
+        # It has handlers of its own, as a server has.
+        monkeypatch.setattr(targets.server, "stops_once", True, raising=False)
+        house = House(tmp_path, plan if not proxied else "tells_its_stops", proxied=proxied)
         house.run(lambda: house.said("ready") and None)
-        assert [said.what for said in house.heard] == ["ready", *["SIGINT"] * times]
+        assert [said.what for said in house.heard] == ["ready", "SIGINT"]
+        assert errors(caplog) == []
+
+    def test_one_that_is_lost_is_sent_once_more(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, "loses_a_stop")
+
+        def act() -> None:
+            house.said("deaf")
+            os.kill(os.getpid(), signal.SIGTERM)
+            house.until(ONE, state="TERMINATED")
+            house.open_gate()
+
+        house.run(act, stops=False)
+        assert [said.what for said in house.heard] == ["deaf", "SIGINT"]
+        assert errors(caplog) == []
+
+    def test_one_of_a_restart_that_is_lost_is_sent_once_more(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, "loses_a_stop")
+
+        def act() -> None:
+            (deaf,) = house.said("deaf")
+            house.plan("serves")
+            house.send("__ALL_PROCESSES__:")
+            house.said("ready")
+            house.open_gate()
+            wait_for_end(deaf.pid)
+
+        house.run(act)
+        assert [said.what for said in house.heard] == ["deaf", "ready", "SIGTERM", "SIGINT"]
+        assert errors(caplog) == []
+
+    def test_one_that_comes_during_a_restart_is_for_the_others(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The one that was told to leave by SIGTERM is not overtaken by a SIGINT."""
+        house = House(tmp_path, "tells_its_stops", number=2)
+
+        def act() -> None:
+            house.said("ready", 2)
+            house.send("__ALL_PROCESSES__:")
+            house.said("SIGTERM")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        house.run(act, stops=False)
+        (first,) = house.said("SIGTERM")
+        assert [said.what for said in house.heard if said.pid == first.pid] == ["ready", "SIGTERM"]
         assert errors(caplog) == []
 
     def test_messages_that_come_after_it(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
