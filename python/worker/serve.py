@@ -29,6 +29,7 @@ from worker.compat import setup_logging
 from worker.constants import prefixed
 from worker.drain import LAST, Drain
 from worker.handshakes import secure
+from worker.heartbeat import Heartbeat
 from worker.loader import AppLoader, CertLoader
 from worker.multiplexer import WorkerMultiplexer
 from worker.process import Worker, WorkerProcess
@@ -95,7 +96,7 @@ def worker_serve(
         run_async (bool): Passed on to Sanic's runner. Defaults to ``False``.
         connections (set | None): Where open connections are kept. Defaults to ``None``.
         signal (sanic.models.server_types.Signal): Tells connections that the server stops.
-        state (Any): Passed on to Sanic's runner. Defaults to ``None``.
+        state (Any): A mapping in which connections count their requests. Defaults to ``None``.
         asyncio_server_kwargs (dict[str, Any] | None): More arguments of ``create_server``. Defaults to
             ``None``.
         version (HTTP): The protocol's version. Defaults to ``HTTP.VERSION_1``.
@@ -128,7 +129,8 @@ def worker_serve(
         connections = set() if connections is None else connections
         server = _Server(app, own_loop, connections)
         if _is_server_process():
-            _become_worker(app, monitor_publisher, worker_state, connections)
+            state = _count_requests(own_loop, worker_state, version, state)
+            _become_worker(app, monitor_publisher, worker_state, connections, state)
             server.tells(worker_state)
             if sock is not None:
                 unix = None
@@ -210,8 +212,22 @@ def _is_server_process() -> bool:
     return name.startswith(prefixed(Worker.WORKER_PREFIX, WorkerProcess.SERVER_LABEL))
 
 
+def _count_requests(loop: asyncio.AbstractEventLoop, state: Any, version: HTTP, counts: Any) -> Any:
+    """Begin to note requests and beats in the state of the workers; return where connections count."""
+    if not isinstance(state, SharedState):
+        return counts
+    heartbeat = Heartbeat(loop, state, {} if counts is None else counts)
+    if version is HTTP.VERSION_3:
+        heartbeat.count_http3()
+    return heartbeat.counts
+
+
 def _become_worker(
-    app: Any, publisher: Connection | None, state: dict[str, Any] | None, connections: set[Any]
+    app: Any,
+    publisher: Connection | None,
+    state: dict[str, Any] | None,
+    connections: set[Any],
+    counts: dict[str, Any] | None,
 ) -> None:
     """Start the secondary servers with this one, and give every application its multiplexer."""
     if publisher is None:
@@ -226,8 +242,9 @@ def _become_worker(
         one.multiplexer = WorkerMultiplexer(publisher, state)
         one.shared_ctx.lock()
         for info in one.state.server_info:
-            # Those of secondary servers drain along with the others.
+            # Those of secondary servers drain along with the others, and their requests count.
             info.settings["connections"] = connections
+            info.settings["state"] = counts
             # Where a path is given, Sanic binds it anew and removes it at the end. It is main's to do.
             if info.settings.get("sock") is not None:
                 info.settings["unix"] = None

@@ -153,7 +153,7 @@ class TestStop:
 
     def test_without_one_it_says_so(self, start: Callable[..., Server]) -> None:
         server = start(lambda app: app.before_server_start(lambda app: app.ctx.say(says_of_itself(app))))
-        server.says(None)
+        server.says(False)
         serves_as(server, stoppable=True)
         server.signal(signal.SIGTERM)
         assert server.ends() == 0
@@ -187,7 +187,7 @@ class TestStop:
 
 def says_of_itself(app: Any) -> Any:
     """Whether this server says that it is stoppable."""
-    return app.m._state._state.numbers(os.getpid()).get("stoppable")
+    return app.m._state._state.numbers(os.getpid())["stoppable"]
 
 
 def serves_as(server: Server, *, stoppable: bool) -> None:
