@@ -30,6 +30,8 @@ __all__ = ["Inspector"]
 
 # What an address raises that is taken, not there, or none at all.
 CANNOT_BIND = (OSError, OverflowError, ValueError, TypeError)
+# How soon it is looked again whether the server runs, seconds.
+TRY_AGAIN = 0.02
 
 
 class Inspector:
@@ -148,9 +150,7 @@ class Inspector:
         self.app.add_route(self._action, "/<action:str>", methods=["POST"])
         self.app.on_request(self._authentication if self._has_key else self._same_origin)
         self.app.config.FALLBACK_ERROR_FORMAT = "json"
-        if isinstance(self.worker_state, SharedState):
-            # By then the handlers for a stop are in place.
-            self.app.after_server_start(lambda _: self.worker_state.flag(stoppable=True))
+        self.app.after_server_start(self._show_stoppable)
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
     def _run(self) -> None:
@@ -168,6 +168,13 @@ class Inspector:
         tls = {"key": self.tls_key, "cert": self.tls_cert}
         given = all(path and not isinstance(path, Default) for path in tls.values())
         return tls if given else None
+
+    def _show_stoppable(self, app: Any) -> None:
+        """Show, as soon as the loop runs for good, that a stop is not lost any more."""
+        if not app.state.is_running:
+            app.loop.call_later(TRY_AGAIN, self._show_stoppable, app)
+        elif isinstance(self.worker_state, SharedState):
+            self.worker_state.flag(stoppable=True)
 
     def _listen(self) -> socket | None:
         try:

@@ -27,7 +27,7 @@ from sanic.server.runners import _serve_http_1, _serve_http_3
 from worker import launch
 from worker.compat import setup_logging
 from worker.constants import prefixed
-from worker.drain import LAST, Drain
+from worker.drain import Drain
 from worker.handshakes import secure
 from worker.heartbeat import Heartbeat
 from worker.loader import AppLoader, CertLoader
@@ -299,20 +299,19 @@ class _Server:
         self._state: SharedState | None = None
         self._drain = Drain(loop, connections, launch.current_settings().drain_idle)
         self._drain.register(app)
-        # The last listener of the start: users' listeners may set handlers of their own.
-        app.register_listener(self._check_handlers, "after_server_start", priority=-LAST)
         self._stopping = False
         self._episodes = 0
-        # The handlers that the process has while ours are in place in the loop.
+        # What the process has as its handlers while ours are in the loop.
         self._handlers: dict[int, Any] = {}
         self._add, self._remove = loop.add_signal_handler, loop.remove_signal_handler
         self._stop, self._create = loop.stop, loop.create_server
-        self._run_episode = loop.run_until_complete
+        self._run_episode, self._run_for_good = loop.run_until_complete, loop.run_forever
         instance: Any = loop
         instance.add_signal_handler = self._add_handler
         instance.remove_signal_handler = self._remove_handler
         instance.stop = self._loop_stops
         instance.run_until_complete = self._run_until_complete
+        instance.run_forever = self._run_forever
         instance.create_server = self._create_server
 
     def serves_when_started(self) -> None:
@@ -345,16 +344,15 @@ class _Server:
         if isinstance(callback, partial) and callback.func == self._app.stop:
             self._add(signum, self.stop)
             self._handlers[signum] = signals.getsignal(signum)
-            if self._handlers.keys() >= {*STOPS}:
-                self._set_stoppable(True)
         else:
             self._add(signum, callback, *args)
-            if signum in STOPS:
+            if self._handlers.pop(signum, None) is not None:
                 self._set_stoppable(False)
 
-    def _check_handlers(self, *_: Any) -> None:
-        if any(signals.getsignal(signum) is not handler for signum, handler in self._handlers.items()):
-            self._set_stoppable(False)
+    def _begin_to_serve(self) -> None:
+        """Say that a stop is obeyed from now on, unless it is the application that handles the signals."""
+        handlers = {signum: signals.getsignal(signum) for signum in STOPS}
+        self._set_stoppable(self._handlers == handlers)
 
     def _set_stoppable(self, stoppable: bool) -> None:
         """Show whether a signal to stop reaches our handler, which ignores repeats."""
@@ -379,6 +377,12 @@ class _Server:
             return self._run_episode(future)
         finally:
             self._episodes -= 1
+
+    def _run_forever(self) -> None:
+        # An episode comes here as well. Between them uvloop loses signals.
+        if not self._episodes:
+            self._loop.call_soon(self._begin_to_serve)
+        self._run_for_good()
 
     def _loop_stops(self) -> None:
         # Each episode ends with a stop of the loop; outside of one it is the server that stops.

@@ -100,6 +100,16 @@ def test_reload(inspected: Inspected, zero_downtime: bool) -> None:
     )
 
 
+def test_who_obeys_a_stop_says_so(inspected: Inspected) -> None:
+    """The inspector itself, too: main may have to send it a stop once more."""
+
+    def all_say_so() -> bool:
+        workers = inspected.request("GET", "/").json["result"]["workers"]
+        return all(entry["stoppable"] for name, entry in workers.items() if name != "Sanic-Main")
+
+    wait_until(all_say_so, "all stoppable")
+
+
 def test_scale(inspected: Inspected) -> None:
     inspected.server.settled(2)
     assert inspected.call("scale", replicas=3) == "Scaling to 3"

@@ -143,7 +143,7 @@ class TestStop:
                     signal.signal(signum, lambda *_: app.ctx.say("mine"))
 
         server = start(build)
-        server.says(*STARTED, True)
+        server.says(*STARTED, False)
         serves_as(server, stoppable=False)
         server.signal(signum)
         server.says("mine")
@@ -193,6 +193,8 @@ def says_of_itself(app: Any) -> Any:
 def serves_as(server: Server, *, stoppable: bool) -> None:
     """Wait until it serves, and look what it says of its handlers."""
     until(lambda: server.state[NAME].get("serving"), "it to serve")
+    # When it answers, its loop runs for good.
+    assert server.answers() == "hello"
     assert server.state.numbers(server.process.pid)["stoppable"] is stoppable
 
 
