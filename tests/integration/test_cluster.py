@@ -89,7 +89,7 @@ def test_the_table_of_a_fresh_server(tmp_path: Any) -> None:
         assert table.pop("Sanic-Main") == {"pid": server.pid}
         assert set(table) == {"Sanic-Server-0-0", "Sanic-Server-1-0"}
         for entry in table.values():
-            ours = {"last_beat", "phase", "requests", "stoppable", "stopping"}
+            ours = {"last_beat", "phase", "ready_at", "requests", "stoppable", "stopping"}
             keys = set(entry) - {"restart_at"} - (set() if STOCK else ours)
             assert keys == {"server", "state", "pid", "start_at", "starts", "serving"}
             assert entry["server"] is True
