@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -48,6 +49,13 @@ def until(look: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
             raise AssertionError(f"not within {timeout:g} s: {what}; last seen: {value!r}")
         pause.wait(0.005)
     return value
+
+
+async def until_in_loop(look: Callable[[], Any]) -> None:
+    """Let the loop run until ``look`` returns something true; the caller sets a limit."""
+    while not look():
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), 0.01)
 
 
 def wait_for_end(pid: int, timeout: float = TIMEOUT) -> None:

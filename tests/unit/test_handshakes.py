@@ -25,7 +25,7 @@ from sanic.server.protocols.base_protocol import SanicProtocol
 
 from worker.handshakes import Handshake, secure
 
-from .running import until
+from .running import until, until_in_loop
 from .serving import APP, NAME, Server
 
 Start = Callable[..., Server]
@@ -435,8 +435,9 @@ def fail(loop: asyncio.AbstractEventLoop, number: int) -> None:
                     await way(reader, writer)
                 writer.close()
         _, last = await connected(sock, ssl=client_context())
-        while listener.pending or not listener.made or len(os.listdir("/proc/self/fd")) > descriptors + 2:
-            await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=0.01)
+        # The two ends of the last one are left.
+        await until_in_loop(lambda: listener.made and len(os.listdir("/proc/self/fd")) <= descriptors + 2)
+        assert not listener.pending
         assert len(listener.made) == 1
         last.transport.abort()
         server.close()

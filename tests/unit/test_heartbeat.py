@@ -21,7 +21,7 @@ from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 from worker import heartbeat
 from worker.state import SharedState
 
-from .running import until
+from .running import until, until_in_loop
 from .serving import APP, NAME, Server
 
 Start = Callable[..., Server]
@@ -165,8 +165,7 @@ class TestBeat:
             state = Full()
             beating = heartbeat.Heartbeat(asyncio.get_running_loop(), state, {})
             beating.counts["requests_count"] = 7
-            while state.numbers(os.getpid()).get("requests") != 7:
-                await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=0.01)
+            await until_in_loop(lambda: state.numbers(os.getpid()).get("requests") == 7)
             state.close()
 
         asyncio.run(asyncio.wait_for(act(), 10))
