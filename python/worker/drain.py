@@ -83,6 +83,9 @@ class Drain:
                 self._idle = min(self._idle, ORPHAN_IDLE)
             for server in self._servers:
                 self._leave(server)
+            # The listeners of a stop may take their time: what is answered meanwhile is the last answer too.
+            for connection in [*self.connections]:
+                self._usher(connection, self._began)
 
     def _leave(self, server: Any) -> None:
         # A connection that asyncio has accepted has a task to give it a transport, for which the server has
@@ -101,15 +104,15 @@ class Drain:
             if _websocket(connection) is not None:
                 # It is told that the server goes away, and may take its time to answer.
                 connection.close_if_idle()
-        for _turn in range(TURNS):
-            await asyncio.sleep(0)
-        while (self.connections or self.handshakes) and monotonic() < deadline:
+        turns = TURNS
+        while (self.connections or self.handshakes or turns) and monotonic() < deadline:
             for connection in [*self.connections]:
                 self._usher(connection, self._began)
             for handshake in [*self.handshakes]:
                 if monotonic() - max(handshake.began, self._began) > self._idle:
                     handshake.abort()
-            await asyncio.sleep(STEP)
+            await asyncio.sleep(0 if turns else STEP)
+            turns = max(0, turns - 1)
         await self._end_all()
 
     def _usher(self, connection: Any, began: float) -> None:

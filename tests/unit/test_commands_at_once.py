@@ -47,7 +47,7 @@ class TestAllAtOnce:
             house.said("ready", 2)
             house.all_acked()
             house.call(lambda: None)
-            assert house.entry(ONE)["starts"] == 2
+            house.until(ONE, starts=2)
 
         house.run(act)
         assert [said.what["config"] for said in house.heard if isinstance(said.what, dict)] == [
