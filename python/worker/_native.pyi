@@ -339,11 +339,14 @@ class Table:
     def drop(self, name: str, pid: int) -> None:
         """Forget what a process has written apart, if it has."""
 
-    def beat(self, requests: int = 0) -> None:
-        """Note that the calling process is alive, and that it has served so many more requests."""
+    def beat(self, requests: int = 0, pid: int = 0) -> None:
+        """Note that a process is alive, and that it has served so many more requests.
 
-    def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
-        """Set or clear the flags of the calling process; ``None`` leaves one as it is."""
+        0 is the calling process. It may speak as one that has forked it; if that is dead, nothing is noted.
+        """
+
+    def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None, pid: int = 0) -> None:
+        """Set or clear the flags of a process; ``None`` leaves one as it is. ``pid`` as for :meth:`beat`."""
 
     def numbers(self, pid: int) -> dict[str, Any]:
         """Return what a process has said of itself in numbers and flags; empty if nothing."""

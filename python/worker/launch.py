@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any
 
-from worker import directory, signals, warm
+from worker import directory, identity, signals, warm
 from worker._core import Lifeline
 from worker.compat import label_log
 from worker.descriptors import close_owned, fill_standard
@@ -129,6 +129,7 @@ class Launched(BaseProcess):
         """Begin the child, then run its target."""
         global _failed
         _failed = False
+        identity.become_worker()
         if self._start_method == "fork":  # type: ignore[attr-defined]
             # Any other child has done so as it was born.
             label_log()

@@ -10,6 +10,7 @@ from typing import Any
 
 from sanic.log import Colors, logger
 
+from worker import identity
 from worker.compat import later_names
 from worker.constants import ProcessState
 from worker.publisher import Publisher, send
@@ -173,13 +174,13 @@ class WorkerMultiplexer:
         from multiprocessing.managers import BaseProxy
 
         patience = monotonic() + ACK_PATIENCE
-        while isinstance(state, BaseProxy) and state[self.name].get("pid") != self.pid:
+        while isinstance(state, BaseProxy) and state[self.name].get("pid") != identity.worker_pid():
             if monotonic() > patience:
                 return
             sleep(ACK_PATIENCE / 200)
 
     def _record(self, changes: dict[str, Any]) -> None:
-        shared(self._state._state).update_entry(self.name, changes, self.pid)
+        shared(self._state._state).update_entry(self.name, changes, identity.worker_pid())
 
     def _send(self, message: Any) -> None:
         send(self._monitor_publisher, message)

@@ -24,7 +24,7 @@ from sanic.models.server_types import Signal
 from sanic.server.protocols.http_protocol import HttpProtocol
 from sanic.server.runners import _serve_http_1, _serve_http_3
 
-from worker import launch
+from worker import identity, launch
 from worker.compat import setup_logging
 from worker.constants import prefixed
 from worker.drain import Drain
@@ -264,7 +264,7 @@ def _tell_failure(state: Any, error: BaseException) -> None:
     name = os.environ.get("SANIC_WORKER_NAME", "")
     # Main goes on without.
     with suppress(Exception):
-        shared(state).update_entry(name, {"start_error": f"{kind}: {error}"}, os.getpid())
+        shared(state).update_entry(name, {"start_error": f"{kind}: {error}"}, identity.worker_pid())
 
 
 def _without_our_frames(error: Exception) -> Exception:

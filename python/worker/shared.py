@@ -11,7 +11,7 @@ from secrets import token_hex
 from typing import Any
 from weakref import WeakValueDictionary
 
-from worker import settings
+from worker import identity, settings
 from worker._core import IS_NATIVE, Table
 
 __all__ = ["SharedState"]
@@ -215,18 +215,18 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         self._table.drop(name, pid)
 
     def beat(self, requests: int = 0) -> None:
-        """Note that the calling process is alive, and that it has served so many more requests.
+        """Note that the calling worker is alive, and that it has served so many more requests.
 
         Its entry shows it from then on: ``last_beat`` (an aware ``datetime`` in UTC) and ``requests``.
         """
-        self._table.beat(requests)
+        self._table.beat(requests, identity.worker_pid())
 
     def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
-        """Show in the entry of the calling process whether it obeys a stop, and whether it has.
+        """Show in the entry of the calling worker whether it obeys a stop, and whether it has.
 
         ``None`` leaves the one as it is.
         """
-        self._table.flag(stoppable=stoppable, stopping=stopping)
+        self._table.flag(stoppable=stoppable, stopping=stopping, pid=identity.worker_pid())
 
     def numbers(self, pid: int) -> dict[str, Any]:
         """Return what :meth:`beat` and :meth:`flag` of the process ``pid`` have noted; empty if nothing."""

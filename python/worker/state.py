@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
-from os import getpid
 from typing import Any
 
+from worker import identity
 from worker.shared import SharedState
 from worker.values import NUMBERS
 
@@ -95,7 +95,8 @@ class WorkerState(Mapping[str, Any]):
     """One process's own entry in the state of all, as a mapping.
 
     Reading is free. The keys in :attr:`RESTRICTED` belong to the manager; any other may be set, updated and
-    deleted, and what is set is seen by every process. Values must be picklable.
+    deleted, and what is set is seen by every process. Values must be picklable. A process that the worker has
+    forked reads and writes as the worker.
 
     Args:
         state (MutableMapping[str, Any]): The state of all processes, name to entry.
@@ -121,7 +122,7 @@ class WorkerState(Mapping[str, Any]):
         self._state = state
 
     def __getitem__(self, key: str) -> Any:
-        return shared(self._state).value(self._name, key, getpid())
+        return shared(self._state).value(self._name, key, identity.worker_pid())
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
@@ -129,7 +130,7 @@ class WorkerState(Mapping[str, Any]):
     def __delitem__(self, key: str) -> None:
         self._refuse_restricted((key,))
         try:
-            shared(self._state).discard_key(self._name, key, getpid())
+            shared(self._state).discard_key(self._name, key, identity.worker_pid())
         except KeyError:
             # Without the key it is as it was to be; without the entry it is not.
             if self._name not in self._state:
@@ -177,7 +178,7 @@ class WorkerState(Mapping[str, Any]):
             LookupError: One of them is restricted; then none is set.
         """
         self._refuse_restricted(mapping)
-        shared(self._state).update_entry(self._name, mapping, getpid())
+        shared(self._state).update_entry(self._name, mapping, identity.worker_pid())
 
     def pop(self) -> None:
         """Refuse: an entry is not taken apart. Use ``del`` for a key of one's own.
@@ -193,7 +194,7 @@ class WorkerState(Mapping[str, Any]):
 
     @property
     def _entry(self) -> Mapping[str, Any]:
-        return shared(self._state).entry(self._name, getpid())
+        return shared(self._state).entry(self._name, identity.worker_pid())
 
     def _refuse_restricted(self, keys: Mapping[str, Any] | tuple[str, ...]) -> None:
         restricted = [key for key in keys if key in self.RESTRICTED or key in NUMBERS]

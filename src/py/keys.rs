@@ -79,7 +79,7 @@ pub fn own(py: Python<'_>, pid: u32) -> PyResult<Vec<u8>> {
 /// The process that bears the name; nobody of 0.
 pub fn bearer(pid: u32, value: &[u8]) -> Option<Bearer<'_>> {
     let bearer = Bearer {
-        pid: pid.into(),
+        pid,
         key: OWNER,
         value,
     };

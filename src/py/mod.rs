@@ -1,6 +1,7 @@
 //! What Python sees of the core: the one place that knows it.
 
 mod entries;
+mod errors;
 mod framer;
 mod keys;
 mod lifeline;

@@ -3,19 +3,19 @@
 use std::os::fd::RawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use super::entries::{Entries, Held, Item, Known};
+use super::errors::{corrupt, failed, missing, refused};
 use super::keys::{NUMBERS, OWNER, Pairs, any_key, are_vital, bearer, own, pairs, text_key};
 use super::values::{Made, counted, ends_nobody, is_simple, loads, unreadable};
 use super::{lent, messages, os_error};
-use crate::table::memory::Corrupt;
 use crate::table::node::Entry;
 use crate::table::ops::{Change, Failure};
 use crate::table::shared::{OpenError, Seen, Shared};
-use crate::table::writer::Refused;
+use crate::table::slots::Identity;
 
 /// Entries with keys and values, in memory that several processes share.
 #[pyclass(frozen, module = "worker._native")]
@@ -52,11 +52,11 @@ impl Table {
     fn entry<'py>(&self, name: &Bound<'py, PyString>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
         let py = name.py();
         let (bucket, parts) = self.parts(name, &|_, _| true)?;
-        let visible = part_of(&parts, 0).ok_or_else(|| missing(name))?;
+        let visible = visible(&parts).ok_or_else(|| missing(name))?;
         let mut made = self.made(py, bucket, visible)?;
         if pid != 0
             && !made.belongs_to(pid)?
-            && let Some(own) = part_of(&parts, pid)
+            && let Some(own) = self.part_of(&parts, pid)
         {
             made.add(self.made(py, bucket, own)?)?;
         }
@@ -78,9 +78,9 @@ impl Table {
         let asks_whose = pid != 0 || is_number;
         let wanted = |_: &Entry, one: &[u8]| one == bytes || (asks_whose && one == OWNER);
         let (bucket, parts) = self.parts(name, &wanted)?;
-        let visible = part_of(&parts, 0).ok_or_else(|| missing(name))?;
-        let own = match (part_of(&parts, pid), visible.find(OWNER)) {
-            (Some(own), Some(owner)) if pid != 0 => {
+        let visible = visible(&parts).ok_or_else(|| missing(name))?;
+        let own = match (self.part_of(&parts, pid), visible.find(OWNER)) {
+            (Some(own), Some(owner)) => {
                 let owner = self.object(py, bucket, owner)?;
                 if owner.eq(pid)? { None } else { Some(own) }
             }
@@ -119,12 +119,17 @@ impl Table {
         let keys = keys.into_iter().map(|key| Ok((text_key(&key)?, key)));
         let keys: Vec<_> = keys.collect::<PyResult<_>>()?;
         let wanted = |entry: &Entry, one: &[u8]| {
-            entry.pid == u64::from(pid) && keys.iter().any(|(key, _)| key == one)
+            Identity::of(entry.pid).map_or(0, |its| its.pid) == pid
+                && keys.iter().any(|(key, _)| key == one)
         };
         let (bucket, parts) = self.parts(name, &wanted)?;
-        part_of(&parts, 0).ok_or_else(|| missing(name))?;
+        let visible = visible(&parts).ok_or_else(|| missing(name))?;
         let some = PyDict::new(py);
-        let part = part_of(&parts, pid);
+        let part = if pid == 0 {
+            Some(visible)
+        } else {
+            self.part_of(&parts, pid)
+        };
         for (bytes, key) in &keys {
             if let Some(item) = part.and_then(|part| part.find(bytes)) {
                 match self.object(py, bucket, item) {
@@ -239,7 +244,7 @@ impl Table {
     /// What a process has written apart from the entry.
     fn part<'py>(&self, name: &Bound<'py, PyString>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
         let (bucket, parts) = self.parts(name, &|_, _| true)?;
-        match part_of(&parts, pid).filter(|_| pid != 0) {
+        match self.part_of(&parts, pid) {
             Some(own) => self.made(name.py(), bucket, own)?.finish(name, None),
             None => Ok(PyDict::new(name.py())),
         }
@@ -254,25 +259,26 @@ impl Table {
     ) -> PyResult<()> {
         let pairs = self.pairs(name, changes)?;
         self.change(name, are_vital(&pairs), &mut |change| {
-            change.hand_over(pid.into(), &pairs)
+            change.hand_over(pid, &pairs)
         })
     }
 
     /// Forget what a process has written apart.
     fn drop(&self, name: &Bound<'_, PyString>, pid: u32) -> PyResult<()> {
-        self.change(name, false, &mut |change| change.drop_part(pid.into()))
+        self.change(name, false, &mut |change| change.drop_part(pid))
     }
 
-    /// Note that this process is alive.
-    #[pyo3(signature = (requests = 0))]
-    fn beat(&self, requests: u64) -> PyResult<()> {
-        self.shared.beat(requests).map_err(|error| refused(&error))
+    /// Note that a process is alive.
+    #[pyo3(signature = (requests = 0, pid = 0))]
+    fn beat(&self, requests: u64, pid: u32) -> PyResult<()> {
+        let result = self.shared.beat(or_this_process(pid), requests);
+        result.map_err(|error| refused(&error))
     }
 
-    /// Set or clear the flags of this process.
-    #[pyo3(signature = (*, stoppable = None, stopping = None))]
-    fn flag(&self, stoppable: Option<bool>, stopping: Option<bool>) -> PyResult<()> {
-        let result = self.shared.flag(stoppable, stopping);
+    /// Set or clear the flags of a process.
+    #[pyo3(signature = (*, stoppable = None, stopping = None, pid = 0))]
+    fn flag(&self, stoppable: Option<bool>, stopping: Option<bool>, pid: u32) -> PyResult<()> {
+        let result = self.shared.flag(or_this_process(pid), stoppable, stopping);
         result.map_err(|error| refused(&error))
     }
 
@@ -331,6 +337,12 @@ impl Table {
             .map_err(corrupt)??;
         let parts = parts.iter().filter(|part| part.entry.name == *bytes);
         Ok((bucket, parts.map(|part| part.clone_ref(py)).collect()))
+    }
+
+    /// What a process has written apart.
+    fn part_of<'a>(&self, parts: &'a [Known], pid: u32) -> Option<&'a Known> {
+        let is_its = |part: &&Known| self.shared.is_part_of(part.entry.pid, pid);
+        parts.iter().find(is_its)
     }
 
     /// The `dict` of what was read.
@@ -408,42 +420,15 @@ impl Table {
     }
 
     fn error(&self, name: &Bound<'_, PyString>, failure: &Failure) -> PyErr {
-        match failure {
-            Failure::NoEntry | Failure::NoKey => missing(name),
-            Failure::Refused(Refused::Full) => {
-                let ceiling = self.shared.ceiling();
-                let name = name
-                    .repr()
-                    .map_or_else(|_| String::new(), |name| name.to_string());
-                PyMemoryError::new_err(format!(
-                    "no room for a change of the entry {name}: the table may have {ceiling} bytes, and they \
-                     are taken; `state_ceiling` sets how many"
-                ))
-            }
-            Failure::Refused(Refused::Corrupt) => corrupt(Corrupt),
-        }
+        failed(name, failure, self.shared.ceiling())
     }
 }
 
-fn refused(refused: &Refused) -> PyErr {
-    match refused {
-        Refused::Full => {
-            PyMemoryError::new_err("no room in the table for one more process that writes")
-        }
-        Refused::Corrupt => corrupt(Corrupt),
-    }
+/// What everybody sees.
+fn visible(parts: &[Known]) -> Option<&Known> {
+    parts.iter().find(|part| part.entry.pid == 0)
 }
 
-/// What a process has written apart; of 0, what everybody sees.
-fn part_of(parts: &[Known], pid: u32) -> Option<&Known> {
-    parts.iter().find(|part| part.entry.pid == u64::from(pid))
-}
-
-/// The error that a `dict` raises.
-fn missing(key: &Bound<'_, PyAny>) -> PyErr {
-    PyKeyError::new_err((key.clone().unbind(),))
-}
-
-fn corrupt(_: Corrupt) -> PyErr {
-    PyRuntimeError::new_err("something else has written to the memory of the table")
+fn or_this_process(pid: u32) -> u32 {
+    if pid == 0 { std::process::id() } else { pid }
 }

@@ -11,7 +11,6 @@ pub mod shared;
 pub mod slots;
 mod sync;
 pub mod units;
-#[cfg(not(loom))]
 pub mod whereabouts;
 pub mod writer;
 

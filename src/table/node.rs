@@ -7,7 +7,7 @@ use super::heap::Ref;
 pub struct Entry {
     /// What it is called.
     pub name: Vec<u8>,
-    /// 0 for what everybody sees under the name; else who has written it, apart from that.
+    /// 0 for what everybody sees under the name; else who has written it, apart from that (see `Identity::word`).
     pub pid: u64,
     /// When it was made, counted in entries.
     pub born: u64,

@@ -6,7 +6,12 @@
 use super::heap::Ref;
 use super::memory::{Memory, Part};
 use super::node::Key;
+use super::slots::Identity;
+use super::whereabouts::Whereabouts;
 use super::writer::{Refused, Writer};
+
+/// From so many parts of one name on it is looked for those of the dead.
+const MANY: usize = 8;
 
 /// Why a change was not made. The table is as it was.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,7 +34,7 @@ impl From<Refused> for Failure {
 #[derive(Debug, Clone, Copy)]
 pub struct Bearer<'a> {
     /// Who it is.
-    pub pid: u64,
+    pub pid: u32,
     /// The key that says whose an entry is.
     pub key: &'a [u8],
     /// What that key holds if the entry is its own.
@@ -37,13 +42,43 @@ pub struct Bearer<'a> {
 }
 
 impl Bearer<'_> {
-    /// In which part it reads and writes.
-    pub fn part(self, parts: &[Part]) -> u64 {
+    /// In which part it writes.
+    fn part(self, parts: &[Part], census: Census<'_>) -> u64 {
         let visible = parts.iter().find(|part| part.entry.pid == 0);
         let owner = visible.and_then(|part| part.keys.iter().find(|(key, _)| key.key == self.key));
         let is_anothers = owner.is_some_and(|(_, value)| value.as_deref() != Some(self.value));
-        if is_anothers { self.pid } else { 0 }
+        if !is_anothers {
+            return 0;
+        }
+        let mut its = parts.iter().map(|part| part.entry.pid);
+        let who = identity(self.pid, census);
+        its.find(|part| is_of(*part, who)).unwrap_or(who.word())
     }
+}
+
+/// What is known of a pid.
+pub type Census<'a> = &'a dyn Fn(u32) -> Whereabouts;
+
+/// The process that has a pid, as far as it is known.
+fn identity(pid: u32, census: Census<'_>) -> Identity {
+    match census(pid) {
+        Whereabouts::Lives(who) => who,
+        Whereabouts::Dead | Whereabouts::Unknown => Identity::undated(pid),
+    }
+}
+
+/// Whether a part is that of a process, and not of another one that had its pid before.
+fn is_of(part: u64, who: Identity) -> bool {
+    Identity::of(part).is_some_and(|its| its.may_be(who))
+}
+
+/// Whether a part is that of a process which has ended.
+fn is_of_the_dead(part: u64, census: Census<'_>) -> bool {
+    Identity::of(part).is_some_and(|its| match census(its.pid) {
+        Whereabouts::Lives(now) => !its.may_be(now),
+        Whereabouts::Dead => true,
+        Whereabouts::Unknown => false,
+    })
 }
 
 /// Keys with the bytes of their values.
@@ -58,6 +93,8 @@ pub struct Change<'a, 'b> {
     pub memory: Memory<'b>,
     /// What it is about.
     pub name: &'a [u8],
+    /// Who lives.
+    pub census: Census<'a>,
 }
 
 impl Change<'_, '_> {
@@ -75,8 +112,15 @@ impl Change<'_, '_> {
 
     /// Set some keys; of the part of the bearer, if there is one.
     pub fn merge(&mut self, pairs: Pairs<'_>, by: Option<Bearer<'_>>) -> Result<bool, Failure> {
-        let new = self.values(pairs)?;
+        let (new, census) = (self.values(pairs)?, self.census);
         self.act_as(by, |mut parts, at| {
+            if !parts.iter().any(|(part, _)| *part == at) {
+                // One that had the same pid before is gone.
+                parts.retain(|(part, _)| *part == 0 || !has_pid(*part, at));
+                if parts.len() > MANY {
+                    parts.retain(|(part, _)| !is_of_the_dead(*part, census));
+                }
+            }
             merge(&mut parts, at, &new)?;
             Ok(parts)
         })
@@ -103,10 +147,11 @@ impl Change<'_, '_> {
     }
 
     /// From now on the entry belongs to this process: it has these keys, and what that has written already.
-    pub fn hand_over(&mut self, to: u64, pairs: Pairs<'_>) -> Result<bool, Failure> {
+    pub fn hand_over(&mut self, to: u32, pairs: Pairs<'_>) -> Result<bool, Failure> {
         let new = self.values(pairs)?;
+        let who = identity(to, self.census);
         self.act(|mut parts| {
-            let at = parts.iter().position(|(pid, _)| *pid == to && to != 0);
+            let at = parts.iter().position(|(part, _)| is_of(*part, who));
             let apart = at.map(|at| parts.remove(at).1).unwrap_or_default();
             merge(&mut parts, 0, &new)?;
             merge(&mut parts, 0, &apart)?;
@@ -115,9 +160,9 @@ impl Change<'_, '_> {
     }
 
     /// Forget what this process has written apart, if it has.
-    pub fn drop_part(&mut self, of: u64) -> Result<bool, Failure> {
+    pub fn drop_part(&mut self, of: u32) -> Result<bool, Failure> {
         self.act(|mut parts| {
-            parts.retain(|(pid, _)| *pid != of || of == 0);
+            parts.retain(|(part, _)| *part == 0 || !has_pid(*part, of.into()));
             Ok(parts)
         })
     }
@@ -149,14 +194,23 @@ impl Change<'_, '_> {
         by: Option<Bearer<'_>>,
         mut act: impl FnMut(Parts, u64) -> Result<Parts, Failure>,
     ) -> Result<bool, Failure> {
-        let wanted = |key: &Key| by.is_some_and(|by| by.key == key.key);
+        let (wanted, census) = (
+            |key: &Key| by.is_some_and(|by| by.key == key.key),
+            self.census,
+        );
         self.writer.change(self.memory, self.name, wanted, |parts| {
-            let at = by.map_or(0, |by| by.part(&parts));
+            let at = by.map_or(0, |by| by.part(&parts, census));
             let keys = |part: Part| part.keys.into_iter().map(|(key, _)| key).collect();
             let parts = parts.into_iter();
             act(parts.map(|part| (part.entry.pid, keys(part))).collect(), at)
         })
     }
+}
+
+/// Whether a part is that of a process with the pid of another part.
+fn has_pid(part: u64, other: u64) -> bool {
+    let pid = |part| Identity::of(part).map(|who| who.pid);
+    pid(part) == pid(other)
 }
 
 fn has_entry(parts: &Parts) -> Result<(), Failure> {

@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Mutex, Once, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result as Io};
@@ -18,7 +19,7 @@ use super::node::Entry;
 use super::ops::{Change, Failure};
 use super::slots::{self, Field, Identity, Slot};
 use super::sync::AtomicU64;
-use super::sync::Ordering::Acquire;
+use super::sync::Ordering::{Acquire, Relaxed};
 use super::whereabouts::{self, Whereabouts};
 use super::writer::{Refused, Writer};
 
@@ -81,10 +82,33 @@ impl Drop for Mapped {
 /// What this process writes with; a forked child has that of its parent, and must not use it.
 #[derive(Debug)]
 struct Own {
-    pid: u32,
+    me: Identity,
+    generation: u32,
     writer: Writer,
     /// Where its numbers are; if it has several tables of one memory, at the same place.
     numbers: Slot,
+}
+
+impl Own {
+    /// Whether it is that of the calling process.
+    fn is_present(&self) -> bool {
+        self.me.pid == std::process::id() && self.generation == generation()
+    }
+}
+
+/// How often the processes before this one were forked. The pid does not tell a process from its ancestors: it may
+/// be that of a dead one.
+fn generation() -> u32 {
+    static GENERATION: AtomicU32 = AtomicU32::new(0);
+    static IS_COUNTED: Once = Once::new();
+    extern "C" fn count() {
+        GENERATION.fetch_add(1, Relaxed);
+    }
+    IS_COUNTED.call_once(|| {
+        // SAFETY: what is called in the child does nothing but count.
+        unsafe { libc::pthread_atfork(None, None, Some(count)) };
+    });
+    GENERATION.load(Relaxed)
 }
 
 /// What was in the table when it was last looked at.
@@ -182,12 +206,15 @@ impl Shared {
         let memory = self.memory();
         let changed = self.with_own(|own| {
             own.writer.vital = vital;
+            let me = own.me;
+            let census = |pid| known(Some(me), pid);
             let mut change = || {
                 let writer = &mut own.writer;
                 act(&mut Change {
                     writer,
                     memory,
                     name,
+                    census: &census,
                 })
             };
             match change() {
@@ -204,32 +231,49 @@ impl Shared {
         Ok(())
     }
 
-    /// Note that this process is alive, and that it has served more requests.
-    pub fn beat(&self, requests: u64) -> Result<(), Refused> {
+    /// Whether a part is that of the process which has this pid now, and not of one that had it before.
+    pub fn is_part_of(&self, part: u64, pid: u32) -> bool {
+        let Some(its) = Identity::of(part).filter(|its| its.pid == pid) else {
+            return false;
+        };
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let me = own.as_ref().filter(|own| own.is_present());
+        match known(me.map(|own| own.me), pid) {
+            Whereabouts::Lives(now) => its.may_be(now),
+            Whereabouts::Dead | Whereabouts::Unknown => true,
+        }
+    }
+
+    /// Note that a process is alive, and that it has served more requests.
+    pub fn beat(&self, pid: u32, requests: u64) -> Result<(), Refused> {
         let now = |clock| {
             let now = clock_gettime(clock);
             u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or_default()
         };
-        self.with_slot(|memory, slot| {
+        self.with_slot(pid, |memory, slot| {
             slot.set(memory, Field::Beat, now(ClockId::Monotonic));
             slot.set(memory, Field::BeatAt, now(ClockId::Realtime));
-            let before = slot.get(memory, Field::Requests);
-            slot.set(memory, Field::Requests, before.wrapping_add(requests));
+            slot.add(memory, Field::Requests, requests);
         })
     }
 
-    /// Set or clear flags of this process, and wake main if it waits for changes.
-    pub fn flag(&self, stoppable: Option<bool>, stopping: Option<bool>) -> Result<(), Refused> {
-        self.with_slot(|memory, slot| {
-            let mut flags = slot.get(memory, Field::Flags) | WRITTEN;
-            for (flag, on) in [(STOPPABLE, stoppable), (STOPPING, stopping)] {
-                match on {
-                    Some(true) => flags |= flag,
-                    Some(false) => flags &= !flag,
-                    None => {}
-                }
+    /// Set or clear flags of a process, and wake main if it waits for changes.
+    pub fn flag(
+        &self,
+        pid: u32,
+        stoppable: Option<bool>,
+        stopping: Option<bool>,
+    ) -> Result<(), Refused> {
+        let (mut on, mut off) = (WRITTEN, 0);
+        for (flag, given) in [(STOPPABLE, stoppable), (STOPPING, stopping)] {
+            match given {
+                Some(true) => on |= flag,
+                Some(false) => off |= flag,
+                None => {}
             }
-            slot.set(memory, Field::Flags, flags);
+        }
+        self.with_slot(pid, |memory, slot| {
+            slot.mark(memory, Field::Flags, on, off);
             // Flags lie in no bucket. Under the mark of any, main looks, and finds no name changed.
             marks::set(memory, 0);
             if marks::awaited(memory) {
@@ -317,39 +361,66 @@ impl Shared {
 
     fn with_own<T>(&self, act: impl FnOnce(&mut Own) -> T) -> Result<T, Refused> {
         let mut guard = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let pid = std::process::id();
         let own = match guard.take() {
-            Some(own) if own.pid == pid => own,
-            _ => self.begin(pid)?,
+            Some(own) if own.is_present() => own,
+            _ => self.begin()?,
         };
         Ok(act(guard.insert(own)))
     }
 
-    fn with_slot(&self, act: impl FnOnce(Memory<'_>, Slot)) -> Result<(), Refused> {
-        self.with_own(|own| act(self.memory(), own.numbers))
+    /// Do something with the numbers of a process: of this one, or of one that it was forked by.
+    fn with_slot(&self, pid: u32, act: impl FnOnce(Memory<'_>, Slot)) -> Result<(), Refused> {
+        let memory = self.memory();
+        if pid == std::process::id() {
+            return self.with_own(|own| act(memory, own.numbers));
+        }
+        let who = match Whereabouts::of(pid) {
+            Whereabouts::Lives(who) => who,
+            Whereabouts::Unknown => Identity::undated(pid),
+            // There is nobody to speak as.
+            Whereabouts::Dead => return Ok(()),
+        };
+        let its = slots::of(memory, pid).filter(|slot| slot.is_of(memory, who));
+        act(memory, its.map_or_else(|| self.take_slot(who), Ok)?);
+        Ok(())
     }
 
-    fn begin(&self, pid: u32) -> Result<Own, Refused> {
+    fn take_slot(&self, who: Identity) -> Result<Slot, Refused> {
         let memory = self.memory();
+        let slot = Slot::take(memory, who).or_else(|| {
+            slots::bury(memory, whereabouts::is_dead);
+            Slot::take(memory, who)
+        });
+        slot.ok_or(Refused::Full)
+    }
+
+    fn begin(&self) -> Result<Own, Refused> {
+        let memory = self.memory();
+        let pid = std::process::id();
         let me = match Whereabouts::of(pid) {
             Whereabouts::Lives(me) => me,
-            _ => Identity { pid, began: 0 },
+            _ => Identity::undated(pid),
         };
-        let slot = Slot::take(memory, me).or_else(|| {
-            slots::bury(memory, whereabouts::is_dead);
-            Slot::take(memory, me)
-        });
-        let slot = slot.ok_or(Refused::Full)?;
+        let slot = self.take_slot(me)?;
         if slot.number % SWEEP == SWEEP - 1 {
             slots::bury(memory, whereabouts::is_dead);
         }
         let writer = Writer::new(slot.serial);
         let numbers = slots::of(memory, pid).unwrap_or(slot);
         Ok(Own {
-            pid,
+            me,
+            generation: generation(),
             writer,
             numbers,
         })
+    }
+}
+
+/// What is known of a pid, also by the process that has it: that need not ask.
+fn known(me: Option<Identity>, pid: u32) -> Whereabouts {
+    match me.filter(|me| me.pid == pid) {
+        Some(me) => Whereabouts::Lives(me),
+        None => Whereabouts::of(pid),
     }
 }
 

@@ -7,7 +7,7 @@ use super::memory::Memory;
 use super::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use super::units;
 
-/// What a process keeps count of; it alone writes it.
+/// What a process keeps count of; it alone writes it, and those that it has forked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     /// When it last gave a sign of life, in nanoseconds of the clock that only goes forward.
@@ -30,11 +30,23 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn word(self) -> u64 {
+    /// One that does not say when it began.
+    pub fn undated(pid: u32) -> Self {
+        Self { pid, began: 0 }
+    }
+
+    /// As one word, which is not 0 if the pid is not.
+    pub fn word(self) -> u64 {
         (u64::from(self.began) << 32 | u64::from(self.pid)) & !UNREADY
     }
 
-    fn of(word: u64) -> Option<Self> {
+    /// Whether the two may be the same process, as far as is known.
+    pub fn may_be(self, other: Self) -> bool {
+        self.pid == other.pid && (self.began == other.began || self.began == 0 || other.began == 0)
+    }
+
+    /// The process of a word; nobody of 0.
+    pub fn of(word: u64) -> Option<Self> {
         let half = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or_default();
         (word != 0).then(|| Self {
             pid: half(word),
@@ -72,11 +84,31 @@ impl Slot {
         Some(Self { number, serial })
     }
 
+    /// Whether it is, or may be, that of this process.
+    pub fn is_of(self, memory: Memory<'_>, who: Identity) -> bool {
+        let word = memory.slot(self.number, WHO).load(Acquire);
+        Identity::of(word).is_some_and(|its| its.may_be(who))
+    }
+
     /// Write one of one's numbers.
     pub fn set(self, memory: Memory<'_>, field: Field, value: u64) {
         memory
             .slot(self.number, field as usize)
             .store(value, Relaxed);
+    }
+
+    /// Add to one of one's numbers.
+    pub fn add(self, memory: Memory<'_>, field: Field, more: u64) {
+        memory
+            .slot(self.number, field as usize)
+            .fetch_add(more, Relaxed);
+    }
+
+    /// Set and clear bits of one of one's numbers.
+    pub fn mark(self, memory: Memory<'_>, field: Field, on: u64, off: u64) {
+        let word = memory.slot(self.number, field as usize);
+        word.fetch_or(on, Relaxed);
+        word.fetch_and(!off, Relaxed);
     }
 
     /// Read one of one's numbers.

@@ -28,6 +28,7 @@ use super::ops::{Change, Failure};
 use super::slots::Identity;
 use super::sync::{AtomicU64, Ordering};
 use super::units;
+use super::whereabouts::Whereabouts;
 use super::writer::Writer;
 
 /// What everybody sees of an entry.
@@ -56,6 +57,7 @@ fn change<'a, 'b>(writer: &'a mut Writer, memory: Memory<'b>, name: &'a str) -> 
         writer,
         memory,
         name,
+        census: &|_| Whereabouts::Unknown,
     }
 }
 
