@@ -1,9 +1,21 @@
-//! Recognises the pickles that are sent most: `None` and `str`, of the protocols 2 to 5.
+//! Recognises the pickles that are sent most, `None` and `str`, and those of which nothing can be executed, of the
+//! protocols 2 to 5.
 //!
-//! Nothing is executed. What is not exactly such a pickle, to the last byte, is left to `pickle`.
+//! Nothing is executed here. What is not exactly such a pickle, to the last byte, is left to `pickle`.
 
 const FRAME: u8 = 0x95;
 const NONE: u8 = b'N';
+const NEWTRUE: u8 = 0x88;
+const NEWFALSE: u8 = 0x89;
+const BININT1: u8 = b'K';
+const BININT2: u8 = b'M';
+const BININT: u8 = b'J';
+const LONG1: u8 = 0x8a;
+const LONG4: u8 = 0x8b;
+const BINFLOAT: u8 = b'G';
+const SHORT_BINBYTES: u8 = b'C';
+const BINBYTES: u8 = b'B';
+const BINBYTES8: u8 = 0x8e;
 const SHORT_BINUNICODE: u8 = 0x8c;
 const BINUNICODE: u8 = b'X';
 const BINUNICODE8: u8 = 0x8d;
@@ -33,6 +45,35 @@ pub fn recognise(payload: &[u8]) -> Option<Value<'_>> {
         [BINUNICODE8, rest @ ..] => text::<8>(rest),
         _ => None,
     }
+}
+
+/// Whether `payload` pickles `None`, a `bool`, an `int`, a `float`, a `str` or `bytes`, and nothing else: to unpickle
+/// it runs no code of anybody's.
+pub fn is_plain(payload: &[u8]) -> bool {
+    let [0x80, 2..=5, body @ ..] = payload else {
+        return false;
+    };
+    let Some([code, rest @ ..]) = unframed(body) else {
+        return false;
+    };
+    let rest = match *code {
+        NONE | NEWTRUE | NEWFALSE => Some(rest),
+        BININT1 => rest.get(1..),
+        BININT2 => rest.get(2..),
+        BININT => rest.get(4..),
+        BINFLOAT => rest.get(8..),
+        LONG1 | SHORT_BINBYTES | SHORT_BINUNICODE => behind::<1>(rest),
+        LONG4 | BINBYTES | BINUNICODE => behind::<4>(rest),
+        BINBYTES8 | BINUNICODE8 => behind::<8>(rest),
+        _ => None,
+    };
+    rest.is_some_and(is_end)
+}
+
+/// What follows as many bytes as the first `N` say.
+fn behind<const N: usize>(bytes: &[u8]) -> Option<&[u8]> {
+    let (size, rest) = sized::<N>(bytes)?;
+    rest.get(size..)
 }
 
 fn unframed(body: &[u8]) -> Option<&[u8]> {
@@ -143,6 +184,48 @@ mod tests {
                 }
                 assert_eq!(recognise(&[form.as_slice(), b"."].concat()), None);
             }
+        }
+    }
+
+    #[test]
+    fn what_is_plain_is_told_whole_only() {
+        let values = [
+            b"N".as_slice(),
+            b"\x88",
+            b"\x89",
+            b"K\xff",
+            b"M\x00\x01",
+            b"J\xff\xff\xff\xff",
+            b"\x8a\x05\0\0\0\0\x01",
+            b"\x8b\x05\0\0\0\0\0\0\0\x01",
+            b"G?\xf8\0\0\0\0\0\0",
+            b"C\x01x",
+            b"B\x01\0\0\0x",
+            b"\x8e\x01\0\0\0\0\0\0\0x",
+            b"\x8c\x01x",
+            b"X\x01\0\0\0x",
+            b"\x8d\x01\0\0\0\0\0\0\0x",
+        ];
+        for value in values {
+            for memo in [b"".as_slice(), &[MEMOIZE]] {
+                let whole = [b"\x80\x05", value, memo, &[STOP]].concat();
+                assert!(is_plain(&whole), "{whole:?}");
+                for cut in 0..whole.len() {
+                    assert!(!is_plain(&whole[..cut]), "cut at {cut}: {whole:?}");
+                }
+                assert!(!is_plain(&[whole.as_slice(), b"."].concat()));
+            }
+        }
+        // A list, a class, a call, an extension, and a text that is dropped for one.
+        for body in [
+            b"].".as_slice(),
+            b"cos\ngetpid\n.",
+            b"\x8c\x02os\x8c\x06getpid\x93.",
+            b"\x8c\x02os\x94\x8c\x06getpid\x94\x93)R.",
+            b"\x82\x01.",
+            b"N0].",
+        ] {
+            assert!(!is_plain(&[b"\x80\x05", body].concat()), "{body:?}");
         }
     }
 

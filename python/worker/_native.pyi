@@ -303,7 +303,8 @@ class Table:
     def some(self, name: str, keys: Sequence[str], pid: int = 0) -> dict[str, Any]:
         """Return those of some keys that an entry has, or of what a process has written apart.
 
-        Nothing else is unpickled, and what cannot be is left out.
+        Only plain values: ``None``, ``bool``, ``int``, ``float``, ``str``, ``bytes``, and a ``datetime`` in
+        UTC. All else is left out, and no code of anybody's runs.
 
         Raises:
             KeyError: There is no such entry.

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
+from datetime import datetime
 from typing import Any
 
 from sanic.log import error_logger, logger
 
 from worker.state import ForeignState, shared
 
-__all__ = ["Entry"]
+__all__ = ["Entry", "known"]
 
 # What main goes by.
-KEYS = ("state", "serving", "start_at", "starts", "start_error")
+KEYS = {"state": str, "serving": bool, "start_at": datetime, "starts": int, "start_error": str}
+
+
+def known(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what main goes by of an entry; what is of another type counts as absent, whoever has set it."""
+    return {key: entry[key] for key, kind in KEYS.items() if isinstance(entry.get(key), kind)}
 
 
 class Entry:
@@ -63,7 +69,7 @@ class Entry:
         Empty if there is none. The users' keys are left alone: to unpickle runs code of theirs.
         """
         try:
-            return self._state.some(self._name, KEYS, pid)
+            return known(self._state.some(self._name, [*KEYS], pid))
         except (KeyError, OSError, EOFError):
             return {}
 

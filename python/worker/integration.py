@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum
 from functools import wraps
 from importlib import import_module
@@ -107,6 +108,7 @@ def install(**given: Any) -> None:
     _swap(startup, "configure_socket", naming_address(_sharing(startup["configure_socket"])))
     _swap(startup, "remove_unix_socket", unix.remove)
     _wrap_serve(startup["StartupMixin"])
+    _swap_states(startup["StartupMixin"])
     modules: list[Any] = list(sys.modules.values())
     for module in modules:
         if isinstance(module, ModuleType) and not _is_ours(module):
@@ -184,6 +186,31 @@ def _wrap_serve(mixin: Any) -> None:
             unix.remove_all()
 
     _swap_attribute(mixin, "serve", classmethod(serve))
+
+
+def _swap_states(mixin: Any) -> None:
+    name = "_get_process_states"
+    stock = vars(mixin).get(name)
+    # Where a release has none, it does not read the states in this way.
+    if stock is not None:
+        _swap_attribute(mixin, name, staticmethod(_states(stock.__func__)))
+
+
+def _states(get_process_states: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Sanic's own function, which waits until all states are final; it reads no value of a user's."""
+
+    @wraps(get_process_states)
+    def call(worker_state: Any) -> list[str]:
+        if not isinstance(worker_state, SharedState):
+            return get_process_states(worker_state)
+        found = {}
+        # What is damaged is not waited for.
+        with suppress(RuntimeError):
+            for name in worker_state:
+                found[name] = worker_state.some(name, ("state",))
+        return get_process_states(found)
+
+    return call
 
 
 def _check_version() -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
+from worker.entry import known
 from worker.place import Place
 from worker.state import SharedState, snapshot
 
@@ -61,7 +62,7 @@ class News:
 
     def said(self, process: Place) -> Mapping[str, Any]:
         """Return what a process had said of itself when the news was taken, or later."""
-        return process.said() if self._state is not None else self._entries.get(process.name, {})
+        return process.said() if self._state is not None else known(self._entries.get(process.name, {}))
 
     def expect(self, now: float) -> float:
         """Something is awaited: return when to look for it, ``inf`` where the bell will tell."""

@@ -166,11 +166,13 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         return self._table.value(name, key, pid)
 
     def some(self, name: str, keys: Sequence[str], pid: int = 0) -> dict[str, Any]:
-        """Return those of some keys that an entry has, and nothing of the others is unpickled.
+        """Return those of some keys that an entry has, as far as they are plain; no code of a user's runs.
+
+        Plain is a number, a text, bytes, a time in UTC, or ``None``.
 
         Args:
             name (str): The entry.
-            keys (Sequence[str]): What is asked for; what cannot be read here is left out.
+            keys (Sequence[str]): What is asked for; what is not plain is left out.
             pid (int): Of what this process has written apart, not of the entry. Defaults to 0: of the entry.
 
         Raises:

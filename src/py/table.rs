@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use super::entries::{Entries, Held, Item, Known};
 use super::errors::{corrupt, failed, missing, refused};
 use super::keys::{NUMBERS, OWNER, Pairs, any_key, are_vital, bearer, own, pairs, text_key};
-use super::values::{Made, counted, ends_nobody, is_simple, loads, unreadable};
+use super::values::{Made, counted, is_plain, is_simple, loads, unreadable};
 use super::{lent, messages, os_error};
 use crate::table::node::Entry;
 use crate::table::ops::{Change, Failure};
@@ -107,7 +107,7 @@ impl Table {
         }
     }
 
-    /// Those of some keys that an entry has, or a part that is kept apart, and that can be read.
+    /// Those of some keys that an entry has, or a part that is kept apart, and that are plain.
     #[pyo3(signature = (name, keys, pid = 0))]
     fn some<'py>(
         &self,
@@ -132,9 +132,12 @@ impl Table {
         };
         for (bytes, key) in &keys {
             if let Some(item) = part.and_then(|part| part.find(bytes)) {
-                match self.object(py, bucket, item) {
-                    Err(error) if ends_nobody(py, &error) => {}
-                    value => some.set_item(key, value?)?,
+                let is_plain = match &item.held {
+                    Held::Pickle(kept) => is_plain(kept),
+                    Held::Object(_) | Held::Unread => true,
+                };
+                if is_plain {
+                    some.set_item(key, self.object(py, bucket, item)?)?;
                 }
             }
         }

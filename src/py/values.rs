@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyNone, PyString, PyType};
 
+use crate::pickle;
 use crate::table::shared::Numbers;
 
 /// What a time begins with; all else is a pickle. `worker.values` knows both.
@@ -168,6 +169,11 @@ pub fn loads<'py>(py: Python<'py>, kept: &[u8]) -> PyResult<Bound<'py, PyAny>> {
         &values.unpickled
     };
     loads.bind(py).call1((PyBytes::new(py, kept),))
+}
+
+/// Whether to make the value of its bytes takes no code but Python's own: it is a number, a text, bytes, or a time.
+pub fn is_plain(kept: &[u8]) -> bool {
+    kept.starts_with(TIME) || pickle::is_plain(kept)
 }
 
 /// Whether nobody can change it, so that all may have the same one.
