@@ -296,10 +296,10 @@ def _received(memory: Any, wake: Any, token: str) -> SharedState:
 
 def _anonymous_file(size: int) -> int:
     """A file of zeros that has no name, and no room taken yet."""
-    if hasattr(os, "memfd_create"):
-        memory = os.memfd_create("sanic-worker")
-        os.fchmod(memory, 0o600)
-    else:
+    try:
+        memory = os.memfd_create("sanic-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    # The system has none, or refuses it, as a filter of system calls does.
+    except (AttributeError, OSError):
         with tempfile.TemporaryFile(prefix="sanic-worker-") as file:
             memory = os.dup(file.fileno())
     try:
