@@ -189,7 +189,7 @@ SETTINGS = (
         lambda: CEILING,
         f"a whole number of bytes from {MIN_CEILING} to {MAX_CEILING}",
         "How much memory the state of the workers may take, bytes; it is taken as it is used.",
-        "1 GiB, or as much of it as a process may have",
+        "1 GiB, or a twentieth of the address space that main may have (`ulimit -v`)",
         native=True,
     ),
     Setting(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import tempfile
 from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, Sequence, ValuesView
 from multiprocessing.context import get_spawning_popen
@@ -21,6 +23,8 @@ NO_TABLE = (
     "SharedState needs the native core, which is not at work here (see worker.core_info()); "
     "use multiprocessing.Manager().dict() instead"
 )
+# Each process maps all of the ceiling: by default no more than this part of the address space it may have.
+SHARE = 20
 
 # Every one that this process has open, by its token.
 _open: WeakValueDictionary[str, SharedState] = WeakValueDictionary()
@@ -46,7 +50,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
 
     Args:
         ceiling (int | None): How much it may take at the most, in bytes; memory is taken as it is used.
-            Defaults to the setting ``state_ceiling``: 1 GiB.
+            Defaults to the setting ``state_ceiling``: 1 GiB, or a twentieth of the address space that this
+            process may have, if that is less.
 
     Raises:
         KeyError: There is no such entry.
@@ -67,6 +72,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         # Where a process may not have that much (`ulimit -v`, `ulimit -f`), it has less by default.
         is_default = ceiling is None and size == settings.CEILING
         smallest = settings.MIN_CEILING if is_default else size
+        if is_default:
+            size = max(smallest, min(size, _address_space() // SHARE))
         while True:
             try:
                 self._make(size)
@@ -75,7 +82,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
                 if size <= smallest:
                     hint = f"{exc.strerror}: the state of the workers, {size} bytes (`state_ceiling`)"
                     raise OSError(exc.errno, hint) from exc
-                size //= 2
+                size = max(smallest, size // 2)
 
     def _make(self, size: int) -> None:
         """Be a new one."""
@@ -308,6 +315,12 @@ def _anonymous_file(size: int) -> int:
         os.close(memory)
         raise
     return memory
+
+
+def _address_space() -> int:
+    """How much of it this process may have, in bytes."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _bell() -> tuple[int, int]:
