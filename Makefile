@@ -88,8 +88,8 @@ chaos: $(NATIVE) ## kill, stop, reload, scale and break a server under load, at 
 model: ## try every order of events in the shared table that the memory model allows
 	RUSTFLAGS='--cfg loom' cargo test --quiet --locked --no-default-features --target-dir target/model orders
 
-fuzz: $(FUZZER) ## feed noise to the framer, then to the decoder, for FUZZ_SECONDS each
-	@for target in framer decoder; do \
+fuzz: $(FUZZER) ## feed noise to the framer, the decoder and the table, for FUZZ_SECONDS each
+	@for target in framer decoder table; do \
 		corpus=target/fuzz/corpus/$$target; \
 		mkdir -p $$corpus; \
 		$(FUZZER) run -s none --target-dir target/fuzz $$target $$corpus fuzz/seeds/$$target -- \

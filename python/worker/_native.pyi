@@ -278,7 +278,12 @@ class Table:
     **Whose entry it is.** Everybody sees one entry under a name. It belongs to the process whose pid its key
     ``"pid"`` holds (to everybody, while it has none). A ``pid`` that is given, other than 0, says who acts in
     that name: if the entry is another's, what is written goes to a part that is kept apart, and what is read
-    is the entry with that part over it.
+    is the entry with that part over it. Where there are many parts, those of the dead are dropped; that of a
+    process which had a pid before is not that of the one which has it now.
+
+    **What else is written there.** Every block has a checksum. What something else has changed in the memory
+    is a :exc:`RuntimeError` of the read that meets it, and of a write to an entry that cannot be read any
+    more. :meth:`put` makes it anew.
 
     :exc:`OSError` if it cannot be mapped, :exc:`ValueError` if it is too small or holds something else. What
     changes something raises :exc:`MemoryError` where there is no room for it; then nothing is changed.
@@ -310,6 +315,12 @@ class Table:
             KeyError: There is no such entry.
         """
 
+    def check(self, name: str) -> bool:
+        """Return whether there is an entry, once all that is kept under its name has been read anew.
+
+        Whatever this process has read before does not count, so damage is found: :exc:`RuntimeError`.
+        """
+
     def entries(self) -> dict[str, dict[Any, Any]]:
         """Return all entries, in the order in which they were made."""
 
@@ -317,7 +328,7 @@ class Table:
         """Return the names of all entries, in the order in which they were made."""
 
     def put(self, name: str, entry: Mapping[Any, Any]) -> None:
-        """Let an entry have these keys and no others. If there is none, make it."""
+        """Let an entry have these keys and no others. If there is none, or it cannot be read, make it."""
 
     def update(self, name: str, changes: Mapping[Any, Any], pid: int = 0) -> None:
         """Set some keys of an entry. :exc:`KeyError` if there is none."""

@@ -97,6 +97,9 @@ class WorkerMultiplexer:
             self._record(facts)
         except (OSError, EOFError):
             logger.debug("Monitor process has already exited.")
+        except RuntimeError as error:
+            # It is damaged. That is no reason for a worker to end, nor to end in disorder.
+            logger.debug("Whether %s serves is not recorded: %s", self.name, error)
 
     def exit(self) -> None:
         """Take this worker's entry out of the state, if there still is a state to take it out of."""
@@ -105,7 +108,7 @@ class WorkerMultiplexer:
         except KeyError:
             logger.debug("Worker state of %s has already been removed.", self.name)
         # A proxy finds its server gone in many ways, the address of it missing among them.
-        except (OSError, EOFError):
+        except (OSError, EOFError, RuntimeError):
             logger.debug("Monitor process has already exited.")
 
     def restart(self, name: str = "", all_workers: bool = False, zero_downtime: bool = False) -> None:

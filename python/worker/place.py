@@ -64,6 +64,7 @@ class Place:
         self.overseer = overseer
         # Re-entrant: whoever starts the waiting thread may run its target in the same thread.
         self._changed = Condition()
+        self._current_process = None
         self._old_process: Any = None
         # What main has to say of the process that is to fill this place: said when the entry is handed over
         # to it. (Over a foreign mapping, two who write one entry at once lose one of the two writes: said
@@ -163,12 +164,27 @@ class Place:
 
     @property
     def _entry(self) -> Entry:
-        return Entry(self.worker_state, self.name)
+        return Entry(self.worker_state, self.name, self._last_known)
 
     @property
     def _waits_for_entry(self) -> bool:
         """Whether the entry is a predecessor's until this process is ready."""
         return self._old_process is not None and not self._entry.is_foreign
+
+    def _last_known(self) -> dict[str, Any]:
+        """What main knows of the process that has, or had, the entry; nothing before the first one."""
+        pid = getattr(self._old_process or self._current_process, "pid", None)
+        if type(pid) is not int or self._entry.is_foreign:
+            return {}
+        # With its pid: what a successor writes is kept apart from it until it is handed over.
+        serving = self._old_process is not None or self.life.phase is Phase.READY
+        return {
+            "server": self.is_server,
+            "state": self.state.name,
+            **self._facts,
+            "serving": serving,
+            "pid": pid,
+        }
 
     def _inherit_entry(self) -> None:
         """Let the predecessor's entry be that of the present process: it serves if it has said so itself."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import sys
 import tempfile
 from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, Sequence, ValuesView
+from contextlib import suppress
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import DupFd
 from secrets import token_hex
@@ -57,7 +59,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         KeyError: There is no such entry.
         MemoryError: There is no room for a change; then nothing is changed.
         OSError: The memory, or a descriptor, cannot be had.
-        RuntimeError: The native core is missing.
+        RuntimeError: The native core is missing; or something else has written to the memory, and what is
+            asked for cannot be read any more.
         TypeError: A name is no ``str``, or an entry no mapping.
         ValueError: The ceiling is no number of bytes that it can be, or the state was closed.
     """
@@ -99,6 +102,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
     def _take(self, memory: int, wake: int, bell: int | None, token: str) -> None:
         """Own these descriptors, and be found by this token."""
         self._table = Table(memory, wake)
+        self._damaged: set[str] = set()
         self._memory, self._wake, self._bell, self._token = memory, wake, bell, token
         _open[token] = self
 
@@ -140,7 +144,11 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         return len(self._table.names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._table.names()
+        try:
+            self._table.some(name, ())  # type: ignore[arg-type]
+        except (KeyError, TypeError):
+            return False
+        return True
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.copy()!r})"
@@ -186,6 +194,14 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             KeyError: There is no such entry.
         """
         return self._table.some(name, keys, pid)
+
+    def has_entry(self, name: str) -> bool:
+        """Return whether there is an entry, and see to it that all of it can be read by any process.
+
+        Raises:
+            RuntimeError: It cannot.
+        """
+        return self._table.check(name)
 
     def update_entry(self, name: str, changes: Mapping[str, Any], pid: int = 0) -> None:
         """Set some keys of an entry, all at once.
@@ -244,6 +260,12 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
     def bury(self, pid: int) -> None:
         """Give the room that a dead process had to others."""
         self._table.bury(pid)
+
+    def is_first_damage(self, name: str) -> bool:
+        """Whether this process hears for the first time that an entry is damaged: then it is to be told."""
+        is_first = name not in self._damaged
+        self._damaged.add(name)
+        return is_first
 
     # What main waits for
 
@@ -310,7 +332,12 @@ def _anonymous_file(size: int) -> int:
         with tempfile.TemporaryFile(prefix="sanic-worker-") as file:
             memory = os.dup(file.fileno())
     try:
+        os.fchmod(memory, 0o600)
         os.ftruncate(memory, size)
+        # A read behind the end of a file that was made shorter kills the reader. A file on disk has no seals.
+        with suppress(OSError, AttributeError):
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
     except BaseException:
         os.close(memory)
         raise

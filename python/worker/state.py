@@ -36,6 +36,10 @@ class ForeignState:
         """Return one value of an entry."""
         return self._state[name][key]
 
+    def has_entry(self, name: str) -> bool:
+        """Return whether there is an entry."""
+        return name in self._state
+
     def update_entry(self, name: str, changes: Mapping[str, Any], pid: int = 0) -> None:
         """Set some keys of an entry."""
         if self.merges:

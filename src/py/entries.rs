@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Acquire;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::keys::TEXT;
+use super::keys::{PICKLE, TEXT};
 use super::messages;
 use crate::table::heap::Ref;
 use crate::table::memory::{Corrupt, Memory, Part};
@@ -120,7 +120,7 @@ impl Entries {
         memory: Memory<'_>,
         number: usize,
         wanted: &dyn Fn(&Entry, &[u8]) -> bool,
-    ) -> Result<PyResult<&[Known]>, Corrupt> {
+    ) -> Result<&[Known], Corrupt> {
         if self.buckets.is_empty() {
             let empty = |_| Bucket::empty();
             self.buckets = (0..memory.layout().buckets).map(empty).collect();
@@ -151,13 +151,13 @@ impl Entries {
             });
             match parts.collect() {
                 Ok(parts) => *known = Bucket { root, parts },
-                Err(error) => {
+                Err(corrupt) => {
                     known.root = Ref::NONE;
-                    return Ok(Err(error));
+                    return Err(corrupt);
                 }
             }
         }
-        Ok(Ok(&known.parts))
+        Ok(&known.parts)
     }
 
     /// There is nothing in a bucket now: what was there is not kept.
@@ -179,11 +179,17 @@ impl Entries {
     }
 }
 
+/// A name or a key, as it was encoded.
+fn text(py: Python<'_>, bytes: &[u8]) -> Result<Py<PyString>, Corrupt> {
+    let text = messages::string(py, bytes).map_err(|_| Corrupt)?;
+    Ok(text.unbind())
+}
+
 /// What was read now, with what is known of it from before.
-fn merged(py: Python<'_>, part: Part, before: Option<Known>) -> PyResult<Known> {
+fn merged(py: Python<'_>, part: Part, before: Option<Known>) -> Result<Known, Corrupt> {
     let (name, mut before) = match before {
         Some(known) => (known.name, known.items),
-        None => (messages::string(py, &part.entry.name)?.unbind(), Vec::new()),
+        None => (text(py, &part.entry.name)?, Vec::new()),
     };
     let item = |(key, read): (crate::table::node::Key, Option<Vec<u8>>)| {
         let at = before.iter().position(|item| *item.bytes == *key.key);
@@ -201,8 +207,9 @@ fn merged(py: Python<'_>, part: Part, before: Option<Known>) -> PyResult<Known> 
             },
             None => Item {
                 text: match key.key.split_first() {
-                    Some((&TEXT, text)) => Some(messages::string(py, text)?.unbind()),
-                    _ => None,
+                    Some((&TEXT, bytes)) => Some(text(py, bytes)?),
+                    Some((&PICKLE, _)) => None,
+                    _ => return Err(Corrupt),
                 },
                 bytes: key.key.into(),
                 value: key.value,
@@ -211,7 +218,7 @@ fn merged(py: Python<'_>, part: Part, before: Option<Known>) -> PyResult<Known> 
         })
     };
     Ok(Known {
-        items: part.keys.into_iter().map(item).collect::<PyResult<_>>()?,
+        items: part.keys.into_iter().map(item).collect::<Result<_, _>>()?,
         entry: part.entry,
         name,
     })

@@ -144,6 +144,13 @@ impl Table {
         Ok(some)
     }
 
+    /// Whether there is an entry, once all that is kept under its name has been read anew.
+    fn check(&self, name: &Bound<'_, PyString>) -> PyResult<bool> {
+        let parts = (self.shared.memory()).parts(&messages::encode(name)?, |_| true);
+        let mut parts = parts.map_err(corrupt)?.into_iter();
+        Ok(parts.any(|part| part.entry.pid == 0))
+    }
+
     /// All entries.
     fn entries<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let memory = self.shared.memory();
@@ -156,7 +163,7 @@ impl Table {
                     continue;
                 }
                 let parts = entries.look(py, memory, bucket, &|entry, _| entry.pid == 0);
-                let parts = parts.map_err(corrupt)??;
+                let parts = parts.map_err(corrupt)?;
                 let visible = parts.iter().filter(|part| part.entry.pid == 0);
                 all.extend(visible.map(|part| (bucket, part.clone_ref(py))));
             }
@@ -187,7 +194,7 @@ impl Table {
                     continue;
                 }
                 let parts = entries.look(py, memory, bucket, &|_, _| false);
-                let visible = parts.map_err(corrupt)??.iter();
+                let visible = parts.map_err(corrupt)?.iter();
                 let visible = visible.filter(|part| part.entry.pid == 0);
                 all.extend(visible.map(|part| (part.entry.born, part.name.clone_ref(py))));
             }
@@ -303,9 +310,11 @@ impl Table {
     fn changes<'py>(&self, py: Python<'py>, everything: bool) -> PyResult<Bound<'py, PyList>> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let names = self.shared.changes(&mut seen, everything);
-        let names = names.map_err(corrupt)?.into_iter();
-        let names: PyResult<Vec<_>> = names.map(|name| messages::string(py, &name)).collect();
-        PyList::new(py, names?)
+        // One that is no text is nobody's.
+        let names = names
+            .iter()
+            .filter_map(|name| messages::string(py, name).ok());
+        PyList::new(py, names.collect::<Vec<_>>())
     }
 
     /// Have changes wake.
@@ -335,9 +344,7 @@ impl Table {
         let bucket = memory.bucket_of(&bytes);
         let wanted = |entry: &Entry, key: &[u8]| entry.name == *bytes && wanted(entry, key);
         let mut entries = self.known();
-        let parts = entries
-            .look(py, memory, bucket, &wanted)
-            .map_err(corrupt)??;
+        let parts = entries.look(py, memory, bucket, &wanted).map_err(corrupt)?;
         let parts = parts.iter().filter(|part| part.entry.name == *bytes);
         Ok((bucket, parts.map(|part| part.clone_ref(py)).collect()))
     }

@@ -2,7 +2,8 @@
 //!
 //! Only the process that owns a block's unit writes to it, and only while nothing refers to it. Its first word is
 //! the reference by which it is known; a new one each time that it is filled. So whoever follows a reference sees by
-//! that word, before and after it has copied the rest, whether what it has is what was referred to.
+//! that word, before and after it has copied the rest, whether what it has is what was referred to. Its second word
+//! holds a checksum: what something else has written into a block is not taken for what belongs there.
 
 use super::sync::Ordering::{Acquire, Relaxed, Release};
 use super::sync::{AtomicU64, fence};
@@ -11,8 +12,10 @@ use super::sync::{AtomicU64, fence};
 pub const GRANULE: usize = 8;
 /// Words in a unit: what a process takes at once, to cut it into blocks of one size.
 pub const UNIT: usize = if cfg!(loom) { 128 } else { 2048 };
-/// The reference itself, and how many words follow.
+/// The reference itself; then how many words follow, and their checksum.
 const HEAD: usize = 2;
+/// Bits of the second word that say how many words follow; more than any memory has.
+const LENGTH: u32 = 32;
 /// Bits of a reference that say where the block is, so that 16 GiB can be referred to; the others are its stamp.
 pub const GRANULES: u32 = 28;
 
@@ -40,6 +43,9 @@ impl Ref {
 pub struct Class(pub u32);
 
 impl Class {
+    /// The largest one that a reference can lead to.
+    pub const MOST: Self = Self(GRANULES);
+
     /// The smallest one with room for so many words.
     pub fn of(words: usize) -> Self {
         let granules = (words + HEAD).div_ceil(GRANULE).next_power_of_two();
@@ -61,15 +67,49 @@ impl Class {
     }
 }
 
+/// What a block is for. It counts in the checksum, so that none is taken for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A value.
+    Value,
+    /// The keys of an entry.
+    Keys,
+    /// The entries of the bucket of this number.
+    Bucket(usize),
+}
+
+/// What the second word of a block holds: how many words follow, and a checksum.
+fn measure(name: Ref, kind: Kind, content: &[u64]) -> u64 {
+    let kind = match kind {
+        Kind::Value => 0,
+        Kind::Keys => 1,
+        Kind::Bucket(number) => 2 + number as u64,
+    };
+    // Each step can be undone, so one word that differs never comes to the same. Four at once take half the time.
+    let mix = |sum: u64, word: u64| {
+        (sum ^ word)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(29)
+    };
+    let mut sums = [name.0, kind, 2, 3];
+    for words in content.chunks(sums.len()) {
+        for (sum, word) in sums.iter_mut().zip(words) {
+            *sum = mix(*sum, *word);
+        }
+    }
+    let size = content.len() as u64;
+    sums.into_iter().fold(size, mix) >> LENGTH << LENGTH | size
+}
+
 /// Fill a block of one's own to which nothing refers; `stamp` was never used before.
-pub fn fill(words: &[AtomicU64], granule: usize, stamp: u64, content: &[u64]) -> Ref {
+pub fn fill(words: &[AtomicU64], granule: usize, stamp: u64, kind: Kind, content: &[u64]) -> Ref {
     let block = &words[granule * GRANULE..];
     let name = Ref::new(granule, stamp);
     // Whoever sees the new name sees as well that nothing refers to the old one; and whoever sees any word of
     // the new content sees the new name.
     block[0].store(name.0, Release);
     fence(Release);
-    block[1].store(content.len() as u64, Relaxed);
+    block[1].store(measure(name, kind, content), Relaxed);
     for (word, value) in block[HEAD..].iter().zip(content) {
         word.store(*value, Relaxed);
     }
@@ -85,15 +125,19 @@ pub fn erase(words: &[AtomicU64], granules: impl Iterator<Item = usize>) {
     fence(Release);
 }
 
-/// Copy what is referred to; `None` if the block has been filled anew, or is being.
-pub fn copy(words: &[AtomicU64], name: Ref) -> Option<Vec<u64>> {
-    let block = words.get(name.granule() * GRANULE..)?;
-    if block.first()?.load(Acquire) != name.0 {
+/// Copy what is referred to, from a block of this size; `None` if it has been filled anew, or is being, or does not
+/// hold what was written.
+pub fn copy(words: &[AtomicU64], name: Ref, class: Class, kind: Kind) -> Option<Vec<u64>> {
+    let start = name.granule() * GRANULE;
+    let block = words.get(start..start.checked_add(class.words())?)?;
+    if block[0].load(Acquire) != name.0 {
         return None;
     }
-    let size = usize::try_from(block[1].load(Relaxed)).ok()?;
-    let content = block.get(HEAD..HEAD.checked_add(size)?)?;
-    let content = content.iter().map(|word| word.load(Relaxed)).collect();
+    let measured = block[1].load(Relaxed);
+    let size = usize::try_from(measured & ((1 << LENGTH) - 1)).ok()?;
+    let content = block[HEAD..].get(..size)?.iter();
+    let content: Vec<u64> = content.map(|word| word.load(Relaxed)).collect();
     fence(Acquire);
-    (block[0].load(Acquire) == name.0).then_some(content)
+    let is_whole = block[0].load(Acquire) == name.0 && measure(name, kind, &content) == measured;
+    is_whole.then_some(content)
 }

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
-use super::heap::{self, GRANULE, Ref, UNIT};
+use super::heap::{self, GRANULE, Kind, Ref, UNIT};
 use super::layout::{Layout, MAGIC, PROCESS, Single};
 use super::node::{self, Entry, Key};
 use super::sync::AtomicU64;
 use super::sync::Ordering::{AcqRel, Acquire, Relaxed};
+use super::units;
 
 /// The words of the memory, and where in them what is.
 #[derive(Debug, Clone, Copy)]
@@ -129,7 +130,7 @@ impl<'a> Memory<'a> {
     ) -> Result<T, Corrupt> {
         let mut root = self.root(bucket).load(Acquire);
         loop {
-            if let Some(found) = self.bucket(Ref(root)).and_then(|bucket| look(&bucket)) {
+            if let Some(found) = self.bucket(bucket, Ref(root)).and_then(|it| look(&it)) {
                 return Ok(found);
             }
             let now = self.root(bucket).load(Acquire);
@@ -140,17 +141,23 @@ impl<'a> Memory<'a> {
         }
     }
 
-    fn bucket(&self, root: Ref) -> Option<Bucket> {
+    /// What is referred to, as long as it is there.
+    fn copy(&self, name: Ref, kind: Kind) -> Option<Vec<u64>> {
+        let class = units::block(*self, name.granule())?;
+        heap::copy(self.words, name, class, kind)
+    }
+
+    fn bucket(&self, number: usize, root: Ref) -> Option<Bucket> {
         let entries = if root == Ref::NONE {
             Vec::new()
         } else {
-            node::entries(&heap::copy(self.words, root)?)
+            node::entries(&self.copy(root, Kind::Bucket(number))?)?
         };
         Some(Bucket { root, entries })
     }
 
     fn keys(&self, entry: &Entry) -> Option<Vec<Key>> {
-        Some(node::keys(&heap::copy(self.words, entry.keys)?))
+        node::keys(&self.copy(entry.keys, Kind::Keys)?)
     }
 
     /// All that is kept under a name, with the values that are `wanted`.
@@ -171,7 +178,7 @@ impl<'a> Memory<'a> {
     pub fn part(&self, entry: &Entry, wanted: &mut impl FnMut(&Key) -> bool) -> Option<Part> {
         let value = |key: Key| {
             let bytes = if wanted(&key) {
-                Some(node::bytes(&heap::copy(self.words, key.value)?))
+                Some(node::bytes(&self.copy(key.value, Kind::Value)?)?)
             } else {
                 None
             };
@@ -185,14 +192,15 @@ impl<'a> Memory<'a> {
     }
 
     /// The blocks that are referred to, of those that are asked about. What is not referred to now will never
-    /// be again: whoever has read a reference to it cannot publish it, as its bucket has changed since.
-    pub fn live(&self, mut asked: impl FnMut(usize) -> bool) -> Result<HashSet<usize>, Corrupt> {
+    /// be again: whoever has read a reference to it cannot publish it, as its bucket has changed since. A bucket
+    /// that cannot be read refers to nothing.
+    pub fn live(&self, mut asked: impl FnMut(usize) -> bool) -> HashSet<usize> {
         let mut live = HashSet::new();
         for bucket in 0..self.layout.buckets {
             if self.is_empty(bucket) {
                 continue;
             }
-            live.extend(self.read(bucket, |bucket| {
+            let found = self.read(bucket, |bucket| {
                 let mut found = vec![bucket.root];
                 for entry in &bucket.entries {
                     found.push(entry.keys);
@@ -204,8 +212,9 @@ impl<'a> Memory<'a> {
                         .filter(|granule| asked(*granule))
                         .collect::<Vec<_>>(),
                 )
-            })?);
+            });
+            live.extend(found.unwrap_or_default());
         }
-        Ok(live)
+        live
     }
 }

@@ -34,17 +34,16 @@ pub fn bucket(entries: &[Entry]) -> Vec<u64> {
     content
 }
 
-/// The entries in a bucket's block.
-pub fn entries(content: &[u64]) -> Vec<Entry> {
-    let mut rest = Words(content);
-    let count = rest.word();
-    let entry = |_| Entry {
-        keys: Ref(rest.word()),
-        born: rest.word(),
-        pid: rest.word(),
-        name: rest.bytes(),
-    };
-    (0..count).map(entry).collect()
+/// The entries in a bucket's block, if it holds some.
+pub fn entries(content: &[u64]) -> Option<Vec<Entry>> {
+    Words(content).list(|rest| {
+        Some(Entry {
+            keys: Ref(rest.word()?),
+            born: rest.word()?,
+            pid: rest.word()?,
+            name: rest.bytes()?,
+        })
+    })
 }
 
 /// The content of an entry's block.
@@ -57,15 +56,14 @@ pub fn entry(keys: &[Key]) -> Vec<u64> {
     content
 }
 
-/// The keys in an entry's block.
-pub fn keys(content: &[u64]) -> Vec<Key> {
-    let mut rest = Words(content);
-    let count = rest.word();
-    let key = |_| Key {
-        value: Ref(rest.word()),
-        key: rest.bytes(),
-    };
-    (0..count).map(key).collect()
+/// The keys in an entry's block, if it holds some.
+pub fn keys(content: &[u64]) -> Option<Vec<Key>> {
+    Words(content).list(|rest| {
+        Some(Key {
+            value: Ref(rest.word()?),
+            key: rest.bytes()?,
+        })
+    })
 }
 
 /// The content of a value's block.
@@ -75,8 +73,8 @@ pub fn value(bytes: &[u8]) -> Vec<u64> {
     content
 }
 
-/// The value in a value's block.
-pub fn bytes(content: &[u64]) -> Vec<u8> {
+/// The value in a value's block, if it holds one.
+pub fn bytes(content: &[u64]) -> Option<Vec<u8>> {
     Words(content).bytes()
 }
 
@@ -94,18 +92,29 @@ fn put(content: &mut Vec<u64>, bytes: &[u8]) {
 struct Words<'a>(&'a [u64]);
 
 impl Words<'_> {
-    fn word(&mut self) -> u64 {
-        let (word, rest) = self.0.split_first().unwrap_or((&0, &[]));
+    fn word(&mut self) -> Option<u64> {
+        let (word, rest) = self.0.split_first()?;
         self.0 = rest;
-        *word
+        Some(*word)
     }
 
-    fn bytes(&mut self) -> Vec<u8> {
-        let size = usize::try_from(self.word()).unwrap_or_default();
-        let (words, rest) = self.0.split_at(size.div_ceil(8).min(self.0.len()));
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        let size = usize::try_from(self.word()?).ok()?;
+        let (words, rest) = self.0.split_at_checked(size.div_ceil(8))?;
         self.0 = rest;
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.truncate(size);
-        bytes
+        Some(bytes)
+    }
+
+    /// As many items as the next word says.
+    fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.word()?;
+        // No more than there are words: each item takes some.
+        let mut items = Vec::with_capacity(usize::try_from(count).ok()?.min(self.0.len()));
+        for _ in 0..count {
+            items.push(item(self)?);
+        }
+        Some(items)
     }
 }

@@ -98,16 +98,19 @@ pub struct Change<'a, 'b> {
 }
 
 impl Change<'_, '_> {
-    /// Let the entry have these keys and no others; make it if there is none.
+    /// Let the entry have these keys and no others; make it if there is none, or none that can be read.
     pub fn put(&mut self, pairs: Pairs<'_>) -> Result<bool, Failure> {
         let new = self.values(pairs)?;
-        self.act(|mut parts| {
+        self.writer.anew = true;
+        let result = self.act(|mut parts| {
             match parts.iter_mut().find(|(pid, _)| *pid == 0) {
                 Some((_, keys)) => keys.clone_from(&new),
                 None => parts.push((0, new.clone())),
             }
             Ok(parts)
-        })
+        });
+        self.writer.anew = false;
+        result
     }
 
     /// Set some keys; of the part of the bearer, if there is one.

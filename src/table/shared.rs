@@ -319,8 +319,8 @@ impl Shared {
 
     /// The names under which something has changed since `seen`, which is brought up to date. Each change is told
     /// of once, to the one who asks. Where a process has died between a change and the mark that tells of it, only
-    /// a look at `all` finds it.
-    pub fn changes(&self, seen: &mut Seen, all: bool) -> Result<BTreeSet<Vec<u8>>, Corrupt> {
+    /// a look at `all` finds it. What was in a bucket that cannot be read any more has changed.
+    pub fn changes(&self, seen: &mut Seen, all: bool) -> BTreeSet<Vec<u8>> {
         let memory = self.memory();
         let all = all || !seen.before;
         seen.before = true;
@@ -333,9 +333,10 @@ impl Shared {
                     .buckets
                     .get(&bucket)
                     .map_or(Ref::NONE, |(root, _)| *root);
-                let has_moved = || memory.root(bucket).load(Acquire) != last.0;
-                if marks >> bit & 1 == 1 || (all && has_moved()) {
-                    let now = memory.read(bucket, |now| Some((now.root, now.entries.clone())))?;
+                let root = || Ref(memory.root(bucket).load(Acquire));
+                if marks >> bit & 1 == 1 || (all && root() != last) {
+                    let now = memory.read(bucket, |now| Some((now.root, now.entries.clone())));
+                    let now = now.unwrap_or_else(|Corrupt| (root(), Vec::new()));
                     let (_, before) = seen
                         .buckets
                         .remove(&bucket)
@@ -348,7 +349,7 @@ impl Shared {
                 }
             }
         }
-        Ok(names)
+        names
     }
 
     fn wake(&self) {

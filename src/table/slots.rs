@@ -75,7 +75,9 @@ impl Slot {
         let number = (0..memory.layout().processes).find(free)?;
         let top = memory.single(Single::Slots);
         top.fetch_max(number as u64 + 1, AcqRel);
-        let serial = memory.single(Single::Processes).fetch_add(1, Relaxed) + 1;
+        let before = memory.single(Single::Processes).fetch_add(1, Relaxed);
+        // The word of a unit has room for so many.
+        let serial = before % (1 << 55) + 1;
         memory.slot(number, SERIAL).store(serial, Relaxed);
         for word in SERIAL + 1..PROCESS {
             memory.slot(number, word).store(0, Relaxed);

@@ -1,8 +1,8 @@
 //! Whose the units are. One word a unit: the number of its owner, and how it is cut.
 
-use super::heap::{self, Class, GRANULE};
+use super::heap::{self, Class, GRANULE, UNIT};
 use super::layout::Single;
-use super::memory::{Corrupt, Memory};
+use super::memory::Memory;
 use super::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 /// What marks the units behind the first of those that one block takes.
@@ -12,17 +12,27 @@ fn mark(class: Class) -> u64 {
     u64::from(class.0) + 1
 }
 
-fn class(word: u64) -> Option<Class> {
-    match word & 0xff {
-        0 | BEHIND => None,
-        mark => u32::try_from(mark - 1).ok().map(Class),
-    }
+/// The size of the blocks of a unit of which this is the word, if there can be such blocks in this place.
+fn class(memory: Memory<'_>, unit: usize, word: u64) -> Option<Class> {
+    let class = Class(u32::try_from((word & 0xff).checked_sub(1)?).ok()?);
+    let can_be = class <= Class::MOST && unit + class.shape().0 <= memory.layout().units;
+    can_be.then_some(class)
 }
 
 /// The number of the owner of a unit (0: nobody), and the size of its blocks; of a block's first unit only.
 pub fn owner(memory: Memory<'_>, unit: usize) -> Option<(u64, Class)> {
+    if unit >= memory.layout().units {
+        return None;
+    }
     let word = memory.owner(unit).load(Acquire);
-    Some((word >> 8, class(word)?))
+    Some((word >> 8, class(memory, unit, word)?))
+}
+
+/// The size of the block that begins at a granule, if there is one.
+pub fn block(memory: Memory<'_>, granule: usize) -> Option<Class> {
+    let at = (granule * GRANULE).checked_sub(memory.layout().heap())?;
+    let (_, class) = owner(memory, at / UNIT)?;
+    (at % UNIT % class.words() == 0).then_some(class)
 }
 
 /// The blocks in a unit, in granules.
@@ -41,7 +51,8 @@ pub fn blocks(
 pub fn inherit(memory: Memory<'_>, class: Class, serial: u64, most: usize) -> Vec<usize> {
     let (orphan, own) = (mark(class), serial << 8 | mark(class));
     let is_orphan = |unit: &usize| memory.owner(*unit).load(Relaxed) == orphan;
-    let orphans = (0..used(memory)).filter(is_orphan);
+    let last = memory.layout().units.saturating_sub(class.shape().0 - 1);
+    let orphans = (0..used(memory).min(last)).filter(is_orphan);
     let taken = orphans.filter(|unit| swap(memory, *unit, orphan, own));
     taken.take(most).collect()
 }
@@ -97,11 +108,11 @@ pub fn release(memory: Memory<'_>, unit: usize, class: Class, serial: u64) {
 }
 
 /// Give back those of the dead of which nothing is referred to; tell whether there were any.
-pub fn recycle(memory: Memory<'_>, serial: u64) -> Result<bool, Corrupt> {
+pub fn recycle(memory: Memory<'_>, serial: u64) -> bool {
     let mut taken = Vec::new();
     for unit in 0..used(memory) {
         let word = memory.owner(unit).load(Acquire);
-        if let Some(class) = class(word)
+        if let Some(class) = class(memory, unit, word)
             && word >> 8 == 0
             && swap(memory, unit, word, serial << 8 | word)
         {
@@ -113,7 +124,7 @@ pub fn recycle(memory: Memory<'_>, serial: u64) -> Result<bool, Corrupt> {
             .binary_search_by_key(&memory.unit(granule), |(unit, _)| *unit)
             .is_ok()
     };
-    let live = memory.live(is_taken)?;
+    let live = memory.live(is_taken);
     let mut recycled = false;
     for (unit, class) in taken {
         if blocks(memory, unit, class).any(|block| live.contains(&block)) {
@@ -123,7 +134,7 @@ pub fn recycle(memory: Memory<'_>, serial: u64) -> Result<bool, Corrupt> {
             recycled = true;
         }
     }
-    Ok(recycled)
+    recycled
 }
 
 /// How many units have ever been taken.
@@ -150,7 +161,7 @@ pub fn disown(memory: Memory<'_>, is_dead: impl Fn(u64) -> bool) {
     while unit < used(memory) {
         let word = memory.owner(unit).load(Acquire);
         let is_of_the_dead = word >> 8 != 0 && is_dead(word >> 8);
-        if let Some(class) = class(word) {
+        if let Some(class) = class(memory, unit, word) {
             if is_of_the_dead {
                 swap(memory, unit, word, mark(class));
             }

@@ -3,12 +3,12 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
-use super::heap::{self, Class, Ref, UNIT};
+use super::heap::{self, Class, GRANULES, Kind, Ref, UNIT};
 use super::layout::Single;
 use super::marks;
 use super::memory::{Bucket, Corrupt, Memory, Part};
 use super::node::{self, Entry, Key};
-use super::sync::Ordering::{AcqRel, Relaxed};
+use super::sync::Ordering::{AcqRel, Acquire, Relaxed};
 use super::units;
 
 /// How many stamps are taken at once.
@@ -60,6 +60,8 @@ pub struct Writer {
     shrinks: bool,
     /// Whether it may take the room that is kept for when there is none.
     pub vital: bool,
+    /// Whether what cannot be read is replaced, as if there were nothing.
+    pub anew: bool,
 }
 
 impl Writer {
@@ -75,12 +77,13 @@ impl Writer {
             freed: 0,
             shrinks: false,
             vital: false,
+            anew: false,
         }
     }
 
     /// Keep a value for the next [`change`](Self::change).
     pub fn value(&mut self, memory: Memory<'_>, bytes: &[u8]) -> Result<Ref, Refused> {
-        self.fill(memory, &node::value(bytes))
+        self.fill(memory, Kind::Value, &node::value(bytes))
     }
 
     /// Let go of the values that no change has taken.
@@ -100,8 +103,7 @@ impl Writer {
         mut wanted: impl FnMut(&Key) -> bool,
         mut act: impl FnMut(Vec<Part>) -> Result<Vec<(u64, Vec<Key>)>, E>,
     ) -> Result<bool, E> {
-        self.give_back_what_others_freed(memory)
-            .map_err(Refused::from)?;
+        self.give_back_what_others_freed(memory);
         let result = loop {
             match self.publish(memory, name, &mut wanted, &mut act) {
                 Ok(Published::Lost) => {}
@@ -131,7 +133,10 @@ impl Writer {
                 .collect();
             Some((bucket.root, others, parts?))
         };
-        let (root, mut entries, parts) = memory.read(number, look).map_err(Refused::from)?;
+        let (root, mut entries, parts) = match memory.read(number, look) {
+            Err(Corrupt) if self.anew => Self::what_is_left(memory, number, name),
+            read => read.map_err(Refused::from)?,
+        };
         let values = |part: &Part| part.keys.iter().map(|(key, _)| key.value).collect();
         let before: Vec<(Entry, Vec<Ref>)> = (parts.iter())
             .map(|part| (part.entry.clone(), values(part)))
@@ -152,7 +157,7 @@ impl Writer {
                 continue;
             }
             let count = || memory.single(Single::Entries).fetch_add(1, Relaxed);
-            let block = self.fill(memory, &node::entry(keys))?;
+            let block = self.fill(memory, Kind::Keys, &node::entry(keys))?;
             made.push(block);
             entries.push(Entry {
                 name: name.to_vec(),
@@ -170,7 +175,7 @@ impl Writer {
         let new = if entries.is_empty() {
             Ref::NONE
         } else {
-            self.fill(memory, &node::bucket(&entries))?
+            self.fill(memory, Kind::Bucket(number), &node::bucket(&entries))?
         };
         made.push(new);
         let swap = (memory.root(number)).compare_exchange(root.0, new.0, AcqRel, Relaxed);
@@ -196,10 +201,27 @@ impl Writer {
         Ok(Published::New)
     }
 
-    fn fill(&mut self, memory: Memory<'_>, content: &[u64]) -> Result<Ref, Refused> {
+    /// What can be read of a bucket beside what is kept under a name.
+    fn what_is_left(
+        memory: Memory<'_>,
+        number: usize,
+        name: &[u8],
+    ) -> (Ref, Vec<Entry>, Vec<Part>) {
+        let others = |bucket: &Bucket| {
+            let entries = bucket.entries.iter().filter(|entry| entry.name != name);
+            Some((bucket.root, entries.cloned().collect(), Vec::new()))
+        };
+        let nothing = |Corrupt| {
+            let root = memory.root(number).load(Acquire);
+            (Ref(root), Vec::new(), Vec::new())
+        };
+        memory.read(number, others).unwrap_or_else(nothing)
+    }
+
+    fn fill(&mut self, memory: Memory<'_>, kind: Kind, content: &[u64]) -> Result<Ref, Refused> {
         let class = Class::of(content.len());
         let granule = self.take(memory, class)?;
-        let filled = heap::fill(memory.words(), granule, self.stamp(memory), content);
+        let filled = heap::fill(memory.words(), granule, self.stamp(memory), kind, content);
         self.spent += class.words();
         self.filled.push(filled);
         Ok(filled)
@@ -207,7 +229,9 @@ impl Writer {
 
     fn stamp(&mut self, memory: Memory<'_>) -> u64 {
         if self.stamps.is_empty() {
-            let next = memory.single(Single::Stamps).fetch_add(STAMPS, Relaxed) + 1;
+            let given = memory.single(Single::Stamps).fetch_add(STAMPS, Relaxed);
+            // No reference has room for more bits; 0 is no stamp.
+            let next = given % (1 << (u64::BITS - GRANULES)) + 1;
             self.stamps = next..next + STAMPS;
         }
         self.stamps.next().unwrap_or_default()
@@ -230,13 +254,12 @@ impl Writer {
     }
 
     /// When others have given up much, see whether it was one's own.
-    fn give_back_what_others_freed(&mut self, memory: Memory<'_>) -> Result<(), Corrupt> {
+    fn give_back_what_others_freed(&mut self, memory: Memory<'_>) {
         let freed = memory.single(Single::Freed).load(Relaxed);
         let since = usize::try_from(freed.wrapping_sub(self.freed)).unwrap_or(usize::MAX);
-        if since >= UNIT && since * 2 > self.owned() {
-            self.collect(memory, None)?;
+        if since >= UNIT && since > self.owned() / 2 {
+            self.collect(memory, None);
         }
-        Ok(())
     }
 
     fn owned(&self) -> usize {
@@ -254,20 +277,20 @@ impl Writer {
 
     fn take(&mut self, memory: Memory<'_>, class: Class) -> Result<usize, Refused> {
         if self.free(class).is_empty() && self.spent * 2 > self.owned() {
-            self.collect(memory, Some(class))?;
+            self.collect(memory, Some(class));
         }
-        if self.free(class).is_empty() && !self.claim(memory, class)? {
-            self.collect(memory, Some(class))?;
-            if self.free(class).is_empty() && !self.claim(memory, class)? {
-                units::recycle(memory, self.serial)?;
-                self.claim(memory, class)?;
+        if self.free(class).is_empty() && !self.claim(memory, class) {
+            self.collect(memory, Some(class));
+            if self.free(class).is_empty() && !self.claim(memory, class) {
+                units::recycle(memory, self.serial);
+                self.claim(memory, class);
             }
         }
         self.free(class).pop_front().ok_or(Refused::Full)
     }
 
     /// Take units until there is a free block; tell whether there is.
-    fn claim(&mut self, memory: Memory<'_>, class: Class) -> Result<bool, Corrupt> {
+    fn claim(&mut self, memory: Memory<'_>, class: Class) -> bool {
         // What is inherited may have no free block.
         while self.free(class).is_empty() {
             // As many as there are already, so that all is not looked at for each of them.
@@ -276,7 +299,7 @@ impl Writer {
             let mut live = HashSet::new();
             if !inherited.is_empty() {
                 let asked = |granule| inherited.binary_search(&memory.unit(granule)).is_ok();
-                live = memory.live(asked)?;
+                live = memory.live(asked);
             }
             let reserved = self.shrinks || self.vital;
             let fresh = || units::claim(memory, class, self.serial, reserved);
@@ -285,7 +308,7 @@ impl Writer {
                 _ => inherited,
             };
             if taken.is_empty() {
-                return Ok(false);
+                return false;
             }
             for unit in taken {
                 self.units.push((unit, class));
@@ -294,19 +317,19 @@ impl Writer {
                     .extend(blocks.filter(|block| !live.contains(block)));
             }
         }
-        Ok(true)
+        true
     }
 
     /// Find all blocks of one's own that nothing refers to; give back the units that have no others, but of the
     /// class that is wanted.
-    fn collect(&mut self, memory: Memory<'_>, wanted: Option<Class>) -> Result<(), Corrupt> {
+    fn collect(&mut self, memory: Memory<'_>, wanted: Option<Class>) {
         self.spent = 0;
         self.freed = memory.single(Single::Freed).load(Relaxed);
         let mine = |granule| {
             units::owner(memory, memory.unit(granule))
                 .is_some_and(|(serial, _)| serial == self.serial)
         };
-        let mut kept = memory.live(mine)?;
+        let mut kept = memory.live(mine);
         kept.extend(self.filled.iter().map(|filled| filled.granule()));
         for free in &mut self.free {
             free.clear();
@@ -322,6 +345,5 @@ impl Writer {
             self.free(class)
                 .extend(blocks.filter(|block| !is_used(block)));
         }
-        Ok(())
     }
 }

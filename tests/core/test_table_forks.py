@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -20,11 +19,7 @@ FORKS = 150
 # From so many parts on, those of the dead are looked for.
 MANY = 8
 
-
-@pytest.fixture
-def core() -> ModuleType:
-    """The native one: the table is its own."""
-    return pytest.importorskip("worker._native")
+pytestmark = pytest.mark.native
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ from signal import SIGKILL
 
 import pytest
 
-from worker._core import core_info
-
 from .harness import Server
 
-pytestmark = pytest.mark.skipif(core_info().core == "pure", reason="of the native table")
+pytestmark = pytest.mark.native
 
 
 def test_forks_write_and_values_hang(tmp_path: Path) -> None:

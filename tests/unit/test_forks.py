@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from worker import identity, launch
-from worker._core import core_info
 from worker.multiplexer import WorkerMultiplexer
 from worker.shared import SharedState
 from worker.state import WorkerState
@@ -20,7 +19,7 @@ from worker.state import WorkerState
 NAME = "Sanic-Server-0-0"
 METHODS = ["spawn", "fork", "forkserver"]
 
-pytestmark = pytest.mark.skipif(core_info().core == "pure", reason="of the native table")
+pytestmark = pytest.mark.native
 
 
 @pytest.fixture

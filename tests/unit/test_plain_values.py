@@ -13,7 +13,6 @@ import pytest
 from sanic import Sanic
 
 import worker
-from worker._core import core_info
 from worker.entry import Entry
 from worker.news import News
 from worker.place import Place
@@ -26,7 +25,7 @@ NAME = "Sanic-Server-0-0"
 NOW = datetime.now(tz=timezone.utc)
 GOOD = {"state": "ACKED", "serving": True, "start_at": NOW, "starts": 3, "start_error": "ImportError: x"}
 
-native = pytest.mark.skipif(core_info().core == "pure", reason="of the native table")
+native = pytest.mark.native
 
 
 def ends_whoever_unpickles_it() -> None:

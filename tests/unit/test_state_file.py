@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from worker._core import core_info
-
 from .running import python
 
-pytestmark = pytest.mark.skipif(core_info().core == "pure", reason="of the native table")
+pytestmark = pytest.mark.native
 
 REFUSED = """
 import errno, os, sys

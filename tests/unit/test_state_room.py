@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from worker._core import core_info
-
 from .running import python
 
 MEBIBYTE = 1 << 20
 
-pytestmark = pytest.mark.skipif(core_info().core == "pure", reason="of the native table")
+pytestmark = pytest.mark.native
 
 
 def run(code: str, limit: int | None = None) -> list[str]:

@@ -16,6 +16,8 @@ mod processes;
 #[cfg(not(loom))]
 mod room;
 #[cfg(not(loom))]
+mod scribbled;
+#[cfg(not(loom))]
 pub mod steps;
 
 use std::collections::{BTreeMap, HashSet};

@@ -4,7 +4,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::*;
-use crate::table::heap::{self, Ref};
+use crate::table::heap::{self, Class, Kind, Ref};
 use crate::table::marks;
 
 /// Try them all, with so many changes of threads where none has to be.
@@ -33,7 +33,7 @@ fn whoever_follows_a_reference_sees_what_was_referred_to_or_nothing() {
     in_every_order(3, || {
         let shared = Arc::new((words(32), AtomicU64::new(0)));
         let publish = |shared: &(Vec<AtomicU64>, AtomicU64), granule, stamp| {
-            let block = heap::fill(&shared.0, granule, stamp, &[stamp, stamp]);
+            let block = heap::fill(&shared.0, granule, stamp, Kind::Value, &[stamp, stamp]);
             shared.1.store(block.0, Ordering::Release);
         };
         publish(&shared, 1, 1);
@@ -45,7 +45,7 @@ fn whoever_follows_a_reference_sees_what_was_referred_to_or_nothing() {
             })
         };
         let block = Ref(shared.1.load(Ordering::Acquire));
-        if let Some(content) = heap::copy(&shared.0, block) {
+        if let Some(content) = heap::copy(&shared.0, block, Class(0), Kind::Value) {
             let stamp = block.0 >> heap::GRANULES;
             assert_eq!(content, [stamp, stamp]);
         }
@@ -57,7 +57,7 @@ fn whoever_follows_a_reference_sees_what_was_referred_to_or_nothing() {
 fn a_block_that_is_cut_anew_is_not_taken_for_what_it_was() {
     in_every_order(3, || {
         let shared = Arc::new((words(40), AtomicU64::new(0)));
-        let block = heap::fill(&shared.0, 2, 1, &[1, 1]);
+        let block = heap::fill(&shared.0, 2, 1, Kind::Value, &[1, 1]);
         shared.1.store(block.0, Ordering::Release);
         let writer = {
             let shared = shared.clone();
@@ -65,11 +65,12 @@ fn a_block_that_is_cut_anew_is_not_taken_for_what_it_was() {
                 shared.1.store(0, Ordering::Release);
                 heap::erase(&shared.0, [1, 2].into_iter());
                 // It covers both.
-                heap::fill(&shared.0, 1, 2, &[2; 12]);
+                heap::fill(&shared.0, 1, 2, Kind::Value, &[2; 12]);
             })
         };
         let block = Ref(shared.1.load(Ordering::Acquire));
-        if let Some(content) = heap::copy(&shared.0, block).filter(|_| block != Ref::NONE) {
+        let content = heap::copy(&shared.0, block, Class(0), Kind::Value);
+        if let Some(content) = content.filter(|_| block != Ref::NONE) {
             assert_eq!(content, [1, 1]);
         }
         writer.join().unwrap();

@@ -1,0 +1,110 @@
+//! A table in memory that something else has written to: whatever is done with it ends, in order.
+//!
+//! The input is a byte that says whether there was a table before, then words to be overwritten: two bytes that say
+//! which, one how, and eight of the new word.
+#![no_main]
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use _native::table::heap::UNIT;
+use _native::table::layout::Layout;
+use _native::table::memory::Memory;
+use _native::table::ops::Change;
+use _native::table::slots::{self, Identity, Slot};
+use _native::table::units;
+use _native::table::whereabouts::Whereabouts;
+use _native::table::writer::Writer;
+use libfuzzer_sys::fuzz_target;
+
+const LAYOUT: Layout = Layout {
+    buckets: 64,
+    processes: 4,
+    units: 16,
+};
+const VALUES: [(&[u8], &[u8], usize); 4] = [
+    (b"one", b"a", 1),
+    (b"one", b"b", 300),
+    (b"two", b"large", 40_000),
+    (b"three", b"c", 5_000),
+];
+
+fuzz_target!(|input: &[u8]| {
+    let [filled, scribbles @ ..] = input else {
+        return;
+    };
+    let words: Vec<AtomicU64> = (0..LAYOUT.words()).map(|_| AtomicU64::new(0)).collect();
+    let Ok(memory) = Memory::new(&words, LAYOUT) else {
+        panic!("zeros are a table");
+    };
+    let mut writer =
+        Writer::new(Slot::take(memory, Identity::undated(7)).map_or(1, |slot| slot.serial));
+    if filled % 2 == 1 {
+        write(memory, &mut writer);
+    }
+    // What is in use: the beginning, and the first units.
+    let used = LAYOUT.heap() + 8 * UNIT;
+    for scribble in scribbles.chunks_exact(11) {
+        let at = usize::from(u16::from_le_bytes([scribble[0], scribble[1]])) % used;
+        let mut word = [0; 8];
+        word.copy_from_slice(&scribble[3..]);
+        let (before, word) = (words[at].load(Relaxed), u64::from_le_bytes(word));
+        let other = usize::try_from(word % used as u64).unwrap_or_default();
+        words[at].store(
+            match scribble[2] % 4 {
+                0 => word,
+                1 => before ^ word,
+                2 => before.wrapping_add(word),
+                _ => words[other].load(Relaxed),
+            },
+            Relaxed,
+        );
+    }
+    for (name, key, size) in VALUES {
+        for part in memory.parts(name, |_| true).into_iter().flatten() {
+            for (found, value) in part.keys {
+                if found.key == key {
+                    assert_eq!(value, Some(vec![b'x'; size]));
+                }
+            }
+        }
+    }
+    use_it(memory, &mut writer);
+});
+
+fn change<'a, 'b>(writer: &'a mut Writer, memory: Memory<'b>, name: &'a [u8]) -> Change<'a, 'b> {
+    Change {
+        writer,
+        memory,
+        name,
+        census: &|_| Whereabouts::Unknown,
+    }
+}
+
+fn write(memory: Memory<'_>, writer: &mut Writer) {
+    for (name, key, size) in VALUES {
+        let pairs = [(key.to_vec(), vec![b'x'; size])];
+        if change(writer, memory, name).merge(&pairs, None).is_err() {
+            let _ = change(writer, memory, name).put(&pairs);
+        }
+    }
+}
+
+fn use_it(memory: Memory<'_>, writer: &mut Writer) {
+    for bucket in 0..LAYOUT.buckets {
+        let _ = memory.read(bucket, |found| Some(found.entries.len()));
+    }
+    let _ = memory.live(|_| true);
+    slots::bury(memory, |who| who.pid % 2 == 0);
+    write(memory, writer);
+    let slot = Slot::take(memory, Identity::undated(9));
+    let mut newcomer = Writer::new(slot.map_or(99, |slot| slot.serial));
+    write(memory, &mut newcomer);
+    for (name, key, _) in VALUES {
+        let _ = change(&mut newcomer, memory, name).hand_over(9, &[]);
+        let _ = change(writer, memory, name).discard(key, None);
+        let _ = change(&mut newcomer, memory, name).drop_part(9);
+        let _ = change(writer, memory, name).remove();
+    }
+    units::recycle(memory, 3);
+    units::disown(memory, |_| true);
+}
