@@ -102,11 +102,17 @@ class Server:
         start_method: str = "spawn",
         tls: SSLContext | None = None,
         unix: Path | None = None,
+        closed: str = "",
     ) -> Server:
-        """Start `target` as `python -m worker` does, on a free port, without waiting for it."""
+        """Start `target` as `python -m worker` does, on a free port, without waiting for it.
+
+        ``closed`` are redirections of a shell that start it, such as ``<&-``.
+        """
         port = free_port()
         place = [f"--unix={unix}"] if unix else ["--host=127.0.0.1", f"--port={port}"]
         command = [sys.executable, "-m", MODULE, target, *place, f"--workers={workers}", "--no-motd", *args]
+        if closed:
+            command = ["sh", "-c", f'exec "$@" {closed}', "sh", *command]
         method = {"START_METHOD": start_method}
         return cls(
             command, cwd=cwd, env={**method, **(env or {})}, port=0 if unix else port, unix=unix, tls=tls

@@ -6,19 +6,22 @@ import contextlib
 import os
 import random
 import resource
+import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGTTIN, SIGTTOU, Signals
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTTIN, SIGTTOU, Signals
 from time import monotonic
 from typing import Any
 
 import pytest
+import trustme
 
 from .harness import Server
-from .test_supervision import APP, Run, pids, steady
+from .test_supervision import APP, Run, all_new, pids, steady
 from .tools import status, wait_until
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "40"))
@@ -211,7 +214,8 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
     }
     # The limit is for crash loops; here it is the test that kills.
     limits = ("--max-failures=100000", "--backoff-max=0.5")
-    server = run(APP, "--reload", *limits, workers=WORKERS, env=env).wait_ready()
+    # Some init scripts start with the standard input closed.
+    server = run(APP, "--reload", *limits, workers=WORKERS, env=env, closed="<&-").wait_ready()
     pids(server, WORKERS)
     chaos = Chaos(server, tmp_path / "code", random.Random(SEED))
     # What a first reload takes it takes once.
@@ -248,26 +252,102 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
     assert server.stop() == 0
 
 
-def test_a_stop_at_any_moment(run: Run, tmp_path: Path) -> None:
+def test_a_stop_at_any_moment(tmp_path: Path) -> None:
     """Whatever is under way, the server ends, in order, and leaves nothing behind."""
     chance = random.Random(SEED)
     over = monotonic() + SECONDS / 2
     rounds = 0
     while monotonic() < over:
         options = chance.choice([(), ("--reload",)])
-        server = run(APP, *options, "--max-surge=4", workers=WORKERS, env={"GRACEFUL": "3"})
         (tmp_path / "code").write_text("fine")
-        if chance.random() < 0.8:
-            pids(server.wait_ready(), WORKERS)
-            chaos = Chaos(server, tmp_path / "code", chance)
-            acts = [chaos.reload, chaos.break_code, chaos.scale, chaos.kill_worker, chaos.kill_fork_server]
-            for act in chance.choices(acts, k=chance.randrange(3)):
-                act()
-        threading.Event().wait(chance.uniform(0, 0.5))
-        began = monotonic()
-        server.signal(SIGTERM)
-        assert server.wait() == 0, server.log()
-        assert monotonic() - began < GRACE + 5
-        assert server.close() == ""
+        env = {"GRACEFUL": "3"}
+        with Server.run(APP, *options, "--max-surge=4", cwd=tmp_path, workers=WORKERS, env=env) as server:
+            if chance.random() < 0.8:
+                pids(server.wait_ready(), WORKERS)
+                chaos = Chaos(server, tmp_path / "code", chance)
+                acts = [
+                    chaos.reload,
+                    chaos.break_code,
+                    chaos.scale,
+                    chaos.kill_worker,
+                    chaos.kill_fork_server,
+                ]
+                for act in chance.choices(acts, k=chance.randrange(3)):
+                    act()
+            threading.Event().wait(chance.uniform(0, 0.5))
+            began = monotonic()
+            assert server.stop() == 0, server.log()
+            assert monotonic() - began < GRACE + 5
         rounds += 1
     print(f"seed {SEED}: {rounds} stops")
+
+
+class SlowClient(threading.Thread):
+    """Connects over TLS again and again, and takes its time before the last flight of each handshake."""
+
+    def __init__(self, port: int, context: ssl.SSLContext, over: threading.Event, seed: int) -> None:
+        super().__init__()
+        self.port, self.context, self.over = port, context, over
+        self.chance = random.Random(seed)
+        self.answered = 0
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        while not self.over.is_set():
+            try:
+                assert self.ask().startswith(b"HTTP/1.1 200 ")
+                self.answered += 1
+            except (OSError, AssertionError) as error:
+                self.failures.append(repr(error))
+
+    def ask(self) -> bytes:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = self.context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with socket.create_connection(("127.0.0.1", self.port), 30) as sock:
+            is_done = False
+            while not is_done:
+                try:
+                    tls.do_handshake()
+                    is_done = True
+                    self.over.wait(self.chance.uniform(0, 0.6))
+                    tls.write(b"GET /pid HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                except ssl.SSLWantReadError:
+                    pass
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(65536))
+            while True:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    return tls.read(65536)
+                incoming.write(sock.recv(65536))
+
+
+def test_handshakes_during_restarts(run: Run, tmp_path: Path) -> None:
+    """No connection is lost whose handshake is under way when its worker is to leave."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    args = (f"--cert={tmp_path / 'cert.pem'}", f"--key={tmp_path / 'key.pem'}")
+    server = run(APP, *args, workers=2, tls=context).wait_ready()
+    before = pids(server, 2)
+    over = threading.Event()
+    clients = [SlowClient(server.port, context, over, SEED + number) for number in range(16)]
+    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
+    try:
+        for client in clients:
+            client.start()
+        until = monotonic() + SECONDS / 3
+        while monotonic() < until:
+            server.signal(SIGHUP)
+            before = all_new(server, before)
+    finally:
+        over.set()
+        for client in clients:
+            client.join()
+        for sock in silent:
+            sock.close()
+    assert [failure for client in clients for failure in client.failures] == []
+    print(f"seed {SEED}: {sum(client.answered for client in clients)} slow handshakes")
+    assert server.stop() == 0

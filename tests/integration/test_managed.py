@@ -64,7 +64,8 @@ def test_a_restart_of_all_takes_the_transient_ones_alone(server: Server) -> None
     server.wait_events("managed", 2, label="transient")
     server.wait_events("configured", 2)
     server.wait_ready()
-    server.settled(1)
+    name = "Sanic-Server-0-0"
+    wait_until(lambda: server.settled(1)[name]["pid"] != before[name]["pid"], "a new server")
     after = server.table()
     # One that is done and not tracked may leave the table meanwhile.
     renewed = {name for name in before if name in after and before[name].get("pid") != after[name].get("pid")}

@@ -65,7 +65,9 @@ class TestSignals:
                 until(lambda count=count: taken(caplog) == count, "it taken")
             house.plan("serves")
             house.open_gate()
-            house.said("ready", 3)
+            scalings = lambda: [line for line in [*caplog.messages] if line.startswith("Scaling from")]  # noqa: E731
+            until(lambda: len(scalings()) == 4, "each obeyed")
+            assert scalings()[-1] == "Scaling from 2 to 3 workers"
             house.all_acked()
             assert house.manager.num_server == 3
 
