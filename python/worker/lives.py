@@ -276,7 +276,7 @@ class Lives:
             # Who asked for the one that makes way gets this one.
             operations = dict.fromkeys((*place.life.wish.operations, *wish.operations))
             wish = replace(wish, operations=(*operations,))
-        place.life.wish, place.life.displaced = wish, displaced
+        place.life.wish, place.life.displaced, place.life.due = wish, displaced, math.inf
         began, is_first = self._clock(), place.state is ProcessState.IDLE
         try:
             if is_first:

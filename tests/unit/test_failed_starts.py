@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import resource
@@ -140,6 +141,30 @@ def test_a_stop_is_obeyed_while_there_is_no_room(
         house.until(THREE, phase="backoff", state="FAILED")
 
     house.run(act)
+
+
+def test_one_that_is_given_up_is_left_alone(
+    refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Main sleeps, and says nothing more, until somebody asks for it."""
+    house = House(tmp_path, max_failures=3, backoff_initial=0.01)
+    refusals.of("os.fork", errno.EAGAIN)
+
+    def act() -> None:
+        house.said("ready")
+        house.all_acked()
+        refusals.left = 1000
+        house.send("__SCALE__:2")
+        logged(caplog, "it has FAILED")
+        house.call(lambda: None)
+        assert house.manager._overseer.settle_at == math.inf
+        refusals.left = 0
+        house.send("__SCALE__:2")
+        house.said("ready", 2)
+        house.all_acked()
+
+    house.run(act)
+    assert [line for line in errors(caplog) if "Impossible" in line] == []
 
 
 def test_scaling_goes_by_the_table(

@@ -177,10 +177,13 @@ class World(RuleBasedStateMachine):
         self.lives.happens(place, what, watched.death(code, self.now, others))
         place.left(watched.base.pid, place.life.phase is Phase.READY)
 
-    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 20.0]))
-    def time_goes_by(self, seconds: float) -> None:
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 20.0]), has_room=st.booleans())
+    def time_goes_by(self, seconds: float, has_room: bool) -> None:
+        """There may be no room for the processes that are due."""
         self.now += seconds
+        self.base.breaks = "" if has_room or self.calm else "started"  # type: ignore[attr-defined]
         self.lives.go_on()
+        self.base.breaks = ""  # type: ignore[attr-defined]
 
     @precondition(lambda self: self.newcomers())
     @rule(pick=PICK)
