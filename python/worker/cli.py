@@ -17,7 +17,8 @@ from sanic.log import error_logger, logger
 from worker import serve, settings
 from worker._core import core_info
 from worker.address import AddressError
-from worker.integration import install
+from worker.integration import end_with_server, install
+from worker.load_retry import wait_and_begin_anew
 from worker.loader import AppLoader, TargetError
 from worker.namesake import NamesakeAttributeError, NamesakeError, find, refusal, where
 from worker.target import describe, is_missing, names_file, wrong_argument
@@ -44,6 +45,7 @@ def main(args: list[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     _refuse_namesake(given)
     install()
+    end_with_server()
     # What follows is up to the inspector, whose commands take any arguments.
     if given[:1] != ["inspect"]:
         given = _take_flags(given)
@@ -94,16 +96,17 @@ def _get_app(command: Any, loader: AppLoader) -> Any:
     try:
         return loader.load()
     except Exception as error:
-        if isinstance(error, TargetError) or names_file(loader):
-            _fail(2, describe(loader, error))
+        waits = command.args.auto_reload or command.args.dev
+        if waits and isinstance(error, TargetError) and loader.module_name in sys.modules:
+            # A file that is saved half-way has no application yet.
+            print(f"{PROGRAM}: {describe(loader, error)}", file=sys.stderr)
+            wait_and_begin_anew(loader, error, began)
         if isinstance(error, (NamesakeError, NamesakeAttributeError)):
             _fail(1, f"{where(error)}: {error}")
-        if is_missing(loader, error):
-            _fail(1, describe(loader, error))
+        if isinstance(error, TargetError) or names_file(loader) or is_missing(loader, error):
+            _fail(2, describe(loader, error))
         error_logger.exception("Failed to run app: %s", error, exc_info=serve._without_our_frames(error))
-        if command.args.auto_reload or command.args.dev:
-            from worker.load_retry import wait_and_begin_anew
-
+        if waits:
             wait_and_begin_anew(loader, error, began)
         sys.exit(1)
 

@@ -67,6 +67,7 @@ BOUND = {
 # What Sanic gives a unix socket.
 UNIX_MODE = 0o666
 
+_ends_with_server = False
 # What to put back, last first.
 _undo: list[Callable[[], None]] = []
 
@@ -124,8 +125,10 @@ def install(**given: Any) -> None:
 
 def uninstall() -> None:
     """Put Sanic's own manager back in this process. Where nothing was installed, nothing happens."""
+    global _ends_with_server
     while _undo:
         _undo.pop()()
+    _ends_with_server = False
     settings.forget()
 
 
@@ -180,12 +183,18 @@ def _wrap_serve(mixin: Any) -> None:
     @wraps(stock)
     def serve(*args: Any, **kwargs: Any) -> Any:
         try:
-            with signals_given_back():
+            with signals_given_back(stops_ignored=_ends_with_server):
                 return stock(*args, **kwargs)
         finally:
             unix.remove_all()
 
     _swap_attribute(mixin, "serve", classmethod(serve))
+
+
+def end_with_server() -> None:
+    """This process does nothing but serve: a signal to stop that comes after that changes no exit code."""
+    global _ends_with_server
+    _ends_with_server = True
 
 
 def _swap_states(mixin: Any) -> None:

@@ -17,6 +17,7 @@ from typing import NoReturn
 from sanic.log import error_logger
 from watchfiles import watch
 
+from worker.hints import resolved
 from worker.loader import AppLoader
 from worker.reloader import shared_directories
 
@@ -45,8 +46,8 @@ def wait_and_begin_anew(loader: AppLoader, error: BaseException, since: float) -
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stopped.set())
     error_logger.error("The application cannot be loaded; waiting for the next change of a file")
-    files = [*_files(error)]
-    roots = {os.path.realpath(root) for root in (*map(os.path.dirname, files), *_home(loader))}
+    files = [*_files(error), *_modules(loader)]
+    roots = {resolved(os.path.dirname(file)) for file in files} or {os.getcwd()}
     for changed in watch(
         *roots,
         debounce=DEBOUNCE,
@@ -76,13 +77,14 @@ def _files(error: BaseException) -> Iterator[str]:
         at = at.__cause__ or at.__context__
 
 
-def _home(loader: AppLoader) -> Iterator[str]:
-    """Yield the directory of the application's outermost package or module."""
-    # Whatever is wrong with the package may be wrong here too.
-    with suppress(Exception):
-        spec = find_spec(loader.module_name.partition(".")[0])
-        if spec is not None and spec.origin is not None:
-            yield os.path.dirname(spec.origin)
+def _modules(loader: AppLoader) -> Iterator[str]:
+    """Yield the files of the application's outermost package, and of its module."""
+    for name in {loader.module_name.partition(".")[0], loader.module_name}:
+        # What is wrong with the application may be wrong here too.
+        with suppress(Exception):
+            spec = find_spec(name)
+            if spec is not None and spec.origin is not None:
+                yield spec.origin
 
 
 def _changed_at(file: str) -> float:

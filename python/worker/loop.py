@@ -53,9 +53,15 @@ def in_the_loop(verb: Verb) -> Verb:
 
 
 @contextmanager
-def signals_given_back() -> Iterator[None]:
-    """Put the handlers of main's signals back at the end, as far as a loop has set them meanwhile."""
+def signals_given_back(*, stops_ignored: bool = False) -> Iterator[None]:
+    """Put the handlers of main's signals back at the end, as far as a loop has set them meanwhile.
+
+    Args:
+        stops_ignored (bool): Ignore SIGINT and SIGTERM instead. Defaults to ``False``.
+    """
     before = {signum: signal.getsignal(signum) for signum in (*STOPS, *REQUESTS)}
+    if stops_ignored:
+        before.update(dict.fromkeys(STOPS, signal.SIG_IGN))
     try:
         yield
     finally:

@@ -75,7 +75,7 @@ def test_a_namesake_that_the_application_imports_is_named(
 
 def test_no_such_application(command: Path, tmp_path: Path) -> None:
     done = run_python(str(command), "nowhere:app", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "No module named nowhere" in done.stderr
 
 

@@ -64,8 +64,8 @@ class TestTheFirstStart:
 
     @pytest.mark.parametrize(
         "broken",
-        ["app = (", "raise RuntimeError('not yet')", GOOD + FAILS],
-        ids=["syntax", "raises", "fails"],
+        ["app = (", "raise RuntimeError('not yet')", "x = 1", GOOD + FAILS],
+        ids=["syntax", "raises", "half-way", "fails"],
     )
     def test_the_mend_is_served(self, broken: str, tmp_path: Path) -> None:
         code = tmp_path / "first.py"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM, Signals
 
 import pytest
@@ -101,3 +102,21 @@ def test_nobody_outlives_main(run: Run, method: str) -> None:
     assert server.wait() == -SIGKILL
     wait_until(lambda: not server.processes(), "all processes gone", 10)
     assert len(server.events("after_server_stop")) == 2
+
+
+@pytest.mark.ours
+def test_a_signal_in_the_last_moments_changes_nothing(run: Run) -> None:
+    """The server has stopped by itself; all that is left is the end of the interpreter."""
+    server = run("apps.cluster:app").wait_ready()
+    server.post("/m/terminate", {})
+    server.wait_line("Main .*Server Stopped")
+    while server.exit_code is None and is_handled(server.pid, SIGTERM):
+        pass
+    server.signal(SIGTERM)
+    assert server.wait() == 0
+
+
+def is_handled(pid: int, signum: Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    handled = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+    return bool(int(handled, 16) >> signum - 1 & 1)
