@@ -24,6 +24,9 @@ __all__ = ["Outputs", "Processes", "Rollouts"]
 
 # In how many rollouts in a row the same files, and no others, change that the servers write as they start.
 IN_A_ROW = 3
+# How late after a rollout a change is still one of it, seconds: the watch tells of a change a little later,
+# and of a file that changes all the time the last change alone shows.
+SLACK = 0.25
 # How many files that a process has had open for writing are remembered.
 REMEMBERED = 1_000
 # What of a process the reloader goes by.
@@ -129,8 +132,8 @@ class Rollouts:
             if self._ready == math.inf:
                 self._ready = self._processes.renewed_at(self._begun)
             ready = self._ready
-            self._changed |= {path for path, time in changed.items() if time <= ready}
-            changed = {path: time for path, time in changed.items() if time > ready}
+            self._changed |= {path for path, time in changed.items() if time <= ready + SLACK}
+            changed = {path: time for path, time in changed.items() if time > ready + SLACK}
             if changed:
                 found |= self._conclude()
                 changed = {path: time for path, time in changed.items() if path not in found}

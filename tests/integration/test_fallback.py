@@ -36,6 +36,9 @@ async def stopped(app):
 """
 
 
+SLOW = [pytest.param(method, marks=pytest.mark.soak) for method in ("spawn", "forkserver")]
+
+
 @pytest.fixture
 def started(run: Run, tmp_path: Path) -> Run:
     """Start a server with two workers, an inspector and no native core."""
@@ -45,6 +48,10 @@ def started(run: Run, tmp_path: Path) -> Run:
         env = {**PURE, "SANIC_INSPECTOR_PORT": str(inspector)}
         server = run("stateful:app", start_method=method, env=env).wait_ready()
         server.settled(2)
+        wait_until(
+            lambda: all(one["phase"] == "ready" for one in server.table().values() if one.get("server")),
+            "main to know that they are ready",
+        )
         return server
 
     return start
@@ -62,7 +69,7 @@ def state_process(server: Server) -> int:
     return pid
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("method", [*SLOW, "fork"])
 def test_it_outlives_the_workers(started: Run, method: str) -> None:
     """Ctrl-C reaches every process that is in the terminal's group, and a listener still sees the state."""
     server = started(method)
@@ -87,7 +94,7 @@ def test_main_is_killed(started: Run) -> None:
     wait_until(lambda: not server.processes(), "all processes gone")
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("method", [SLOW[0], "fork"])
 def test_it_is_killed(started: Run, method: str) -> None:
     """The server serves on; what asks for the state is told that it is gone; a stop is a stop."""
     inspector = free_port()

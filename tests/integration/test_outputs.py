@@ -150,7 +150,7 @@ def test_a_file_that_is_opened_for_each_request(noisy: Callable[..., Noisy], way
 
 
 @pytest.mark.parametrize("way", ["a file at the start", "a file with its pid"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_a_file_that_each_worker_writes_as_it_starts(
     noisy: Callable[..., Noisy], way: str, workers: int
 ) -> None:

@@ -210,7 +210,7 @@ class TestReload:
     def test_no_request_is_lost(self, run: Run, tmp_path: Path, order: str, close: bool) -> None:
         reloads_under_load(run, tmp_path, order, close, 1, 0.2)
 
-    @pytest.mark.parametrize("apart", [0.1, 0.5, 2.0])
+    @pytest.mark.parametrize("apart", [0.1, 0.5, pytest.param(2.0, marks=pytest.mark.soak)])
     def test_two_of_them_close_together(self, run: Run, apart: float) -> None:
         two_reloads(run, apart, 3)
 
