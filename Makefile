@@ -26,7 +26,7 @@ LIMIT := target/limit/_limit.abi3.so
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 
-.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak chaos model fuzz bench bench-quick coverage clean
+.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak chaos model fuzz bench bench-quick bench-serving coverage clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -104,6 +104,10 @@ bench: $(NATIVE) $(LIMIT) ## measure both cores beside Sanic's own manager; writ
 bench-quick: $(NATIVE) $(LIMIT) ## the same in five minutes, only printed
 	$(PY) -m pytest benches --quick --benchmark-json=target/bench-quick.json $(ARGS)
 	$(PY) scripts/benchmarks.py target/bench-quick.json
+
+bench-serving: $(NATIVE) ## what a server pays to count requests and to have TLS handshakes in sight, beside stock
+	$(PY) benches/counting.py
+	$(PY) benches/handshakes.py
 
 coverage: $(NATIVE) ## measure the tests: branches of python/, lines of src/
 	$(PY) scripts/measure.py $(ARGS)
