@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -91,9 +90,7 @@ class Drain:
         # A connection that asyncio has accepted has a task to give it a transport, for which the server has
         # to be open: nothing more is accepted, and the server is closed when those tasks have run.
         for sock in server.sockets:
-            # The default loop of Windows has no readers.
-            with suppress(NotImplementedError):
-                self._loop.remove_reader(sock.fileno())
+            self._loop.remove_reader(sock.fileno())
         self._loop.call_soon(self._loop.call_soon, server.close)
 
     async def _drain(self, app: Any, *_: Any) -> None:

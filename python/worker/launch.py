@@ -188,49 +188,46 @@ class SpawnProcess(Launched, contexts.SpawnProcess):
         return code
 
 
-if sys.platform != "win32":
+class ForkProcess(Launched, contexts.ForkProcess):
+    """A child of the start method ``fork``."""
 
-    class ForkProcess(Launched, contexts.ForkProcess):
-        """A child of the start method ``fork``."""
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        return ForkPopen(process_obj)
 
-        @staticmethod
-        def _Popen(process_obj: Any) -> Any:  # noqa: N802
-            return ForkPopen(process_obj)
+    def _start(self) -> None:
+        # The tracker is a child too, and its first start unblocks these very signals.
+        resource_tracker.ensure_running()
+        with signals.blocked() as self.held:
+            super()._start()
 
-        def _start(self) -> None:
-            # The tracker is a child too, and its first start unblocks these very signals.
-            resource_tracker.ensure_running()
-            with signals.blocked() as self.held:
-                super()._start()
 
-    class ForkServerProcess(Launched, contexts.ForkServerProcess):
-        """A child of the start method ``forkserver``: spawned, where the fork server fails."""
+class ForkServerProcess(Launched, contexts.ForkServerProcess):
+    """A child of the start method ``forkserver``: spawned, where the fork server fails."""
 
-        @staticmethod
-        def _Popen(process_obj: Any) -> Any:  # noqa: N802
-            server = warm.server()
-            if server is not None:
-                try:
-                    return ForkServerPopen(process_obj, server, warm.fail)
-                except ForkServerError as error:
-                    warm.lose(error)
-            process_obj.__class__ = SpawnProcess
-            return SpawnProcess._Popen(process_obj)
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        server = warm.server()
+        if server is not None:
+            try:
+                return ForkServerPopen(process_obj, server, warm.fail)
+            except ForkServerError as error:
+                warm.lose(error)
+        process_obj.__class__ = SpawnProcess
+        return SpawnProcess._Popen(process_obj)
 
-    _CLASSES: dict[str, type[Launched]] = {
-        "spawn": SpawnProcess,
-        "fork": ForkProcess,
-        "forkserver": ForkServerProcess,
-    }
-    _STOCK: tuple[type[BaseProcess], ...] = (
-        contexts.Process,
-        contexts.SpawnProcess,
-        contexts.ForkProcess,
-        contexts.ForkServerProcess,
-    )
-else:
-    _CLASSES = {"spawn": SpawnProcess}
-    _STOCK = (contexts.Process, contexts.SpawnProcess)
+
+_CLASSES: dict[str, type[Launched]] = {
+    "spawn": SpawnProcess,
+    "fork": ForkProcess,
+    "forkserver": ForkServerProcess,
+}
+_STOCK: tuple[type[BaseProcess], ...] = (
+    contexts.Process,
+    contexts.SpawnProcess,
+    contexts.ForkProcess,
+    contexts.ForkServerProcess,
+)
 
 
 def factory(
@@ -270,7 +267,7 @@ def factory(
 def warm_up(context: Any) -> None:
     """Have servers of this context that are made from now on start quickly, if they are spawned."""
     is_ours = isinstance(context, contexts.BaseContext) and context.Process in _STOCK  # type: ignore[attr-defined]
-    if is_ours and context.get_start_method() == "spawn" and "forkserver" in _CLASSES:
+    if is_ours and context.get_start_method() == "spawn":
         warm.start()
 
 
@@ -334,9 +331,8 @@ def _installed() -> bool:
 def lead_session() -> None:
     """Make the calling process the leader of a new session, out of reach of the terminal's signals."""
     # Not just a group: a background group is stopped when it touches the terminal.
-    if hasattr(os, "setsid"):
-        with suppress(PermissionError):
-            os.setsid()
+    with suppress(PermissionError):
+        os.setsid()
 
 
 def _open_to_signals(held: frozenset[int], interruptible: bool) -> None:
@@ -350,13 +346,12 @@ def _open_to_signals(held: frozenset[int], interruptible: bool) -> None:
     settled = callable(handler) and handler is not signal.default_int_handler
     if not settled:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):
-        # One that asks main for something, and came to its group, is none of the child's business.
-        before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in held.intersection(REQUESTS)}
-        # Whatever main was started with: by these it is told to leave.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, held.union(STOPS))
-        for signum, action in before.items():
-            signal.signal(signum, action)
+    # One that asks main for something, and came to its group, is none of the child's business.
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in held.intersection(REQUESTS)}
+    # Main stops its children by these, with any mask that it was started with itself.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, held.union(STOPS))
+    for signum, action in before.items():
+        signal.signal(signum, action)
     if interruptible and not settled:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -408,9 +403,6 @@ def _end_children() -> None:
 
 @contextmanager
 def _all_signals_blocked() -> Iterator[None]:
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield
@@ -420,4 +412,4 @@ def _all_signals_blocked() -> Iterator[None]:
 
 def has_own_session() -> bool:
     """Whether the calling process leads its own session."""
-    return hasattr(os, "getsid") and os.getsid(0) == os.getpid()
+    return os.getsid(0) == os.getpid()

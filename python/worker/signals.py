@@ -10,20 +10,10 @@ __all__ = ["FEWER", "MORE", "RELOAD", "REQUESTS", "STOPS", "at_default", "blocke
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 # What main is asked by signals, but for a stop.
-RELOAD, MORE, FEWER = (getattr(signal, name, None) for name in ("SIGHUP", "SIGTTIN", "SIGTTOU"))
-REQUESTS = tuple(signum for signum in (RELOAD, MORE, FEWER) if signum is not None)
-
-
-def _mask() -> frozenset[int]:
-    return (
-        frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-        if hasattr(signal, "pthread_sigmask")
-        else frozenset()
-    )
-
+REQUESTS = RELOAD, MORE, FEWER = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
 
 # This module is imported with the package: no earlier moment of main can be seen from here.
-_original_mask = _mask()
+_original_mask = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 _ignored = frozenset(signum for signum in REQUESTS if signal.getsignal(signum) is signal.SIG_IGN)
 
 
