@@ -160,9 +160,6 @@ class Lives:
     # The acts, by their names in ``constants.Act``
 
     def _await(self, place: WorkerProcess) -> None:
-        if place.life.due < math.inf:
-            place.note({"next_restart_at": None})
-        place.life.due = math.inf
         place.enter(Phase.STARTING if place.predecessor is None else Phase.REPLACING)
 
     def _fill(self, place: WorkerProcess, *_: Any) -> None:
@@ -276,7 +273,10 @@ class Lives:
             # Who asked for the one that makes way gets this one.
             operations = dict.fromkeys((*place.life.wish.operations, *wish.operations))
             wish = replace(wish, operations=(*operations,))
-        place.life.wish, place.life.displaced, place.life.due = wish, displaced, math.inf
+        place.life.wish, place.life.displaced = wish, displaced
+        if place.life.due < math.inf:
+            place.life.due = math.inf
+            place.note({"next_restart_at": None})
         began, is_first = self._clock(), place.state is ProcessState.IDLE
         try:
             if is_first:
