@@ -104,7 +104,8 @@ class TestEachCall:
             house.all_acked()
             refusals.left = 1
             house.manager.manage("Errand", targets.errand, house.kwargs)
-            house.call(lambda: house.manager._start(house.manager.durable["Errand"]))
+            errand = house.manager.durable["Errand"]
+            house.call(lambda: house.manager._loop.do(lambda: house.manager._start(errand)))
             until(lambda: [said for said in house.said(None, 2) if said.name == "Sanic-Errand-0"], "it runs")
             house.open_gate()
 
