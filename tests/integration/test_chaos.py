@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTTIN, SIGTTOU, Signals
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGTTIN, SIGTTOU, Signals
 from time import monotonic
 from typing import Any
 
@@ -262,7 +262,10 @@ def test_a_stop_at_any_moment(tmp_path: Path) -> None:
         (tmp_path / "code").write_text("fine")
         env = {"GRACEFUL": "3"}
         with Server.run(APP, *options, "--max-surge=4", cwd=tmp_path, workers=WORKERS, env=env) as server:
+            codes = {0, -SIGTERM}
             if chance.random() < 0.8:
+                # Before it has handlers, the signal does what it does to any program.
+                codes = {0}
                 pids(server.wait_ready(), WORKERS)
                 chaos = Chaos(server, tmp_path / "code", chance)
                 acts = [
@@ -276,7 +279,7 @@ def test_a_stop_at_any_moment(tmp_path: Path) -> None:
                     act()
             threading.Event().wait(chance.uniform(0, 0.5))
             began = monotonic()
-            assert server.stop() == 0, server.log()
+            assert server.stop() in codes, server.log()
             assert monotonic() - began < GRACE + 5
         rounds += 1
     print(f"seed {SEED}: {rounds} stops")
