@@ -211,7 +211,10 @@ def _states(get_process_states: Callable[..., list[str]]) -> Callable[..., list[
     @wraps(get_process_states)
     def call(worker_state: Any) -> list[str]:
         if not isinstance(worker_state, SharedState):
-            return get_process_states(worker_state)
+            # Where the process that keeps it is gone, there is nothing to wait for.
+            with suppress(OSError, EOFError):
+                return get_process_states(worker_state)
+            return []
         found = {}
         # What is damaged is not waited for.
         with suppress(RuntimeError):

@@ -109,7 +109,7 @@ def test_a_signal_in_the_last_moments_changes_nothing(run: Run) -> None:
     """The server has stopped by itself; all that is left is the end of the interpreter."""
     server = run("apps.cluster:app").wait_ready()
     server.post("/m/terminate", {})
-    server.wait_line("Main .*Server Stopped")
+    server.wait_line("Server Stopped")
     while server.exit_code is None and is_handled(server.pid, SIGTERM):
         pass
     server.signal(SIGTERM)

@@ -158,6 +158,7 @@ def stops(server: Server) -> None:
     until(lambda: server.state.numbers(server.process.pid).get("stopping"), "the stop obeyed")
 
 
+@pytest.mark.native
 class TestStop:
     def test_a_late_last_flight_is_answered(self, serve: Start) -> None:
         server = serve(drain_idle=10)
@@ -244,6 +245,7 @@ class TestServer:
         server.says("stopped")
         assert server.ends() == 0
 
+    @pytest.mark.native
     def test_a_secondary_one(self, serve: Start) -> None:
         second = socket.create_server(("127.0.0.1", 0))
         settings = {"version": HTTP.VERSION_1, "sock": second, "loop": None, "host": None, "port": None}

@@ -126,6 +126,7 @@ class TestStop:
         server.says(True, *STOPPED)
         assert server.ends() == 0
 
+    @pytest.mark.native
     @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
     @pytest.mark.parametrize("in_the_loop", [True, False])
     def test_with_such_a_handler_it_does_not_say_that_it_is_stoppable(
@@ -151,6 +152,7 @@ class TestStop:
         if in_the_loop:
             assert server.answers() == "hello"
 
+    @pytest.mark.native
     def test_without_one_it_says_so(self, start: Callable[..., Server]) -> None:
         server = start(lambda app: app.before_server_start(lambda app: app.ctx.say(says_of_itself(app))))
         server.says(False)
@@ -158,6 +160,7 @@ class TestStop:
         server.signal(signal.SIGTERM)
         assert server.ends() == 0
 
+    @pytest.mark.native
     def test_one_that_is_set_later_counts(self, start: Callable[..., Server]) -> None:
         def build(app: Any) -> None:
             @app.get("/handle")

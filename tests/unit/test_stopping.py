@@ -201,6 +201,7 @@ class TestStops:
         assert [said.what for said in house.heard] == ["ready", "SIGINT"]
         assert errors(caplog) == []
 
+    @pytest.mark.native
     def test_one_that_is_lost_is_sent_once_more(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -216,6 +217,7 @@ class TestStops:
         assert [said.what for said in house.heard] == ["deaf", "SIGINT"]
         assert errors(caplog) == []
 
+    @pytest.mark.native
     def test_one_of_a_restart_that_is_lost_is_sent_once_more(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
