@@ -24,6 +24,8 @@ from worker.state import SharedState
 from .running import until, until_in_loop
 from .serving import APP, NAME, Server
 
+pytestmark = pytest.mark.native
+
 Start = Callable[..., Server]
 PAUSES = heartbeat.BUSY, heartbeat.IDLE
 GET = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
