@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from sanic.exceptions import ServerKilled
 
+from worker import popen
 from worker.constants import Phase
 from worker.process import WorkerProcess
 
@@ -25,8 +26,6 @@ from .running import House, errors, lives, logged, until
 
 ONE, TWO, THREE, FOUR = (f"Sanic-Server-{number}-0" for number in range(4))
 ERRNOS = (errno.EMFILE, errno.EAGAIN, errno.ENOMEM)
-FORKS = {"os.fork", "os.pipe"}
-SPAWNS = {"os.pipe", "os.posix_spawn"}
 
 pytestmark = pytest.mark.usefixtures("main_is_heard")
 
@@ -54,16 +53,29 @@ class Refusals:
 
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
+    # The first of these asks the system whether it can, once.
+    popen.held_by_spawn()
     return Refusals(monkeypatch)
 
 
-@pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.__getitem__)
-@pytest.mark.parametrize("call", sorted(FORKS))
+@pytest.mark.parametrize(
+    ("method", "call", "number"),
+    [
+        *(("fork", call, number) for call in ("os.fork", "os.pipe") for number in ERRNOS),
+        *(("spawn", call, errno.EAGAIN) for call in ("os.posix_spawn", "os.pipe")),
+    ],
+)
 class TestEachCall:
     def test_at_the_first_start(
-        self, call: str, number: int, refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self,
+        method: str,
+        call: str,
+        number: int,
+        refusals: Refusals,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        house = House(tmp_path, number=3, backoff_initial=0.01)
+        house = House(tmp_path, method=method, number=3, backoff_initial=0.01)
         refusals.of(call, number)
         refusals.left = 2
 
@@ -77,9 +89,15 @@ class TestEachCall:
         assert all(os.strerror(number) in line and "could not be started" in line for line in lines)
 
     def test_while_scaling(
-        self, call: str, number: int, refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self,
+        method: str,
+        call: str,
+        number: int,
+        refusals: Refusals,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        house = House(tmp_path, number=1, backoff_initial=0.01)
+        house = House(tmp_path, method=method, number=1, backoff_initial=0.01)
         refusals.of(call, number)
 
         def act() -> None:
@@ -94,9 +112,15 @@ class TestEachCall:
         house.run(act)
 
     def test_while_managing(
-        self, call: str, number: int, refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self,
+        method: str,
+        call: str,
+        number: int,
+        refusals: Refusals,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        house = House(tmp_path, backoff_initial=0.01)
+        house = House(tmp_path, method=method, backoff_initial=0.01)
         refusals.of(call, number)
 
         def act() -> None:
@@ -111,6 +135,22 @@ class TestEachCall:
 
         house.run(act)
         assert len(errors(caplog)) == 1
+
+
+def test_without_a_pidfd_it_starts(refusals: Refusals, tmp_path: Path) -> None:
+    """Its sentinel tells of its end."""
+    house = House(tmp_path)
+    refusals.of("os.pidfd_open", errno.EMFILE)
+    refusals.left = 1000
+
+    def act() -> None:
+        (first,) = house.said("ready")
+        house.all_acked()
+        os.kill(first.pid, signal.SIGKILL)
+        house.said("ready", 2)
+        house.all_acked()
+
+    house.run(act)
 
 
 def test_when_there_is_never_room_the_first_start_ends(
