@@ -1,4 +1,4 @@
-"""What it costs to count requests, beside a trivial handler: ``counting.py [ROUNDS]``.
+"""Measure the cost of counting requests, beside a trivial handler: ``counting.py [ROUNDS]``.
 
 Pipelined requests go through a connection of Sanic's, over a transport that drops what is written. Prints the
 CPU time of a request with the counts of stock (a mapping for each connection) and with ours (one for all,
