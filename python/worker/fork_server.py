@@ -7,7 +7,6 @@ most as long as :data:`ANSWER_TIMEOUT`: one that is stopped or gone holds nothin
 
 from __future__ import annotations
 
-import atexit
 import errno
 import os
 import select
@@ -23,7 +22,15 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, NoReturn
 
 from worker.descriptors import Descriptor, close_all, disown, own
-from worker.popen import WatchedPopen, feed, pickled, start_program, tracker_fd
+from worker.popen import (
+    WatchedPopen,
+    feed,
+    forget_exit_functions,
+    leave,
+    pickled,
+    start_program,
+    tracker_fd,
+)
 
 __all__ = ["ForkServer", "ForkServerError", "ForkServerGoneError", "ForkServerPopen", "serve"]
 
@@ -347,8 +354,7 @@ class _Server:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             self._channel.close()
             close_all(status, self._exits, self._notify, *self._watch, *self._status_of.values())
-            atexit._clear()
-            atexit.register(util._exit_function)  # type: ignore[attr-defined]
+            forget_exit_functions()
             resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
             forkserver._forkserver._inherited_fds = [*inherited]  # type: ignore[attr-defined]
             _await_data(data)
@@ -358,11 +364,7 @@ class _Server:
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
-            atexit._run_exitfuncs()
-            for stream in filter(None, (sys.stdout, sys.stderr)):
-                with suppress(OSError, ValueError):
-                    stream.flush()
-            os._exit(code)
+            leave(code)
 
 
 def _await_data(fd: int) -> None:

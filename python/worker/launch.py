@@ -7,7 +7,6 @@ before the application is loaded.
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
 import multiprocessing
 import os
@@ -29,7 +28,7 @@ from worker._core import Lifeline
 from worker.compat import label_log
 from worker.descriptors import close_owned, fill_standard
 from worker.fork_server import ForkServerError, ForkServerPopen
-from worker.popen import ForkPopen, SpawnPopen, held_by_spawn
+from worker.popen import ForkPopen, SpawnPopen, held_by_spawn, leave
 from worker.settings import Settings, resolve
 from worker.signals import REQUESTS, STOPS
 
@@ -180,11 +179,7 @@ class SpawnProcess(Launched, contexts.SpawnProcess):
         if main_is_gone():
             # All that is left to do is to take the interpreter apart. Where many children do that at once, it
             # takes longer than all before it, and nobody needs it.
-            atexit._run_exitfuncs()
-            for stream in filter(None, (sys.stdout, sys.stderr)):
-                with suppress(OSError, ValueError):
-                    stream.flush()
-            os._exit(code)
+            leave(code)
         return code
 
 

@@ -6,23 +6,34 @@ whose exit status somebody else has collected for alive, and wait for a fork ser
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import signal
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
-from multiprocessing import popen_fork, popen_spawn_posix, reduction, resource_tracker, spawn
+from multiprocessing import popen_fork, popen_spawn_posix, reduction, resource_tracker, spawn, util
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
-from multiprocessing.util import Finalize
 from threading import RLock, Thread
-from typing import Any
+from typing import Any, NoReturn
 
 from worker.descriptors import Descriptor, close_all, inheritable
 from worker.signals import REQUESTS, at_default, original_mask
 
-__all__ = ["ForkPopen", "SpawnPopen", "WatchedPopen", "feed", "held_by_spawn", "pickled", "start_program"]
+__all__ = [
+    "ForkPopen",
+    "SpawnPopen",
+    "WatchedPopen",
+    "feed",
+    "forget_exit_functions",
+    "held_by_spawn",
+    "leave",
+    "pickled",
+    "start_program",
+]
 
 # What multiprocessing is told where nobody knows the exit status: it has to be told something.
 UNKNOWN = 255
@@ -51,7 +62,7 @@ class WatchedPopen(popen_fork.Popen):
         except (AttributeError, OSError):
             # It is gone already, or the sentinel has to do.
             return
-        self._closes_pidfd = Finalize(self, self.pidfd.close)
+        self._closes_pidfd = util.Finalize(self, self.pidfd.close)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Return the exit code; ``None`` while it runs; 255 if nobody knows."""
@@ -109,12 +120,13 @@ class ForkPopen(WatchedPopen):
         if self.pid == 0:
             code = 1
             try:
+                forget_exit_functions()
                 close_all(self.sentinel, main_lives)
                 code = process_obj._bootstrap(parent_sentinel=main_ended)
             finally:
-                os._exit(code)
+                leave(code)
         close_all(status, main_ended)
-        self.finalizer = Finalize(self, close_all, (self.sentinel, main_lives))
+        self.finalizer = util.Finalize(self, close_all, (self.sentinel, main_lives))
 
 
 class SpawnPopen(WatchedPopen):
@@ -146,7 +158,7 @@ class SpawnPopen(WatchedPopen):
             raise
         close_all(child_end, status)
         # The child takes the end of the data for the end of main.
-        self.finalizer = Finalize(self, close_all, (self.sentinel, data_end))
+        self.finalizer = util.Finalize(self, close_all, (self.sentinel, data_end))
         feed(data_end, data)
 
 
@@ -161,6 +173,26 @@ def pickled(popen: Any, process: Any) -> memoryview:
     finally:
         set_spawning_popen(None)
     return memoryview(buffer.getvalue())
+
+
+def forget_exit_functions() -> None:
+    """In a forked child, drop what its parent runs at its exit; its own finalizers run there instead.
+
+    Before CPython 3.13 the child runs its finalizers by itself; then this changes nothing.
+    """
+    atexit._clear()
+    atexit.register(util._exit_function)  # type: ignore[attr-defined]
+
+
+def leave(code: int) -> NoReturn:
+    """End a child in order, but without taking the interpreter apart: of a fork, it is not all its own."""
+    try:
+        atexit._run_exitfuncs()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with suppress(OSError, ValueError):
+                stream.flush()
+    finally:
+        os._exit(code)
 
 
 def tracker_fd() -> int:

@@ -58,6 +58,9 @@ def test_the_old_one_leaves_when_the_new_one_is_ready(
     def act() -> None:
         old = {said.name: said.pid for said in house.said("ready", 2)}
         house.all_acked()
+        if not proxied:
+            for name in old:
+                house.until(name, phase="ready")
         before = house.state.copy()
         house.plan("acks_behind_the_gate")
         house.send(ROLL)

@@ -133,15 +133,16 @@ class TestLifeline:
             wait_for_end(pid)
         main.stdout.close()
 
-    def test_what_is_registered_for_the_exit_is_run(self, tmp_path: Path) -> None:
-        program = """
+    @pytest.mark.parametrize("method", METHODS)
+    def test_what_is_registered_for_the_exit_is_run(self, method: str, tmp_path: Path) -> None:
+        program = f"""
             from multiprocessing import get_context
             from worker.launch import factory
             from worker.settings import resolve
             from unit import targets
 
             if __name__ == "__main__":
-                child = factory(get_context("spawn"), resolve({}))(target=targets.speaks_last)
+                child = factory(get_context("{method}"), resolve({{}}))(target=targets.speaks_last)
                 child.start()
                 child.join()
             """

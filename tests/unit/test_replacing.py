@@ -39,7 +39,7 @@ class TestServers:
 
         def act() -> None:
             old = {said.name: said.pid for said in house.said("ready", 2)}
-            house.all_acked()
+            house.until(ONE, phase="ready")
             os.kill(old[ONE], signal.SIGKILL)
             new = house.said("ready", 3)[2]
             assert new.name == ONE and new.pid != old[ONE]
