@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
@@ -63,7 +64,12 @@ def state_process(server: Server) -> int:
     inodes = {f"socket:[{line[6]}]" for line in lines if line[-1].startswith("@sanic-worker-")}
 
     def holds(pid: int) -> bool:
-        return not inodes.isdisjoint(map(os.readlink, Path(f"/proc/{pid}/fd").iterdir()))
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            # The process closes descriptors meanwhile.
+            with suppress(FileNotFoundError):
+                if os.readlink(entry) in inodes:
+                    return True
+        return False
 
     (pid,) = filter(holds, server.processes())
     return pid
