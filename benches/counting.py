@@ -17,8 +17,8 @@ from sanic import Sanic, text
 from sanic.models.server_types import Signal
 from sanic.server.protocols.http_protocol import HttpProtocol
 
-from worker.heartbeat import Heartbeat
-from worker.state import SharedState
+from worker._child.heartbeat import Heartbeat
+from worker._state.shared import SharedState
 
 REQUESTS, BEATS = 2_000, 10_000
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -21,7 +21,7 @@ from typing import Any
 import trustme
 from sanic.server.protocols.base_protocol import SanicProtocol
 
-from worker.handshakes import Handshake, secure
+from worker._child.handshakes import Handshake, secure
 
 CONNECTIONS, REQUESTS = 200, 2_000
 CONTENDERS = ("ours", "stock")

@@ -192,7 +192,7 @@ class Deaths:
                 kind, "set_state", lambda process, state, *_: process.pid if state.name == "FAILED" else 0
             )
         else:
-            kind = import_module("worker.loop").Loop
+            kind = import_module("worker._supervisor.loop").Loop
             self._tell(kind, "_exited", lambda loop, watched, *_: watched.base.pid)
 
     def _tell(self, kind: Any, name: str, dead: Callable[..., int]) -> None:

@@ -47,4 +47,4 @@ QUICK = Scale(2, 10, 0.4, 30, 10, (1_000, 10_000), 4_000_000, 4_000, 2.0, 1, 3, 
 
 def core(contender: str) -> Any:
     """One of our cores, whatever ``WORKER_CORE`` says."""
-    return import_module(f"worker._{contender}")
+    return import_module("worker._core.pure" if contender == "pure" else "worker._native")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from worker import warm
+from worker._spawn import preload
 
 GRACE = 2.0
 
@@ -80,7 +80,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = _inventory()
     yield
-    warm.forget()
+    preload.forget()
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
     pause = threading.Event()
     deadline = monotonic() + GRACE

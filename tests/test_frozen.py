@@ -15,8 +15,8 @@ def test_every_module_is_found_without_running_any(tmp_path: Path) -> None:
     program.write_text("import worker\nimport worker.cli\n")
     finder = ModuleFinder(path=[str(PACKAGE.parent)])
     finder.run_script(str(program))
-    stems = {path.stem for path in PACKAGE.glob("*.py")} - {"__main__"}
-    wanted = {f"worker.{stem}".removesuffix(".__init__") for stem in stems}
+    paths = {path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py")}
+    wanted = {".".join(path.parts).removesuffix(".__init__") for path in paths} - {"worker.__main__"}
     assert wanted - {*finder.modules} == set()
     # Where it is built, what looks for it is led to it.
     assert "worker._native" in {*finder.modules, *finder.badmodules}

@@ -22,7 +22,7 @@ import worker
 
 API: dict[str, Any] = json.loads((Path(__file__).parent / "api.json").read_text())
 MEMBERS = [(owner, member) for owner, spec in API.items() for member in spec.get("members", ())]
-SOURCES = sorted(Path(worker.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(worker.__file__).parent.rglob("*.py"))
 STOCK = "sanic.worker"
 
 EXTRAS = {

@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from worker import namesake
+from worker._child.descriptors import fill_standard
+from worker._cli import namesake
 from worker._core import CoreInfo, core_info
 from worker.constants import ProcessState, RestartOrder
-from worker.descriptors import fill_standard
 from worker.inspector import Inspector
 from worker.integration import install, uninstall
 from worker.loader import AppLoader, CertLoader

@@ -1,15 +1,15 @@
 # ruff: noqa: PYI021 (the documentation is here)
 """The core: what comes down the pipe, one wait for all that happens, and what files have changed.
 
-This one is in Rust. ``worker._pure`` stands in for it where it is missing, with the same results, but has no
-:class:`Table`. The one door to either is :mod:`worker._core`.
+This one is in Rust. Where it is missing, ``worker._core.pure`` stands in for it, with the same results, but
+has no :class:`Table`. The one door to either is :mod:`worker._core`.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from os import PathLike
 from typing import Any, Literal, final
 
-from worker.messages import Command, Event, Opaque
+from worker._core.messages import Command, Event, Opaque
 
 __all__ = ["LIMIT", "PROFILE", "Framer", "Lifeline", "Monitor", "Scanner", "Table", "decode", "parse"]
 
@@ -22,13 +22,13 @@ PROFILE: Literal["release", "debug"]
 def parse(text: str) -> Command:
     """Say what a text of the pipe asks for.
 
-    - ``""`` is :class:`~worker.messages.Stop`; ``"__TERMINATE__"`` and ``"__TERMINATE_EARLY__"`` are
-      :class:`~worker.messages.Terminate`.
-    - ``"__SCALE__:<n>"`` is :class:`~worker.messages.Scale`: ``n`` is a whole number of at most 64
+    - ``""`` is :class:`~worker._core.messages.Stop`; ``"__TERMINATE__"`` and ``"__TERMINATE_EARLY__"`` are
+      :class:`~worker._core.messages.Terminate`.
+    - ``"__SCALE__:<n>"`` is :class:`~worker._core.messages.Scale`: ``n`` is a whole number of at most 64
       bits in ASCII digits, with or without a sign and white space around it. Whether so many workers
       can be had is not judged here. Anything else that begins with ``__SCALE__`` is
-      :class:`~worker.messages.Invalid`, with a reason that says what would be right.
-    - Any other text is :class:`~worker.messages.Restart`. The names stand before the first colon,
+      :class:`~worker._core.messages.Invalid`, with a reason that says what would be right.
+    - Any other text is :class:`~worker._core.messages.Restart`. The names stand before the first colon,
       separated by commas and stripped; ``__ALL_PROCESSES__`` among them means all. What follows the
       colon is the text of the files, colons included, without ``":STARTUP_FIRST"`` at its end.
     """
@@ -36,9 +36,9 @@ def parse(text: str) -> Command:
 def decode(payload: bytes) -> Command | Opaque:
     """Say what a pickle asks for, if it is ``None`` or a ``str``. Nothing is executed.
 
-    ``None`` is :class:`~worker.messages.Stop`, a ``str`` is parsed as by :func:`parse`. Both are
+    ``None`` is :class:`~worker._core.messages.Stop`, a ``str`` is parsed as by :func:`parse`. Both are
     recognised in every form that the pickle protocols 2 to 5 have for them. Whatever is not exactly
-    such a pickle, down to the last byte, is :class:`~worker.messages.Opaque` and left to
+    such a pickle, down to the last byte, is :class:`~worker._core.messages.Opaque` and left to
     :mod:`pickle`.
     """
 
@@ -138,7 +138,7 @@ class Monitor:
     def watch(self, key: str, pid: int, sentinel: int | None) -> None:
         """Watch a process, until it has exited.
 
-        ``key`` is what its :class:`~worker.messages.Exited` will be named. The process is watched by a
+        ``key`` is what its :class:`~worker._core.messages.Exited` will be named. The process is watched by a
         pidfd. Where there can be none, ``sentinel`` stands in: a descriptor that becomes readable when
         the process is dead, which the caller keeps open until the exit or :meth:`unwatch`. A process
         that is gone already exits at the next wait.
@@ -158,9 +158,9 @@ class Monitor:
 
         If ``messages`` are wanted, what is in the pipe is read, up to 128 KiB or 250 messages a wait; else
         only what the dead have written. First in the list are
-        :class:`~worker.messages.Received` and :class:`~worker.messages.Corrupt` as they arrived, then
-        :class:`~worker.messages.Exited`. What a process wrote before it died is in the same list as
-        its exit, or in an earlier one; so is what was left of an unfinished frame of it, as
+        :class:`~worker._core.messages.Received` and :class:`~worker._core.messages.Corrupt` as they
+        arrived, then :class:`~worker._core.messages.Exited`. What a process wrote before it died is in the
+        same list as its exit, or in an earlier one; so is what was left of an unfinished frame of it, as
         ``Corrupt``, and this also for a writer that is not watched. Unfinished frames may take 64 MiB
         together: the largest is dropped, as ``Corrupt``. For the messages of others, where
         senders are known, an exit does not wait. The end of the pipe, or an error of it, is one last
@@ -293,8 +293,8 @@ class Table:
     def entry(self, name: str, pid: int = 0) -> dict[Any, Any]:
         """Return an entry. :exc:`KeyError` if there is none.
 
-        With values that cannot be unpickled it is a :class:`~worker.values.PartialEntry`. Where its process
-        has written numbers, they are among the keys: ``last_beat`` (an aware ``datetime`` in UTC),
+        With values that cannot be unpickled it is a :class:`~worker._core.codec.PartialEntry`. Where its
+        process has written numbers, they are among the keys: ``last_beat`` (an aware ``datetime`` in UTC),
         ``requests``, ``stoppable`` and ``stopping``.
         """
 
@@ -302,7 +302,7 @@ class Table:
         """Return one value of an entry; no other is unpickled.
 
         :exc:`KeyError` of the name or of the key if there is none,
-        :exc:`~worker.values.UnreadableError` if it cannot be unpickled.
+        :exc:`~worker._core.codec.UnreadableError` if it cannot be unpickled.
         """
 
     def some(self, name: str, keys: Sequence[str], pid: int = 0) -> dict[str, Any]:

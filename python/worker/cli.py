@@ -15,13 +15,13 @@ from typing import Any, NoReturn
 from sanic.log import error_logger, logger
 
 from worker import serve, settings
+from worker._cli.load_retry import wait_and_begin_anew
+from worker._cli.namesake import NamesakeAttributeError, NamesakeError, find, refusal, where
+from worker._cli.target import describe, is_missing, names_file, wrong_argument
 from worker._core import core_info
-from worker.address import AddressError
+from worker._listen.address import AddressError
 from worker.integration import end_with_server, install
-from worker.load_retry import wait_and_begin_anew
 from worker.loader import AppLoader, TargetError
-from worker.namesake import NamesakeAttributeError, NamesakeError, find, refusal, where
-from worker.target import describe, is_missing, names_file, wrong_argument
 
 __all__ = ["main"]
 

@@ -20,11 +20,12 @@ from sanic.request import Request
 from sanic.response import HTTPResponse, json
 from sanic.server.socket import bind_socket
 
-from worker import launch
-from worker.origin import foreign, is_loopback
-from worker.publisher import Publisher, send
+from worker._child import bootstrap
+from worker._control.send import Publisher, send
+from worker._inspect.origin import foreign, is_loopback
+from worker._state.foreign import snapshot
+from worker._state.shared import SharedState
 from worker.settings import Settings
-from worker.state import SharedState, snapshot
 
 __all__ = ["Inspector"]
 
@@ -62,8 +63,8 @@ class Inspector:
     app: Sanic[Any, Any]
     """The application that answers, made when the inspector is called."""
 
-    stops_once = True
-    """It sets handlers of its own for a stop (:mod:`worker.launch`)."""
+    handles_stop_itself = True
+    """It sets handlers of its own for a stop (:mod:`worker._spawn.processes`)."""
     restart_policy = "always"
     """It is replaced when it dies (:meth:`worker.manager.WorkerManager.manage`)."""
 
@@ -188,7 +189,7 @@ class Inspector:
                 str(error),
             )
             return None
-        if self._may_listen(sock, launch.current_settings()):
+        if self._may_listen(sock, bootstrap.current_settings()):
             return sock
         sock.close()
         return None

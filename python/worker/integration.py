@@ -22,12 +22,14 @@ from typing import Any
 
 from sanic.log import error_logger
 
-from worker import settings, unix
+from worker import settings
+from worker._child.descriptors import fill_standard
 from worker._core import IS_NATIVE
-from worker.address import naming_address
-from worker.descriptors import fill_standard
-from worker.state import SharedState
-from worker.state_process import StateProcess
+from worker._listen import unix
+from worker._listen.address import naming_address
+from worker._spawn.processes import set_up_children
+from worker._spawn.state_process import StateProcess
+from worker._state.shared import SharedState
 
 __all__ = ["install", "is_installed", "uninstall"]
 
@@ -121,6 +123,8 @@ def install(**given: Any) -> None:
             _, ours = replaced.get(id(getattr(app, attribute, None)), (None, None))
             if ours is not None:
                 _swap_attribute(app, attribute, ours)
+    set_up_children(install)
+    _undo.append(lambda: set_up_children(None))
 
 
 def uninstall() -> None:
@@ -176,7 +180,7 @@ def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
 
 def _wrap_serve(mixin: Any) -> None:
     """Have Sanic's ``serve`` leave nothing of ours behind: no handler of a signal, no file of a socket."""
-    from worker.loop import signals_given_back
+    from worker._supervisor.loop import signals_given_back
 
     stock = vars(mixin)["serve"].__func__
 

@@ -16,15 +16,15 @@ from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
 
 from worker import settings
-from worker.compat import later_names
+from worker._compat import later_names
+from worker._control.receive import fileno
+from worker._supervisor.loop import Loop, frozen_heap, in_the_loop
+from worker._supervisor.operations import Kind, Operation
+from worker._supervisor.restart_policy import NEVER
+from worker._supervisor.supervisor import Overseer
 from worker.constants import MAIN_NAME, RestartOrder
-from worker.inbox import fileno
-from worker.loop import Loop, frozen_heap, in_the_loop
-from worker.operation import Kind, Operation
-from worker.overseer import Overseer
 from worker.process import ProcessState, Worker, WorkerProcess
 from worker.restarter import Restarter
-from worker.supervision import NEVER
 
 __all__ = ["MonitorCycle", "WorkerManager"]
 

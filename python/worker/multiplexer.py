@@ -10,11 +10,13 @@ from typing import Any
 
 from sanic.log import Colors, logger
 
-from worker import identity
-from worker.compat import later_names
+from worker._compat import later_names
+from worker._control.send import Publisher, send
+from worker._state import identity
+from worker._state.foreign import shared
+from worker._state.shared import SharedState
 from worker.constants import ProcessState
-from worker.publisher import Publisher, send
-from worker.state import SharedState, WorkerState, shared
+from worker.state import WorkerState
 
 __all__ = ["WorkerMultiplexer"]
 

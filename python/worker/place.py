@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from sanic.log import Colors, logger
 
+from worker._state.entry import Entry
+from worker._supervisor.restart_policy import Life
 from worker.constants import SERVER_LABEL, Phase, ProcessState, RestartOrder
-from worker.entry import Entry
-from worker.supervision import Life
 
 __all__ = ["Overseer", "Place"]
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from sanic.http.constants import HTTP
 
-from worker import launch, liveness
+from worker._spawn import liveness, processes
+from worker._supervisor.restart_policy import NEVER
 from worker.constants import WORKER_PREFIX, ProcessState, RestartOrder, prefixed
 from worker.place import Overseer, Place
 from worker.settings import Settings
-from worker.supervision import NEVER
 
 __all__ = ["ProcessState", "Worker", "WorkerProcess", "get_now"]
 
@@ -351,7 +351,7 @@ class Worker:
     def create_process(self) -> WorkerProcess:
         """Make one more process of this worker, without starting it."""
         process = WorkerProcess(
-            factory=launch.factory(self.context, self.settings, self.is_server is True, self.worker_state),
+            factory=processes.factory(self.context, self.settings, self.is_server is True, self.worker_state),
             name=prefixed(self.WORKER_PREFIX, f"{self.ident}-{len(self.processes)}"),
             target=self.serve,
             kwargs={**self.server_settings},

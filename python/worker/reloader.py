@@ -21,13 +21,14 @@ from sanic import Sanic
 from sanic.log import error_logger, logger
 from sanic.server.events import trigger_events
 
-from worker import ignored, launch
+from worker._child import bootstrap
+from worker._control.send import Publisher, send
 from worker._core import Scanner
-from worker.hints import Hints, absolute, resolved
+from worker._core.messages import encoded_files
+from worker._reload import ignore
+from worker._reload.file_events import Hints, absolute, resolved
+from worker._reload.outputs import Outputs
 from worker.loader import AppLoader
-from worker.messages import encoded_files
-from worker.outputs import Outputs
-from worker.publisher import Publisher, send
 
 __all__ = ["Reloader", "shared_directories"]
 
@@ -47,12 +48,12 @@ class Reloader:
     """Runs in a process of its own, and has all workers restarted when a file changes.
 
     Watched are the source of every module that the application has imported, and everything in the
-    directories given and in the application's own package, but for what is ignored (:mod:`worker.ignored`). A
-    file counts as changed when it came, went, or its time of modification, size or inode is another one; a
-    module that is newly imported does not. File events say when and where to look; where they do not tell
-    everything, all is looked at every ``interval``. Changes that follow each other within :attr:`QUIET` are
-    one. Whoever replaces :meth:`files`, :meth:`python_files` or :meth:`check_file` is asked instead, file by
-    file, every ``interval``.
+    directories given and in the application's own package, but for what is ignored
+    (:mod:`worker._reload.ignore`). A file counts as changed when it came, went, or its time of modification,
+    size or inode is another one; a module that is newly imported does not. File events say when and
+    where to look; where they do not tell everything, all is looked at every ``interval``. Changes that follow
+    each other within :attr:`QUIET` are one. A subclass that replaces :meth:`files`, :meth:`python_files` or
+    :meth:`check_file` is asked instead, file by file, every ``interval``.
 
     The application's ``reload_process_start`` and ``reload_process_stop`` listeners run once,
     ``before_reload_trigger`` and ``after_reload_trigger`` (this one with ``changed``, a set of paths as
@@ -65,11 +66,11 @@ class Reloader:
         app_loader (AppLoader): Loads the application, whose modules and listeners these are.
     """
 
-    stops_once = True
-    """It sets handlers of its own for a stop (:mod:`worker.launch`)."""
+    handles_stop_itself = True
+    """It sets handlers of its own for a stop (:mod:`worker._spawn.processes`)."""
     restart_policy = "always"
     """It is replaced when it dies (:meth:`worker.manager.WorkerManager.manage`)."""
-    brings_changes = True
+    is_reloader = True
     """As long as it runs, servers that do not start may be repaired."""
     INTERVAL = 1.0
     """The time from one look to the next where none is given, seconds."""
@@ -120,11 +121,11 @@ class Reloader:
         signal_func(SIGINT, self.stop)
         signal_func(SIGTERM, self.stop)
         roots = [*map(os.fspath, self.reload_dirs), *_package(self.app_loader)]
-        patterns = launch.current_settings().reload_ignore
-        rules = ignored.rules((*ignored.DEFAULTS, *patterns))
-        self._scanner = Scanner(roots, rules, since=launch.started_at())
+        patterns = bootstrap.current_settings().reload_ignore
+        rules = ignore.rules((*ignore.DEFAULTS, *patterns))
+        self._scanner = Scanner(roots, rules, since=bootstrap.started_at())
         self._hints = Hints(roots, self.QUIET, lambda: not self.run)
-        self._outputs = Outputs(launch.current_state(), roots, patterns)
+        self._outputs = Outputs(bootstrap.current_state(), roots, patterns)
         mtimes: dict[str | Path, float] = {}
         loop = new_event_loop()
         try:

@@ -24,17 +24,19 @@ from sanic.models.server_types import Signal
 from sanic.server.protocols.http_protocol import HttpProtocol
 from sanic.server.runners import _serve_http_1, _serve_http_3
 
-from worker import identity, launch
-from worker.compat import setup_logging
+from worker._child import bootstrap, parent_watch
+from worker._child.drain import Drain
+from worker._child.handshakes import secure
+from worker._child.heartbeat import Heartbeat
+from worker._child.signals import STOPS
+from worker._compat import setup_logging
+from worker._state import identity
+from worker._state.foreign import shared
+from worker._state.shared import SharedState
 from worker.constants import prefixed
-from worker.drain import Drain
-from worker.handshakes import secure
-from worker.heartbeat import Heartbeat
 from worker.loader import AppLoader, CertLoader
 from worker.multiplexer import WorkerMultiplexer
 from worker.process import Worker, WorkerProcess
-from worker.signals import STOPS
-from worker.state import SharedState, shared
 
 __all__ = ["worker_serve"]
 
@@ -179,7 +181,7 @@ def worker_serve(
 
 
 # It sets handlers of its own for a stop.
-worker_serve.stops_once = True  # type: ignore[attr-defined]
+worker_serve.handles_stop_itself = True  # type: ignore[attr-defined]
 
 
 def _load(app_name: str, app_loader: AppLoader | None) -> Any:
@@ -252,7 +254,7 @@ def _become_worker(
 
 def _tell_failure(state: Any, error: BaseException) -> None:
     """Have this process end as a failed start, and its entry say why."""
-    launch.mark_failed()
+    bootstrap.mark_failed()
     kind = type(error).__name__
     if isinstance(error, OSError) and error.errno is not None:
         kind = errno.errorcode.get(error.errno, kind)
@@ -297,7 +299,7 @@ class _Server:
         self._app = app
         self._loop = loop
         self._state: SharedState | None = None
-        self._drain = Drain(loop, connections, launch.current_settings().drain_idle)
+        self._drain = Drain(loop, connections, bootstrap.current_settings().drain_idle)
         self._drain.register(app)
         self._stopping = False
         self._episodes = 0
@@ -332,7 +334,7 @@ class _Server:
         if self._stopping:
             return
         self._drain.begin()
-        launch.stop_obeyed()
+        parent_watch.stop_begun()
         if self._state is not None:
             self._state.flag(stopping=True)
         if self._episodes:
@@ -359,14 +361,14 @@ class _Server:
         if self._state is not None:
             self._state.flag(stoppable=stoppable)
         if stoppable:
-            launch.stoppable()
+            parent_watch.stop_handlers_set()
 
     def _remove_handler(self, signum: int) -> bool:
         if signum in (signals.SIGINT, signals.SIGTERM) and not self._loop.is_closed():
             # Without a handler, a repeated stop would end the process in the middle of its stop.
             return True
         removed = self._remove(signum)
-        if signum in (signals.SIGINT, signals.SIGTERM) and launch.is_child():
+        if signum in (signals.SIGINT, signals.SIGTERM) and bootstrap.is_child():
             signals.signal(signum, signals.SIG_IGN)
         return removed
 

@@ -8,14 +8,15 @@ main, and travel to the children on their process object.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from sanic.log import logger
 
-from worker import ignored
 from worker._core import IS_NATIVE
 from worker.constants import RestartOrder
 
@@ -148,6 +149,34 @@ def _yes_or_no(value: Any) -> bool:
     return text in YES
 
 
+def _patterns(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = value.splitlines() if "\n" in value.strip() else value.split(",")
+    patterns = tuple(value)
+    # Anything but a str is a TypeError.
+    patterns = tuple(filter(None, map(str.strip, patterns)))
+    compile_patterns(patterns)
+    return patterns
+
+
+def compile_patterns(patterns: Iterable[str]) -> list[Any]:
+    """Compile patterns as in a ``.gitignore`` (https://git-scm.com/docs/gitignore).
+
+    Raises:
+        ValueError: One of them is not a pattern.
+    """
+    # Costly to import, and needed only by a reloader and for patterns that are given.
+    from pathspec import GitIgnoreSpec
+
+    try:
+        with warnings.catch_warnings():
+            # A future meaning of nested sets in a class: ``_reload.ignore`` escapes them.
+            warnings.simplefilter("ignore", FutureWarning)
+            return [*GitIgnoreSpec.from_lines(patterns).patterns]
+    except re.error as exc:
+        raise ValueError(f"no pattern: {exc}") from None
+
+
 def _max_workers() -> int:
     return max(64, 8 * (os.cpu_count() or 1))
 
@@ -273,7 +302,7 @@ SETTINGS = (
     ),
     Setting(
         "reload_ignore",
-        ignored.parsed,
+        _patterns,
         tuple,
         "patterns as in a .gitignore, as a list or in a text with commas or line ends between them",
         "What the reloader ignores in the directories that it watches, besides what it ignores anyway "

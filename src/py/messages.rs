@@ -1,4 +1,4 @@
-//! Builds the classes of `worker.messages`.
+//! Builds the classes of `worker._core.messages`.
 
 use std::borrow::Cow;
 use std::ffi::c_void;
@@ -112,7 +112,7 @@ struct Messages {
 fn messages(py: Python<'_>) -> PyResult<&Messages> {
     static MESSAGES: PyOnceLock<Messages> = PyOnceLock::new();
     MESSAGES.get_or_try_init(py, || {
-        let module = &py.import("worker.messages")?;
+        let module = &py.import("worker._core.messages")?;
         let class = |name: &str| module.getattr(name);
         let order = class("RestartOrder")?;
         Ok(Messages {

@@ -8,7 +8,7 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyNone, PyString, PyT
 use crate::pickle;
 use crate::table::shared::Numbers;
 
-/// What a time begins with; all else is a pickle. `worker.values` knows both.
+/// What a time begins with; all else is a pickle. `worker._core.codec` knows both.
 const TIME: &[u8] = b"t";
 
 /// A `dict` in the making.
@@ -115,7 +115,7 @@ fn values(py: Python<'_>) -> PyResult<&Values> {
     static VALUES: PyOnceLock<Values> = PyOnceLock::new();
     VALUES.get_or_try_init(py, || {
         let (pickle, times) = (py.import("pickle")?, py.import("datetime")?);
-        let ours = py.import("worker.values")?;
+        let ours = py.import("worker._core.codec")?;
         Ok(Values {
             pickled: pickle.getattr("dumps")?.unbind(),
             unpickled: pickle.getattr("loads")?.unbind(),

@@ -20,6 +20,7 @@ from .processes import Children
 from .tables import Memory
 
 _WANTED = os.environ.get("WORKER_CORE", "auto")
+MODULES = {"native": "worker._native", "pure": "worker._core.pure"}
 CORES = ("native", "pure") if _WANTED == "auto" else (_WANTED,)
 
 
@@ -33,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def core(request: pytest.FixtureRequest) -> ModuleType:
     """One core; that the native one is missing is a failure, unless the pure one alone is asked for."""
-    return import_module(f"worker._{request.param}")
+    return import_module(MODULES[request.param])
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -28,10 +28,10 @@ def run(code: str, core: str | None, path: Path | None = None) -> subprocess.Com
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """The package without its extension."""
-    package = tmp_path / "worker"
-    package.mkdir()
-    for source in SOURCE.glob("*.py"):
-        (package / source.name).symlink_to(source)
+    for source in SOURCE.rglob("*.py"):
+        link = tmp_path / "worker" / source.relative_to(SOURCE)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(source)
     return tmp_path
 
 
@@ -108,7 +108,8 @@ def test_info_compares_by_value_and_cannot_be_changed() -> None:
 def test_the_boundary_offers_what_the_chosen_core_has() -> None:
     from worker import _core
 
-    module = importlib.import_module(f"worker._{_core.core_info().core}")
+    name = {"native": "worker._native", "pure": "worker._core.pure"}[_core.core_info().core]
+    module = importlib.import_module(name)
     for name in ("LIMIT", "Framer", "Monitor", "decode", "parse"):
         assert getattr(_core, name) is getattr(module, name)
     assert _core.LIMIT == 16 * 1024 * 1024

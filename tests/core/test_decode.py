@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from worker.messages import Opaque, Stop
+from worker._core.messages import Opaque, Stop
 
 
 def by_c(value: object, protocol: int) -> bytes:

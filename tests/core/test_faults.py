@@ -17,8 +17,8 @@ import pytest
 
 from worker import reloader
 from worker._core import Scanner
-from worker.hints import Hints, resolved
-from worker.outputs import Outputs
+from worker._reload.file_events import Hints, resolved
+from worker._reload.outputs import Outputs
 
 from .conftest import CORES
 from .test_scanner import write
@@ -98,9 +98,9 @@ def root(tmp_path: Path) -> Path:
 
 def test_of_a_scan_in_python(root: Path, faults: Faults) -> None:
     """In between all is looked at in peace, and what has changed meanwhile is found, once."""
-    from worker import _pure
+    from worker._core import pure
 
-    scanner = _pure.Scanner([root])
+    scanner = pure.Scanner([root])
     scanner.watch([root / "a.py", root / "below" / "b.py"])
     scanner.scan()
     faults.calls = 0

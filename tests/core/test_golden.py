@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from worker._core.messages import Opaque, Restart, Scale, Stop, Terminate
 from worker.constants import RestartOrder
-from worker.messages import Opaque, Restart, Scale, Stop, Terminate
 
 from .processes import frame
 

@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
+from worker._core.messages import Invalid, Restart, Scale, Stop, Terminate
 from worker.constants import RestartOrder
-from worker.messages import Invalid, Restart, Scale, Stop, Terminate
 
 FIRST = RestartOrder.STARTUP_FIRST
 SHAPE = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'"

@@ -12,9 +12,9 @@ from time import monotonic
 
 import pytest
 
-from worker import hints
 from worker._core import Scanner
-from worker.hints import Hints
+from worker._reload import file_events
+from worker._reload.file_events import Hints
 
 from .conftest import CORES
 from .watching import Watching, make_site
@@ -129,7 +129,7 @@ def test_file_systems_that_do_not_tell(tmp_path: Path, monkeypatch: pytest.Monke
         (mounts, f" is on a file system that does not tell of all changes ({kind})"),
         (None, ""),
     ):
-        monkeypatch.setattr(hints, "MOUNTS", str(source))
+        monkeypatch.setattr(file_events, "MOUNTS", str(source))
         watching = Hints([str(tmp_path)], 0.05, lambda: True)
         assert watching.cover(scanner, ()) is True
         assert watching.gap.removeprefix(str(tmp_path)) == gap
@@ -147,7 +147,7 @@ def test_a_queue_that_was_full(start: Start, tmp_path: Path) -> None:
     edited = tmp_path / "watched" / "below" / "a.py"
     with watching.unaware():
         stopped, number = monotonic(), 0
-        while number <= room or monotonic() < stopped + 2 * hints.STALL:
+        while number <= room or monotonic() < stopped + 2 * file_events.STALL:
             number += 1
             noise[number % 2].write_text("")
         edited.write_text("x")

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pathspec import GitIgnoreSpec
 
-from worker.ignored import DEFAULTS, parsed, rules
+from worker._reload.ignore import DEFAULTS, rules
+from worker.settings import checked
 
 NAMES = ["a", "b.py", "a[b", "a]b", "a&b", "a~b", "a-b", "a\\b", "a b", "a^b", "a!b", "#a#", "é", "new\nline"]
 patterns = st.lists(st.text("ab[]!^-&~\\*?/.# é", min_size=1, max_size=8), min_size=1, max_size=3)
@@ -77,4 +78,4 @@ def test_defaults(core: ModuleType, root: Path) -> None:
     ],
 )
 def test_what_is_given(given: str | list[str], patterns: tuple[str, ...]) -> None:
-    assert parsed(given) == patterns
+    assert checked("reload_ignore", given, "a test") == patterns

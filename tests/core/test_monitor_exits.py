@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from worker.messages import Exited, Received
+from worker._core.messages import Exited, Received
 
 from .processes import LONG, Children, until
 

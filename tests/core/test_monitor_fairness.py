@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from worker.messages import Exited, Received, Restart, Stop
+from worker._core.messages import Exited, Received, Restart, Stop
 
 from .processes import LONG, Children, frame, until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from worker.messages import Corrupt, Opaque, Received, Restart
+from worker._core.messages import Corrupt, Opaque, Received, Restart
 
 from .processes import LONG, Children, frame, until
 

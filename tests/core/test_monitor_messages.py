@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from worker.messages import Corrupt, Exited, Opaque, Received, Restart, Scale, Stop, Terminate
+from worker._core.messages import Corrupt, Exited, Opaque, Received, Restart, Scale, Stop, Terminate
 
 from .processes import LONG, Children, die, frame, until
 

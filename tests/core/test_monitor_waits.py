@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from worker._pure import Monitor
-from worker.messages import Received, Restart
+from worker._core.messages import Received, Restart
+from worker._core.pure import Monitor
 
 from .conftest import CORES
 from .processes import LONG, Children, frame, until
@@ -225,7 +225,7 @@ def test_what_the_pure_core_had_read_when_a_handler_raised_comes_at_once(
     monitor = Monitor(subscriber.fileno())
     monitor.watch("w", pid, None)
     publisher.send("a:")
-    monkeypatch.setattr("worker._pure_monitor._exit_code", raises)
+    monkeypatch.setattr("worker._core.pure.monitor._exit_code", raises)
     with pytest.raises(AlarmError):
         monitor.wait(None)
     monitor.unwatch("w")

@@ -63,7 +63,7 @@ streams = st.lists(pieces, max_size=8).map(b"".join)
 
 @pytest.fixture(scope="module")
 def both() -> tuple[ModuleType, ModuleType]:
-    return import_module("worker._native"), import_module("worker._pure")
+    return import_module("worker._native"), import_module("worker._core.pure")
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

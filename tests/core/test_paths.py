@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from worker.messages import Restart, decoded_files, encoded_files
-from worker.roll import Wish, merged
+from worker._core.messages import Restart, decoded_files, encoded_files
+from worker._supervisor.rollout import Wish, merged
 
 paths = st.lists(st.binary(min_size=1).map(os.fsdecode).map(lambda path: f"/{path}"), min_size=1, max_size=5)
 

@@ -18,7 +18,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from .conftest import CORES
+from .conftest import CORES, MODULES
 
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="one core alone is asked for")
 
@@ -66,7 +66,7 @@ class Histories(RuleBasedStateMachine):
         os.mkdir(self.outside)
         roots = [self.root, os.path.join(self.root, "a")] if inner else [self.root]
         rules = [*RULES, *MORE_RULES] if ignored else RULES
-        scanners = [import_module(f"worker._{name}").Scanner for name in CORES]
+        scanners = [import_module(MODULES[name]).Scanner for name in CORES]
         self.cores = [scanner(roots, rules, settle) for scanner in scanners]
         self.hinted = import_module("worker._native").Scanner(roots, rules, settle)
         self.watched: set[str] = set()

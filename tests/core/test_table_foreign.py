@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from worker.values import PartialEntry, UnreadableError
+from worker._core.codec import PartialEntry, UnreadableError
 
 from .tables import Memory
 

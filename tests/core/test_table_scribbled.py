@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from worker.shared import SharedState
+from worker._state.shared import SharedState
 
 from .processes import Children
 from .tables import MEBIBYTE, Memory

@@ -25,10 +25,10 @@ import pytest
 
 import worker
 from worker._core import IS_NATIVE
+from worker._spawn.state_process import StateProcess, StateProxy
+from worker._state.shared import SharedState
 from worker.constants import ProcessState
 from worker.manager import WorkerManager
-from worker.state import SharedState
-from worker.state_process import StateProcess, StateProxy
 
 from . import targets
 

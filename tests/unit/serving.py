@@ -16,7 +16,7 @@ from sanic import Sanic, text
 from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 
-from worker import launch
+from worker._spawn.processes import factory
 from worker.integration import StateManager
 from worker.loader import CertLoader
 from worker.serve import worker_serve
@@ -62,7 +62,7 @@ class Server:
             app.ctx.say = writer.send
             build(app)
 
-        self.process: Any = launch.factory(
+        self.process: Any = factory(
             get_context("fork"), resolve({"graceful_timeout": 5, "drain_idle": drain_idle})
         )(
             name=NAME,

@@ -14,9 +14,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from worker._control.send import Publisher
+from worker._state.foreign import shared
 from worker.multiplexer import WorkerMultiplexer
-from worker.publisher import Publisher
-from worker.state import shared
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -272,7 +272,7 @@ class Watches:
 
     journal: Connection
     restart_policy = "always"
-    brings_changes = True
+    is_reloader = True
 
     def __call__(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)

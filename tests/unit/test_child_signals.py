@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from worker import launch, popen
+from worker._spawn import popen
+from worker._spawn.processes import ManagedProcess, factory
 from worker.settings import resolve
 
 from . import targets
@@ -24,7 +25,7 @@ from .running import command, environment
 PROGRAM = """
     import os, signal, subprocess, sys, time
     from multiprocessing import get_context
-    from worker import launch, warm
+    from worker._spawn import preload, processes
     from worker.settings import resolve
 
     def started() -> str:
@@ -53,15 +54,15 @@ PROGRAM = """
         method = sys.argv[1]
         context = get_context("spawn" if method == "warm" else method)
         if method == "warm":
-            launch.warm_up(context)
-            while not warm.is_warm():
+            processes.warm_up(context)
+            while not preload.is_warm():
                 os.sched_yield()
-        make = launch.factory(context, resolve({"graceful_timeout": 5}), is_server=True)
+        make = processes.factory(context, resolve({"graceful_timeout": 5}), is_server=True)
         process = make(name="Sanic-Server-0-0", target=target, kwargs={}, daemon=True)
         process.start()
         process.join()
         tell("main")
-        warm.forget()
+        preload.forget()
     """
 
 MIXED = ([signal.SIGUSR1], [signal.SIGHUP, signal.SIGUSR2])
@@ -100,9 +101,9 @@ def shows_descriptors(journal: Connection, gate: Connection) -> None:
     os.read(gate.fileno(), 1)
 
 
-def start(target: Callable[..., None], **kwargs: Any) -> launch.Launched:
-    make = launch.factory(get_context("spawn"), resolve({"graceful_timeout": 5}))
-    process: launch.Launched = make(name="Sanic-Server-0-0", target=target, kwargs=kwargs, daemon=True)
+def start(target: Callable[..., None], **kwargs: Any) -> ManagedProcess:
+    make = factory(get_context("spawn"), resolve({"graceful_timeout": 5}))
+    process: ManagedProcess = make(name="Sanic-Server-0-0", target=target, kwargs=kwargs, daemon=True)
     process.start()
     return process
 
@@ -113,7 +114,7 @@ def test_a_spawned_child_has_the_descriptors_that_are_meant_for_it() -> None:
     open_to_all, _other = Pipe(False)
     os.set_inheritable(open_to_all.fileno(), True)
     journals = [Pipe(False) for _ in range(3)]
-    processes: list[launch.Launched] = []
+    processes: list[ManagedProcess] = []
     together = Barrier(len(journals))
 
     def begin(writer: Connection) -> None:

@@ -14,11 +14,8 @@ from typing import Any, ClassVar
 import pytest
 
 from worker import settings
-from worker.commands import DEFERRED, Commands, coalesce
-from worker.complaints import COMPLAINTS
-from worker.constants import RestartOrder
-from worker.loop import SLICE
-from worker.messages import (
+from worker._control.throttle import COMPLAINTS
+from worker._core.messages import (
     Corrupt,
     Exited,
     Invalid,
@@ -30,6 +27,9 @@ from worker.messages import (
     Stop,
     Terminate,
 )
+from worker._supervisor.commands import DEFERRED, Commands, coalesce
+from worker._supervisor.loop import SLICE
+from worker.constants import RestartOrder
 
 from .running import House, errors, logged, until
 

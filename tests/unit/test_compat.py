@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.compat import later_names, setup_logging
+from worker._compat import later_names, setup_logging
 
 
 class Table:

@@ -7,7 +7,7 @@ from time import monotonic
 
 import pytest
 
-from worker.complaints import COMPLAINTS, SPAN, Complaints, safely_shown
+from worker._control.throttle import COMPLAINTS, SPAN, Complaints, safely_shown
 
 from .running import errors
 from .test_inbox import Odd

@@ -12,10 +12,10 @@ import pytest
 from sanic import Sanic
 
 import worker
-from worker.entry import Entry
+from worker._state.entry import Entry
+from worker._state.shared import SharedState
 from worker.multiplexer import WorkerMultiplexer
 from worker.settings import MIN_CEILING
-from worker.shared import SharedState
 
 from .running import House, errors, logged, until
 

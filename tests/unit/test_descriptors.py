@@ -15,9 +15,10 @@ PROGRAM = """
     import json, os, sys
     from multiprocessing import get_context
     import worker
-    from worker.launch import factory
+    from worker._spawn import preload
+    from worker._spawn.processes import factory
     from worker.settings import resolve
-    from worker.state import SharedState
+    from worker._state.shared import SharedState
 
     def files() -> list:
         return [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)]
@@ -40,7 +41,7 @@ PROGRAM = """
         assert state["Sanic-Server-0-0"]["pid"] == 1
         with open(folder + "/main", "w") as file:
             json.dump(files(), file)
-        worker.process.launch.warm.forget()
+        preload.forget()
         if is_native:
             state.close()
     """

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from sanic.exceptions import ServerKilled
 
-from worker import popen
+from worker._spawn import popen
 from worker.constants import Phase
 from worker.process import WorkerProcess
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from worker import fork_server, launch, liveness, warm
+from worker._spawn import fork_server, liveness, preload, processes
+from worker._spawn.processes import ManagedProcess, factory
 from worker.settings import resolve
 
 from . import targets
@@ -31,21 +32,21 @@ pytestmark = pytest.mark.usefixtures("main_is_heard")
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
     yield
-    warm.forget()
+    preload.forget()
 
 
 def waits(gate: Connection) -> None:
     os.read(gate.fileno(), 1)
 
 
-def make(method: str, target: Callable[..., None], **kwargs: Any) -> launch.Launched:
-    process: launch.Launched = launch.factory(
-        get_context(method), resolve({"graceful_timeout": 5}), is_server=True
-    )(name=ONE, target=target, kwargs=kwargs, daemon=True)
+def make(method: str, target: Callable[..., None], **kwargs: Any) -> ManagedProcess:
+    process: ManagedProcess = factory(get_context(method), resolve({"graceful_timeout": 5}), is_server=True)(
+        name=ONE, target=target, kwargs=kwargs, daemon=True
+    )
     return process
 
 
-def end(process: launch.Launched, *connections: Connection) -> int | None:
+def end(process: ManagedProcess, *connections: Connection) -> int | None:
     process.join(15)
     assert not process.is_alive()
     code = process.exitcode
@@ -57,9 +58,9 @@ def end(process: launch.Launched, *connections: Connection) -> int | None:
 
 def ready() -> fork_server.ForkServer:
     """The fork server, once it has imported its modules."""
-    warm.start()
-    until(warm.is_warm, "the fork server to be ready")
-    server = warm.server()
+    preload.start()
+    until(preload.is_warm, "the fork server to be ready")
+    server = preload.server()
     assert server is not None
     return server
 
@@ -86,23 +87,23 @@ class TestLikeAnyChild:
     def test_it_is_gone_when_it_is_forgotten(self) -> None:
         pid = ready().pid
         stop(pid)
-        warm.forget()
+        preload.forget()
         assert not Path(f"/proc/{pid}").exists()
 
     def test_it_may_have_been_collected_by_somebody_else(self) -> None:
         pid = ready().pid
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        warm.forget()
+        preload.forget()
 
     def test_it_goes_with_main(self, tmp_path: Path) -> None:
         program = """
             import signal
-            from worker import warm
+            from worker._spawn import preload
 
             if __name__ == "__main__":
-                print(warm.server().pid, flush=True)
-                warm.server().is_ready(30)
+                print(preload.server().pid, flush=True)
+                preload.server().is_ready(30)
                 print("ready", flush=True)
                 signal.pause()
             """
@@ -120,10 +121,10 @@ class TestLikeAnyChild:
     def test_it_is_gone_before_main_exits(self, tmp_path: Path) -> None:
         program = """
             import sys
-            from worker import warm
+            from worker._spawn import preload
 
             if __name__ == "__main__":
-                print(warm.server().pid, flush=True)
+                print(preload.server().pid, flush=True)
                 sys.exit(3)
             """
         main = subprocess.Popen(
@@ -144,9 +145,9 @@ class TestFailure:
     ) -> None:
         process = make(method, targets.nothing)
         process.start()
-        assert type(process) is launch.SpawnProcess
+        assert type(process) is processes.SpawnProcess
         assert end(process) == 0
-        assert warm.server() is None
+        assert preload.server() is None
         (line,) = warnings(caplog)
         assert reason in line and "spawned from now on" in line
 
@@ -162,7 +163,7 @@ class TestFailure:
         with monkeypatch.context() as patch:
             owner: Any = fork_server.socket if call == "socketpair" else os
             patch.setattr(owner, call, refuse)
-            warm.start()
+            preload.start()
         self.starts_spawned(caplog, os.strerror(number))
 
     def test_where_its_interpreter_is_not_found(
@@ -170,12 +171,12 @@ class TestFailure:
     ) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(fork_server.spawn, "get_executable", lambda: "/nowhere/python")
-            warm.start()
+            preload.start()
         self.starts_spawned(caplog, "No such file")
 
     def test_where_it_ends_while_it_imports(self, caplog: pytest.LogCaptureFixture) -> None:
-        warm.start()
-        server = warm.server()
+        preload.start()
+        server = preload.server()
         assert server is not None
         os.kill(server.pid, signal.SIGKILL)
         self.starts_spawned(caplog, "it has ended before it was ready")
@@ -188,7 +189,7 @@ class TestFailure:
         ready()
         process = make("spawn", targets.nothing)
         process.start()
-        assert type(process) is launch.ForkServerProcess
+        assert type(process) is processes.ForkServerProcess
         assert end(process) == 0
         assert not warnings(caplog)
 
@@ -216,14 +217,14 @@ class TestFailure:
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(fork_server, "READY_TIMEOUT", 0.2)
-        warm.start()
-        server = warm.server()
+        preload.start()
+        server = preload.server()
         assert server is not None
         stop(server.pid)
         # A server that would be spawned does not wait for it.
         began = monotonic()
         process = make("spawn", targets.nothing)
-        assert type(process) is launch.SpawnProcess and monotonic() - began < 0.15
+        assert type(process) is processes.SpawnProcess and monotonic() - began < 0.15
         self.starts_spawned(caplog, "it was not ready within 0.2 s")
 
     def test_one_that_answers_late_leaves_no_child(
@@ -235,7 +236,7 @@ class TestFailure:
         monkeypatch.setattr(fork_server, "read_number", lambda fd: read(fd) and None)
         process = make("spawn", targets.nothing)
         process.start()
-        assert type(process) is launch.SpawnProcess
+        assert type(process) is processes.SpawnProcess
         assert end(process) == 0
         assert capfd.readouterr().err == ""
 
@@ -243,8 +244,8 @@ class TestFailure:
 def test_a_stop_while_it_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The first start waits until the fork server is ready; a stop does not."""
     house = House(tmp_path, method="forkserver")
-    warm.start()
-    server = warm.server()
+    preload.start()
+    server = preload.server()
     assert server is not None
     stop(server.pid)
 
@@ -267,7 +268,7 @@ class TestKilled:
         assert ready().pid != pid
         process = make("spawn", targets.nothing)
         process.start()
-        assert type(process) is launch.ForkServerProcess
+        assert type(process) is processes.ForkServerProcess
         assert end(process) == 0
         (line,) = warnings(caplog)
         assert line == "The fork server is started again: it has ended."
@@ -288,20 +289,20 @@ class TestKilled:
             patch.setattr(fork_server.socket, "send_fds", kill_and_send)
             process = make("spawn", targets.nothing)
             process.start()
-        assert type(process) is launch.SpawnProcess
+        assert type(process) is processes.SpawnProcess
         assert end(process) == 0
         (line,) = warnings(caplog)
         assert line == "The fork server is started again: it has ended."
 
     def test_one_that_is_of_no_use_any_more(self, caplog: pytest.LogCaptureFixture) -> None:
         pid = ready().pid
-        warm.cool_down_after([fork_server.__file__])
+        preload.invalidate_if_changed([fork_server.__file__])
         os.kill(pid, signal.SIGKILL)
         wait_for_end(pid)
-        assert not warm.is_warm()
+        assert not preload.is_warm()
         # It is collected, and that is all.
         assert not Path(f"/proc/{pid}").exists()
-        assert warm.server() is None
+        assert preload.server() is None
         assert not warnings(caplog)
 
     def test_a_child_lives_on_and_ends_as_nobody_knows(self) -> None:
@@ -352,7 +353,7 @@ def test_a_stop_and_a_restart_with_a_broken_fork_server(
     def act() -> None:
         (first,) = house.said("ready")
         house.all_acked()
-        server = warm.server()
+        server = preload.server()
         assert server is not None
         os.kill(server.pid, how)
         house.plan("exits 3")

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from worker import identity, launch
+from worker._spawn.processes import factory
+from worker._state import identity
+from worker._state.shared import SharedState
 from worker.multiplexer import WorkerMultiplexer
-from worker.shared import SharedState
 from worker.state import WorkerState
 
 NAME = "Sanic-Server-0-0"
@@ -38,7 +39,7 @@ def run(
 ) -> int:
     """Run a target as a worker of that name, and return its pid when it has ended in order."""
     monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
-    make = launch.factory(get_context(method))
+    make = factory(get_context(method))
     worker = make(name=NAME, target=target, kwargs={"state": state, "args": args}, daemon=False)
     worker.start()
     worker.join()

@@ -23,7 +23,7 @@ from sanic.http.constants import HTTP
 from sanic.http.tls.context import process_to_context
 from sanic.server.protocols.base_protocol import SanicProtocol
 
-from worker.handshakes import Handshake, secure
+from worker._child.handshakes import Handshake, secure
 
 from .running import until, until_in_loop
 from .serving import APP, NAME, Server

@@ -18,8 +18,8 @@ from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 
-from worker import heartbeat
-from worker.state import SharedState
+from worker._child import heartbeat
+from worker._state.shared import SharedState
 
 from .running import until, until_in_loop
 from .serving import APP, NAME, Server

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from worker import inbox
+from worker._control import receive
+from worker._control.receive import ConnectionMonitor, fileno, interpret, load, open_monitor
 from worker._core import Monitor
-from worker.constants import RestartOrder
-from worker.inbox import ConnectionMonitor, fileno, interpret, load, open_monitor
-from worker.messages import (
+from worker._core.messages import (
     Command,
     Corrupt,
     Event,
@@ -32,6 +31,7 @@ from worker.messages import (
     Stop,
     Terminate,
 )
+from worker.constants import RestartOrder
 
 from .running import until
 from .targets import nothing
@@ -341,8 +341,8 @@ class TestConnectionMonitor:
         connection.on_poll = passes
         assert monitor.wait(0.25) == []
         assert 0.25 <= monotonic() - began < 2
-        assert all(timeout <= inbox.TICK for timeout in connection.polled)
-        assert connection.polled[0] == inbox.TICK
+        assert all(timeout <= receive.TICK for timeout in connection.polled)
+        assert connection.polled[0] == receive.TICK
 
     @pytest.mark.parametrize("ended", [False, True])
     def test_a_wake_ends_the_next_wait(self, ended: bool) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from worker import descriptors, launch, liveness
-from worker.outputs import Processes
+from worker._child import bootstrap, descriptors, parent_watch
+from worker._reload.outputs import Processes
+from worker._spawn import liveness, processes
+from worker._spawn.processes import ManagedProcess, factory
+from worker._state.shared import SharedState
 from worker.settings import resolve
-from worker.state import SharedState
 
 from . import targets
 from .running import wait_for_end
@@ -44,33 +46,33 @@ def holds_back(gate: Connection, journal: Connection) -> None:
     journal.send(signal.sigwait(targets.STOPS))
 
 
-def stops_once(journal: Connection) -> None:
+def handles_stop_itself(journal: Connection) -> None:
     journal.send(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)
 
 
-stops_once.stops_once = True  # type: ignore[attr-defined]
+handles_stop_itself.handles_stop_itself = True  # type: ignore[attr-defined]
 
 
 def tells_the_state(journal: Connection) -> None:
-    state = launch.current_state()
+    state = bootstrap.current_state()
     journal.send(None if state is None else (state[NAME], Processes(state).pids()))
 
 
 class BringsChanges:
     """Says of itself what a reloader does."""
 
-    brings_changes = True
+    is_reloader = True
 
     def __call__(self, journal: Connection) -> None:
         tells_the_state(journal)
 
 
 def fails() -> None:
-    launch.mark_failed()
+    bootstrap.mark_failed()
 
 
-def start(method: str, target: Callable[..., None], **kwargs: Any) -> launch.Launched:
-    process: launch.Launched = launch.factory(get_context(method), resolve({"graceful_timeout": 5}))(
+def start(method: str, target: Callable[..., None], **kwargs: Any) -> ManagedProcess:
+    process: ManagedProcess = factory(get_context(method), resolve({"graceful_timeout": 5}))(
         name=NAME, target=target, kwargs=kwargs, daemon=True
     )
     process.start()
@@ -96,20 +98,20 @@ class TestFactory:
     @pytest.mark.parametrize(
         ("method", "kind"),
         [
-            ("spawn", launch.SpawnProcess),
-            ("fork", launch.ForkProcess),
-            ("forkserver", launch.ForkServerProcess),
-            (None, launch.SpawnProcess),
+            ("spawn", processes.SpawnProcess),
+            ("fork", processes.ForkProcess),
+            ("forkserver", processes.ForkServerProcess),
+            (None, processes.SpawnProcess),
         ],
     )
     def test_of_a_context(
-        self, method: str | None, kind: type[launch.Launched], monkeypatch: pytest.MonkeyPatch
+        self, method: str | None, kind: type[ManagedProcess], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         context = get_context(method)
         if method is None:
             monkeypatch.setattr(context, "get_start_method", lambda: "spawn")
         settings = resolve({"graceful_timeout": 2.5})
-        make = launch.factory(context, settings)
+        make = factory(context, settings)
         process = make(name="x", target=targets.nothing, kwargs={}, daemon=True)
         assert type(process) is kind
         assert (process.settings, process.main_pid, process.name, process.daemon) == (
@@ -123,7 +125,7 @@ class TestFactory:
         class Foreign:
             Process = object()
 
-        assert launch.factory(Foreign()) is Foreign.Process
+        assert factory(Foreign()) is Foreign.Process
 
     def test_of_a_context_with_processes_of_its_own(self) -> None:
         class Mine(multiprocessing.context.SpawnProcess):
@@ -132,7 +134,7 @@ class TestFactory:
         class Context(multiprocessing.context.SpawnContext):
             Process = Mine
 
-        assert launch.factory(Context()) is Mine
+        assert factory(Context()) is Mine
 
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("proxied", [pytest.param(False, marks=pytest.mark.native), True])
@@ -146,7 +148,7 @@ class TestFactory:
             state[NAME] = {"pid": 7}
             reading, journal = map(stack.enter_context, Pipe(False))
             for target, told in ((BringsChanges(), ({"pid": 7}, {7})), (tells_the_state, None)):
-                process = launch.factory(get_context(method), state=state)(
+                process = factory(get_context(method), state=state)(
                     name="Sanic-Reloader-0", target=target, kwargs={"journal": journal}, daemon=True
                 )
                 process.start()
@@ -155,11 +157,11 @@ class TestFactory:
                 process.close()
 
     def test_who_stops_once(self) -> None:
-        make = launch.factory(get_context("spawn"))
-        assert make(target=stops_once).stops_once is True
-        assert make(target=deaf).stops_once is False
+        make = factory(get_context("spawn"))
+        assert make(target=handles_stop_itself).handles_stop_itself is True
+        assert make(target=deaf).handles_stop_itself is False
         # An object that answers everything, as a Mock does, has not said so.
-        assert make(target=type("Yes", (), {"stops_once": "yes"})()).stops_once is False
+        assert make(target=type("Yes", (), {"handles_stop_itself": "yes"})()).handles_stop_itself is False
 
 
 @pytest.mark.usefixtures("named")
@@ -213,7 +215,7 @@ class TestBirth:
 
     def test_one_that_obeys_the_first_stop_sets_its_own_handlers(self) -> None:
         journal, writer = Pipe(False)
-        assert end(start("fork", stops_once, journal=writer), writer) == 0
+        assert end(start("fork", handles_stop_itself, journal=writer), writer) == 0
         assert journal.recv() is True
         journal.close()
 
@@ -229,7 +231,7 @@ class TestBirth:
         self, signum: int, method: str, code: int, capfd: pytest.CaptureFixture[str]
     ) -> None:
         gate, opener = Pipe(False)
-        process = launch.factory(get_context(method), resolve({"graceful_timeout": 5}))(
+        process = factory(get_context(method), resolve({"graceful_timeout": 5}))(
             target=deaf, kwargs={"gate": gate}
         )
         # What is pending in main is not inherited; the child has to have a signal of its own.
@@ -254,7 +256,7 @@ class TestBirth:
         assert end(start("fork", targets.nothing)) == 0
 
     def test_a_mark_is_not_inherited(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(launch, "_failed", True)
+        monkeypatch.setattr(bootstrap, "_failed", True)
         assert end(start("fork", targets.nothing)) == 0
 
     def test_a_forked_child_closes_what_only_main_may_use(self) -> None:
@@ -262,9 +264,9 @@ class TestBirth:
         journal, writer = Pipe(False)
         one, other = Pipe(True)
         files = {end.fileno(): targets.file_of(end.fileno()) for end in (one, other)}
-        descriptors.own(one)
-        descriptors.own(other)
-        descriptors.disown(other)
+        descriptors.close_in_children(one)
+        descriptors.close_in_children(other)
+        descriptors.forget(other)
         try:
             process = start("fork", birth, gate=gate, journal=writer, files=files)
             assert journal.recv()[2]["has"] == [other.fileno()]
@@ -273,7 +275,7 @@ class TestBirth:
             end(process, gate, opener, writer, journal)
             assert all(targets.file_of(fd) == file for fd, file in files.items())
         finally:
-            descriptors.disown(one)
+            descriptors.forget(one)
             one.close()
             other.close()
 
@@ -283,13 +285,13 @@ class TestBirth:
                 raise OSError("closed")
 
         owned = Closed()
-        descriptors.own(owned)
+        descriptors.close_in_children(owned)
         try:
             assert end(start("fork", targets.nothing)) == 0
         finally:
-            descriptors.disown(owned)
+            descriptors.forget(owned)
         with pytest.raises(ValueError, match="not in list"):
-            descriptors.disown(owned)
+            descriptors.forget(owned)
 
 
 class TestHasBegun:
@@ -299,7 +301,7 @@ class TestHasBegun:
         assert not liveness.has_begun(get_context("fork").Process(target=targets.nothing))
 
     def test_one_that_was_never_started(self) -> None:
-        assert not liveness.has_begun(launch.factory(get_context("fork"))(target=targets.nothing))
+        assert not liveness.has_begun(factory(get_context("fork"))(target=targets.nothing))
 
     def test_one_that_is_gone(self) -> None:
         process = start("fork", targets.nothing)
@@ -309,7 +311,7 @@ class TestHasBegun:
 
     def test_one_that_stands_before_its_session(self) -> None:
         gate, opener = Pipe(False)
-        process = launch.factory(get_context("fork"))(target=targets.nothing)
+        process = factory(get_context("fork"))(target=targets.nothing)
         began = process.run
 
         def late() -> None:
@@ -352,13 +354,13 @@ class TestReap:
 class TestLeadSession:
     def test_one_that_leads_already(self) -> None:
         """`setsid` is refused to the leader of a group."""
-        process = start("fork", launch.lead_session)
+        process = start("fork", parent_watch.lead_session)
         assert end(process) == 0
 
 
 def test_the_mask_of_main_is_restored_when_a_start_fails() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    process = launch.factory(get_context("spawn"))(target=lambda: None)
+    process = factory(get_context("spawn"))(target=lambda: None)
     with pytest.raises(Exception, match="lambda"):
         process.start()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
@@ -369,14 +371,14 @@ def test_only_servers_have_the_listening_socket(name: str, has: bool) -> None:
     """Under fork another process would hold its port after the end of main."""
     reader, writer = Pipe(False)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        descriptors.own(listening, servers_too=True)
+        descriptors.close_in_children(listening, servers_too=True)
         file = targets.file_of(listening.fileno())
-        make = launch.factory(get_context("fork"), resolve({"graceful_timeout": 5}), is_server=has)
+        make = factory(get_context("fork"), resolve({"graceful_timeout": 5}), is_server=has)
         process = make(name=name, target=tells_of, args=(writer, listening.fileno()), daemon=True)
         process.start()
         assert (reader.recv() == file) is has
         assert end(process, reader, writer) == 0
-        descriptors.disown(listening)
+        descriptors.forget(listening)
         assert not descriptors._owned_by_servers
 
 

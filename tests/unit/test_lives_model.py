@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from worker import process as module
+from worker._supervisor.child import Watched
+from worker._supervisor.lifecycle import Lives
+from worker._supervisor.operations import Kind
+from worker._supervisor.rollout import NEWCOMER
 from worker.constants import Happening, Phase, ProcessState, RestartOrder
-from worker.lives import Lives
-from worker.operation import Kind
 from worker.process import WorkerProcess
-from worker.roll import NEWCOMER
 from worker.settings import resolve
-from worker.watched import Watched
 
 from .fakes import FakeBase
 from .targets import nothing

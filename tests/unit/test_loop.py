@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from worker._core.messages import Manage, Received
 from worker.constants import RestartOrder
-from worker.messages import Manage, Received
 from worker.process import WorkerProcess
 
 from . import targets

@@ -70,7 +70,7 @@ def test_without_a_namesake(tmp_path: Path, statement: str, kind: str) -> None:
 
 def test_what_the_package_has_is_not_touched(folder: Path) -> None:
     said = tried(
-        "import worker.cli, worker.shared; from worker import install, hints; "
+        "import worker.cli, worker._state.shared; from worker import install, settings; "
         "print(hasattr(worker, 'tasks'), hasattr(worker, '__wrapped__'), worker.cli.__name__)",
         folder.parent,
     )

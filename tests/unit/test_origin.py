@@ -12,8 +12,8 @@ from sanic.compat import Header
 from sanic.server.socket import bind_socket
 
 from worker import settings
+from worker._inspect.origin import foreign, is_loopback
 from worker.inspector import Inspector
-from worker.origin import foreign, is_loopback
 from worker.process import Worker
 
 from .fakes import FakePublisher

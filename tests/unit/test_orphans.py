@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from worker import launch
+from worker._child import parent_watch
+from worker._spawn.processes import ManagedProcess, factory
 from worker.settings import resolve
 
 from . import targets
@@ -20,7 +21,7 @@ from .test_launch import METHODS, end, holds_back, start
 
 
 def sent_by_nobody(grace: float, main: int) -> None:
-    launch.hold_on_to(main, grace)
+    parent_watch.watch_parent(main, grace)
 
 
 class TestLifeline:
@@ -49,10 +50,10 @@ class TestLifeline:
         child = os.fork()
         if not child:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            launch.hold_on_to(main, 20.0)
+            parent_watch.watch_parent(main, 20.0)
             os.write(holds, b"x")
             signal.sigwait({signal.SIGINT})
-            launch.stoppable()
+            parent_watch.stop_handlers_set()
             os._exit(7 if signal.sigtimedwait({signal.SIGINT}, 15) else 1)
         assert os.read(held, 1) == b"x"
         os.close(held)
@@ -137,7 +138,7 @@ class TestLifeline:
     def test_what_is_registered_for_the_exit_is_run(self, method: str, tmp_path: Path) -> None:
         program = f"""
             from multiprocessing import get_context
-            from worker.launch import factory
+            from worker._spawn.processes import factory
             from worker.settings import resolve
             from unit import targets
 
@@ -163,7 +164,7 @@ class TestLifeline:
         if not main:
             signal.pause()
         heard, speaks = Pipe(False)
-        process: launch.Launched = launch.factory(get_context("fork"), resolve({"graceful_timeout": 20}))(
+        process: ManagedProcess = factory(get_context("fork"), resolve({"graceful_timeout": 20}))(
             target=has_a_child, args=(speaks,), daemon=True
         )
         process.main_pid = main

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from worker.outputs import Outputs, Processes, Rollouts, _open_for_writing
+from worker._reload.outputs import Outputs, Processes, Rollouts, _open_for_writing
 
 WARNING = "In each of the last 3 rollouts this has changed, and nothing else: "
 
@@ -284,7 +284,7 @@ class TestWhatIsOpen:
     def test_how_many_are_remembered(
         self, made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.outputs.REMEMBERED", 2)
+        monkeypatch.setattr("worker._reload.outputs.REMEMBERED", 2)
         paths = [made(name) for name in "abc"]
         outputs = Outputs(None, (), ())
         for path in paths:

@@ -13,10 +13,10 @@ import pytest
 from sanic import Sanic
 
 import worker
-from worker.entry import Entry
-from worker.news import News
+from worker._state.entry import Entry
+from worker._state.shared import SharedState
+from worker._supervisor.state_watcher import News
 from worker.place import Place
-from worker.shared import SharedState
 from worker.state import WorkerState
 
 from .running import House, errors

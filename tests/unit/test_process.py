@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from worker import launch, process
+from worker import process
+from worker._spawn import processes
 from worker.constants import ProcessState, RestartOrder
 from worker.process import Worker, WorkerProcess, get_now
 from worker.settings import resolve
@@ -417,7 +418,7 @@ class TestWorker:
         worker = Worker("X", nothing, {}, get_context("spawn"), {}, label="Srv 1", settings=settings)
         (one,) = worker.processes
         assert one.ident == "Srv 1"
-        assert isinstance(one._current_process, launch.SpawnProcess)
+        assert isinstance(one._current_process, processes.SpawnProcess)
         assert one._current_process.settings is settings
 
     def test_of_real_processes(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from worker.publisher import send
+from worker._control.send import send
 
 from .fakes import FakePublisher
 

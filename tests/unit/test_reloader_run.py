@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from sanic import Sanic
 
-from worker import launch, reloader
+from worker import reloader
+from worker._child import bootstrap
 from worker.loader import AppLoader
 
 from .fakes import FakePublisher
@@ -104,7 +105,7 @@ class TestWhatHappensMeanwhile:
         module = ModuleType("imported_while_it_was_edited")
         module.__file__ = str(watched / "a.txt")
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(launch, "started_at", lambda: os.stat(watched / "a.txt").st_ctime - 0.001)
+        monkeypatch.setattr(bootstrap, "started_at", lambda: os.stat(watched / "a.txt").st_ctime - 0.001)
         threading.Event().wait(2 * reloader.CLOCK_TICK)
         stepped.steps = [nothing]
         stepped()
@@ -113,7 +114,7 @@ class TestWhatHappensMeanwhile:
     def test_any_edit_since_the_listeners_of_its_start(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(launch, "started_at", lambda: os.stat(watched / "b.txt").st_ctime - 0.001)
+        monkeypatch.setattr(bootstrap, "started_at", lambda: os.stat(watched / "b.txt").st_ctime - 0.001)
         look = stepped._look
 
         def late(hints: Any) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from worker import launch
+from worker._child import bootstrap
 from worker.process import WorkerProcess
 
 from .fakes import FakeBase
@@ -108,4 +108,4 @@ def test_nobody_leaves_for_a_successor_that_could_not_start() -> None:
 
 
 def test_main_is_no_child() -> None:
-    assert not launch.is_child()
+    assert not bootstrap.is_child()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from worker._supervisor.rollout import AFTERWARDS, AT_ONCE, BESIDE, How, Seat, Wish, merged, turns
 from worker.constants import Phase, RestartOrder
-from worker.roll import AFTERWARDS, AT_ONCE, BESIDE, How, Seat, Wish, merged, turns
 
 UP, DOWN = RestartOrder.STARTUP_FIRST, RestartOrder.SHUTDOWN_FIRST
 READY, STARTING, REPLACING = Phase.READY, Phase.STARTING, Phase.REPLACING

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from worker.entry import Entry
-from worker.shared import SharedState
+from worker._core.codec import PartialEntry, UnreadableError
+from worker._state.entry import Entry
+from worker._state.shared import SharedState
 from worker.state import WorkerState
-from worker.values import PartialEntry, UnreadableError
 
 from .running import House, errors, until
 
@@ -116,7 +116,7 @@ class TestMemory:
         """As after `ulimit -f`."""
         code = """
             import os, resource
-            from worker.state import SharedState
+            from worker._state.shared import SharedState
 
             resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 20, 100 << 20))
             state = SharedState()

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from worker.state import WorkerState, shared, snapshot
+from worker._state.foreign import shared, snapshot
+from worker.state import WorkerState
 
 RESTRICTED = ("health", "pid", "requests", "restart_at", "server", "start_at", "starts", "state")
 

@@ -33,7 +33,7 @@ if __name__ == "__main__":
     else:
         del os.memfd_create
     set_start_method("spawn")
-    from worker.shared import SharedState
+    from worker._state.shared import SharedState
 
     state = SharedState()
     state["a"] = {"x": 1}
@@ -72,7 +72,7 @@ try:
 except PermissionError:
     print("refused")
 
-from worker.shared import SharedState
+from worker._state.shared import SharedState
 
 state = SharedState()
 state["a"] = {"x": 1}

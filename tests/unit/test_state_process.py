@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from worker import state_process
-from worker.entry import Entry
-from worker.shared import SharedState
-from worker.state import WorkerState, shared
-from worker.state_process import StateProcess, StateProxy
+from worker._spawn import state_process
+from worker._spawn.state_process import StateProcess, StateProxy
+from worker._state.entry import Entry
+from worker._state.foreign import shared
+from worker._state.shared import SharedState
+from worker.state import WorkerState
 
 from .running import command, environment, lives, until, wait_for_end
 
@@ -277,7 +278,7 @@ class TestGone:
     def test_it_ends_with_main(self, method: str, how: signal.Signals | None, tmp_path: Path) -> None:
         code = f"""
             import multiprocessing
-            from worker.state_process import StateProcess
+            from worker._spawn.state_process import StateProcess
 
             if __name__ == "__main__":
                 multiprocessing.set_start_method("{method}")

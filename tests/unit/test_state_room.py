@@ -40,7 +40,7 @@ def run(code: str, limit: int | None = None) -> list[str]:
 )
 def test_a_twentieth_of_the_address_space(limit: int | None, size: int) -> None:
     code = """
-        from worker.shared import SharedState
+        from worker._state.shared import SharedState
         state = SharedState()
         state["a"] = {"x": 1}
         print(os.fstat(state._memory).st_size, state["a"])
@@ -50,7 +50,7 @@ def test_a_twentieth_of_the_address_space(limit: int | None, size: int) -> None:
 
 def test_what_was_asked_for_is_had_or_refused() -> None:
     code = """
-        from worker.shared import SharedState
+        from worker._state.shared import SharedState
         state = SharedState(500 << 20)
         print(os.fstat(state._memory).st_size >> 20)
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sanic.exceptions import ServerKilled
 
-from worker import descriptors
+from worker._child import descriptors
 from worker.process import WorkerProcess
 
 from . import targets
@@ -201,7 +201,7 @@ class TestStops:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         # It has handlers of its own, as a server has.
-        monkeypatch.setattr(targets.server, "stops_once", True, raising=False)
+        monkeypatch.setattr(targets.server, "handles_stop_itself", True, raising=False)
         house = House(tmp_path, plan, proxied=proxied)
         house.run(lambda: house.said("ready") and None)
         assert [said.what for said in house.heard] == ["ready", "SIGINT"]
@@ -301,9 +301,9 @@ class TestStops:
 
         def replace_monitor() -> None:
             assert the_loop._monitor is not None
-            descriptors.disown(the_loop._monitor)
+            descriptors.forget(the_loop._monitor)
             the_loop._monitor = Closing(the_loop._monitor)
-            descriptors.own(the_loop._monitor)
+            descriptors.close_in_children(the_loop._monitor)
 
         def act() -> None:
             house.said("ready")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from worker._supervisor.lifecycle import Lives
+from worker._supervisor.restart_policy import Death, Life, how_it_ended, judge
 from worker.constants import LIFE, Act, Happening, Phase, ProcessState, RestartOrder
-from worker.lives import Lives
 from worker.settings import Settings, resolve
-from worker.supervision import Death, Life, how_it_ended, judge
 
 # In the middle of the jitter: the backoff itself.
 EVEN = 0.5

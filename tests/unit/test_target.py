@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from worker._cli.target import describe, is_missing, names_file, wrong_argument
 from worker.loader import AppLoader, TargetError
-from worker.target import describe, is_missing, names_file, wrong_argument
 
 SOURCE = """
 from sanic import Sanic

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from worker import unix
+from worker._listen import unix
 
 MODE = 0o600
 

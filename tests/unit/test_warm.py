@@ -13,7 +13,8 @@ import pytest
 import sanic
 
 import worker
-from worker import launch, warm
+from worker._spawn import preload, processes
+from worker._spawn.processes import factory
 
 from .running import until
 
@@ -21,12 +22,12 @@ from .running import until
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
     yield
-    warm.forget()
+    preload.forget()
 
 
 def warm_up() -> None:
-    launch.warm_up(get_context("spawn"))
-    until(warm.is_warm, "the fork server to be ready")
+    processes.warm_up(get_context("spawn"))
+    until(preload.is_warm, "the fork server to be ready")
 
 
 VARIABLES = ("SANIC_WORKER_NAME", "COLOUR", "KEPT")
@@ -48,7 +49,7 @@ def shows_environment(journal: Connection, application: object) -> None:
 
 
 def kind(method: str, *, is_server: bool = True) -> str:
-    process = launch.factory(get_context(method), is_server=is_server)(name="Sanic-Server-0-0", target=print)
+    process = factory(get_context(method), is_server=is_server)(name="Sanic-Server-0-0", target=print)
     return str(process._start_method)
 
 
@@ -57,7 +58,7 @@ def test_servers_that_would_be_spawned() -> None:
     warm_up()
     assert (kind("spawn"), kind("spawn", is_server=False)) == ("forkserver", "spawn")
     assert kind("fork") == "fork"
-    warm.forget()
+    preload.forget()
     assert kind("spawn") == "spawn"
 
 
@@ -67,8 +68,8 @@ def test_none_for_those_who_start_otherwise(method: str | None) -> None:
         """A context of somebody else's."""
 
     context: Any = Foreign() if method is None else get_context(method)
-    launch.warm_up(context)
-    assert not warm.is_warm()
+    processes.warm_up(context)
+    assert not preload.is_warm()
 
 
 @pytest.mark.parametrize(
@@ -82,12 +83,12 @@ def test_none_for_those_who_start_otherwise(method: str | None) -> None:
 )
 def test_what_is_imported_already_may_not_change(changed: str) -> None:
     warm_up()
-    warm.cool_down_after(["/srv/app.py", "relative.py", ""])
-    assert warm.is_warm()
-    warm.cool_down_after(["/srv/app.py", changed])
-    assert not warm.is_warm()
-    launch.warm_up(get_context("spawn"))
-    assert not warm.is_warm()
+    preload.invalidate_if_changed(["/srv/app.py", "relative.py", ""])
+    assert preload.is_warm()
+    preload.invalidate_if_changed(["/srv/app.py", changed])
+    assert not preload.is_warm()
+    processes.warm_up(get_context("spawn"))
+    assert not preload.is_warm()
 
 
 def test_the_environment_is_the_one_that_main_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,11 +105,11 @@ def test_the_environment_is_the_one_that_main_has_now(monkeypatch: pytest.Monkey
     for change, *args in changes:
         change(*args)
         arguments = {"journal": writer, "application": Application()}
-        process = launch.factory(get_context("spawn"), is_server=True)(
+        process = factory(get_context("spawn"), is_server=True)(
             name="Sanic-Server-0-0", target=shows_environment, kwargs=arguments, daemon=True
         )
         process.start()
-        assert type(process) is launch.ForkServerProcess
+        assert type(process) is processes.ForkServerProcess
         # What the application has set itself stays.
         assert journal.recv() == [*map(os.environ.get, VARIABLES), "red"]
         process.join()

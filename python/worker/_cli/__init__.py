@@ -1,0 +1,1 @@
+"""The parts of the ``sanic-worker`` command that explain a wrong target."""

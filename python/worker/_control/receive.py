@@ -1,0 +1,187 @@
+"""From what came down a connection to a command; and the wait on a connection that is no pipe."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing.connection import wait as wait_for
+from typing import Any, Protocol
+
+from worker._core import Monitor, parse
+from worker._core.messages import Command, Corrupt, Event, Exited, Invalid, Manage, Opaque, Received, Stop
+
+__all__ = ["ConnectionMonitor", "Waiting", "interpret", "load", "open_monitor"]
+
+# How often a connection that cannot wake its reader is looked at, seconds.
+TICK = 0.1
+
+
+class Waiting(Protocol):
+    """What the manager waits with: a ``Monitor`` of the core, or a :class:`ConnectionMonitor`."""
+
+    def watch(self, key: str, pid: int, sentinel: int | None) -> None:
+        """Report the end of a process."""
+
+    def unwatch(self, key: str) -> None:
+        """Report it no longer."""
+
+    def wait(self, timeout: float | None, messages: bool = True) -> list[Any]:
+        """Wait for events, at most ``timeout`` seconds (``None``: for ever).
+
+        Where ``messages`` are not wanted, those alone are taken that a process wrote that is dead now.
+        """
+
+    def wake(self) -> None:
+        """End a wait that is under way, or the next one, at once; from any thread."""
+
+    def close(self) -> None:
+        """Let go of the file descriptors."""
+
+
+def fileno(connection: Any) -> int | None:
+    """The file descriptor of a connection; ``None`` where it has none that could be polled."""
+    try:
+        number = connection.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+    return number if type(number) is int and number >= 0 else None
+
+
+def open_monitor(connection: Any, bell: int | None = None) -> Waiting:
+    """The wait for a connection, and for a bell: the core's own where there is a file descriptor."""
+    number = fileno(connection)
+    return ConnectionMonitor(connection, bell) if number is None else Monitor(number, bell)
+
+
+def load(command: Command | Opaque) -> Command:
+    """The command in a frame; one that is a pickled object is loaded, as it always was.
+
+    The writers are our own children: whoever runs code there can as well run it here.
+    """
+    if not isinstance(command, Opaque):
+        return command
+    try:
+        message = pickle.loads(command.payload)
+    # What is loaded runs code of the sender's choice; nothing that it raises may end main.
+    except BaseException as error:
+        return Invalid(command.payload, f"it cannot be unpickled ({type(error).__name__}: {error})")
+    return interpret(message)
+
+
+def interpret(message: Any) -> Command:
+    """The command that an object stands for: falsy, a text of the grammar, or a tuple of 7 or 8."""
+    try:
+        return _interpreted(message)
+    # Looking at it runs its own code too.
+    except BaseException as error:
+        return Invalid(message, f"it cannot be looked at ({type(error).__name__}: {error})")
+
+
+def _interpreted(message: Any) -> Command:
+    if not message:
+        return Stop()
+    if isinstance(message, str):
+        command: Command = parse(message)
+        return command
+    if isinstance(message, tuple):
+        return _manage(message)
+    return Invalid(message, f"a {type(message).__name__} is no command; a str or a tuple of 8 would be")
+
+
+def _manage(message: tuple[Any, ...]) -> Command:
+    if len(message) not in (7, 8):
+        return Invalid(message, f"a tuple of {len(message)} is no command; one of 8 manages a process")
+    ident, func, kwargs = message[:3]
+    workers = message[7] if len(message) == 8 else 1
+    wants = (
+        (isinstance(ident, str) and ident != "", "the name has to be a str that is not empty"),
+        (callable(func), "the function has to be callable"),
+        (
+            isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs),
+            "the arguments have to be a dict with str keys",
+        ),
+        (type(workers) is int and workers > 0, "the number of workers has to be a whole number from 1 on"),
+    )
+    for right, want in wants:
+        if not right:
+            return Invalid(message, want)
+    return Manage(*message)
+
+
+class ConnectionMonitor:
+    """The monitor of a connection without a file descriptor: anything with ``poll`` and ``recv``.
+
+    It takes one message a wait, and none any more after a falsy one. A process is watched only where
+    it has a pid and a sentinel that can be polled. Such a connection cannot be waited for together
+    with anything else, so this one looks around every tenth of a second.
+    """
+
+    def __init__(self, connection: Any, bell: int | None = None) -> None:
+        self._connection = connection
+        self._bell = bell
+        self._watched: dict[str, tuple[int, int]] = {}
+        self._woken = threading.Event()
+        self._ended = False
+
+    def watch(self, key: str, pid: int, sentinel: int | None) -> None:
+        """Report the end of a process, if its sentinel can be polled."""
+        if type(sentinel) is int:
+            self._watched[key] = (pid, sentinel)
+
+    def unwatch(self, key: str) -> None:
+        """Report it no longer."""
+        self._watched.pop(key, None)
+
+    def wait(self, timeout: float | None, messages: bool = True) -> list[Event]:
+        """Wait for a message, an exit or :meth:`wake`, at most ``timeout`` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            step = TICK if deadline is None else min(TICK, max(0.0, deadline - time.monotonic()))
+            events = self._receive(0 if self._woken.is_set() else step) if messages else []
+            events += self._exits()
+            self._listen()
+            if events or self._woken.is_set() or (deadline is not None and time.monotonic() >= deadline):
+                self._woken.clear()
+                return events
+
+    def wake(self) -> None:
+        """End the wait that is under way, or the next one."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """Watch nothing any more; the connection is its owner's."""
+        self._watched.clear()
+
+    def _receive(self, timeout: float) -> list[Event]:
+        if self._ended:
+            self._woken.wait(timeout)
+            return []
+        try:
+            if not self._connection.poll(timeout):
+                return []
+            message = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._ended = True
+            return [Corrupt(f"the connection has ended ({error!r})", b"")]
+        except Exception as error:
+            return [Received(Invalid(None, f"it cannot be received ({error!r})"))]
+        command = interpret(message)
+        self._ended = isinstance(command, Stop)
+        return [Received(command)]
+
+    def _listen(self) -> None:
+        if self._bell is not None:
+            with suppress(BlockingIOError):
+                os.read(self._bell, 4096)
+                self._woken.set()
+
+    def _exits(self) -> list[Event]:
+        ready = wait_for([sentinel for _, sentinel in self._watched.values()], 0) if self._watched else []
+        gone = [(key, pid) for key, (pid, sentinel) in self._watched.items() if sentinel in ready]
+        for key, _ in gone:
+            del self._watched[key]
+        return [Exited(key, pid, None) for key, pid in gone]

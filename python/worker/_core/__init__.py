@@ -1,0 +1,29 @@
+"""The boundary to the core: the native one in Rust, or its fallback in plain Python."""
+
+from worker._core.choose import (
+    IS_NATIVE,
+    LIMIT,
+    CoreInfo,
+    Framer,
+    Lifeline,
+    Monitor,
+    Scanner,
+    Table,
+    core_info,
+    decode,
+    parse,
+)
+
+__all__ = [
+    "IS_NATIVE",
+    "LIMIT",
+    "CoreInfo",
+    "Framer",
+    "Lifeline",
+    "Monitor",
+    "Scanner",
+    "Table",
+    "core_info",
+    "decode",
+    "parse",
+]

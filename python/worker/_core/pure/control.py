@@ -1,0 +1,281 @@
+"""What travels on the pipe, in plain Python: its frames, its pickles, its grammar.
+
+The stub of the native core documents what is offered here; the comments in this file say why.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from typing import NamedTuple, final
+
+from worker._core.messages import Command, Invalid, Opaque, Restart, Scale, Stop, Terminate
+from worker.constants import RestartOrder
+
+__all__ = ["LIMIT", "ROOM", "Fault", "Framer", "decode", "parse"]
+
+LIMIT = 16 * 1024 * 1024
+# What the unfinished frames of all senders may take together.
+ROOM = 4 * LIMIT
+
+# ------------------------------------------------------------------------------------- the grammar
+
+_SCALE = "__SCALE__"
+_STARTUP_FIRST = "STARTUP_FIRST"
+_NUMBER = re.compile(r"[ \t-\r]*([+-]?)([0-9]+)[ \t-\r]*")
+_SCALE_SHAPE = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'"
+_SCALE_RANGE = "__SCALE__ wants a number that fits in 64 bits"
+# Far more than one server has processes, and far less than a message has room for.
+_NAMES = 10_000
+_TOO_MANY = "a restart names at most 10,000 processes"
+# A frozen dataclass with slots takes its time to be made; what is made most often is made as `copy` does it.
+_new = object.__new__
+_set_names, _set_files, _set_order = (vars(Restart)[name].__set__ for name in Restart.__slots__)
+
+
+def parse(text: str) -> Command:
+    # The verbs begin with an underscore, the names of processes hardly ever do.
+    if text[:1] in ("", "_") and (verb := _verb(text)) is not None:
+        return verb
+    head, colon, rest = text.partition(":")
+    if "," not in head:
+        names: tuple[str, ...] = (head.strip(),)
+    elif head.count(",") < _NAMES:
+        names = tuple([name.strip() for name in head.split(",")])
+    else:
+        return Invalid(text, _TOO_MANY)
+    restart = _new(Restart)
+    _set_names(restart, None if "__ALL_PROCESSES__" in names else names)
+    if rest and (rest == _STARTUP_FIRST or rest.endswith(":" + _STARTUP_FIRST)):
+        _set_files(restart, rest.removesuffix(":" + _STARTUP_FIRST))
+        _set_order(restart, RestartOrder.STARTUP_FIRST)
+    else:
+        _set_files(restart, rest if colon else None)
+        _set_order(restart, RestartOrder.SHUTDOWN_FIRST)
+    return restart
+
+
+def _verb(text: str) -> Command | None:
+    if not text:
+        return Stop()
+    if text == "__TERMINATE__":
+        return Terminate()
+    if text == "__TERMINATE_EARLY__":
+        return Terminate(True)
+    return _scale(text) if text.startswith(_SCALE) else None
+
+
+def _scale(text: str) -> Scale | Invalid:
+    colon, number = text[len(_SCALE) : len(_SCALE) + 1], text[len(_SCALE) + 1 :]
+    match = _NUMBER.fullmatch(number)
+    if colon != ":" or match is None:
+        return Invalid(text, _SCALE_SHAPE)
+    digits = match[2].lstrip("0") or "0"
+    # Counted before they are converted, as int() refuses what has thousands of digits.
+    if len(digits) > 19 or not -(1 << 63) <= (wanted := int(match[1] + digits)) < 1 << 63:
+        return Invalid(text, _SCALE_RANGE)
+    return Scale(wanted)
+
+
+# --------------------------------------------------------------------------------------- the pickle
+
+_PROTO, _FRAME, _STOP, _NONE = 0x80, 0x95, 0x2E, 0x4E
+_SIZED = {0x8C: 1, 0x58: 4, 0x8D: 8}  # SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
+_MEMO = {0x94: 1, 0x71: 2, 0x72: 5}  # MEMOIZE, BINPUT, LONG_BINPUT: the opcode and its argument
+# How a text comes nowadays: \x80 4 \x95 <size of the rest> \x8c <length> text \x94, or X in place of \x8c.
+_USUAL = struct.Struct("<3sQBB")
+_USUAL_BEGIN, _USUAL_END = (b"\x80\x04\x95", b"\x80\x05\x95"), b"\x94."
+
+
+class _OtherPickleError(Exception):
+    """Not a pickled ``None`` or ``str``."""
+
+
+def decode(payload: bytes) -> Command | Opaque:
+    try:
+        text = _unpickled(payload)
+    except (_OtherPickleError, UnicodeDecodeError):
+        return Opaque(payload)
+    return Stop() if text is None else parse(text)
+
+
+def _unpickled(payload: bytes) -> str | None:
+    size = len(payload)
+    if size >= 15 and payload.endswith(_USUAL_END):
+        begin, framed, opcode, length = _USUAL.unpack_from(payload)
+        if framed == size - 11 and begin in _USUAL_BEGIN:
+            if opcode == 0x8C and length == size - 15:
+                return str(payload[13:-2], "utf-8", "surrogatepass")
+            if opcode == 0x58 and int.from_bytes(payload[12:16], "little") == size - 18:
+                return str(payload[16:-2], "utf-8", "surrogatepass")
+    if size < 4 or payload[0] != _PROTO or not 2 <= payload[1] <= 5 or payload[-1] != _STOP:
+        raise _OtherPickleError
+    at = 2
+    if payload[at] == _FRAME:
+        if int.from_bytes(payload[3:11], "little") != size - 11:
+            raise _OtherPickleError
+        at = 11
+    opcode = payload[at]
+    if opcode == _NONE:
+        text, end = None, at + 1
+    elif opcode in _SIZED:
+        start = at + 1 + _SIZED[opcode]
+        end = start + int.from_bytes(payload[at + 1 : start], "little")
+        text = str(payload[start:end], "utf-8", "surrogatepass")
+    else:
+        raise _OtherPickleError
+    if end < size - 1:
+        end += _MEMO.get(payload[end], 0)
+    if end != size - 1:
+        raise _OtherPickleError
+    return text
+
+
+# ---------------------------------------------------------------------------------------- the frames
+
+_SHORT, _LONG = struct.Struct("!i"), struct.Struct("!iQ")
+_SHORTEST = 4  # b"\x80\x04N."
+_PROBE = _SHORT.size + 2  # what tells a plausible frame: its length and how a pickle begins
+_SAMPLE = 64
+
+
+class Fault(NamedTuple):
+    """Bytes that were dropped: why, and the first of them."""
+
+    reason: str
+    sample: bytes
+
+
+@final
+class Framer:
+    """Bytes in, whole payloads out.
+
+    While ``_lost``, the buffer begins at what may be a frame. Of one that was dropped,
+    ``_skip`` bytes are still to come.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        if limit < 1:
+            raise ValueError(f"the limit of a frame must be positive, not {limit}")
+        self._limit = limit
+        self._buffer = bytearray()
+        self._lost = False
+        self._skip = 0
+        self._faults: list[Fault] = []
+
+    @property
+    def pending(self) -> int:
+        return len(self._buffer)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the next byte begins a frame."""
+        return not (self._buffer or self._skip or self._lost)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        items = self.cut(chunk)
+        self._faults += [item for item in items if isinstance(item, Fault)]
+        return [item for item in items if isinstance(item, bytes)]
+
+    def faults(self) -> list[tuple[str, bytes]]:
+        faults, self._faults = self._faults, []
+        return [(fault.reason, fault.sample) for fault in faults]
+
+    def finish(self) -> None:
+        if (fault := self.abandon()) is not None:
+            self._faults.append(fault)
+
+    def cut(self, chunk: bytes, enough: float = math.inf) -> list[bytes | Fault]:
+        """What ``chunk`` brought to an end, in the order of its bytes; more than enough comes next time."""
+        if self._skip:
+            skipped = min(self._skip, len(chunk))
+            self._skip -= skipped
+            chunk = chunk[skipped:]
+        kept = self._buffer
+        if kept:
+            kept += chunk
+        data = kept or chunk
+        items, done = self._cut(data, enough)
+        if data is kept:
+            del kept[:done]
+        else:
+            self._buffer += chunk[done:]
+        return items
+
+    def _cut(self, data: bytes | bytearray, enough: float) -> tuple[list[bytes | Fault], int]:
+        """What is whole in ``data``, and how much of it is dealt with."""
+        items: list[bytes | Fault] = []
+        at = 0
+        if self._lost:
+            at, self._lost = _search(data, at, self._limit)
+        while not self._lost and len(items) < enough and (header := _header(data, at)) is not None:
+            start, size = header
+            if not 0 <= size <= self._limit:
+                reason = f"a header announces {size} bytes, a frame has 0 to {self._limit}"
+                found, self._lost = _search(data, at + 1, self._limit)
+                # What is kept may yet be a frame, but the header that was refused is always shown.
+                dropped = data[at : max(found, start)]
+                items.append(Fault(reason, bytes(dropped[:_SAMPLE])))
+                at = found
+            elif start + size <= len(data):
+                at = start + size
+                items.append(bytes(memoryview(data)[start:at]))
+            else:
+                break
+        return items, at
+
+    def abandon(self) -> Fault | None:
+        """Drop what is left. Bytes that were dropped while lost have been told of before."""
+        self._skip = 0
+        lost, self._lost = self._lost, False
+        return self._empty(lost, "its writer is gone")
+
+    def skip(self) -> Fault | None:
+        """Drop the unfinished frame, and what is still to come of it: there is no room."""
+        lost, header = self._lost, _header(self._buffer, 0)
+        if header is None or lost:
+            # Where it ends is not known.
+            self._lost = True
+        else:
+            self._skip = sum(header) - len(self._buffer)
+        return self._empty(lost, f"unfinished frames may take {ROOM} bytes together")
+
+    def _empty(self, lost: bool, why: str) -> Fault | None:
+        data, self._buffer = self._buffer, bytearray()
+        if not data or (lost and len(data) < _PROBE):
+            return None
+        sample = bytes(data[:_SAMPLE])
+        if (header := _header(data, 0)) is None:
+            return Fault(f"{len(data)} bytes of an unfinished header; {why}", sample)
+        start, size = header
+        have = len(data) - start
+        return Fault(f"{have} bytes of an unfinished frame of {size} bytes; {why}", sample)
+
+
+def _search(data: bytes | bytearray, at: int, limit: int) -> tuple[int, bool]:
+    """The first place from ``at`` on where a frame may begin, and whether that is still open."""
+    while (mark := data.find(_PROTO, at + _SHORT.size)) >= 0:
+        at = mark - _SHORT.size
+        if at + _PROBE > len(data):
+            return at, True
+        (size,) = _SHORT.unpack_from(data, at)
+        if 2 <= data[mark + 1] <= 5 and _SHORTEST <= size <= limit:
+            if mark + size > len(data):
+                return at, True
+            if data[mark + size - 1] == _STOP:
+                return at, False
+        at += 1
+    return max(at, len(data) - _SHORT.size), True
+
+
+def _header(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
+    """Where the payload of the frame at ``at`` begins and its size, once its header is complete."""
+    if at + 4 > len(data):
+        return None
+    (size,) = _SHORT.unpack_from(data, at)
+    if size != -1:
+        return at + 4, size
+    if at + 12 > len(data):
+        return None
+    return at + 12, _LONG.unpack_from(data, at)[1]

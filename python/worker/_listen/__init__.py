@@ -1,0 +1,1 @@
+"""The listening sockets of the main process, and their errors."""

@@ -1,0 +1,1 @@
+"""What the reloader watches: file events, ignored files, the server's own output."""

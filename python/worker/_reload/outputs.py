@@ -1,0 +1,319 @@
+"""Which files the server itself writes: to reload because of them would change them again, for ever."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
+from datetime import datetime
+from fcntl import F_GETFL, fcntl
+from importlib.machinery import all_suffixes
+from typing import Any
+
+from sanic.log import logger
+
+from worker._reload.file_events import resolved
+from worker._reload.ignore import rules
+from worker._state.foreign import shared
+from worker.constants import ProcessState
+
+__all__ = ["Outputs", "Processes", "Rollouts"]
+
+# In how many rollouts in a row the same files, and no others, change that the servers write as they start.
+IN_A_ROW = 3
+# How late after a rollout a change is still one of it, seconds: the watch tells of a change a little later,
+# and of a file that changes all the time the last change alone shows.
+SLACK = 0.25
+# How many files that a process has had open for writing are remembered.
+REMEMBERED = 1_000
+# What of a process the reloader goes by.
+KEYS = ("pid", "server", "state", "serving", "start_at", "restart_at", "ready_at")
+# A file of which Python can make a module.
+MODULES = tuple(all_suffixes())
+# What stands for a number in the names of files that are made anew each time: a pid, a time.
+NUMBER = re.compile(r"\d{3,}")
+# What is put into the name of a log when the next one takes its place, and behind the name of a database.
+ROTATED = r"([._-]\d[\d._T-]*)"
+PACKED = r"(\.(gz|bz2|xz|zst|zip))?"
+JOURNAL = r"-(journal|wal|shm|mj\w+)"
+NAMED_AFTER = re.compile(rf"(?<=[^.])({ROTATED}{PACKED}|{JOURNAL})$")
+
+Identity = tuple[int, int]
+
+
+class Processes:
+    """The processes of the server, as their state has them.
+
+    Args:
+        state (MutableMapping[str, Any] | None): The state of all, name to entry; ``None``: there is none.
+    """
+
+    def __init__(self, state: MutableMapping[str, Any] | None) -> None:
+        self._state = state
+
+    def pids(self) -> set[int]:
+        """Return the pids of all that are known."""
+        pids = (entry.get("pid") for entry in self._entries())
+        return {pid for pid in pids if isinstance(pid, int) and pid > 0}
+
+    def renewed_at(self, since: float) -> float:
+        """Return when the last server was ready of those started since a time, if that are all.
+
+        Args:
+            since (float): The time, seconds since 1970.
+
+        Returns:
+            float: The same; ``inf`` if one is not ready yet, ``-inf`` if nothing is known.
+        """
+        latest = -math.inf
+        for entry in self._entries():
+            if entry.get("server") and entry.get("state") != ProcessState.FAILED.name:
+                started = _seconds(entry.get("restart_at") or entry.get("start_at"))
+                ready = _seconds(entry.get("ready_at"))
+                if not (entry.get("serving") and since <= started <= ready):
+                    return math.inf
+                latest = max(latest, ready)
+        return latest
+
+    def _entries(self) -> list[Mapping[str, Any]]:
+        if self._state is None:
+            return []
+        try:
+            state = shared(self._state)
+            return [state.some(name, KEYS) for name in [*self._state.keys()]]
+        except Exception:
+            # Its keeper is gone, or an entry was; the next time more may be known.
+            logger.debug("The state of the processes cannot be read.", exc_info=True)
+            return []
+
+
+class Rollouts:
+    """Notes what changes in each rollout: from the request until the last new server is ready.
+
+    Requests that come during one rollout are the next one.
+
+    Args:
+        processes (Processes): Those that are rolled out.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        # When the present rollout was asked for, when it was over, and when the next one was asked for last.
+        self._begun: float | None = None
+        self._ready = math.inf
+        self._next: float | None = None
+        self._changed: set[str] = set()
+        # What has changed in each of the last rollouts, and in how many of them.
+        self._usual: set[str] = set()
+        self._times = 0
+
+    def request(self, now: float) -> None:
+        """Take note of a request, made at a time in seconds since 1970."""
+        if self._begun is None:
+            self._begun = now
+        else:
+            self._next = now
+
+    def note(self, changed: Mapping[str, float]) -> set[str]:
+        """Take note of what has changed.
+
+        Args:
+            changed (Mapping[str, float]): Paths, and when they changed, seconds since 1970.
+
+        Returns:
+            set[str]: Those that have changed in three rollouts in a row, in which nothing else has.
+        """
+        found: set[str] = set()
+        while changed and self._begun is not None:
+            # What it was when it was over: the next rollout makes it another one.
+            if self._ready == math.inf:
+                self._ready = self._processes.renewed_at(self._begun)
+            ready = self._ready
+            self._changed |= {path for path, time in changed.items() if time <= ready + SLACK}
+            changed = {path: time for path, time in changed.items() if time > ready + SLACK}
+            if changed:
+                found |= self._conclude()
+                changed = {path: time for path, time in changed.items() if path not in found}
+        if changed:
+            self._usual, self._times = set(), 0
+        return found
+
+    def _conclude(self) -> set[str]:
+        """Go on to the next rollout, if there is one."""
+        is_usual = bool(self._changed) and self._changed == self._usual
+        self._usual, self._times = self._changed, self._times + 1 if is_usual else 1
+        self._begun, self._next, self._ready, self._changed = self._next, None, math.inf, set()
+        return self._usual if self._times == IN_A_ROW else set()
+
+
+class Outputs:
+    """Tells output from edits.
+
+    Output is what this process or another one of the server has open for writing, or had, and what is named
+    after it (``audit.txt.1``, ``data-journal``); and what changes in three rollouts in a row in which nothing
+    else does. The log names both. A file of which Python can make a module, or for which there is a pattern
+    that begins with ``!``, is output only while it is open.
+
+    Args:
+        state (MutableMapping[str, Any] | None): The state of all processes.
+        roots (Iterable[str]): The directories below which patterns apply.
+        patterns (Iterable[str]): The setting ``reload_ignore``.
+    """
+
+    def __init__(
+        self, state: MutableMapping[str, Any] | None, roots: Iterable[str], patterns: Iterable[str]
+    ) -> None:
+        self._processes = Processes(state)
+        self._rollouts = Rollouts(self._processes)
+        self._roots = [os.path.join(resolved(root), "") for root in roots]
+        wanted = rules(pattern[1:] for pattern in patterns if pattern.startswith("!"))
+        self._wanted = [re.compile(expression) for expression, _ in wanted]
+        # What has been open for writing, by the path by which it has changed, and what is named after it.
+        self._written: dict[str, tuple[Identity, re.Pattern[str]]] = {}
+        # What has changed in each rollout, by its pattern.
+        self._ignored: set[str] = set()
+
+    def among(self, paths: set[str], modules: Collection[str]) -> set[str]:
+        """Return which of these are output, as far as that can be told now.
+
+        Args:
+            paths (set[str]): Files that have changed.
+            modules (Collection[str]): Files that are imported.
+        """
+        if not paths:
+            return set()
+        open_now = {*_own(), *self._others()}
+        found = set()
+        for path in paths:
+            identity = _identity(path)
+            if identity is not None and identity in open_now:
+                self._remember(path, identity)
+                found.add(path)
+        for path in paths - found:
+            if self._is_known(path) and not self._is_wanted(path, modules):
+                found.add(path)
+        return found
+
+    def request(self, now: float) -> None:
+        """Take note of a request for a rollout, made at a time in seconds since 1970."""
+        self._rollouts.request(now)
+
+    def found_by(self, changed: Mapping[str, float], modules: Collection[str]) -> set[str]:
+        """Return which of these, that are no output yet, are known to be by now.
+
+        Args:
+            changed (Mapping[str, float]): Files, and when they changed, seconds since 1970.
+            modules (Collection[str]): Files that are imported.
+        """
+        if not changed:
+            return set()
+        times: dict[str, float] = {}
+        for path, time in changed.items():
+            times[_pattern(path)] = max(time, times.get(_pattern(path), 0.0))
+        usual = self._rollouts.note(times)
+        found = {path for path in changed if _pattern(path) in usual}
+        text = "In each of the last %d rollouts this has changed, and nothing else: %s. "
+        names = ", ".join(sorted(usual))
+        ignored = ",".join("/" + self._below(name) for name in sorted(usual))
+        if any(self._is_wanted(path, modules) for path in (*found, *usual)):
+            more = "If the servers write it, name it in reload_ignore (SANIC_WORKER_RELOAD_IGNORE='%s')"
+            logger.warning(text + more, IN_A_ROW, names, ignored)
+            return set()
+        if usual:
+            more = (
+                "The servers write it, so it is not watched any more. To say so for good, name it in "
+                "reload_ignore (SANIC_WORKER_RELOAD_IGNORE='%s'); with a ! before it, it is always watched"
+            )
+            logger.warning(text + more, IN_A_ROW, names, ignored)
+            self._ignored |= usual
+        return found
+
+    def _remember(self, path: str, identity: Identity) -> None:
+        if path not in self._written:
+            logger.info("Not watched, as the server has it open for writing: %s", _printable(path))
+        self._written[path] = identity, _named_after(path)
+        while len(self._written) > REMEMBERED:
+            del self._written[next(iter(self._written))]
+
+    def _is_known(self, path: str) -> bool:
+        identity = _identity(path)
+        return _pattern(path) in self._ignored or any(
+            identity == known or named_after.fullmatch(path) for known, named_after in self._written.values()
+        )
+
+    def _others(self) -> Iterator[Identity]:
+        for pid in self._processes.pids() - {os.getpid()}:
+            yield from _open_for_writing(pid)
+
+    def _is_wanted(self, path: str, modules: Collection[str]) -> bool:
+        if path in modules or path.endswith(MODULES):
+            return True
+        below = self._below(path)
+        return any(expression.search(below) for expression in self._wanted)
+
+    def _below(self, path: str) -> str:
+        """The path below the innermost root."""
+        length = max((len(root) for root in self._roots if path.startswith(root)), default=1)
+        return path[length:]
+
+
+def _pattern(path: str) -> str:
+    """What a path is named after, as the log has it; with a ``*`` for a number, which may be another one."""
+    folder, name = os.path.split(_printable(path))
+    return os.path.join(folder, NUMBER.sub("*", NAMED_AFTER.sub("", name)))
+
+
+def _printable(path: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in path)
+
+
+def _named_after(path: str) -> re.Pattern[str]:
+    """What is named after an output: what it was until it was rotated, or what a database puts beside it."""
+    stem, suffix = map(re.escape, os.path.splitext(path))
+    log = f"{stem}{suffix}{ROTATED}|{stem}{ROTATED}{suffix}"
+    return re.compile(f"({log}){PACKED}|{stem}{suffix}{JOURNAL}")
+
+
+def _own() -> Iterator[Identity]:
+    """What this very process has open for writing."""
+    with suppress(OSError):
+        for fd in map(int, os.listdir("/dev/fd")):
+            # The one that lists them is gone by now.
+            with suppress(OSError):
+                about, flags = os.fstat(fd), fcntl(fd, F_GETFL)
+                if _is_written(about, flags):
+                    yield about.st_dev, about.st_ino
+
+
+def _open_for_writing(pid: int) -> Iterator[Identity]:
+    """What another process has open for writing; nothing where that may not be known."""
+    folder = f"/proc/{pid}"
+    with suppress(OSError):
+        for fd in os.listdir(f"{folder}/fd"):
+            with suppress(OSError, ValueError, IndexError):
+                about = os.stat(f"{folder}/fd/{fd}")
+                if stat.S_ISREG(about.st_mode) and _is_written(about, _flags(f"{folder}/fdinfo/{fd}")):
+                    yield about.st_dev, about.st_ino
+
+
+def _flags(path: str) -> int:
+    with open(path, encoding="ascii") as lines:
+        return int(next(line for line in lines if line.startswith("flags:")).split()[1], 8)
+
+
+def _is_written(about: os.stat_result, flags: int) -> bool:
+    return stat.S_ISREG(about.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY
+
+
+def _identity(path: str) -> Identity | None:
+    with suppress(OSError):
+        about = os.stat(path)
+        return about.st_dev, about.st_ino
+    return None
+
+
+def _seconds(time: object) -> float:
+    return time.timestamp() if isinstance(time, datetime) else -math.inf

@@ -1,0 +1,224 @@
+"""The process classes of the manager, one for each start method, as the main process uses them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, MutableMapping
+from multiprocessing import context as contexts
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from worker._child import bootstrap, signals
+from worker._child.descriptors import fill_standard
+from worker._child.parent_watch import main_is_gone
+from worker._spawn import directory, preload
+from worker._spawn.fork_server import ForkServerError, ForkServerPopen
+from worker._spawn.popen import ForkPopen, SpawnPopen, held_by_spawn, leave
+from worker.settings import Settings
+
+__all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "warm_up"]
+
+# What may be wrong if a child ends before its first step.
+NOT_BEGUN = """\
+It had not begun: it ended while it imported the script that was run.
+
+That happens where an application is run in the global scope of the script and not inside of
+
+    if __name__ == "__main__":
+
+because a child imports that script (start method "spawn"). Put the call that runs the application
+there, or set Sanic.start_method = "fork" before it.
+
+"""
+
+_set_up_child: Callable[[], object] | None = None
+
+
+def set_up_children(function: Callable[[], object] | None) -> None:
+    """Have children that are not forked call a function before they import anything else.
+
+    Args:
+        function (Callable | None): A function of a module, so that it can be pickled. ``None``: nothing.
+    """
+    global _set_up_child
+    _set_up_child = function
+
+
+class ManagedProcess(BaseProcess):
+    """A process of the manager; mixed into the process class of each start method.
+
+    Attributes:
+        main_pid: The pid of the main process. When that ends, this process does.
+        settings: The settings of its manager.
+        is_server: Whether it serves requests.
+        state: The shared state, if its target is the reloader (attribute ``is_reloader``).
+        is_warm: Whether it comes from the fork server of :mod:`worker._spawn.preload`.
+        environment: Variables for its environment, for each start method the same: its names, or the whole
+            environment of the main process if it is warm.
+        started_at: When it was started, seconds since 1970.
+        held: The signals that are blocked when it begins. It unblocks them.
+        handles_stop_itself: Whether its target sets handlers for a stop, so that SIGINT raises no
+            ``KeyboardInterrupt``. A function or class says so by an attribute of this name.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.main_pid = os.getpid()
+        self.settings: Settings | None = None
+        self.is_server = False
+        self.state: MutableMapping[str, Any] | None = None
+        self.is_warm = False
+        self.environment: dict[str, str] = {}
+        self.started_at = time.time()
+        self.held: frozenset[int] = frozenset()
+        self._begun: Connection | None = None
+        self._begins: Connection | None = None
+        # Asked now: once a process is started, multiprocessing forgets its target.
+        self.handles_stop_itself = getattr(kwargs.get("target"), "handles_stop_itself", False) is True
+
+    def start(self) -> None:
+        """Start the process."""
+        directory.enter(needed=self._start_method != "fork")  # type: ignore[attr-defined]
+        self.started_at = time.time()
+        names = os.environ if self.is_warm else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
+        self.environment = {name: value for name in names if (value := os.environ.get(name)) is not None}
+        fill_standard()
+        self._begun, self._begins = multiprocessing.Pipe(duplex=False)
+        try:
+            self._start()
+        except BaseException:
+            self._begun.close()
+            raise
+        finally:
+            self._begins.close()
+
+    def close(self) -> None:
+        """Close the descriptors of the process object. The process must have ended."""
+        super().close()
+        if self._begun is not None:
+            self._begun.close()
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code, negative for a signal; ``None`` while it runs, and if it is unknown."""
+        code = super().exitcode
+        return None if getattr(self._popen, "status_is_lost", False) else code  # type: ignore[attr-defined]
+
+    def run(self) -> None:
+        """Begin the child, then run its target; called in the child."""
+        bootstrap.begin(self, forked=self._start_method == "fork")  # type: ignore[attr-defined]
+        super().run()
+        if bootstrap.has_failed():
+            sys.exit(1)
+
+    def _start(self) -> None:
+        super().start()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The call comes before the state, which may import the application.
+        state = {**self.__dict__, "_begun": None}
+        return bootstrap.unpickle, (type(self), _set_up_child, self.is_warm, self.environment), state
+
+
+class SpawnProcess(ManagedProcess, contexts.SpawnProcess):
+    """A child of the start method ``spawn``."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        process_obj.held = held_by_spawn()
+        return SpawnPopen(process_obj)
+
+    def _bootstrap(self, *args: Any) -> int:
+        code: int = super()._bootstrap(*args)  # type: ignore[misc]
+        if main_is_gone():
+            # Many orphans that take their interpreters apart at once need longer for it than for their stop.
+            leave(code)
+        return code
+
+
+class ForkProcess(ManagedProcess, contexts.ForkProcess):
+    """A child of the start method ``fork``."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        return ForkPopen(process_obj)
+
+    def _start(self) -> None:
+        # The first start of the resource tracker unblocks these very signals, so it comes before.
+        resource_tracker.ensure_running()
+        with signals.blocked() as self.held:
+            super()._start()
+
+
+class ForkServerProcess(ManagedProcess, contexts.ForkServerProcess):
+    """A child of the start method ``forkserver``; if the fork server fails, it is spawned."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        server = preload.server()
+        if server is not None:
+            try:
+                return ForkServerPopen(process_obj, server, preload.fail)
+            except ForkServerError as error:
+                preload.lose(error)
+        process_obj.__class__ = SpawnProcess
+        return SpawnProcess._Popen(process_obj)
+
+
+_CLASSES: dict[str, type[ManagedProcess]] = {
+    "spawn": SpawnProcess,
+    "fork": ForkProcess,
+    "forkserver": ForkServerProcess,
+}
+_STOCK: tuple[type[BaseProcess], ...] = (
+    contexts.Process,
+    contexts.SpawnProcess,
+    contexts.ForkProcess,
+    contexts.ForkServerProcess,
+)
+
+
+def factory(
+    context: Any,
+    settings: Settings | None = None,
+    is_server: bool = False,
+    state: MutableMapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Return a function that makes the processes of a context.
+
+    Args:
+        context (BaseContext): From ``multiprocessing.get_context()``. A context that is not from the standard
+            library makes processes of its own class.
+        settings (Settings | None): The settings for the child. Defaults to ``None``.
+        is_server (bool): Whether the processes serve requests. Defaults to ``False``.
+        state (MutableMapping[str, Any] | None): The shared state. Defaults to ``None``.
+
+    Returns:
+        Callable: Our process class for the context's start method, or ``context.Process``.
+    """
+    if isinstance(context, contexts.BaseContext) and context.Process in _STOCK:  # type: ignore[attr-defined]
+        method = context.get_start_method()
+
+        def make(**kwargs: Any) -> ManagedProcess:
+            is_warm = method == "spawn" and preload.is_warm() and is_server
+            process = _CLASSES["forkserver" if is_warm else method](**kwargs)
+            process.settings, process.is_server = settings, is_server
+            if getattr(kwargs.get("target"), "is_reloader", False) is True:
+                process.state = state
+            process.is_warm = is_warm
+            return process
+
+        return make
+    return context.Process  # type: ignore[no-any-return]
+
+
+def warm_up(context: Any) -> None:
+    """Start the fork server from which servers of this context come from now on, if they are spawned."""
+    is_ours = isinstance(context, contexts.BaseContext) and context.Process in _STOCK  # type: ignore[attr-defined]
+    if is_ours and context.get_start_method() == "spawn":
+        preload.start()

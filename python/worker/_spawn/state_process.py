@@ -1,0 +1,229 @@
+"""Keeps the state of the workers in a process of its own, where there is no native core to share memory.
+
+It is what Sanic's manager has: the mapping of a manager of :mod:`multiprocessing`. The process is a child of
+main like any other: it leads its own session, ends when main is gone, and is not stopped by the signals that
+stop the server, so it outlives the workers. When it is killed, each use of the mapping raises
+``BrokenPipeError``, and the server serves on.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from multiprocessing import AuthenticationError, get_context, managers
+from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
+from multiprocessing.managers import BaseManager, DictProxy, Server
+from multiprocessing.process import current_process
+from multiprocessing.reduction import ForkingPickler
+from secrets import token_hex
+from typing import Any
+
+from worker._child.signals import REQUESTS, STOPS
+from worker._spawn import processes
+
+__all__ = ["StateProcess", "StateProxy"]
+
+# How long an answer is waited for, seconds. A process that was stopped must not hold up main and the workers.
+PATIENCE = 5.0
+# After that, how long nothing is asked, seconds.
+PAUSE = 10.0
+# How long the end of the process is waited for after it was killed, seconds.
+KILL_TIMEOUT = 5.0
+# Which connections `multiprocessing` makes for us.
+SERIALIZER = "sanic-worker"
+
+GONE = "the process that keeps the state of the workers is gone, and the state with it; restart the server"
+SILENT = f"the process that keeps the state of the workers does not answer within {PATIENCE:g} seconds"
+
+
+class StateProcess(BaseManager):
+    """Starts the process that keeps the state, and ends it.
+
+    Raises:
+        EOFError: The process ended before it could keep anything.
+    """
+
+    def __init__(self) -> None:
+        # A child of the fork server would have another parent than main.
+        context = get_context("fork" if get_context().get_start_method() == "fork" else "spawn")
+        # An abstract address: no file is left behind, and no directory needs to be writable.
+        address = f"\0sanic-worker-{token_hex(16)}"
+        super().__init__(address, serializer=SERIALIZER, ctx=_Context(processes.factory(context)))  # type: ignore[arg-type]
+        try:
+            self.start(_ignore_signals)
+        except EOFError:
+            raise EOFError(f"The state of the workers cannot be kept. {processes.NOT_BEGUN}") from None
+
+    def dict(self) -> StateProxy:
+        """Return a new mapping."""
+        token, exposed = self._create("dict")  # type: ignore[attr-defined]
+        return StateProxy(token, SERIALIZER, authkey=self._authkey, exposed=exposed)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _finalize_manager(process: Any, *_: Any) -> None:
+        # Called by shutdown(), and when main ends without it. The state is of no use without main: there is
+        # nothing to end in order, and a process that was stopped would not take part.
+        process.kill()
+        process.join(KILL_TIMEOUT)
+        with suppress(ValueError):
+            process.close()
+
+
+class StateProxy(DictProxy):  # type: ignore[type-arg]
+    """The mapping as a process sees it that it was handed to, name to entry.
+
+    It may be used by any thread, after a fork, and while another use was interrupted.
+
+    Raises:
+        BrokenPipeError: On use: the process that keeps it is gone or does not answer.
+    """
+
+    def __init__(
+        self,
+        token: Any,
+        serializer: str,
+        manager: Any = None,
+        authkey: bytes | None = None,
+        exposed: Any = None,
+        incref: bool = True,
+        manager_owned: bool = False,
+    ) -> None:
+        # The mapping lives as long as its process, so references are not counted: that would take two
+        # connections for each process that begins, and two for its end.
+        super().__init__(token, serializer, None, authkey, exposed, False, manager_owned)
+        self._local = threading.local()
+        self._silent_until = 0.0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def merge(self, name: str, changes: Mapping[str, Any]) -> None:
+        """Set some keys of an entry, all at once; :exc:`KeyError` if there is no such entry."""
+        self._callmethod("merge", (name, changes))
+
+    def discard(self, name: str, key: str) -> None:
+        """Remove a key of an entry, if it has it; :exc:`KeyError` if there is no such entry."""
+        self._callmethod("discard", (name, key))
+
+    def close(self) -> None:
+        """Let go of the connection of the calling thread; the next use makes a new one."""
+        self._take_connection()
+
+    def _incref(self) -> None:
+        """Nothing is counted."""
+
+    def _callmethod(self, methodname: str, args: Any = (), kwds: Any = {}) -> Any:  # noqa: B006
+        request = (self._id, methodname, args, kwds)  # type: ignore[attr-defined]
+        kind, result = pickle.loads(self._exchange(ForkingPickler.dumps(request)))
+        if kind == "#RETURN":
+            return result
+        raise managers.convert_to_error(kind, result)  # type: ignore[attr-defined]
+
+    def _exchange(self, request: Any) -> bytes:
+        if time.monotonic() < self._silent_until:
+            raise BrokenPipeError(SILENT)
+        # A signal handler in the same thread finds no connection meanwhile, and makes one. If an exchange is
+        # broken off its connection is dropped: the answer would be taken for that to the next request.
+        connection = self._take_connection()
+        try:
+            if connection is None:
+                connection = self._connect()
+            connection.send_bytes(request)
+            answer: bytes = connection.recv_bytes()
+        except BlockingIOError:
+            self._silent_until = time.monotonic() + PAUSE
+            raise BrokenPipeError(SILENT) from None
+        except (OSError, EOFError, AuthenticationError):
+            raise BrokenPipeError(GONE) from None
+        self._local.kept = (os.getpid(), connection)
+        return answer
+
+    def _take_connection(self) -> Any:
+        pid, connection = getattr(self._local, "kept", (0, None))
+        self._local.kept = (0, None)
+        # A forked process has a copy of its parent's connection, whose answers it must not take.
+        return connection if pid == os.getpid() else None
+
+    def _connect(self) -> Any:
+        connection = _connect(self._token.address, self._authkey)  # type: ignore[attr-defined]
+        managers.dispatch(connection, None, "accept_connection", (current_process().name,))  # type: ignore[attr-defined]
+        return connection
+
+
+StateProxy._exposed_ = (*DictProxy._exposed_, "merge", "discard")  # type: ignore[attr-defined]
+StateProxy._method_to_typeid_ = {}  # type: ignore[attr-defined]
+
+
+class _Entries(dict):  # type: ignore[type-arg]
+    """The mapping itself, in the process that keeps it. An entry is replaced, never changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+    def merge(self, name: str, changes: Mapping[str, Any]) -> None:
+        with self._lock:
+            self[name] = {**self[name], **changes}
+
+    def discard(self, name: str, key: str) -> None:
+        with self._lock:
+            self[name] = {one: value for one, value in self[name].items() if one != key}
+
+
+class _Server(Server):
+    """What the process runs: a thread for each connection."""
+
+    def serve_forever(self) -> None:
+        """Accept connections until the process is killed; nothing is looked at by the clock."""
+        self.stop_event = threading.Event()
+        current_process()._manager_server = self  # type: ignore[attr-defined]
+        self.accepter()
+
+
+StateProcess._Server = _Server  # type: ignore[attr-defined]
+StateProcess.register("dict", _Entries, StateProxy, create_method=False)
+
+
+class _Context:
+    """What a manager of :mod:`multiprocessing` asks of its context: a process class."""
+
+    def __init__(self, process: Callable[..., Any]) -> None:
+        self.Process = process
+
+
+def _ignore_signals() -> None:
+    for signum in (*STOPS, *REQUESTS):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+class _Connection(Connection):
+    """One on which nothing is waited for longer than :data:`PATIENCE`; then ``BlockingIOError`` is raised."""
+
+    def _recv_bytes(self, maxsize: int | None = None) -> Any:
+        # The timeout of the socket would begin anew with each signal.
+        if not self.poll(PATIENCE):
+            raise BlockingIOError
+        return super()._recv_bytes(maxsize)  # type: ignore[misc]
+
+
+def _connect(address: Any, authkey: bytes) -> Connection:
+    """A connection to the process."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        limit = struct.pack("@ll", int(PATIENCE), int(PATIENCE % 1 * 1e6))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, limit)
+        sock.connect(address)
+        connection = _Connection(sock.detach())
+    answer_challenge(connection, authkey)
+    deliver_challenge(connection, authkey)
+    return connection
+
+
+managers.listener_client[SERIALIZER] = (Listener, _connect)  # type: ignore[attr-defined]

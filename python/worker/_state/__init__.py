@@ -1,0 +1,1 @@
+"""The shared state: one entry for each process, which all of them read."""

@@ -1,0 +1,159 @@
+"""Restarts and scalings that somebody asked for, each until its outcome is known and logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from sanic.log import error_logger, logger
+
+if TYPE_CHECKING:
+    from worker._supervisor.rollout import Wish
+    from worker.process import WorkerProcess
+
+__all__ = ["Kind", "Operation", "Operations"]
+
+
+class Kind(Enum):
+    """The kinds of operations: the name of each in the log, and what it does to a worker."""
+
+    RESTART = ("Restart", "replaced")
+    SCALE_UP = ("Scaling", "started")
+    SCALE_DOWN = ("Scaling", "stopped")
+
+    def __str__(self) -> str:
+        return self.value[0]
+
+
+class Operation:
+    """One restart or scaling.
+
+    Attributes:
+        kind: What is done.
+        began: When it was asked for, on the clock of the main process, seconds.
+        proven: Whether the code may be trusted to start. Until then, a rollout over servers that serve
+            replaces one of them only (the canary), and keeps it until the new one serves.
+        reloads: Whether changed files are the reason.
+        total: How many workers it is about.
+        waiting: The slots whose new process is not ready yet.
+        passed: The slots through which it has passed; previous processes may still accept connections there.
+        failure: Why it was aborted; empty if it was not.
+    """
+
+    def __init__(self, kind: Kind, began: float, *, proven: bool) -> None:
+        self.kind = kind
+        self.began = began
+        self.proven = proven
+        self.reloads = False
+        self.total = 0
+        self.waiting: set[WorkerProcess] = set()
+        self.passed: set[WorkerProcess] = set()
+        self.failure = ""
+
+    def concerns(self, slot: WorkerProcess) -> None:
+        """Count one more slot that gets a new process."""
+        if slot not in self.waiting:
+            self.waiting.add(slot)
+            self.total += 1
+
+    def removes(self, slot: WorkerProcess) -> None:
+        """Count one more slot that is given up."""
+        self.passed.add(slot)
+        self.total += 1
+
+    def loses(self, slot: WorkerProcess) -> None:
+        """Count a slot no more: it was removed, or a later operation has taken it over."""
+        self.waiting.discard(slot)
+        self.total -= 1
+
+    def ready(self, slot: WorkerProcess) -> None:
+        """Take note that the new process of a slot is ready."""
+        self.proven = True
+        if slot in self.waiting:
+            self.waiting.remove(slot)
+            self.passed.add(slot)
+
+    @property
+    def progress(self) -> str:
+        """How many workers it has passed through, of how many."""
+        return f"{self.total - len(self.waiting)} of {self.total}"
+
+
+class Operations:
+    """Those under way.
+
+    Args:
+        clock (Callable): Tells the time, seconds.
+        accepts (Callable): Whether a process that was told to stop still accepts connections in a slot.
+    """
+
+    def __init__(self, clock: Callable[[], float], accepts: Callable[[WorkerProcess], bool]) -> None:
+        self._clock = clock
+        self._accepts = accepts
+        self._open: list[Operation] = []
+        self._current: Operation | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    @contextmanager
+    def begun(self, kind: Kind, *, proven: bool) -> Iterator[Operation]:
+        """Let what is asked for in the body be one operation; an operation within another is part of that."""
+        if self._current is not None:
+            yield self._current
+            return
+        operation = self._current = Operation(kind, self._clock(), proven=proven)
+        try:
+            yield operation
+        finally:
+            self._current = None
+            if operation.total:
+                self._open.append(operation)
+
+    def removes(self, slot: WorkerProcess) -> None:
+        """Count a slot that is given up as part of the operation that is being asked for, if there is one."""
+        if self._current is not None:
+            self._current.removes(slot)
+
+    def abort(self, operations: Iterable[Operation], reason: str) -> None:
+        """End operations for which nothing more is done."""
+        for operation in operations:
+            operation.failure = operation.failure or reason
+
+    def stop(self) -> None:
+        """End all: the server stops."""
+        for operation in self._open:
+            logger.info("%s aborted after %s: the server is stopping", operation.kind, operation.progress)
+        self._open.clear()
+
+    def settle(self, slots: Collection[WorkerProcess], wanted: Mapping[WorkerProcess, Wish]) -> None:
+        """Log the outcome of those that have ended.
+
+        Args:
+            slots (Collection[WorkerProcess]): The process table.
+            wanted (Mapping[WorkerProcess, Wish]): The requests that wait for their turn.
+        """
+        for operation in [*self._open]:
+            for slot in [] if operation.failure else [*operation.waiting]:
+                requests = wanted.get(slot), slot.life.wish
+                if slot not in slots or not any(one and operation in one.operations for one in requests):
+                    operation.loses(slot)
+            if operation.failure:
+                outcome = f"{operation.kind} aborted after {operation.progress}"
+                error_logger.error("%s: %s", outcome, operation.failure)
+            elif operation.waiting or any(map(self._accepts, operation.passed)):
+                continue
+            elif operation.total:
+                self._finished(operation)
+            self._open.remove(operation)
+            # Slots refer to it: without the circle, those that are gone let go of their descriptors at once.
+            operation.waiting.clear()
+            operation.passed.clear()
+
+    def _finished(self, operation: Operation) -> None:
+        seconds = self._clock() - operation.began
+        reload = f". The new code serves, {seconds:.2f} s after the change" if operation.reloads else ""
+        outcome = f"{operation.kind} finished: {operation.progress} workers {operation.kind.value[1]}"
+        logger.info("%s in %.1f s%s", outcome, seconds, reload)
