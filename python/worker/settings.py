@@ -152,9 +152,7 @@ def _yes_or_no(value: Any) -> bool:
 def _patterns(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = value.splitlines() if "\n" in value.strip() else value.split(",")
-    patterns = tuple(value)
-    # Anything but a str is a TypeError.
-    patterns = tuple(filter(None, map(str.strip, patterns)))
+    patterns = tuple(filter(None, map(str.strip, value)))
     compile_patterns(patterns)
     return patterns
 
