@@ -20,12 +20,14 @@ from environments import DEPENDENCIES, INTERPRETER, TEST_GROUP, Environment
 
 SANIC_LINES = ("23.12", "24.12", "25.12")
 PYTHON_MINORS = range(10, 15)
+# The folders of tests, but for those that need whole servers.
+ROOMS = ("child", "command", "control", "core", "inspector", "listen", "reload", "spawn", "state")
 TESTS = {
     "sanic": ["tests/integration"],
     "pythons": [
-        "tests/core",
-        "tests/unit",
-        "tests/test_surface.py",
+        *(f"tests/{room}" for room in ROOMS),
+        "tests/supervisor",
+        *("tests/test_manager.py", "tests/test_process.py", "tests/test_serve.py", "tests/test_surface.py"),
         "tests/integration/test_cluster.py",
         "tests/integration/test_start_methods.py",
         "tests/integration/test_stopping.py",

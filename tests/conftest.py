@@ -14,6 +14,8 @@ import pytest
 
 from worker._spawn import preload
 
+pytest_plugins = ["support.application", "support.cores"]
+
 GRACE = 2.0
 
 # A run in the background, or under `nohup`, may have inherited them as ignored; what the tests start is to

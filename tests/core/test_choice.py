@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from .conftest import CORES
+from support.cores import CORES
 
 SOURCE = Path(importlib.util.find_spec("worker").submodule_search_locations[0])
 

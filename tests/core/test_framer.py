@@ -8,8 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
-from .processes import frame
+from support.processes import frame
 
 HI = pickle.dumps("hi:", 4)
 LIMIT = 1000

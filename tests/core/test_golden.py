@@ -14,11 +14,10 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+from support.processes import frame
 
 from worker._core.messages import Opaque, Restart, Scale, Stop, Terminate
 from worker.constants import RestartOrder
-
-from .processes import frame
 
 FOLDER = Path(__file__).parent / "golden"
 VERSIONS = ["3.10", "3.11", "3.12", "3.13"]

@@ -17,10 +17,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
+from support.processes import LONG, Children, until
 
 from worker._core.messages import Exited, Received
-
-from .processes import LONG, Children, until
 
 
 def killed_by(number: int) -> None:

@@ -13,10 +13,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
+from support.processes import LONG, Children, frame, until
 
 from worker._core.messages import Exited, Received, Restart, Stop
-
-from .processes import LONG, Children, frame, until
 
 # What a wait is content with.
 ENOUGH = 250

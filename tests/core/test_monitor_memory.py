@@ -10,9 +10,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from worker._core.messages import Corrupt, Opaque, Received, Restart
+from support.processes import LONG, Children, frame, until
 
-from .processes import LONG, Children, frame, until
+from worker._core.messages import Corrupt, Opaque, Received, Restart
 
 MIB = 1024 * 1024
 

@@ -17,10 +17,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support.processes import LONG, Children, die, frame, until
 
 from worker._core.messages import Corrupt, Exited, Opaque, Received, Restart, Scale, Stop, Terminate
-
-from .processes import LONG, Children, die, frame, until
 
 ALLOWED = f"a frame has 0 to {16 * 1024 * 1024}"
 ENDED = Corrupt("the pipe was closed: it has no writer any more", b"")

@@ -20,12 +20,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support.cores import CORES
+from support.processes import LONG, Children, frame, until
 
 from worker._core.messages import Received, Restart
 from worker._core.pure import Monitor
-
-from .conftest import CORES
-from .processes import LONG, Children, frame, until
 
 A = Restart(("a",), "")
 

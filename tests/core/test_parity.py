@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from .conftest import CORES
-from .processes import frame
+from support.cores import CORES
+from support.processes import frame
 
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="one core alone is asked for")
 

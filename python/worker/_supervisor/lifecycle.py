@@ -314,11 +314,7 @@ class Lives:
         return f", and the restart of {len(dropped)} more is given up" if dropped else ""
 
     def _report(self, place: WorkerProcess, death: Death, why: str, delay: float = math.inf) -> None:
-        """Log a death, and note it in the entry of its place."""
-        if death.code == 0 and not place.is_server and delay == math.inf:
-            logger.debug("%s; %s", death, why)
-        else:
-            error_logger.error("%s; %s", death, why)
+        """Note a death in the entry of its place, and log it."""
         now = get_now()
         place.life.last_death = death
         place.note(
@@ -330,6 +326,11 @@ class Lives:
                 "why": f"{death}; {why}",
             }
         )
+        # Last: the state shows what the log tells.
+        if death.code == 0 and not place.is_server and delay == math.inf:
+            logger.debug("%s; %s", death, why)
+        else:
+            error_logger.error("%s; %s", death, why)
 
 
 def _is_address_in_use(death: Death) -> bool:

@@ -1,0 +1,205 @@
+"""A server counts its requests, and shows that it is alive."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from sanic import Request, Sanic, Websocket, text
+from sanic.application.state import ApplicationServerInfo
+from sanic.http.constants import HTTP
+from sanic.server.protocols.websocket_protocol import WebSocketProtocol
+from support.running import until, until_in_loop
+from support.serving import APP, NAME, Server
+
+from worker._child import heartbeat
+from worker._state.shared import SharedState
+
+pytestmark = pytest.mark.native
+
+Start = Callable[..., Server]
+PAUSES = heartbeat.BUSY, heartbeat.IDLE
+GET = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers are forked from this process."""
+    monkeypatch.setattr(heartbeat, "BUSY", 0.02)
+    monkeypatch.setattr(heartbeat, "IDLE", 0.05)
+
+
+def counts(server: Server, number: int) -> None:
+    """Wait until the server has noted so many requests."""
+    look = server.state.numbers
+    until(lambda: look(server.process.pid).get("requests") == number, f"{number} requests counted")
+
+
+def ask(port: int, data: bytes, last: bytes) -> None:
+    """Send something over one connection, and read up to the end of the last answer."""
+    with closing(socket.create_connection(("127.0.0.1", port), 10)) as sock:
+        sock.sendall(data)
+        answer = b""
+        while not answer.endswith(last):
+            chunk = sock.recv(65536)
+            assert chunk, answer
+            answer += chunk
+
+
+def build(app: Any) -> None:
+    app.config.ACCESS_LOG = False
+    app.get("/last")(lambda request: text("last"))
+
+    @app.get("/fails")
+    async def fails(request: Request) -> None:
+        raise RuntimeError("broken on purpose")
+
+    @app.websocket("/feed")
+    async def feed(request: Request, ws: Websocket) -> None:
+        await ws.send("one")
+        await ws.send("two")
+
+
+class TestRequests:
+    def test_every_kind_counts_once(self, start: Start) -> None:
+        server = start(build, protocol=WebSocketProtocol)
+        until(lambda: server.state[NAME].get("serving"), "it to serve")
+        counts(server, 0)
+        # Kept and pipelined, on two connections; an error of the client's, and one of the application's.
+        for _ in range(2):
+            ask(server.port, GET % b"/" * 9 + GET % b"/last", b"last")
+        counts(server, 20)
+        ask(server.port, GET % b"/nothing" + GET % b"/fails" + GET % b"/last", b"last")
+        counts(server, 23)
+        key = base64.b64encode(b"0123456789abcdef")
+        upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        upgrade += b"Sec-WebSocket-Key: " + key
+        ask(server.port, b"GET /feed HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n\r\n", b"\x88\x02\x03\xe8")
+        counts(server, 24)
+
+    def test_those_of_a_secondary_server_count(self, start: Start) -> None:
+        second = socket.create_server(("127.0.0.1", 0))
+        settings = {"version": HTTP.VERSION_1, "sock": second, "loop": None, "host": None, "port": None}
+
+        def with_second(app: Any) -> None:
+            build(app)
+            build(Sanic("second", configure_logging=False))
+
+        infos = {
+            APP: [ApplicationServerInfo({"version": HTTP.VERSION_1})],
+            "second": [ApplicationServerInfo(settings)],
+        }
+        with second:
+            server = start(with_second, server_info=infos)
+            until(lambda: server.state[NAME].get("serving"), "it to serve")
+            ask(server.port, GET % b"/last", b"last")
+            ask(second.getsockname()[1], GET % b"/last" * 2, b"last")
+            counts(server, 3)
+
+    def test_a_mapping_of_the_callers_own_is_used(self, start: Start) -> None:
+        mine = {"requests_count": 5}
+
+        def with_count(app: Any) -> None:
+            app.get("/count")(lambda request: text(f"{mine['requests_count']} done"))
+
+        server = start(with_count, state=mine)
+        until(lambda: server.state[NAME].get("serving"), "it to serve")
+        ask(server.port, GET % b"/count", b"6 done")
+        counts(server, 1)
+
+    def test_over_another_mapping_none_is_counted(self, start: Start) -> None:
+        state: dict[str, Any] = {NAME: {"server": True}}
+        server = start(build, worker_state=state)
+        ask(server.port, GET % b"/last", b"last")
+
+
+class TestBeat:
+    def test_an_idle_server_beats(self, start: Start) -> None:
+        server = start(build)
+        look = server.state.numbers
+        first = until(lambda: look(server.process.pid).get("last_beat"), "a beat")
+        assert abs(datetime.now(tz=timezone.utc) - first) < timedelta(seconds=20)
+        until(lambda: look(server.process.pid)["last_beat"] > first, "another one")
+
+    def test_one_whose_loop_is_blocked_does_not(self, start: Start) -> None:
+        gate, key = os.pipe()
+
+        def with_block(app: Any) -> None:
+            @app.get("/block")
+            async def block(request: Request) -> Any:
+                app.ctx.say("blocked")
+                os.read(gate, 1)
+                return text("last")
+
+        server = start(with_block)
+        look = server.state.numbers
+        until(lambda: server.state[NAME].get("serving"), "it to serve")
+        with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as sock:
+            sock.sendall(GET % b"/block")
+            server.says("blocked")
+            before = look(server.process.pid)["last_beat"]
+            assert look(server.process.pid)["last_beat"] == before
+            os.write(key, b"x")
+            until(lambda: look(server.process.pid)["last_beat"] > before, "a beat")
+        os.close(gate)
+        os.close(key)
+
+    def test_a_state_that_is_full_is_gone_on_without(self) -> None:
+        class Full(SharedState):
+            beats = 0
+
+            def beat(self, requests: int = 0) -> None:
+                self.beats += 1
+                if self.beats < 3:
+                    raise MemoryError
+                super().beat(requests)
+
+        async def act() -> None:
+            state = Full()
+            beating = heartbeat.Heartbeat(asyncio.get_running_loop(), state, {})
+            beating.counts["requests_count"] = 7
+            await until_in_loop(lambda: state.numbers(os.getpid()).get("requests") == 7)
+            state.close()
+
+        asyncio.run(asyncio.wait_for(act(), 10))
+
+    def test_an_idle_one_is_woken_once_in_five_seconds(self) -> None:
+        pauses: list[float] = []
+        loop: Any = SimpleNamespace(
+            call_soon=lambda beat: beat(), call_later=lambda pause, beat: pauses.append(pause)
+        )
+        state = SharedState()
+        beating = heartbeat.Heartbeat(loop, state, {})
+        beating.counts["requests_count"] += 1
+        beating._beat()
+        beating._beat()
+        state.close()
+        assert pauses == [heartbeat.IDLE, heartbeat.BUSY, heartbeat.IDLE]
+        assert PAUSES == (1.0, 5.0)
+
+
+def test_requests_of_http3_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Http3:
+        def get_or_make_receiver(self, event: bool) -> tuple[str, bool]:
+            return "receiver", event
+
+    monkeypatch.setattr(heartbeat.Http3Protocol, "HTTP_CLASS", Http3)
+    state = SharedState()
+    beating = heartbeat.Heartbeat(cast(Any, SimpleNamespace(call_soon=lambda beat: None)), state, {})
+    beating.count_http3()
+    http: Any = heartbeat.Http3Protocol.HTTP_CLASS()
+    # The headers of a request, then its body.
+    assert [http.get_or_make_receiver(is_new) for is_new in (True, False)] == [
+        ("receiver", True),
+        ("receiver", False),
+    ]
+    assert beating.counts["requests_count"] == 1
+    state.close()

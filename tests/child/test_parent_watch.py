@@ -1,0 +1,205 @@
+"""The lifeline: a process ends when its main process is gone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from support.processes import LONG, Children
+
+SIGINT = {signal.SIGINT}
+# What no test waits for.
+NEVER = 1000.0
+
+
+class Main:
+    """A process that can be killed, a descriptor that tells of it, and a pipe in which children speak."""
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self.pid = children.fork(signal.pause)
+        self.watch = os.pidfd_open(self.pid)
+        self.heard, self.speaks = os.pipe()
+
+    def die(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self._children.reap(self.pid)
+
+    def hears(self) -> bytes:
+        """What a child says next."""
+        return os.read(self.heard, 1)
+
+    def close(self) -> None:
+        for descriptor in (self.watch, self.heard, self.speaks):
+            os.close(descriptor)
+
+
+@pytest.fixture
+def main(children: Children) -> Iterator[Main]:
+    made = Main(children)
+    yield made
+    made.close()
+
+
+def interrupted(within: float = LONG) -> bool:
+    """Whether SIGINT comes to this process, which holds it back."""
+    came = signal.sigtimedwait(SIGINT, within)
+    # Where the time is over while the process is stopped, CPython returns the details of no signal.
+    return came is not None and came.si_signo == signal.SIGINT
+
+
+def child(core: ModuleType, main: Main, grace: float, act: Any) -> int:
+    """Hold on to main, with SIGINT held back, and say so; then do something with the lifeline."""
+    os.setsid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGINT)
+    lifeline = core.Lifeline(main.watch, grace)
+    os.write(main.speaks, b"h")
+    return int(act(lifeline))
+
+
+def test_it_is_interrupted_when_main_dies(core: ModuleType, children: Children, main: Main) -> None:
+    pid = children.fork(child, core, main, NEVER, lambda lifeline: 7 if interrupted() else 1)
+    assert main.hears() == b"h"
+    main.die()
+    assert children.reap(pid) == 7
+
+
+def test_as_long_as_main_lives_nothing_happens(core: ModuleType, children: Children, main: Main) -> None:
+    pid = children.fork(child, core, main, 0.0, lambda lifeline: 1 if interrupted(0.1) else 7)
+    assert children.reap(pid) == 7
+
+
+def test_it_is_told_once(core: ModuleType, children: Children, main: Main) -> None:
+    pid = children.fork(
+        child, core, main, NEVER, lambda lifeline: 7 if interrupted() and not interrupted(0.1) else 1
+    )
+    assert main.hears() == b"h"
+    main.die()
+    assert children.reap(pid) == 7
+
+
+def test_it_is_told_once_more_when_it_is_stoppable(core: ModuleType, children: Children, main: Main) -> None:
+    def act(lifeline: Any) -> int:
+        if not interrupted():
+            return 1
+        lifeline.stoppable()
+        lifeline.stoppable()
+        return 7 if interrupted() and not interrupted(0.1) else 2
+
+    pid = children.fork(child, core, main, NEVER, act)
+    assert main.hears() == b"h"
+    main.die()
+    assert children.reap(pid) == 7
+
+
+def test_who_was_stoppable_before_is_told_once(core: ModuleType, children: Children, main: Main) -> None:
+    def act(lifeline: Any) -> int:
+        lifeline.stoppable()
+        os.write(main.speaks, b"s")
+        first = interrupted()
+        lifeline.stoppable()
+        return 7 if first and not interrupted(0.1) else 1
+
+    pid = children.fork(child, core, main, NEVER, act)
+    assert main.hears() + main.hears() == b"hs"
+    main.die()
+    assert children.reap(pid) == 7
+
+
+def test_who_obeys_is_not_told_once_more(core: ModuleType, children: Children, main: Main) -> None:
+    def act(lifeline: Any) -> int:
+        first = interrupted()
+        lifeline.let_go()
+        lifeline.stoppable()
+        return 7 if first and not interrupted(0.1) else 1
+
+    pid = children.fork(child, core, main, NEVER, act)
+    assert main.hears() == b"h"
+    main.die()
+    assert children.reap(pid) == 7
+
+
+def test_who_is_leaving_already_is_not_told(core: ModuleType, children: Children, main: Main) -> None:
+    def act(lifeline: Any) -> int:
+        lifeline.let_go()
+        os.write(main.speaks, b"g")
+        return 1 if interrupted(0.1) else 7
+
+    pid = children.fork(child, core, main, NEVER, act)
+    assert main.hears() + main.hears() == b"hg"
+    main.die()
+    assert children.reap(pid) == 7
+
+
+def test_who_does_not_leave_is_killed_with_its_children(
+    core: ModuleType, children: Children, main: Main
+) -> None:
+    reading, writing = os.pipe()
+
+    def act(lifeline: Any) -> int:
+        if not os.fork():
+            os.close(reading)
+            signal.pause()
+        os.close(writing)
+        return signal.pause()  # type: ignore[func-returns-value]
+
+    pid = children.fork(child, core, main, 0.1, act)
+    os.close(writing)
+    assert main.hears() == b"h"
+    main.die()
+    assert children.reap(pid) == -signal.SIGKILL
+    # The end of the last one that had it open.
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_who_leads_no_session_takes_nobody_along(core: ModuleType, children: Children, main: Main) -> None:
+    """The group is that of the tests."""
+
+    def member() -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGINT)
+        core.Lifeline(main.watch, 0.0)
+        os.write(main.speaks, b"h")
+        return signal.pause()  # type: ignore[func-returns-value]
+
+    pid = children.fork(member)
+    assert main.hears() == b"h"
+    main.die()
+    assert children.reap(pid) == -signal.SIGKILL
+
+
+def test_who_hangs_in_c_goes_too(children: Children, main: Main) -> None:
+    """With the native core: its thread needs nothing that the interpreter holds."""
+    native = pytest.importorskip("worker._native")
+
+    def act(lifeline: Any) -> int:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.write(main.speaks, b"g")
+        # It keeps the interpreter to itself.
+        ctypes.PyDLL(None).pause()
+        return 1
+
+    pid = children.fork(child, native, main, 0.1, act)
+    assert main.hears() + main.hears() == b"hg"
+    main.die()
+    assert children.reap(pid) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("watch", [-1, 1_000_000])
+def test_what_is_not_open_is_refused(core: ModuleType, watch: int) -> None:
+    with pytest.raises(OSError):
+        core.Lifeline(watch, 1.0)
+
+
+@pytest.mark.parametrize("grace", [-1.0, float("nan")])
+def test_no_time_is_refused(core: ModuleType, grace: float) -> None:
+    reading, writing = os.pipe()
+    with pytest.raises(ValueError, match="is no number of seconds from 0 on"):
+        core.Lifeline(reading, grace)
+    os.close(reading)
+    os.close(writing)

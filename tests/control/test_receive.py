@@ -1,0 +1,406 @@
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import threading
+from collections import OrderedDict, UserDict, deque
+from collections.abc import Callable
+from multiprocessing import Pipe, get_context
+from pathlib import Path
+from time import monotonic
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from support.running import until
+from support.targets import nothing
+
+from worker._control import receive
+from worker._control.receive import ConnectionMonitor, fileno, interpret, load, open_monitor
+from worker._core import Monitor
+from worker._core.messages import (
+    Command,
+    Corrupt,
+    Event,
+    Exited,
+    Invalid,
+    Manage,
+    Opaque,
+    Received,
+    Restart,
+    Scale,
+    Stop,
+    Terminate,
+)
+from worker.constants import RestartOrder
+
+EIGHT = ("name", nothing, {"a": 1}, False, None, True, True, 3)
+
+
+class Odd:
+    """An object of which one method raises."""
+
+    def __init__(self, error: BaseException, *methods: str) -> None:
+        self.error = error
+        self.methods = methods
+
+    def _raise(self, method: str, otherwise: Any) -> Any:
+        if method in self.methods:
+            raise self.error
+        return otherwise
+
+    def __bool__(self) -> bool:
+        return bool(self._raise("bool", True))
+
+    def __repr__(self) -> str:
+        return str(self._raise("repr", "odd"))
+
+
+class RaisesWhenLoaded:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise, (self.error,)
+
+
+class EmptyButLong(tuple[Any, ...]):
+    def __len__(self) -> int:
+        raise RuntimeError("no length")
+
+
+class OddKeys(dict[str, Any]):
+    def __iter__(self) -> Any:
+        raise RuntimeError("no keys")
+
+
+class NoClass:
+    @property
+    def __class__(self) -> type:
+        raise RuntimeError("no class")
+
+
+class LeavesAnything(BaseException):
+    """Neither an Exception nor an exit."""
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def opaque(message: Any) -> Opaque:
+    return Opaque(pickle.dumps(message))
+
+
+class TestInterpret:
+    @pytest.mark.parametrize(
+        "message", [None, "", 0, 0.0, False, [], (), {}, set(), b"", 0j, range(0), deque()], ids=repr
+    )
+    def test_what_is_falsy_stops(self, message: Any) -> None:
+        assert interpret(message) == Stop()
+
+    @pytest.mark.parametrize(
+        ("text", "command"),
+        [
+            ("__TERMINATE__", Terminate()),
+            ("__TERMINATE_EARLY__", Terminate(early=True)),
+            ("__SCALE__:4", Scale(4)),
+            ("a,b:x:y:STARTUP_FIRST", Restart(("a", "b"), "x:y", RestartOrder.STARTUP_FIRST)),
+            ("__ALL_PROCESSES__:", Restart(None, "")),
+            ("name", Restart(("name",))),
+        ],
+    )
+    def test_a_text_is_of_the_grammar(self, text: str, command: Command) -> None:
+        assert interpret(text) == command
+
+    def test_a_subclass_of_str(self) -> None:
+        class Text(str):
+            __slots__ = ()
+
+        assert interpret(Text("__SCALE__:4")) == Scale(4)
+
+    def test_a_tuple_manages(self) -> None:
+        assert interpret(EIGHT) == Manage("name", nothing, {"a": 1}, False, None, True, True, 3)
+        assert interpret(EIGHT[:7]) == Manage("name", nothing, {"a": 1}, False, None, True, True, 1)
+
+    @pytest.mark.parametrize(
+        "kwargs", [{}, OrderedDict(a=1), UserDict(a=1), MappingProxyType({"a": 1})], ids=repr
+    )
+    def test_any_mapping_is_taken(self, kwargs: Any) -> None:
+        assert interpret(("n", nothing, kwargs, *EIGHT[3:])) == Manage("n", nothing, kwargs, *EIGHT[3:])
+
+    @pytest.mark.parametrize(
+        "message",
+        [(1,), EIGHT[:6], (*EIGHT, 9), tuple(range(100)), ("a",), (None,) * 7, (None,) * 8],
+        ids=lambda message: str(len(message)),
+    )
+    def test_no_other_tuple(self, message: tuple[Any, ...]) -> None:
+        command = interpret(message)
+        assert isinstance(command, Invalid)
+        assert command.message is message
+        if len(message) not in (7, 8):
+            assert command.reason == f"a tuple of {len(message)} is no command; one of 8 manages a process"
+
+    @pytest.mark.parametrize(
+        ("at", "value", "reason"),
+        [
+            (0, "", "the name has to be a str that is not empty"),
+            (0, None, "the name has to be a str that is not empty"),
+            (0, b"name", "the name has to be a str that is not empty"),
+            (1, "nothing", "the function has to be callable"),
+            (1, None, "the function has to be callable"),
+            (2, None, "the arguments have to be a dict with str keys"),
+            (2, [("a", 1)], "the arguments have to be a dict with str keys"),
+            (2, {1: 1}, "the arguments have to be a dict with str keys"),
+            (7, 0, "the number of workers has to be a whole number from 1 on"),
+            (7, -1, "the number of workers has to be a whole number from 1 on"),
+            (7, True, "the number of workers has to be a whole number from 1 on"),
+            (7, 1.0, "the number of workers has to be a whole number from 1 on"),
+            (7, "1", "the number of workers has to be a whole number from 1 on"),
+            (7, None, "the number of workers has to be a whole number from 1 on"),
+        ],
+    )
+    def test_each_field_is_checked(self, at: int, value: Any, reason: str) -> None:
+        message = (*EIGHT[:at], value, *EIGHT[at + 1 :])
+        assert interpret(message) == Invalid(message, reason)
+
+    @pytest.mark.parametrize(
+        "message", [1, 1.5, True, b"x", ["a"], {"a": 1}, object(), nothing, list(EIGHT)], ids=repr
+    )
+    def test_nothing_else_is_a_command(self, message: Any) -> None:
+        kind = type(message).__name__
+        expected = f"a {kind} is no command; a str or a tuple of 8 would be"
+        assert interpret(message) == Invalid(message, expected)
+
+    @pytest.mark.parametrize(
+        "error", [ValueError("no"), RecursionError(), MemoryError(), SystemExit(3)], ids=repr
+    )
+    def test_an_object_that_cannot_be_told_true_or_false(self, error: BaseException) -> None:
+        message = Odd(error, "bool")
+        command = interpret(message)
+        assert isinstance(command, Invalid)
+        assert command.message is message
+        assert command.reason == f"it cannot be looked at ({type(error).__name__}: {error})"
+
+    @pytest.mark.parametrize(
+        "make",
+        [lambda: EmptyButLong(EIGHT), lambda: ("n", nothing, OddKeys(a=1), *EIGHT[3:]), NoClass],
+        ids=["length", "keys", "class"],
+    )
+    def test_an_object_that_raises_when_it_is_looked_at(self, make: Callable[[], Any]) -> None:
+        command = interpret(make())
+        assert isinstance(command, Invalid)
+        assert "RuntimeError" in command.reason
+
+
+class TestLoad:
+    @pytest.mark.parametrize("command", [Stop(), Scale(2), Terminate(), Invalid(1, "x"), Restart(None)])
+    def test_a_command_is_one_already(self, command: Command) -> None:
+        assert load(command) is command
+
+    @pytest.mark.parametrize("message", [None, "", 0, [], "__SCALE__:2", EIGHT, EIGHT[:7]])
+    def test_a_pickled_object(self, message: Any) -> None:
+        assert load(opaque(message)) == interpret(message)
+
+    @pytest.mark.parametrize(
+        "payload", [b"", b"x", b"\x80", pickle.dumps(EIGHT)[:-1], b"cnowhere\nnothing\n.", b"\xff" * 64]
+    )
+    def test_what_is_no_pickle(self, payload: bytes) -> None:
+        command = load(Opaque(payload))
+        assert isinstance(command, Invalid)
+        assert command.message == payload
+        assert command.reason.startswith("it cannot be unpickled (")
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ValueError("no"),
+            ImportError("no"),
+            MemoryError(),
+            RecursionError("deep"),
+            SystemExit("out"),
+            GeneratorExit("gone"),
+            LeavesAnything("all"),
+        ],
+        ids=repr,
+    )
+    def test_an_object_that_raises_while_it_is_loaded(self, error: BaseException) -> None:
+        command = load(opaque(RaisesWhenLoaded(error)))
+        assert isinstance(command, Invalid)
+        assert command.reason == f"it cannot be unpickled ({type(error).__name__}: {error})"
+
+    def test_an_object_that_is_falsy_and_says_so_by_raising(self) -> None:
+        command = load(opaque(Odd(ValueError("no"), "bool")))
+        assert isinstance(command, Invalid)
+        assert command.reason == "it cannot be looked at (ValueError: no)"
+
+
+class TestFileno:
+    def test_of_a_pipe(self) -> None:
+        one, other = Pipe(True)
+        assert fileno(one) == one.fileno()
+        number = other.fileno()
+        one.close()
+        other.close()
+        assert fileno(one) is None
+        assert number >= 0
+
+    @pytest.mark.parametrize(
+        "answer", [None, "3", True, -1, 2.0, OSError(), ValueError(), AttributeError()], ids=repr
+    )
+    def test_where_there_is_none_to_poll(self, answer: Any) -> None:
+        class Connection:
+            def fileno(self) -> Any:
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+        assert fileno(Connection()) is None
+        assert fileno(object()) is None
+
+    def test_it_decides_who_waits(self) -> None:
+        one, other = Pipe(True)
+        monitor = open_monitor(one)
+        assert isinstance(monitor, Monitor)
+        monitor.close()
+        one.close()
+        other.close()
+        assert isinstance(open_monitor(Connection()), ConnectionMonitor)
+
+
+class Connection:
+    """A connection without a file descriptor. An exception in place of a message is raised."""
+
+    def __init__(self, *messages: Any, raises_in: str = "recv") -> None:
+        self.messages = deque(messages)
+        self.polled: list[float] = []
+        self.on_poll: Callable[[], None] = lambda: None
+        self._raises_in = raises_in
+
+    def poll(self, timeout: float) -> bool:
+        self.polled.append(timeout)
+        self.on_poll()
+        if self.messages and self._raises_in == "poll":
+            self._raise()
+        return bool(self.messages)
+
+    def recv(self) -> Any:
+        self._raise()
+        return self.messages.popleft()
+
+    def _raise(self) -> None:
+        if isinstance(self.messages[0], Exception):
+            raise self.messages.popleft()
+
+
+class TestConnectionMonitor:
+    def test_one_message_a_wait(self) -> None:
+        connection = Connection("__SCALE__:2", "__SCALE__:3")
+        monitor = ConnectionMonitor(connection)
+        assert monitor.wait(None) == [Received(Scale(2))]
+        assert len(connection.messages) == 1
+        assert monitor.wait(None) == [Received(Scale(3))]
+
+    def test_none_after_a_falsy_one(self) -> None:
+        connection = Connection("", "__SCALE__:3")
+        monitor = ConnectionMonitor(connection)
+        assert monitor.wait(None) == [Received(Stop())]
+        assert monitor.wait(0) == []
+        assert len(connection.messages) == 1
+        assert len(connection.polled) == 1
+
+    def test_what_is_no_command_ends_nothing(self) -> None:
+        monitor = ConnectionMonitor(Connection(12, "__TERMINATE__"))
+        (received,) = monitor.wait(None)
+        assert isinstance(received, Received) and isinstance(received.command, Invalid)
+        assert monitor.wait(None) == [Received(Terminate())]
+
+    @pytest.mark.parametrize("place", ["poll", "recv"])
+    @pytest.mark.parametrize("error", [EOFError(), OSError(errno.EBADF, "bad"), BrokenPipeError()], ids=repr)
+    def test_the_end_of_the_connection_is_told_once(self, error: Exception, place: str) -> None:
+        monitor = ConnectionMonitor(Connection(error, "late", raises_in=place))
+        assert monitor.wait(None) == [Corrupt(f"the connection has ended ({error!r})", b"")]
+        assert monitor.wait(0) == []
+
+    @pytest.mark.parametrize("place", ["poll", "recv"])
+    def test_what_cannot_be_received(self, place: str) -> None:
+        monitor = ConnectionMonitor(Connection(KeyError("k"), "__TERMINATE__", raises_in=place))
+        assert monitor.wait(None) == [Received(Invalid(None, "it cannot be received (KeyError('k'))"))]
+        assert monitor.wait(None) == [Received(Terminate())]
+
+    def test_the_time_is_kept(self) -> None:
+        connection = Connection()
+        monitor = ConnectionMonitor(connection)
+        began = monotonic()
+
+        def passes() -> None:
+            threading.Event().wait(connection.polled[-1])
+
+        connection.on_poll = passes
+        assert monitor.wait(0.25) == []
+        assert 0.25 <= monotonic() - began < 2
+        assert all(timeout <= receive.TICK for timeout in connection.polled)
+        assert connection.polled[0] == receive.TICK
+
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_a_wake_ends_the_next_wait(self, ended: bool) -> None:
+        monitor = ConnectionMonitor(Connection(*([""] if ended else [])))
+        if ended:
+            monitor.wait(None)
+        monitor.wake()
+        monitor.wake()
+        assert monitor.wait(None) == []
+        assert monitor.wait(0) == []
+
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_a_wake_ends_the_wait_that_is_under_way(self, ended: bool) -> None:
+        connection = Connection(*([""] if ended else []))
+        monitor = ConnectionMonitor(connection)
+        waiting = threading.Event()
+        if ended:
+            monitor.wait(None)
+            waiting.set()
+        connection.on_poll = waiting.set
+        results: list[list[Event]] = []
+        thread = threading.Thread(target=lambda: results.append(monitor.wait(None)))
+        thread.start()
+        assert waiting.wait(10)
+        monitor.wake()
+        thread.join(10)
+        assert results == [[]]
+
+    def test_the_end_of_a_process(self) -> None:
+        process = get_context("fork").Process(target=nothing)
+        process.start()
+        monitor = ConnectionMonitor(Connection(""))
+        assert process.pid is not None
+        monitor.watch("one", process.pid, process.sentinel)
+        events: list[Event] = []
+        until(lambda: events.extend(monitor.wait(None)) or len(events) == 2, "both events")
+        assert sorted(events, key=str) == [Exited("one", process.pid, None), Received(Stop())]
+        assert monitor.wait(0) == []
+        process.join()
+        process.close()
+
+    @pytest.mark.parametrize("left_alone", ["no sentinel", "unwatched", "closed"])
+    def test_a_process_that_is_not_watched(self, left_alone: str) -> None:
+        reader, writer = os.pipe()
+        os.close(writer)
+        monitor = ConnectionMonitor(Connection())
+        monitor.watch("one", 1, None if left_alone == "no sentinel" else reader)
+        if left_alone == "unwatched":
+            monitor.unwatch("one")
+        if left_alone == "closed":
+            monitor.close()
+        assert monitor.wait(0) == []
+        monitor.unwatch("one")
+        os.close(reader)
+
+
+def test_a_child_of_its_own_is_no_danger_to_the_package(tmp_path: Path) -> None:
+    """An object of a module that only its writer has."""
+    payload = pickle.dumps(EIGHT).replace(b"support.targets", b"support.nowhere")
+    command = load(Opaque(payload))
+    assert isinstance(command, Invalid)
+    assert "No module named 'support.nowhere'" in command.reason

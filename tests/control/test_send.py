@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from typing import Any
+
+import pytest
+from support.fakes import FakePublisher
+
+from worker._control.send import send
+
+
+def test_the_message_goes_through_as_it_is() -> None:
+    publisher = FakePublisher()
+    message = ("a", 1)
+    send(publisher, message)
+    assert publisher.sent[0] is message
+
+
+def test_large_messages_of_several_threads_arrive_whole() -> None:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    messages = [letter * 300_000 for letter in "abcd"] * 5
+    with receiver, sender:
+        threads = [threading.Thread(target=send, args=(sender, message)) for message in messages]
+        for thread in threads:
+            thread.start()
+        received = [receiver.recv() for _ in messages]
+        for thread in threads:
+            thread.join()
+    assert sorted(received) == sorted(messages)
+
+
+def test_a_send_in_the_middle_of_a_send_waits_for_its_end() -> None:
+    log: list[str] = []
+
+    class Slow:
+        """Sends in two halves, and is interrupted between them as by a signal handler that sends."""
+
+        def send(self, obj: Any, /) -> None:
+            log.append(f"{obj} begins")
+            if obj == "first":
+                send(self, "second")
+            log.append(f"{obj} ends")
+
+    send(Slow(), "first")
+    assert log == ["first begins", "first ends", "second begins", "second ends"]
+
+
+def test_a_send_that_fails_holds_up_no_other() -> None:
+    def refuse(message: Any) -> None:
+        raise BrokenPipeError(message)
+
+    with pytest.raises(BrokenPipeError):
+        send(FakePublisher(refuse), "lost")
+    publisher = FakePublisher()
+    send(publisher, "kept")
+    assert publisher.sent == ["kept"]
+
+
+def test_a_child_forked_in_the_middle_of_a_send_can_send() -> None:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    sending, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Any) -> None:
+        sending.set()
+        go_on.wait()
+
+    thread = threading.Thread(target=send, args=(FakePublisher(hold), "slow"))
+    child = context.Process(target=send, args=(sender, "from the child"))
+    with receiver, sender:
+        thread.start()
+        sending.wait()
+        child.start()
+        try:
+            arrived = receiver.poll(10)
+        finally:
+            go_on.set()
+            thread.join()
+            if child.is_alive() and not receiver.poll(0):
+                child.kill()
+            child.join()
+        assert arrived
+        assert receiver.recv() == "from the child"
+    assert child.exitcode == 0
+    child.close()

@@ -1,0 +1,244 @@
+"""How the reloader goes about it: what it watches, how long it gathers, what it says."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from sanic import Sanic
+from support.fakes import FakePublisher
+
+from worker import reloader
+from worker._child import bootstrap
+from worker.loader import AppLoader
+
+from .test_reloader import Stepped, nothing
+
+
+@pytest.fixture
+def publisher() -> FakePublisher:
+    return FakePublisher()
+
+
+@pytest.fixture
+def stepped(publisher: FakePublisher, watched: Path) -> Stepped:
+    return Stepped(publisher, watched, Sanic("Watched"))
+
+
+def write(path: Path, content: str = "x") -> None:
+    path.write_text(content)
+
+
+class TestGathering:
+    def test_changes_that_follow_each_other_are_one(
+        self, stepped: Stepped, publisher: FakePublisher, watched: Path
+    ) -> None:
+        stepped.QUIET = 0.4  # type: ignore[misc]
+        stepped.PATIENCE = 20.0  # type: ignore[misc]
+        names = ["a.txt", "b.txt", "below/c.txt", "new.txt"]
+
+        def save_all() -> None:
+            for number, name in enumerate(names):
+                threading.Timer(0.1 * number, write, (watched / name,)).start()
+            # So that there is something to gather.
+            threading.Event().wait(0.05)
+
+        stepped.steps = [save_all, nothing]
+        stepped()
+        paths = sorted(str(watched / name) for name in names)
+        assert publisher.sent == [f"__ALL_PROCESSES__:{','.join(paths)}"]
+
+    def test_a_change_that_comes_after_the_look_is_waited_for(
+        self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However long the machine takes to go on."""
+        look = stepped._look
+
+        def busy(hints: Any) -> set[str]:
+            monkeypatch.setattr(stepped, "_look", look)
+            write(watched / "a.txt")
+            changed = look(hints)
+            write(watched / "b.txt")
+            threading.Event().wait(2 * stepped.QUIET)
+            return changed
+
+        stepped.steps = [partial(monkeypatch.setattr, stepped, "_look", busy)]
+        stepped()
+        assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'a.txt'},{watched / 'b.txt'}"]
+
+    def test_it_has_an_end(self, stepped: Stepped, publisher: FakePublisher, watched: Path) -> None:
+        stepped.QUIET, stepped.PATIENCE = 0.2, 0.3  # type: ignore[misc]
+        begun, told = threading.Event(), threading.Event()
+        publisher.on_send = lambda _: told.set()
+
+        def go_on() -> None:
+            number = 0
+            while not told.wait(0.01):
+                number += 1
+                write(watched / "a.txt", "x" * number)
+                begun.set()
+
+        thread = threading.Thread(target=go_on, daemon=True)
+
+        def start() -> None:
+            thread.start()
+            assert begun.wait(10)
+
+        stepped.steps = [start, thread.join]
+        stepped()
+        assert publisher.sent[0] == f"__ALL_PROCESSES__:{watched / 'a.txt'}"
+
+
+class TestWhatHappensMeanwhile:
+    def test_an_edit_of_a_module_since_the_start_of_the_process(
+        self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Workers may have imported what was there before."""
+        module = ModuleType("imported_while_it_was_edited")
+        module.__file__ = str(watched / "a.txt")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(bootstrap, "started_at", lambda: os.stat(watched / "a.txt").st_ctime - 0.001)
+        threading.Event().wait(2 * reloader.CLOCK_TICK)
+        stepped.steps = [nothing]
+        stepped()
+        assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'a.txt'}"]
+
+    def test_any_edit_since_the_listeners_of_its_start(
+        self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bootstrap, "started_at", lambda: os.stat(watched / "b.txt").st_ctime - 0.001)
+        look = stepped._look
+
+        def late(hints: Any) -> set[str]:
+            if hints is None and not publisher.sent:
+                write(watched / "b.txt")
+            return look(hints)
+
+        threading.Event().wait(2 * reloader.CLOCK_TICK)
+        monkeypatch.setattr(stepped, "_look", late)
+        stepped.steps = [nothing]
+        stepped()
+        assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'b.txt'}"]
+
+
+def test_what_it_writes_itself_is_no_change(
+    stepped: Stepped, publisher: FakePublisher, watched: Path
+) -> None:
+    """As the log of a server, where that is directed to a file."""
+    with (watched / "server log").open("w") as log:
+        stepped.steps = [partial(print, "a line", file=log, flush=True), partial(write, watched / "b.txt")]
+        stepped()
+    assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'b.txt'}"]
+
+
+def test_patterns(
+    stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANIC_WORKER_RELOAD_IGNORE", "b.*,!*.log")
+    stepped.steps = [lambda: [write(watched / name) for name in ("b.txt", "c.log", "d.log.1")], nothing]
+    stepped()
+    assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'c.log'}"]
+
+
+class TestWhatIsSaid:
+    @pytest.mark.parametrize(
+        ("names", "text"),
+        [
+            (["a"], "a"),
+            (["c", "a", "b"], "a, b, c"),
+            (["a", "b", "c", "d", "e"], "a, b, c and 2 more"),
+            (["ü\n\udcff\x1b[0m:%,"], r"ü\n\udcff\x1b[0m:%,"),
+        ],
+    )
+    def test_changed_files(
+        self,
+        stepped: Stepped,
+        watched: Path,
+        names: list[str],
+        text: str,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(watched)
+        stepped.steps = [lambda: [write(watched / name) for name in names], nothing]
+        with caplog.at_level(logging.INFO, "sanic.root"):
+            stepped()
+        assert [text for _, _, text in caplog.record_tuples if "Changed" in text] == [f"Changed: {text}"]
+
+    def test_a_file_elsewhere_by_its_whole_path(
+        self,
+        stepped: Stepped,
+        watched: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(watched / "below")
+        stepped.steps = [partial(write, watched / "a.txt"), nothing]
+        with caplog.at_level(logging.INFO, "sanic.root"):
+            stepped()
+        assert f"Changed: {watched / 'a.txt'}" in caplog.text
+
+
+class TestPackage:
+    """Whose directory is watched without being asked for."""
+
+    @pytest.fixture(autouse=True)
+    def _modules(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        files: dict[str, str | None] = {
+            "shop": "shop/__init__.py",
+            "shop.web": "shop/web/__init__.py",
+            "shop.web.app": "shop/web/app.py",
+            "space": None,
+            "space.app": "space/app.py",
+            "single": "single/single.py",
+            "__main__": "scripts/run.py",
+        }
+        for name, file in files.items():
+            module = ModuleType(name)
+            module.__file__ = file and str(tmp_path / file)
+            monkeypatch.setitem(sys.modules, name, module)
+
+    @pytest.mark.parametrize(
+        ("target", "folder"),
+        [
+            ("shop.web.app:app", "shop"),
+            ("shop:app", "shop"),
+            ("space.app:app", "space"),
+            ("single:app", "single"),
+            ("shop.web.app:create()", "shop"),
+        ],
+    )
+    def test_of_a_module(self, tmp_path: Path, target: str, folder: str) -> None:
+        assert reloader._package(AppLoader(target)) == [str(tmp_path / folder)]
+
+    @pytest.mark.parametrize(
+        ("module", "folder"), [("shop.web", "shop"), ("__main__", "scripts"), ("sanic.app", "scripts")]
+    )
+    @pytest.mark.parametrize("wrap", [lambda made: made, partial])
+    def test_of_a_factory(self, tmp_path: Path, module: str, folder: str, wrap: Callable[..., Any]) -> None:
+        def factory() -> Any: ...
+
+        factory.__module__ = module
+        assert reloader._package(AppLoader(factory=wrap(factory))) == [str(tmp_path / folder)]
+
+    @pytest.mark.parametrize(
+        "folder", ["/", "~", os.path.dirname(os.__file__), os.path.dirname(sys.executable)]
+    )
+    def test_none_that_many_share(self, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            sys.modules["single"], "__file__", os.path.join(os.path.expanduser(folder), "a.py")
+        )
+        assert reloader._package(AppLoader("single:app")) == []
+
+    def test_none_of_a_module_without_a_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys.modules["single"], "__file__", None)
+        assert reloader._package(AppLoader("single:app")) == []
+        assert reloader._package(AppLoader("missing:app")) == []

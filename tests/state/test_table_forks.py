@@ -1,0 +1,178 @@
+"""``Table``: what forks leave in it, and pids that are used again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.processes import Children
+from support.tables import Memory
+
+NEXT_PID = Path("/proc/sys/kernel/ns_last_pid")
+TRIES = 50
+# The status of a child that has another pid than it was to have.
+OTHER = 77
+FORKS = 150
+# From so many parts on, those of the dead are looked for.
+MANY = 8
+
+pytestmark = pytest.mark.native
+
+
+@pytest.fixture
+def answer() -> Iterator[tuple[int, int]]:
+    """What a child writes to and the test reads from."""
+    reading, writing = os.pipe()
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.fixture
+def reused() -> Iterator[int]:
+    """The number that the next two children are to have, as far as the system lets itself be told."""
+    if not os.access(NEXT_PID, os.W_OK):
+        pytest.skip("only root can say which pid is the next")
+    before = NEXT_PID.read_text()
+    first = int(before) // 2 + 300
+    yield next(pid for pid in range(first, first + 10_000) if not is_taken(pid))
+    NEXT_PID.write_text(before)
+
+
+def fork_as(pid: int, act: Callable[[], object]) -> None:
+    """Do something in a child that has this pid, to its end; skip where others are always quicker."""
+    for _ in range(TRIES):
+        NEXT_PID.write_text(str(pid - 1))
+        child = os.fork()
+        if child == 0:
+            status = OTHER if os.getpid() != pid else 1
+            try:
+                if status != OTHER:
+                    act()
+                    status = 0
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status != OTHER:
+            assert status == 0
+            return
+    pytest.skip(f"{pid} is somebody's")
+
+
+def test_parts_of_the_dead_are_dropped(memory: Memory, children: Children) -> None:
+    table = memory.table()
+    table.put("a", {"pid": os.getpid()})
+
+    def child() -> None:
+        for key in ("x", "y"):
+            table.update("a", {key: os.getpid()}, os.getpid())
+        assert table.part("a", os.getpid()) == {"x": os.getpid(), "y": os.getpid()}
+
+    pids = [children.fork(child) for _ in range(FORKS)]
+    assert [children.reap(pid) for pid in pids] == [0] * FORKS
+    before = len([pid for pid in pids if table.part("a", pid)])
+    assert children.reap(children.fork(child)) == 0
+    assert len([pid for pid in pids if table.part("a", pid)]) < MANY or before < MANY
+    assert table.entry("a") == {"pid": os.getpid()}
+
+
+def test_parts_of_the_living_are_kept(memory: Memory, children: Children, gate: tuple[int, int]) -> None:
+    table = memory.table()
+    table.put("a", {"pid": os.getpid()})
+    done, doing = os.pipe()
+
+    def child() -> None:
+        table.update("a", {"x": os.getpid()}, os.getpid())
+        os.write(doing, b"x")
+        os.read(gate[0], 1)
+
+    pids = [children.fork(child) for _ in range(3 * MANY)]
+    for _ in pids:
+        assert os.read(done, 1) == b"x"
+    assert [table.part("a", pid) for pid in pids] == [{"x": pid} for pid in pids]
+    os.write(gate[1], b"x" * len(pids))
+    assert [children.reap(pid) for pid in pids] == [0] * len(pids)
+    os.close(done)
+    os.close(doing)
+
+
+def test_a_part_is_not_that_of_the_next_one_with_its_pid(memory: Memory, reused: int) -> None:
+    table = memory.table()
+    table.put("a", {"pid": os.getpid(), "x": "visible"})
+    fork_as(reused, lambda: table.update("a", {"x": "old", "old": True}, reused))
+    assert table.some("a", ("x", "old"), reused) == {"x": "old", "old": True}
+
+    def next_one() -> None:
+        assert table.entry("a", reused) == {"pid": os.getppid(), "x": "visible"}
+        assert table.value("a", "x", reused) == "visible"
+        assert table.part("a", reused) == table.some("a", ("x", "old"), reused) == {}
+        table.update("a", {"new": True}, reused)
+        assert table.part("a", reused) == {"new": True}
+
+    # So that the times differ at which the two have begun.
+    until_the_clock_ticks()
+    fork_as(reused, next_one)
+    assert table.part("a", reused) == {"new": True}
+    table.hand_over("a", reused, {"pid": reused})
+    assert table.entry("a") == {"pid": reused, "x": "visible", "new": True}
+
+
+def is_taken(pid: int) -> bool:
+    """Whether a process has this pid, be it one that was not collected yet."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def until_the_clock_ticks() -> None:
+    """Let the kernel's clock move on, by which it tells when a process has begun."""
+
+    def uptime() -> float:
+        return float(Path("/proc/uptime").read_text().split()[0])
+
+    begun = uptime()
+    while uptime() < begun + 0.03:
+        pass
+
+
+def test_a_fork_with_the_pid_of_an_ancestor_has_a_writer_of_its_own(
+    memory: Memory, reused: int, gate: tuple[int, int], answer: tuple[int, int]
+) -> None:
+    """Else it would fill blocks that are somebody else's by now."""
+    table = memory.table()
+    told, telling = answer
+
+    def grandchild() -> None:
+        os.write(telling, b"x")
+        os.read(gate[0], 1)
+        for number in range(100):
+            table.put("b", {"x": number})
+        os.write(telling, b"x")
+
+    def ancestor() -> None:
+        table.put("b", {"x": 0})
+        if os.fork() == 0:
+            # It outlives the one that it was forked by, and does not write itself.
+            while is_taken(reused):
+                pass
+            try:
+                fork_as(reused, grandchild)
+            finally:
+                os.write(telling, b"-")
+                os._exit(0)
+
+    fork_as(reused, ancestor)
+    if os.read(told, 1) != b"x":
+        pytest.skip(f"{reused} is somebody's")
+    table.bury(reused)
+    heir = memory.table()
+    for number in range(100):
+        heir.put(f"{number}", {"x": number})
+    os.write(gate[1], b"x")
+    assert os.read(told, 1) == b"x"
+    assert os.read(told, 1) == b"-"
+    assert table.entries() == {"b": {"x": 99}, **{f"{number}": {"x": number} for number in range(100)}}

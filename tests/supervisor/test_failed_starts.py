@@ -1,0 +1,338 @@
+"""The system refuses a process: nothing that was asked for is forgotten, and main obeys on."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from itertools import islice
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sanic.exceptions import ServerKilled
+from support import targets
+from support.running import House, errors, lives, logged, until
+
+from worker._spawn import popen
+from worker.constants import Phase
+from worker.process import WorkerProcess
+
+ONE, TWO, THREE, FOUR = (f"Sanic-Server-{number}-0" for number in range(4))
+ERRNOS = (errno.EMFILE, errno.EAGAIN, errno.ENOMEM)
+
+pytestmark = pytest.mark.usefixtures("main_is_heard")
+
+
+class Refusals:
+    """Has a call of the system fail so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self.left = 0
+
+    def of(self, call: str, number: int) -> None:
+        """Let this call fail with this error number as long as there are refusals left."""
+        module, _, name = call.rpartition(".")
+        real = getattr(__import__(module, fromlist=[name]), name)
+
+        def refused(*args: Any, **kwargs: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise OSError(number, os.strerror(number))
+            return real(*args, **kwargs)
+
+        self._patch.setattr(call, refused)
+
+
+@pytest.fixture
+def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
+    # The first of these asks the system whether it can, once.
+    popen.held_by_spawn()
+    return Refusals(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "number"),
+    [
+        *(("fork", call, number) for call in ("os.fork", "os.pipe") for number in ERRNOS),
+        *(("spawn", call, errno.EAGAIN) for call in ("os.posix_spawn", "os.pipe")),
+    ],
+)
+class TestEachCall:
+    def test_at_the_first_start(
+        self,
+        method: str,
+        call: str,
+        number: int,
+        refusals: Refusals,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        house = House(tmp_path, method=method, number=3, backoff_initial=0.01)
+        refusals.of(call, number)
+        refusals.left = 2
+
+        def act() -> None:
+            house.said("ready", 3)
+            house.all_acked()
+
+        house.run(act)
+        lines = errors(caplog)
+        assert len(lines) == 2
+        assert all(os.strerror(number) in line and "could not be started" in line for line in lines)
+
+    def test_while_scaling(
+        self,
+        method: str,
+        call: str,
+        number: int,
+        refusals: Refusals,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        house = House(tmp_path, method=method, number=1, backoff_initial=0.01)
+        refusals.of(call, number)
+
+        def act() -> None:
+            house.said("ready")
+            house.all_acked()
+            refusals.left = 2
+            house.send("__SCALE__:4")
+            house.said("ready", 4)
+            house.all_acked()
+            assert len([*house.manager.transient_processes]) == 4
+
+        house.run(act)
+
+    def test_while_managing(
+        self,
+        method: str,
+        call: str,
+        number: int,
+        refusals: Refusals,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        house = House(tmp_path, method=method, backoff_initial=0.01)
+        refusals.of(call, number)
+
+        def act() -> None:
+            house.said("ready")
+            house.all_acked()
+            refusals.left = 1
+            house.manager.manage("Errand", targets.errand, house.kwargs)
+            errand = house.manager.durable["Errand"]
+            house.call(lambda: house.manager._loop.do(lambda: house.manager._start(errand)))
+            until(lambda: [said for said in house.said(None, 2) if said.name == "Sanic-Errand-0"], "it runs")
+            house.open_gate()
+
+        house.run(act)
+        assert len(errors(caplog)) == 1
+
+
+def test_without_a_pidfd_it_starts(refusals: Refusals, tmp_path: Path) -> None:
+    """Its sentinel tells of its end."""
+    house = House(tmp_path)
+    refusals.of("os.pidfd_open", errno.EMFILE)
+    refusals.left = 1000
+
+    def act() -> None:
+        (first,) = house.said("ready")
+        house.all_acked()
+        os.kill(first.pid, signal.SIGKILL)
+        house.said("ready", 2)
+        house.all_acked()
+
+    house.run(act)
+
+
+def test_when_there_is_never_room_the_first_start_ends(
+    refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, "never_acks", number=2, max_failures=3, backoff_initial=0.01)
+    refusals.of("os.fork", errno.EAGAIN)
+    refusals.left = 1000
+    with pytest.raises(ServerKilled):
+        house.run(stops=False)
+    last = errors(caplog)[-1]
+    assert last.startswith("Not all workers acknowledged a successful startup. Shutting down.")
+    assert re.search(rf"Sanic-Server-[01]-0 could not be started: \[Errno {errno.EAGAIN}\]", last)
+    assert "raise the limit of processes (ulimit -u, or pids.max of the cgroup)" in last
+
+
+def test_a_stop_is_obeyed_while_there_is_no_room(
+    refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, backoff_initial=1000, backoff_max=1000)
+    refusals.of("os.fork", errno.EAGAIN)
+
+    def act() -> None:
+        house.said("ready")
+        house.all_acked()
+        refusals.left = 1000
+        house.send("__SCALE__:3")
+        logged(caplog, f"{THREE} could not be started")
+        house.until(THREE, phase="backoff", state="FAILED")
+
+    house.run(act)
+
+
+def test_one_that_is_given_up_is_left_alone(
+    refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Main sleeps, and says nothing more, until somebody asks for it."""
+    house = House(tmp_path, max_failures=3, backoff_initial=0.01)
+    refusals.of("os.fork", errno.EAGAIN)
+
+    def act() -> None:
+        house.said("ready")
+        house.all_acked()
+        refusals.left = 1000
+        house.send("__SCALE__:2")
+        logged(caplog, "it has FAILED")
+        house.call(lambda: None)
+        assert house.manager._overseer.settle_at == math.inf
+        refusals.left = 0
+        house.send("__SCALE__:2")
+        house.said("ready", 2)
+        house.all_acked()
+
+    house.run(act)
+    assert [line for line in errors(caplog) if "Impossible" in line] == []
+
+
+def test_scaling_goes_by_the_table(
+    refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of four that are wanted one runs: to want two takes away two that do not."""
+    house = House(tmp_path, backoff_initial=1000, backoff_max=1000)
+    refusals.of("os.fork", errno.EAGAIN)
+
+    def act() -> None:
+        (first,) = house.said("ready")
+        house.all_acked()
+        refusals.left = 1000
+        house.send("__SCALE__:4")
+        logged(caplog, f"{FOUR} could not be started")
+        house.send("__SCALE__:2")
+        until(lambda: house.manager.num_server == 2, "two")
+        house.call(lambda: None)
+        assert lives(first.pid)
+        refusals.left = 0
+        house.send("__ALL_PROCESSES__:")
+        house.said("ready", 3)
+        house.all_acked()
+
+    house.run(act)
+    assert "Scaling aborted after 0 of 3" in "\n".join(errors(caplog))
+
+
+def test_no_server_at_all_is_none_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path)
+
+    def act() -> None:
+        house.said("ready")
+        house.all_acked()
+        house.call(house.manager.shutdown_server)
+
+    with pytest.raises(ServerKilled):
+        house.run(act, stops=False)
+    assert errors(caplog) == ["No worker is left that could run. Shutting down."]
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[[int], None]]:
+    """Leaves main so many descriptors to open; a negative number: as many as before."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def leave(free: int) -> None:
+        used = {int(entry) for entry in os.listdir("/proc/self/fd")}
+        unused = (number for number in range(before[0]) if number not in used)
+        soft = before[0] if free < 0 else next(islice(unused, free, None))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+
+    yield leave
+    leave(-1)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_with_any_number_of_descriptors_left(
+    method: str, limit: Callable[[int], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whichever call finds none left: it is tried again, no descriptor is lost, and a stop is obeyed."""
+    house = House(tmp_path, method=method, backoff_initial=0.01, backoff_max=0.01, max_failures=10_000)
+
+    def scaled(free: int) -> None:
+        limit(free)
+        try:
+            house.manager.scale(2)
+        finally:
+            limit(-1)
+
+    def act() -> None:
+        house.said("ready")
+        house.all_acked()
+        # This thread's connection, where a process keeps the state.
+        house.entry(ONE)
+        before = len(os.listdir("/proc/self/fd"))
+        for free in range(8):
+            house.call(lambda free=free: house.manager._loop.do(lambda: scaled(free)))  # type: ignore[misc]
+            until(lambda: len([*house.manager.transient_processes]) == 2, "two")
+            house.all_acked()
+            house.send("__SCALE__:1")
+            until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "one")
+            house.call(lambda: None)
+        active_children()
+        assert len(os.listdir("/proc/self/fd")) <= before
+
+    house.run(act)
+    assert any("could not be started: [Errno 24]" in line for line in errors(caplog))
+
+
+def test_a_start_that_can_never_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no lack of room is an error at once, and who has started is not left behind."""
+    house = House(tmp_path, "never_acks", number=2)
+    start = WorkerProcess.start
+
+    def fails(process: WorkerProcess) -> None:
+        if process.name == TWO:
+            house.said("ready")
+            raise TypeError("cannot be pickled")
+        start(process)
+
+    monkeypatch.setattr(WorkerProcess, "start", fails)
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        house.run(stops=False)
+
+
+def test_a_successor_that_cannot_be_started_of_one_that_dies(
+    refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the turn in which a worker is to be replaced it dies, and its successor cannot be started."""
+    house = House(tmp_path, backoff_initial=0.01)
+    refusals.of("os.fork", errno.EAGAIN)
+
+    def act() -> None:
+        (old,) = house.said("ready")
+        house.all_acked()
+
+        def at_once() -> None:
+            os.kill(old.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, old.pid, os.WEXITED | os.WNOWAIT)
+            refusals.left = 1
+            house.manager.restart()
+            house.manager._overseer.settle()
+
+        house.call(lambda: house.manager._loop.do(at_once))
+        house.said("ready", 2)
+        house.all_acked()
+        (place,) = house.manager.transient_processes
+        until(lambda: place.life.phase is Phase.READY, "the new one ready")
+
+    house.run(act)

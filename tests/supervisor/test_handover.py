@@ -1,0 +1,386 @@
+"""Zero-downtime restarts under the loop: two processes in one place of the table, for a while."""
+
+from __future__ import annotations
+
+import os
+import signal
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+from sanic.exceptions import ServerKilled
+from support import targets
+from support.running import House, Said, errors, lives, logged, until, wait_for_end
+
+from worker.constants import ProcessState
+from worker.manager import WorkerManager
+from worker.process import WorkerProcess
+
+ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
+OTHER = {ONE: TWO, TWO: ONE}
+ROLL = "__ALL_PROCESSES__::STARTUP_FIRST"
+
+
+pytestmark = pytest.mark.usefixtures("main_is_heard")
+
+
+def first(house: House) -> Said:
+    """The first process of the only server, once it serves."""
+    (said,) = house.said("ready")
+    house.all_acked()
+    return said
+
+
+def outcome(caplog: pytest.LogCaptureFixture) -> str:
+    """What the log says of a restart of the only worker that came to nothing."""
+    death = errors(caplog)[0].partition("; ")[0]
+    return f"Restart aborted after 0 of 1: {death}"
+
+
+def still_obeys(house: House) -> None:
+    """Whatever has happened, the next commands are obeyed."""
+    house.plan("serves")
+    served = len(house.said("ready"))
+    house.send("__SCALE__:2")
+    house.said("ready", served + 1)
+    house.send(ROLL)
+    house.said("ready", served + 3)
+    house.all_acked()
+
+
+@pytest.mark.parametrize("proxied", [pytest.param(False, marks=pytest.mark.native), True])
+def test_the_old_one_leaves_when_the_new_one_is_ready(
+    proxied: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, number=2, proxied=proxied)
+
+    def act() -> None:
+        old = {said.name: said.pid for said in house.said("ready", 2)}
+        house.all_acked()
+        if not proxied:
+            for name in old:
+                house.until(name, phase="ready")
+        before = house.state.copy()
+        house.plan("acks_behind_the_gate")
+        house.send(ROLL)
+        (first,) = house.said("at the gate")
+        assert all(lives(pid) for pid in [*old.values(), first.pid])
+        if proxied:
+            assert house.entry(first.name)["serving"] is False
+        else:
+            house.until(first.name, phase="replacing")
+            found = house.state.copy()
+            del found[first.name]["phase"]
+            assert before[first.name].pop("phase") == "ready"
+            assert found == before
+        house.open_gate()
+        new = {said.name: said.pid for said in house.said("at the gate", 2)}
+        house.until(first.name, pid=first.pid, state="ACKED", serving=True)
+        assert lives(old[OTHER[first.name]])
+        house.open_gate()
+        assert {said.pid for said in house.said("SIGTERM", 2)} == {*old.values()}
+        for pid in old.values():
+            wait_for_end(pid)
+        for name, pid in new.items():
+            # The last word of the old one was that it does not serve any more.
+            entry = house.until(name, pid=pid, state="ACKED", serving=True)
+            assert entry["starts"] == 2
+            assert lives(pid)
+        still_obeys_with_two(house)
+
+    def still_obeys_with_two(house: House) -> None:
+        house.send("__SCALE__:1")
+        house.said("SIGINT")
+        until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "its entry gone")
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_with_other_start_methods(method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path, method=method)
+
+    def act() -> None:
+        old = first(house)
+        house.send(ROLL)
+        house.said("ready", 2)
+        house.said("SIGTERM")
+        wait_for_end(old.pid)
+        house.until(ONE, state="ACKED", serving=True, starts=2)
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+class TestTheNewcomerFails:
+    @pytest.mark.parametrize(
+        ("plan", "how"), [("exits 3", "ended with exit code 3"), ("kills_itself 9", "was killed by SIGKILL")]
+    )
+    def test_it_dies(self, plan: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            old = first(house)
+            house.plan(plan)
+            house.send(ROLL)
+            line = logged(caplog, "its predecessor stays")
+            assert f"{how} before it was ready, after" in line
+            assert line.startswith(ONE)
+            house.until(ONE, pid=old.pid, state="ACKED", serving=True)
+            assert lives(old.pid)
+
+        house.run(act)
+        assert errors(caplog)[1:] == [outcome(caplog)]
+        assert [said.what for said in house.heard] == ["ready", "SIGINT"]
+
+    def test_it_dies_and_the_next_commands_are_obeyed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            first(house)
+            house.plan("exits 3")
+            house.send(ROLL)
+            logged(caplog, "its predecessor stays")
+            still_obeys(house)
+
+        house.run(act)
+        assert errors(caplog)[1:] == [outcome(caplog)]
+
+    def test_it_takes_too_long(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            old = first(house)
+            for kind in (WorkerManager, WorkerProcess):
+                monkeypatch.setattr(kind, "THRESHOLD", 3)
+            house.plan("never_acks")
+            house.send(ROLL)
+            new = house.said("ready", 2)[1]
+            line = logged(caplog, "its predecessor stays")
+            assert line.startswith(ONE) and "(it failed to come ack within 0.3 seconds)" in line
+            wait_for_end(new.pid)
+            house.until(ONE, pid=old.pid, state="ACKED", serving=True)
+            assert lives(old.pid)
+
+        house.run(act)
+        assert errors(caplog)[1:] == [outcome(caplog)]
+
+    def test_it_takes_too_long_and_the_next_commands_are_obeyed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            first(house)
+            for kind in (WorkerManager, WorkerProcess):
+                monkeypatch.setattr(kind, "THRESHOLD", 1)
+            house.plan("never_acks")
+            house.send(ROLL)
+            logged(caplog, "its predecessor stays")
+            monkeypatch.undo()
+            still_obeys(house)
+
+        house.run(act)
+        assert errors(caplog)[1:] == [outcome(caplog)]
+
+    def test_after_its_predecessor(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            old = first(house)
+            house.plan("never_acks")
+            house.send(ROLL)
+            new = house.said("ready", 2)[1]
+            os.kill(old.pid, signal.SIGKILL)
+            line = logged(caplog, "its successor is starting")
+            assert line.startswith(f"{ONE} [{old.pid}] was killed by SIGKILL after ")
+            house.plan("serves")
+            os.kill(new.pid, signal.SIGKILL)
+            third = house.said("ready", 3)[2]
+            house.until(ONE, pid=third.pid, state="ACKED", serving=True, restarts=1, last_exit="SIGKILL")
+
+        house.run(act)
+        assert "] was killed by SIGKILL before it was ready, after " in errors(caplog)[1]
+
+
+def test_the_predecessor_dies_meanwhile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path)
+
+    def act() -> None:
+        old = first(house)
+        house.plan("acks_behind_the_gate")
+        house.send(ROLL)
+        house.said("at the gate")
+        os.kill(old.pid, signal.SIGKILL)
+        logged(caplog, "its successor is starting")
+        house.open_gate()
+        new = house.said("ready", 2)[1]
+        house.until(ONE, pid=new.pid, state="ACKED", serving=True)
+        house.all_acked()
+        still_obeys(house)
+
+    house.run(act)
+    assert len(errors(caplog)) == 1
+
+
+@pytest.mark.parametrize("plan", ["serves", "stubborn"])
+def test_a_second_one_during_the_first(plan: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path, graceful_timeout=0.3)
+
+    def act() -> None:
+        old = first(house)
+        house.plan("never_acks" if plan == "serves" else "stubborn_without_ack")
+        house.send(ROLL)
+        made_way = house.said(None, 2)[1]
+        assert made_way.name == ONE
+        house.plan("acks_behind_the_gate")
+        house.send(ROLL)
+        (new,) = house.said("at the gate")
+        wait_for_end(made_way.pid)
+        assert lives(old.pid)
+        house.open_gate()
+        wait_for_end(old.pid)
+        house.until(ONE, pid=new.pid, state="ACKED", serving=True)
+        house.all_acked()
+
+    house.run(act)
+    assert len(errors(caplog)) == (plan == "stubborn")
+
+
+def test_shutdown_first_during_a_handover(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path)
+
+    def act() -> None:
+        old = first(house)
+        house.plan("never_acks")
+        house.send(ROLL)
+        newcomer = house.said("ready", 2)[1]
+        house.plan("serves")
+        house.send("__ALL_PROCESSES__:")
+        for said in (old, newcomer):
+            wait_for_end(said.pid)
+        new = house.said("ready", 3)[2]
+        house.until(ONE, pid=new.pid, state="ACKED", serving=True)
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+def test_a_stop_during_a_handover_ends_both(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path, graceful_timeout=2)
+
+    def act() -> None:
+        first(house)
+        house.plan("never_acks")
+        house.send(ROLL)
+        house.said("ready", 2)
+
+    house.run(act)
+    assert sorted(said.what for said in house.heard)[:2] == ["SIGINT", "SIGINT"]
+    assert errors(caplog) == []
+
+
+def test_a_second_signal_during_a_handover_kills_both(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    house = House(tmp_path, "stubborn")
+
+    def act() -> None:
+        house.said(None)
+        house.all_acked()
+        house.plan("stubborn_without_ack")
+        house.send(ROLL)
+        house.said(None, 2)
+        os.kill(os.getpid(), signal.SIGINT)
+        logged(caplog, "Received signal SIGINT")
+
+    with pytest.raises(ServerKilled):
+        house.run(act)
+    for said in house.heard:
+        wait_for_end(said.what)
+
+
+def test_scaling_down_during_a_handover(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    house = House(tmp_path, number=2)
+
+    def act() -> None:
+        old = {said.name: said.pid for said in house.said("ready", 2)}
+        house.all_acked()
+        house.plan("never_acks")
+        house.send(f"{TWO}::STARTUP_FIRST")
+        newcomer = house.said("ready", 3)[2]
+        house.send("__SCALE__:1")
+        wait_for_end(newcomer.pid)
+        wait_for_end(old[TWO])
+        until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "its entry gone")
+        assert lives(old[ONE])
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+def test_a_transient_process_that_is_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It sends no ack: the old one leaves when the new one has started."""
+    house = House(tmp_path)
+    (tmp_path / "other").write_text("never_acks")
+    kwargs = {**house.kwargs, "plan": str(tmp_path / "other")}
+    house.manager.manage("Other", targets.server, kwargs, transient=True)
+
+    def act() -> None:
+        old = {said.name: said.pid for said in house.said("ready", 2)}
+        house.send(ROLL)
+        wait_for_end(old["Sanic-Other-0"])
+        new = {said.name: said.pid for said in house.said("ready", 4)[2:]}
+        wait_for_end(old[ONE])
+        house.all_acked(but="Sanic-Other-0")
+        assert lives(new["Sanic-Other-0"])
+        entry = house.entry("Sanic-Other-0")
+        assert (entry["pid"], entry["starts"]) == (new["Sanic-Other-0"], 2)
+        assert "serving" not in entry
+
+    house.run(act)
+    assert errors(caplog) == []
+
+
+def test_who_has_left_holds_nothing_of_main(tmp_path: Path) -> None:
+    """Scaling up and down for ever must not use up the descriptors of main."""
+    house = House(tmp_path)
+    counts: list[int] = []
+
+    def act() -> None:
+        first(house)
+        for _ in range(4):
+            house.send("__SCALE__:4")
+            until(lambda: len([*house.manager.transient_processes]) == 4, "four")
+            house.all_acked()
+            house.send("__SCALE__:1")
+            until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "one")
+            house.call(lambda: None)
+            active_children()
+            counts.append(len(os.listdir("/proc/self/fd")))
+
+    house.run(act)
+    assert max(counts) - min(counts) < 3, counts
+
+
+def test_states_are_never_taken_for_those_of_the_predecessor(tmp_path: Path) -> None:
+    """The newcomer is acked by its own word, not by what the old one has left in the entry."""
+    house = House(tmp_path)
+
+    def act() -> None:
+        old = first(house)
+        house.plan("never_acks")
+        house.send(ROLL)
+        house.said("ready", 2)
+        house.call(lambda: None)
+        (process,) = house.manager.transient_processes
+        assert process.state is ProcessState.STARTED
+        assert process.predecessor is not None and process.predecessor.pid == old.pid
+        assert lives(old.pid)
+
+    house.run(act)

@@ -1,0 +1,299 @@
+"""Restarts and scalings: each tells how it ended; code that does not start stops no server that serves."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from support import targets
+from support.running import House, errors, lives, logged, until, wait_for_end
+
+ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
+STOP_FIRST, START_FIRST = "__ALL_PROCESSES__:", "__ALL_PROCESSES__::STARTUP_FIRST"
+BROKEN = "fails_with SyntaxError: broken on purpose"
+
+pytestmark = pytest.mark.usefixtures("main_is_heard")
+
+
+def all_serve(house: House, count: int) -> dict[str, int]:
+    """The pids of the servers by name, once main knows that all are ready."""
+    house.said("ready", count)
+    house.all_acked()
+    until(lambda: all(entry.get("phase") == "ready" for entry in servers(house).values()), "all ready")
+    return {name: entry["pid"] for name, entry in servers(house).items()}
+
+
+def servers(house: House) -> dict[str, dict[str, object]]:
+    return {name: entry for name, entry in house.state.copy().items() if entry.get("server")}
+
+
+class TestCanary:
+    @pytest.mark.parametrize("message", [STOP_FIRST, START_FIRST, f"{ONE}:", "__ALL_PROCESSES__:app.py"])
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_broken_code_stops_nobody(
+        self, number: int, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, number=number, max_surge=4)
+
+        def act() -> None:
+            old = all_serve(house, number)
+            house.plan(BROKEN)
+            house.send(message)
+            logged(caplog, "Restart aborted after 0 of")
+            house.call(lambda: None)
+            assert {name: entry["pid"] for name, entry in servers(house).items()} == old
+            assert all(map(lives, old.values()))
+            assert all(entry["phase"] == "ready" for entry in servers(house).values())
+            house.plan("serves")
+            house.send(message)
+            logged(caplog, "Restart finished")
+
+        house.run(act)
+        death, outcome = errors(caplog)
+        total = 1 if message == f"{ONE}:" else number
+        assert outcome == f"Restart aborted after 0 of {total}: {death.partition('; ')[0]}"
+        assert "SyntaxError: broken on purpose" in death
+
+    def test_the_others_follow_in_the_order_that_was_asked_for(self, tmp_path: Path) -> None:
+        house = House(tmp_path, number=2)
+
+        def act() -> None:
+            old = all_serve(house, 2)
+            house.plan("acks_behind_the_gate")
+            house.send(STOP_FIRST)
+            (canary,) = house.said("at the gate")
+            # Beside the one that it is to replace.
+            assert lives(old[canary.name])
+            house.open_gate()
+            (_, second) = house.said("at the gate", 2)
+            # After the one that it replaces.
+            assert not lives(old[second.name])
+            house.open_gate()
+
+        house.run(act)
+
+    @pytest.mark.parametrize("settings", [{"canary": "off"}, {"reload_order": "SHUTDOWN_FIRST"}])
+    def test_none_if_the_operator_says_so(self, settings: dict[str, str], tmp_path: Path) -> None:
+        house = House(tmp_path, number=2, **settings)
+
+        def act() -> None:
+            old = all_serve(house, 2)
+            house.plan("acks_behind_the_gate")
+            house.send(STOP_FIRST)
+            (first,) = house.said("at the gate")
+            assert not lives(old[first.name])
+            house.open_gate(2)
+            house.said("ready", 4)
+
+        house.run(act)
+
+    def test_none_where_no_server_serves(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, number=2, backoff_initial=1000, backoff_max=1000)
+
+        def act() -> None:
+            for pid in all_serve(house, 2).values():
+                os.kill(pid, signal.SIGKILL)
+            for name in (ONE, TWO):
+                house.until(name, phase="backoff")
+            house.plan("acks_behind_the_gate")
+            house.send(STOP_FIRST)
+            house.said("at the gate", 2)
+            house.open_gate(2)
+            logged(caplog, "Restart finished: 2 of 2 workers replaced in ")
+
+        house.run(act)
+
+    def test_an_address_in_use_is_no_broken_start(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """An application that binds a port of its own: a second process of it cannot."""
+        house = House(tmp_path, f"binds_its_own {tmp_path}", number=2)
+
+        def act() -> None:
+            old = all_serve(house, 2)
+            house.send(STOP_FIRST)
+            for pid in old.values():
+                wait_for_end(pid)
+            logged(caplog, "Restart finished: 2 of 2 workers replaced in ")
+
+        house.run(act)
+        (line,) = [line for line in caplog.messages if "goes on with SHUTDOWN_FIRST" in line]
+        assert "EADDRINUSE" in line
+        assert errors(caplog) == []
+
+
+class TestOutcomes:
+    @pytest.mark.parametrize("how", ["message", "signal", "verb"])
+    def test_of_a_restart(self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, number=3)
+
+        def act() -> None:
+            all_serve(house, 3)
+            if how == "signal":
+                os.kill(os.getpid(), signal.SIGHUP)
+            elif how == "message":
+                house.send(STOP_FIRST)
+            else:
+                house.manager.restart()
+            logged(caplog, "Restart finished")
+
+        house.run(act)
+        (line,) = [line for line in caplog.messages if line.startswith("Restart ")]
+        assert re.fullmatch(r"Restart finished: 3 of 3 workers replaced in \d+\.\d s", line)
+
+    def test_of_a_restart_that_fails_half_way(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, "acks_behind_the_gate", number=3)
+
+        def act() -> None:
+            house.said("at the gate", 3)
+            house.open_gate(3)
+            all_serve(house, 3)
+            house.send(START_FIRST)
+            house.said("at the gate", 4)
+            house.plan("exits 3")
+            house.open_gate()
+            line = logged(caplog, "Restart aborted")
+            assert line.startswith("Restart aborted after 1 of 3: Sanic-Server-")
+            assert "exit code 3 before it was ready" in line
+
+        house.run(act)
+
+    def test_of_a_restart_that_a_stop_cuts_short(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, number=2)
+
+        def act() -> None:
+            all_serve(house, 2)
+            house.plan("acks_behind_the_gate")
+            house.send(START_FIRST)
+            house.said("at the gate")
+
+        house.run(act)
+        assert "Restart aborted after 0 of 2: the server is stopping" in caplog.messages
+        assert errors(caplog) == []
+
+    def test_of_a_scaling(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path)
+
+        def act() -> None:
+            all_serve(house, 1)
+            house.send("__SCALE__:3")
+            line = logged(caplog, "Scaling finished")
+            assert re.fullmatch(r"Scaling finished: 2 of 2 workers started in \d+\.\d s", line)
+            house.send("__SCALE__:2")
+            logged(caplog, "Scaling finished: 1 of 1 workers stopped in ")
+
+        house.run(act)
+
+    def test_two_restarts_at_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """What the second one asks for is done once, and both tell of it."""
+        house = House(tmp_path, number=2)
+
+        def act() -> None:
+            all_serve(house, 2)
+            house.plan("acks_behind_the_gate")
+            house.send(START_FIRST)
+            house.said("at the gate")
+            house.send(f"{TWO}::STARTUP_FIRST")
+            house.call(lambda: None)
+            house.open_gate(4)
+            logged(caplog, "Restart finished: 2 of 2 workers replaced")
+            logged(caplog, "Restart finished: 1 of 1 workers replaced")
+
+        house.run(act)
+
+    def test_the_new_code_serves_once_no_old_process_accepts(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, "leaves_behind_the_gate")
+
+        def act() -> None:
+            (old,) = all_serve(house, 1).values()
+            house.plan("serves")
+            house.send("__ALL_PROCESSES__:app.py")
+            house.said("SIGTERM")
+            house.said("ready", 2)
+            house.until(ONE, phase="ready")
+            house.call(lambda: None)
+            assert not [line for line in caplog.messages if "The new code serves" in line]
+            house.open_gate()
+            line = logged(caplog, "The new code serves")
+            wait = r"\d+\.\d\d s after the change"
+            assert re.fullmatch(
+                rf"Restart finished: 1 of 1 workers replaced in \d+\.\d s. The new code serves, {wait}", line
+            )
+            wait_for_end(old)
+
+        house.run(act)
+
+
+class TestEntries:
+    def test_a_pending_restart_shows(self, tmp_path: Path) -> None:
+        house = House(tmp_path, number=2, backoff_initial=1000, backoff_max=1000)
+
+        def act() -> None:
+            os.kill(all_serve(house, 2)[ONE], signal.SIGKILL)
+            entry = house.until(ONE, phase="backoff", state="FAILED")
+            assert entry["next_restart_at"] > entry["last_exit_at"]
+            house.send(f"{ONE}:")
+            entry = house.until(ONE, phase="ready")
+            assert entry["next_restart_at"] is None
+            assert entry["why"].endswith("; it was replaced")
+            assert "is started again" not in entry["why"]
+
+        house.run(act)
+
+    def test_that_it_has_failed_for_good_shows(self, tmp_path: Path) -> None:
+        house = House(tmp_path, number=2, max_failures=1)
+
+        def act() -> None:
+            os.kill(all_serve(house, 2)[ONE], signal.SIGKILL)
+            entry = house.until(ONE, phase="failed", state="FAILED")
+            assert entry["next_restart_at"] is None
+
+        house.run(act)
+
+
+class TestServers:
+    def test_the_name_says_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A managed process called MetricsServer sends no ack, and is waited for by nobody."""
+        for kind in ("manager.WorkerManager", "process.WorkerProcess"):
+            monkeypatch.setattr(f"worker.{kind}.THRESHOLD", 3)
+        house = House(tmp_path)
+        house.manager.manage("MetricsServer", targets.errand, house.kwargs, transient=True)
+
+        def act() -> None:
+            house.said("ready")
+            assert house.until("Sanic-MetricsServer-0", phase="ready")["server"] is False
+            house.send("__SCALE__:2")
+            logged(caplog, "Scaling finished: 1 of 1")
+            assert house.manager.num_server == 2
+            house.send("Sanic-MetricsServer-0:")
+            logged(caplog, "Restart finished: 1 of 1")
+
+        house.run(act)
+        assert errors(caplog) == []
+
+    def test_the_larger_threshold_counts(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("worker.process.WorkerProcess.THRESHOLD", 1)
+        house = House(tmp_path)
+
+        def act() -> None:
+            all_serve(house, 1)
+            house.plan("acks_behind_the_gate")
+            house.send(START_FIRST)
+            (new,) = house.said("at the gate")
+            watched = house.manager._overseer.by_pid(new.pid)
+            assert watched is not None and watched.limit == 30
+            house.open_gate()
+            logged(caplog, "Restart finished")
+
+        house.run(act)

@@ -1,0 +1,267 @@
+"""How the loop comes to know that a server is ready, and that one has died."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sanic.exceptions import ServerKilled
+from support import targets
+from support.running import House, errors, lives, logged, wait_for_end
+
+from worker.manager import WorkerManager
+from worker.process import WorkerProcess
+
+ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
+EIGHT = ("Errand", targets.errand, {}, False, True, True, True, 1)
+
+
+pytestmark = pytest.mark.usefixtures("main_is_heard")
+
+
+class TestAcks:
+    @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+    def test_it_is_ready_when_all_are(
+        self, method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, number=2, method=method)
+
+        def act() -> None:
+            house.said("ready", 2)
+            # A quick child acks before main has said whose the entry is.
+            house.all_acked()
+            for name in (ONE, TWO):
+                entry = house.until(name, state="ACKED", serving=True)
+                assert entry["starts"] == 1
+                assert lives(entry["pid"])
+
+        house.run(act)
+        assert sorted(said.name for said in house.heard if said.what == "SIGINT") == [ONE, TWO]
+        assert errors(caplog) == []
+
+    def test_a_server_that_serves_is_ready(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The ack may be lost: another write has covered it."""
+        house = House(tmp_path, "only_serves")
+        house.run(lambda: house.until(ONE, state="ACKED") and None)
+        assert errors(caplog) == []
+
+    def test_over_a_plain_dict(self, tmp_path: Path) -> None:
+        """A fork has its own copy of it; the ack comes from elsewhere."""
+        state: dict[str, Any] = {}
+        house = House(tmp_path, "never_acks", state=state)
+
+        def act() -> None:
+            house.said("ready")
+            house.until(ONE, state="STARTED")
+            state[ONE] = {**state[ONE], "state": "ACKED"}
+            house.all_acked()
+
+        house.run(act)
+        assert state == {"Sanic-Main": {"pid": os.getpid()}}
+
+    def test_those_who_are_slow_are_named_at_the_threshold(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for kind in (WorkerManager, WorkerProcess):
+            monkeypatch.setattr(kind, "THRESHOLD", 4)
+        house = House(tmp_path, "acks_behind_the_gate", number=3)
+
+        def act() -> None:
+            house.said("at the gate", 3)
+            house.open_gate()
+            house.said("ready")
+
+        with pytest.raises(ServerKilled):
+            house.run(act, stops=False)
+        (acked,) = (said.name for said in house.heard if said.what == "ready")
+        slow = ", ".join(sorted({ONE, TWO, THREE} - {acked}))
+        message = (
+            "Not all workers acknowledged a successful startup. Shutting down.\n\n"
+            f"No word of {slow} within the allowed time, which is 0.4 seconds. It is set by "
+            "WorkerManager.THRESHOLD, in tenths of a second."
+        )
+        assert errors(caplog) == [message]
+        assert not any(lives(said.pid) for said in house.heard)
+        assert "SIGINT" not in {said.what for said in house.heard}
+
+    @pytest.mark.parametrize(
+        ("plan", "how"),
+        [
+            ("exits 3", "ended with exit code 3"),
+            ("exits 0", "ended with exit code 0"),
+            ("kills_itself 9", "was killed by SIGKILL"),
+            ("kills_itself 11", "was killed by SIGSEGV"),
+            ("kills_itself 40", "was killed by signal 40"),
+        ],
+    )
+    def test_a_server_that_dies_before_its_ack(
+        self, plan: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, plan)
+        with pytest.raises(ServerKilled):
+            house.run(stops=False)
+        (message,) = errors(caplog)
+        assert message.startswith(
+            f"Not all workers acknowledged a successful startup. Shutting down.\n\n{ONE} ["
+        )
+        assert re.search(
+            rf"\] {how} before it was ready, after [0-9.]+ s\. Where the log does not say", message
+        )
+
+    def test_the_others_are_killed_with_their_children(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, "never_acks")
+        (tmp_path / "other").write_text("stubborn")
+        house.manager.manage("Other", targets.server, {**house.kwargs, "plan": str(tmp_path / "other")})
+        grandchildren: list[int] = []
+
+        def act() -> None:
+            (ready,) = house.said("ready")
+            grandchildren.extend(said.what for said in house.said(None, 2) if said.what != "ready")
+            os.kill(ready.pid, signal.SIGKILL)
+
+        with pytest.raises(ServerKilled):
+            house.run(act, stops=False)
+        assert len(errors(caplog)) == 1
+        (grandchild,) = grandchildren
+        wait_for_end(grandchild)
+
+    def test_a_word_of_early_termination(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, "terminates_and_exits early")
+        with pytest.raises(ServerKilled):
+            house.run(stops=False)
+        (message,) = errors(caplog)
+        assert "] failed to start; its error is in the log above." in message
+        assert ONE in message
+
+    def test_a_process_that_is_no_server_may_end(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, "acks_behind_the_gate")
+        for name, plan in (("Good", "exits 0"), ("Bad", "exits 2")):
+            (tmp_path / name).write_text(plan)
+            house.manager.manage(name, targets.server, {**house.kwargs, "plan": str(tmp_path / name)})
+
+        def act() -> None:
+            house.said("at the gate")
+            house.until("Sanic-Good-0", state="COMPLETED")
+            house.until("Sanic-Bad-0", state="FAILED")
+            house.open_gate()
+            house.said("ready")
+
+        house.run(act)
+        (message,) = errors(caplog)
+        assert message.startswith("Sanic-Bad-0 [")
+        assert "] ended with exit code 2 after " in message
+
+    def test_a_process_that_is_no_server_fails_to_start(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, "acks_behind_the_gate")
+        (tmp_path / "other").write_text("fails_late")
+        house.manager.manage("Other", targets.server, {**house.kwargs, "plan": str(tmp_path / "other")})
+
+        def act() -> None:
+            logged(caplog, "failed to start")
+            house.open_gate()
+            house.said("ready", 2)
+
+        house.run(act)
+        (message,) = errors(caplog)
+        assert message.startswith("Sanic-Other-0 [")
+
+
+class TestDeaths:
+    @pytest.mark.parametrize(
+        ("plan", "how", "state"),
+        [
+            ("acks_and_exits 0", "ended with exit code 0", "COMPLETED"),
+            ("acks_and_exits 5", "ended with exit code 5", "FAILED"),
+        ],
+    )
+    def test_a_server_that_ends_after_its_ack_is_named(
+        self, plan: str, how: str, state: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        house = House(tmp_path, plan)
+
+        def act() -> None:
+            (said,) = house.said("acked")
+            house.until(ONE, state="ACKED")
+            house.all_acked()
+            house.open_gate()
+            house.until(ONE, state=state)
+            logged(caplog, f"{ONE} [{said.pid}] {how}")
+
+        house.run(act)
+
+    def test_killed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, number=2)
+
+        def act() -> None:
+            victim, _ = house.said("ready", 2)
+            house.all_acked()
+            os.kill(victim.pid, signal.SIGKILL)
+            house.until(victim.name, state="FAILED")
+            logged(caplog, f"{victim.name} [{victim.pid}] was killed by SIGKILL")
+
+        house.run(act)
+        assert [said.what for said in house.heard if said.what != "ready"] == ["SIGINT"]
+
+    def test_the_message_of_a_dying_process_counts_before_its_exit(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """``app.stop()`` in a worker: a word, and gone; that is a stop, no death."""
+        house = House(tmp_path, "terminates_behind_the_gate")
+
+        def act() -> None:
+            house.said("at the gate")
+            house.open_gate()
+
+        house.run(act, stops=False)
+        assert errors(caplog) == []
+
+    def test_a_stop_comes_before_the_ack(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        house = House(tmp_path, "acks_behind_the_gate")
+
+        def act() -> None:
+            house.said("at the gate")
+            house.send("__TERMINATE__")
+
+        house.run(act, stops=False)
+        assert errors(caplog) == []
+
+    def test_the_state_is_gone(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The process that holds it may be killed; main goes on and ends in order."""
+        house = House(tmp_path, number=2, proxied=True)
+
+        def act() -> None:
+            victim, _ = house.said("ready", 2)
+            house.all_acked()
+            os.kill(house.state_pid, signal.SIGKILL)
+            wait_for_end(house.state_pid)
+            house.state = {}
+            os.kill(victim.pid, signal.SIGKILL)
+            assert logged(caplog, "was killed by SIGKILL").startswith(victim.name)
+
+        house.run(act)
+        assert len(errors(caplog)) == 1
+
+    def test_the_state_is_gone_before_the_ack(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Nobody can know that the server is ready: its start has failed, at once."""
+        house = House(tmp_path, "acks_behind_the_gate", proxied=True)
+
+        def act() -> None:
+            house.said("at the gate")
+            os.kill(house.state_pid, signal.SIGKILL)
+            wait_for_end(house.state_pid)
+            house.state = {}
+            house.open_gate()
+
+        with pytest.raises(ServerKilled):
+            house.run(act, stops=False)
+        assert "ended with exit code 1" in errors(caplog)[0]

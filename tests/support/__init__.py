@@ -1,0 +1,1 @@
+"""What the tests share: fixtures, fakes, targets of processes, and helpers."""

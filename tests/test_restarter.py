@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.fakes import FakeProcess
+
+from worker.constants import ProcessState, RestartOrder
+from worker.restarter import Restarter
+
+SHUTDOWN_FIRST = {"restart_order": RestartOrder.SHUTDOWN_FIRST}
+FINAL = {ProcessState.COMPLETED, ProcessState.FAILED, ProcessState.NONE}
+
+
+def restart(transient: list[FakeProcess], durable: list[FakeProcess], *args: Any, **kwargs: Any) -> None:
+    Restarter().restart(transient, durable, *args, **kwargs)  # type: ignore[arg-type]
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    assert {record.name for record in caplog.records} <= {"sanic.error"}
+    return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("names", [None, []])
+def test_without_names_all_transient_ones(names: list[str] | None, caplog: pytest.LogCaptureFixture) -> None:
+    a, b, durable = FakeProcess("a"), FakeProcess("b"), FakeProcess("c", ProcessState.COMPLETED)
+    restart([a, b], [durable], names)
+    assert a.restarts == b.restarts == [SHUTDOWN_FIRST]
+    assert durable.restarts == []
+    assert errors(caplog) == []
+
+
+def test_by_name() -> None:
+    a, b, durable = FakeProcess("a"), FakeProcess("b"), FakeProcess("c", ProcessState.COMPLETED)
+    restart([a, b], [durable], ["b", "c"])
+    assert a.restarts == []
+    assert b.restarts == durable.restarts == [SHUTDOWN_FIRST]
+
+
+def test_what_else_is_given_is_passed_on() -> None:
+    process, durable = FakeProcess("a"), FakeProcess("b", ProcessState.NONE)
+    restart([process], [durable], ["a", "b"], RestartOrder.STARTUP_FIRST, reloaded_files="x.py")
+    expected = {"restart_order": RestartOrder.STARTUP_FIRST, "reloaded_files": "x.py"}
+    assert process.restarts == durable.restarts == [expected]
+
+
+def test_what_is_not_restartable_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    process = FakeProcess("a", restartable=False)
+    durable = FakeProcess("b", ProcessState.COMPLETED, restartable=False)
+    restart([process], [durable])
+    restart([process], [durable], ["a", "b"])
+    assert process.restarts == durable.restarts == []
+    assert errors(caplog) == ["Failed to restart processes: a, b"]
+
+
+def test_a_name_that_nobody_bears(caplog: pytest.LogCaptureFixture) -> None:
+    process = FakeProcess("a")
+    restart([process], [], ["x", "y"])
+    assert errors(caplog) == ["Failed to restart processes: x, y"]
+    caplog.clear()
+    restart([process], [], ["a", "y"])
+    assert process.restarts == [SHUTDOWN_FIRST]
+    assert errors(caplog) == ["Failed to restart processes: y"]
+    caplog.clear()
+    restart([process], [], [f"n{number}" for number in range(1000)])
+    assert errors(caplog) == [
+        f"Failed to restart processes: {', '.join(f'n{number}' for number in range(20))} and 980 more"
+    ]
+
+
+@pytest.mark.parametrize("state", ProcessState)
+def test_a_durable_one_only_when_it_has_ended(state: ProcessState, caplog: pytest.LogCaptureFixture) -> None:
+    durable = FakeProcess("d", state)
+    restart([], [durable], ["d"])
+    if state in FINAL:
+        assert durable.restarts == [SHUTDOWN_FIRST]
+        assert errors(caplog) == []
+    else:
+        assert durable.restarts == []
+        assert errors(caplog) == [
+            f"Cannot restart process d because it is not in a final state. Current state is: {state.name}.",
+            "Failed to restart processes: d",
+        ]
+
+
+def test_one_that_fails_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(FakeProcess):
+        def restart(self, *_: object, **__: object) -> None:
+            raise RuntimeError(f"no {self.name}")
+
+    one, other, last = Failing("a"), Failing("b"), FakeProcess("c")
+    with pytest.raises(RuntimeError, match="no a"):
+        restart([one, other, last], [], ["a", "b", "c", "d"])
+    assert last.restarts == [SHUTDOWN_FIRST]
+    assert errors(caplog) == ["Failed to restart processes: d", "Failed to restart a process"]

@@ -1,0 +1,372 @@
+"""A server process: how it begins, how it fails, how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sanic import Sanic, text
+from support import serving
+from support.running import until
+from support.serving import NAME, STARTED, STOPPED, Server, says_its_life
+
+from worker import serve
+
+
+class TestStop:
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    def test_one_signal(self, start: Callable[..., Server], signum: signal.Signals) -> None:
+        server = start(says_its_life)
+        server.says(*STARTED)
+        assert server.answers() == "hello"
+        server.tell(signum)
+        server.says(*STOPPED)
+        assert server.ends() == 0
+        assert server.told() == []
+
+    def test_a_second_one_is_ignored(self, start: Callable[..., Server]) -> None:
+        def build(app: Any) -> None:
+            says_its_life(app)
+
+            @app.before_server_stop
+            async def stopping(app: Any) -> None:
+                app.ctx.say("stopping")
+                for _ in range(20):
+                    await asyncio.wait([asyncio.ensure_future(asyncio.Event().wait())], timeout=0.01)
+                app.ctx.say("stopped")
+
+        server = start(build)
+        server.says(*STARTED)
+        server.tell(signal.SIGTERM)
+        server.says("stopping")
+        server.signal(signal.SIGTERM, signal.SIGINT, signal.SIGINT)
+        server.says("stopped", *STOPPED)
+        assert server.ends() == 0
+
+    def test_one_that_comes_during_an_asynchronous_start_is_obeyed_after_it(
+        self, start: Callable[..., Server]
+    ) -> None:
+        reader, writer = os.pipe()
+
+        def build(app: Any) -> None:
+            says_its_life(app)
+
+            @app.after_server_start
+            async def starting(app: Any) -> None:
+                app.ctx.say("starting")
+                gate = asyncio.Event()
+                asyncio.get_running_loop().add_reader(reader, gate.set)
+                await gate.wait()
+                asyncio.get_running_loop().remove_reader(reader)
+                app.ctx.say("started")
+
+        server = start(build)
+        server.says(*STARTED, "starting")
+        server.signal(signal.SIGTERM, signal.SIGTERM)
+        os.write(writer, b"x")
+        server.says("started", *STOPPED)
+        assert server.ends() == 0
+        os.close(reader)
+        os.close(writer)
+
+    def test_the_application_stops_itself(self, start: Callable[..., Server]) -> None:
+        def build(app: Any) -> None:
+            says_its_life(app)
+
+            @app.get("/stop")
+            async def stop(request: Any) -> Any:
+                app.stop()
+                return text("stopping")
+
+        server = start(build)
+        server.says(*STARTED)
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=15)
+        connection.request("GET", "/stop")
+        with suppress(OSError):
+            connection.getresponse().read()
+        connection.close()
+        server.says(*STOPPED)
+        assert server.ends() == 0
+        assert server.told() == ["__TERMINATE__"]
+
+    def test_a_handler_of_the_users_own_is_left_alone(self, start: Callable[..., Server]) -> None:
+        def build(app: Any) -> None:
+            says_its_life(app)
+
+            @app.after_server_start
+            async def handle(app: Any) -> None:
+                loop = asyncio.get_running_loop()
+                loop.add_signal_handler(signal.SIGTERM, app.ctx.say, "mine")
+                loop.add_signal_handler(signal.SIGUSR1, app.ctx.say, "usr1")
+                app.ctx.say("set")
+
+            @app.before_server_stop
+            async def unset(app: Any) -> None:
+                app.ctx.say(asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1))
+
+        server = start(build)
+        server.says(*STARTED, "set")
+        server.tell(signal.SIGTERM)
+        server.says("mine")
+        server.signal(signal.SIGUSR1)
+        server.says("usr1")
+        assert server.answers() == "hello"
+        server.tell(signal.SIGINT)
+        server.says(True, *STOPPED)
+        assert server.ends() == 0
+
+    @pytest.mark.native
+    @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("in_the_loop", [True, False])
+    def test_with_such_a_handler_it_does_not_say_that_it_is_stoppable(
+        self, start: Callable[..., Server], signum: signal.Signals, in_the_loop: bool
+    ) -> None:
+        def build(app: Any) -> None:
+            says_its_life(app)
+
+            @app.after_server_start
+            async def handle(app: Any) -> None:
+                app.ctx.say(says_of_itself(app))
+                if in_the_loop:
+                    asyncio.get_running_loop().add_signal_handler(signum, app.ctx.say, "mine")
+                else:
+                    signal.signal(signum, lambda *_: app.ctx.say("mine"))
+
+        server = start(build)
+        server.says(*STARTED, False)
+        serves_as(server, stoppable=False)
+        server.signal(signum)
+        server.says("mine")
+        # The loop hears of a signal whoever handles it: there its own handler is called as well.
+        if in_the_loop:
+            assert server.answers() == "hello"
+
+    @pytest.mark.native
+    def test_without_one_it_says_so(self, start: Callable[..., Server]) -> None:
+        server = start(lambda app: app.before_server_start(lambda app: app.ctx.say(says_of_itself(app))))
+        server.says(False)
+        serves_as(server, stoppable=True)
+        server.signal(signal.SIGTERM)
+        assert server.ends() == 0
+
+    @pytest.mark.native
+    def test_one_that_is_set_later_counts(self, start: Callable[..., Server]) -> None:
+        def build(app: Any) -> None:
+            @app.get("/handle")
+            async def handle(request: Any) -> Any:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, app.ctx.say, "mine")
+                return text("set")
+
+        server = start(build)
+        serves_as(server, stoppable=True)
+        assert server.answers("/handle") == "set"
+        serves_as(server, stoppable=False)
+
+    def test_one_before_there_is_a_handler_ends_it_at_once(self, start: Callable[..., Server]) -> None:
+        reader, writer = os.pipe()
+
+        def build(app: Any) -> None:
+            app.ctx.say("loading")
+            os.read(reader, 1)
+
+        server = start(build)
+        server.says("loading")
+        server.signal(signal.SIGINT)
+        assert server.ends() == -signal.SIGINT
+        os.close(reader)
+        os.close(writer)
+
+
+def says_of_itself(app: Any) -> Any:
+    """Whether this server says that it is stoppable."""
+    return app.m._state._state.numbers(os.getpid())["stoppable"]
+
+
+def serves_as(server: Server, *, stoppable: bool) -> None:
+    """Wait until it serves, and look what it says of its handlers."""
+    until(lambda: server.state[NAME].get("serving"), "it to serve")
+    # When it answers, its loop runs for good.
+    assert server.answers() == "hello"
+    assert server.state.numbers(server.process.pid)["stoppable"] is stoppable
+
+
+class TestFailure:
+    @pytest.fixture
+    def errors(self, tmp_path: Path) -> Iterator[Callable[[], str]]:
+        """What the server process logs."""
+        handler = logging.FileHandler(tmp_path / "log")
+        logging.root.addHandler(handler)
+        yield (tmp_path / "log").read_text
+        logging.root.removeHandler(handler)
+        handler.close()
+
+    def test_of_the_application(self, start: Callable[..., Server], errors: Callable[[], str]) -> None:
+        def build(app: Any) -> None:
+            raise RuntimeError("broken on purpose")
+
+        server = start(build)
+        assert server.ends() == 1
+        assert server.told() == ["__TERMINATE_EARLY__"]
+        files = [line.split('"')[1] for line in errors().splitlines() if line.strip().startswith("File ")]
+        assert {Path(file) for file in files} == {Path(__file__), Path(serving.__file__)}, errors()
+        assert "RuntimeError: broken on purpose" in errors()
+
+    def test_of_a_listener(self, start: Callable[..., Server]) -> None:
+        def build(app: Any) -> None:
+            @app.before_server_start
+            async def fails(app: Any) -> None:
+                raise RuntimeError("broken on purpose")
+
+        server = start(build)
+        assert server.ends() == 1
+        assert server.told() == ["__TERMINATE_EARLY__"]
+
+    def test_of_the_socket(self, start: Callable[..., Server]) -> None:
+        """Sanic itself only logs it, and ends as if all were well."""
+        taken = socket.create_server(("127.0.0.1", 0))
+        server = start(sock=None, host="127.0.0.1", port=taken.getsockname()[1])
+        assert server.ends() == 1
+        taken.close()
+
+    def test_of_main(self, start: Callable[..., Server], errors: Callable[[], str]) -> None:
+        server = start(worker_state=None)
+        assert server.ends() == 1
+        assert server.told() == ["__TERMINATE_EARLY__"]
+        assert "No worker state found in worker process" in errors()
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            (NAME, "RuntimeError: No restart publisher found in worker process"),
+            ("", "KeyError: 'broken on purpose'"),
+        ],
+    )
+    def test_without_a_publisher_it_is_raised(
+        self,
+        start: Callable[..., Server],
+        name: str,
+        message: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("SANIC_WORKER_NAME", name)
+
+        def build(app: Any) -> None:
+            if not name:
+                raise KeyError("broken on purpose")
+
+        server = start(build, monitor_publisher=None)
+        assert server.ends() == 1
+        assert server.told() == []
+        assert capfd.readouterr().err.rstrip().endswith(message)
+
+
+class TestArguments:
+    def test_the_configuration_reaches_the_application(self, start: Callable[..., Server]) -> None:
+        def build(app: Any) -> None:
+            app.after_server_start(lambda app: app.ctx.say((app.config.RELOADED_FILES, app.debug)))
+
+        server = start(build, config={"RELOADED_FILES": "a.py"})
+        server.says(("a.py", False))
+        server.tell(signal.SIGTERM)
+        assert server.ends() == 0
+
+    def test_a_debugged_application_has_a_debugged_loop(self, start: Callable[..., Server]) -> None:
+        def build(app: Any) -> None:
+            app.config.DEBUG = True
+            app.state.mode = type(app.state.mode).DEBUG
+            app.after_server_start(lambda app: app.ctx.say(app.loop.get_debug()))
+
+        server = start(build)
+        server.says(True)
+        server.tell(signal.SIGTERM)
+        assert server.ends() == 0
+
+    def test_a_process_that_is_no_server_of_a_manager(
+        self, start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has no multiplexer, and sends no word to main."""
+        monkeypatch.setenv("SANIC_WORKER_NAME", "Sanic-Other-0")
+
+        def build(app: Any) -> None:
+            says_its_life(app)
+            app.after_server_start(lambda app: app.ctx.say(hasattr(app, "multiplexer")))
+
+        server = start(build)
+        server.says(*STARTED, False)
+        server.tell(signal.SIGTERM)
+        server.says(*STOPPED)
+        assert server.ends() == 0
+
+
+class TestHydration:
+    def info(self, **settings: Any) -> Any:
+        return SimpleNamespace(settings=settings)
+
+    def test_nothing(self) -> None:
+        for nothing in (None, {}):
+            serve._hydrate(nothing)
+
+    def test_each_application_has_its_servers(self) -> None:
+        one, two = Sanic("one"), Sanic("two")
+        there = self.info()
+        two.state.server_info = [there]  # type: ignore[list-item]
+        named = self.info(app=two)
+        serve._hydrate({"one": [(bare := self.info()), named], "two": [self.info()]})
+        assert one.state.server_info == [bare, named]
+        assert (bare.settings["app"], named.settings["app"]) == (one, two)
+        assert two.state.server_info == [there]
+
+
+class TestErrors:
+    def raised(self, raises: Callable[[], Any]) -> Exception:
+        try:
+            raises()
+        except Exception as error:
+            return error
+        raise AssertionError
+
+    def names(self, error: Exception) -> list[str]:
+        place, names = error.__traceback__, []
+        while place is not None:
+            names.append(place.tb_frame.f_globals.get("__name__", ""))
+            place = place.tb_next
+        return names
+
+    def test_they_begin_at_the_application(self) -> None:
+        ours = {"__name__": "worker.loader"}
+        theirs = {"__name__": "app"}
+        exec("def load(make): make()", ours)
+        exec("def make(): again()\ndef again(): 1 / 0", theirs)
+        error = self.raised(lambda: ours["load"](theirs["make"]))  # type: ignore[operator]
+        error.__traceback__ = (
+            error.__traceback__ and error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
+        )
+        assert self.names(error) == ["worker.loader", "app", "app"]
+        assert self.names(serve._without_our_frames(error)) == ["app", "app"]
+
+    def test_frames_of_ours_below_the_application_stay(self) -> None:
+        theirs = {"__name__": "app"}
+        exec("def call(back): back()", theirs)
+        ours = {"__name__": "worker.multiplexer"}
+        exec("def back(): 1 / 0", ours)
+        error = self.raised(lambda: theirs["call"](ours["back"]))  # type: ignore[operator]
+        assert self.names(serve._without_our_frames(error))[-2:] == ["app", "worker.multiplexer"]
+
+    def test_an_error_that_is_all_ours(self) -> None:
+        ours: dict[str, Any] = {"__name__": "worker.loader"}
+        exec("def load(): 1 / 0", ours)
+        error = self.raised(ours["load"])
+        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+        assert self.names(error) == ["worker.loader"]
+        assert serve._without_our_frames(error).__traceback__ is None
