@@ -28,9 +28,9 @@ GRACEFUL_SHUTDOWN_TIMEOUT = 15.0
 GRACE = 5.0
 
 # What the state takes empty, and some room; and what it may take, as far as it is used, bytes.
-MIN_CEILING = 8 << 20
-CEILING = 1 << 30
-MAX_CEILING = 16 << 30
+MIN_STATE_BYTES = 8 << 20
+DEFAULT_STATE_BYTES = 1 << 30
+MAX_STATE_BYTES = 16 << 30
 
 YES = frozenset({"true", "yes", "on", "1"})
 NO = frozenset({"false", "no", "off", "0"})
@@ -39,7 +39,7 @@ NO = frozenset({"false", "no", "off", "0"})
 POLICIES = ("always", "on-failure", "never")
 
 # The settings that do not need a manager: they hold in a server of a single process as well.
-IN_ANY_SERVER = frozenset({"drain_idle", "unix_mode"})
+IN_ANY_SERVER = frozenset({"idle_drain_timeout", "unix_mode"})
 
 # What install() was given, and what the flags of the command say.
 _installed: dict[str, Any] = {}
@@ -55,18 +55,18 @@ class Settings:
 
     max_workers: int
     graceful_timeout: float
-    state_ceiling: int
+    state_max_bytes: int
     restart_policy: str
     backoff_initial: float
     backoff_max: float
-    max_failures: int
-    stable_after: float
+    max_consecutive_failures: int
+    min_uptime: float
     max_surge: int
     max_unavailable: int
     canary: bool
     reload_order: RestartOrder
     reload_ignore: tuple[str, ...]
-    drain_idle: float
+    idle_drain_timeout: float
     unix_mode: int | None
     inspector_open: bool
 
@@ -111,9 +111,9 @@ def _whole(value: Any) -> int:
     return number
 
 
-def _ceiling(value: Any) -> int:
+def _state_bytes(value: Any) -> int:
     number = _whole(value)
-    if not MIN_CEILING <= number <= MAX_CEILING:
+    if not MIN_STATE_BYTES <= number <= MAX_STATE_BYTES:
         raise ValueError(value)
     return number
 
@@ -211,10 +211,10 @@ SETTINGS = (
         "the largest `GRACEFUL_SHUTDOWN_TIMEOUT` of the applications (Sanic's default: 15) and 5 more",
     ),
     Setting(
-        "state_ceiling",
-        _ceiling,
-        lambda: CEILING,
-        f"a whole number of bytes from {MIN_CEILING} to {MAX_CEILING}",
+        "state_max_bytes",
+        _state_bytes,
+        lambda: DEFAULT_STATE_BYTES,
+        f"a whole number of bytes from {MIN_STATE_BYTES} to {MAX_STATE_BYTES}",
         "How much memory the state of the workers may take, bytes; it is taken as it is used.",
         "1 GiB, or a twentieth of the address space that main may have (`ulimit -v`)",
         native=True,
@@ -233,7 +233,7 @@ SETTINGS = (
         _seconds,
         lambda: 0.1,
         SECONDS,
-        "How long a process that had not served for `stable_after` waits for its restart, seconds; "
+        "How long a process that had not served for `min_uptime` waits for its restart, seconds; "
         "doubled by each such death in a row, give or take a fifth.",
         "0.1",
     ),
@@ -246,16 +246,16 @@ SETTINGS = (
         "30",
     ),
     Setting(
-        "max_failures",
+        "max_consecutive_failures",
         _whole,
         lambda: 8,
         WHOLE,
-        "After how many deaths in a row, of processes that had not served for `stable_after`, a worker is "
+        "After how many deaths in a row, of processes that had not served for `min_uptime`, a worker is "
         "FAILED, and not started again until a restart or a scaling asks for it.",
         "8",
     ),
     Setting(
-        "stable_after",
+        "min_uptime",
         _seconds,
         lambda: 10.0,
         SECONDS,
@@ -308,7 +308,7 @@ SETTINGS = (
         "nothing more",
     ),
     Setting(
-        "drain_idle",
+        "idle_drain_timeout",
         _seconds,
         lambda: 1.0,
         SECONDS,
