@@ -47,9 +47,10 @@ async def die(app):
 HEAD = """\
 # Crash loops
 
-This page shows the log of a server whose workers keep crashing. In each case it has four workers and the default
-settings, and runs for a minute or until it ends by itself. Each case names the number of processes that were started.
-The log is that of the main process, without times. `scripts/crash_loops.py` writes this page.
+This page shows the log of a server whose workers keep crashing. In each case it has four workers and the
+default settings, and runs for a minute or until it ends by itself. Each case names the number of processes
+that were started. The log is that of the main process, without times. `scripts/crash_loops.py` writes this
+page.
 """
 
 
