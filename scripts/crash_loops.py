@@ -1,6 +1,6 @@
-"""Count the starts of a server in crash loops: ``crash_loops.py docs/crash-loops.md`` writes it down there.
+"""Count the starts of a server in crash loops; ``crash_loops.py docs/crash-loops.md`` writes the page.
 
-Each of four cases is a real server with four workers that runs for a minute, or until it ends by itself.
+Each of four cases is a real server with four workers. It runs for a minute, or until it ends by itself.
 """
 
 from __future__ import annotations
@@ -47,8 +47,10 @@ async def die(app):
 HEAD = """\
 # Crash loops
 
-Written by `scripts/crash_loops.py`: four workers, the default settings, for a minute, or until it ends
-by itself. What is counted is processes that were started; the log is that of main, without times.
+This page shows the log of a server whose workers keep crashing. In each case it has four workers and the
+default settings, and runs for a minute or until it ends by itself. Each case names the number of processes
+that were started. The log is that of the main process, without times. `scripts/crash_loops.py` writes this
+page.
 """
 
 
@@ -57,9 +59,9 @@ class Case:
     """One way to crash.
 
     Attributes:
-        title: What happens.
-        first: What the application does at first: ``all``, ``one``, ``import`` or nothing.
-        then: What it does after a reload; empty for no reload.
+        title: The heading on the page.
+        first: The crash at first: ``all``, ``one`` or ``import``; any other value for none.
+        then: The crash after a reload; empty for no reload.
     """
 
     title: str
@@ -68,15 +70,15 @@ class Case:
 
 
 CASES = (
-    Case("Every worker dies one second after its start", "all"),
-    Case("One of four does", "one"),
+    Case("Every worker exits one second after its start", "all"),
+    Case("One of four workers exits one second after its start", "one"),
     Case("The application cannot be imported", "import"),
-    Case("It cannot be imported after a reload (SIGHUP)", "fine", "import"),
+    Case("The application cannot be imported after a reload (SIGHUP)", "fine", "import"),
 )
 
 
 def run(case: Case) -> str:
-    """Run one case, and tell of it."""
+    """Run one case; return its section of the page."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -110,28 +112,30 @@ def run(case: Case) -> str:
             process.send_signal(signal.SIGHUP)
         try:
             rest, _ = process.communicate(timeout=SECONDS)
-            ending = f"Main ended by itself with exit code {process.returncode}."
+            ending = f"The main process ended by itself with exit code {process.returncode}."
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             rest, _ = process.communicate(timeout=SECONDS)
-            ending = "The server went on, with those that could run."
+            ending = "The server kept running."
     lines += rest.splitlines()
     return report(case, [line.rstrip() for line in lines], ending)
 
 
 def report(case: Case, lines: list[str], ending: str) -> str:
-    """What is to be told of a case."""
+    """Return the section of a case."""
     began = sum("Starting worker [" in line for line in lines)
     broken = sum(line.startswith("ImportError: this module is broken") for line in lines)
     said = [match[1] for line in lines if (match := re.match(r"Main +\S+ \S+ \S+ ERROR: (.*)", line))]
     said = [re.sub(r"\[\d+\]", "[pid]", line) for line in said if line]
     shown = said if len(said) <= SHOWN else [*said[: SHOWN // 2], "...", *said[-SHOWN // 2 :]]
     body = "\n".join(shown)
-    return f"\n## {case.title}\n\n{began + broken} starts. {ending}\n\n```\n{body}\n```\n"
+    starts = began + broken
+    counted = f"{starts} start{'s' * (starts != 1)}"
+    return f"\n## {case.title}\n\n{counted}. {ending}\n\n```\n{body}\n```\n"
 
 
 def main() -> None:
-    """Run all cases."""
+    """Run all cases; write the page, or print it."""
     text = HEAD + "".join(map(run, CASES))
     if sys.argv[1:]:
         Path(sys.argv[1]).write_text(text)

@@ -166,7 +166,7 @@ def test_the_classes(tmp_path: Path) -> None:
         assert sorted(main.stdout.readline() for _ in names) == [f"{name} is ready\n" for name in names]
         os.killpg(main.pid, signal.SIGINT)
         rest, errors = main.communicate(timeout=TIMEOUT)
-        assert (errors, sorted(rest.splitlines())) == ("", [f"{name} leaves" for name in names])
+        assert (errors, sorted(rest.splitlines())) == ("", [f"{name} stops" for name in names])
         assert main.returncode == 0
     finally:
         main.kill()

@@ -28,10 +28,10 @@ SECONDS = (("1.5", "2", "0", "1e1"), (1.5, 2.0, 0.0, 10.0))
 UP, DOWN = RestartOrder.STARTUP_FIRST, RestartOrder.SHUTDOWN_FIRST
 # Four texts that are right, and what they mean.
 RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
-    **dict.fromkeys(("max_workers", "max_failures", "max_surge", "max_unavailable"), WHOLE),
-    **dict.fromkeys(("graceful_timeout", "backoff_max", "stable_after", "drain_idle"), SECONDS),
+    **dict.fromkeys(("max_workers", "max_consecutive_failures", "max_surge", "max_unavailable"), WHOLE),
+    **dict.fromkeys(("graceful_timeout", "backoff_max", "min_uptime", "idle_drain_timeout"), SECONDS),
     "backoff_initial": SECONDS,
-    "state_ceiling": (("10000001", "10000002", "10000003", "10000004"), (*range(10_000_001, 10_000_005),)),
+    "state_max_bytes": (("10000001", "10000002", "10000003", "10000004"), (*range(10_000_001, 10_000_005),)),
     "restart_policy": (
         ("always", "on-failure", "never", "always"),
         ("always", "on-failure", "never", "always"),
@@ -43,9 +43,11 @@ RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "inspector_open": (("true", "No", " on ", "0"), (True, False, True, False)),
 }
 WRONG: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("max_failures", "max_surge", "max_unavailable"), (0, -1, 1.5, True, "", "x", "1.0", [])),
     **dict.fromkeys(
-        ("backoff_initial", "backoff_max", "stable_after", "drain_idle"), (-1, "x", "inf", True, [])
+        ("max_consecutive_failures", "max_surge", "max_unavailable"), (0, -1, 1.5, True, "", "x", "1.0", [])
+    ),
+    **dict.fromkeys(
+        ("backoff_initial", "backoff_max", "min_uptime", "idle_drain_timeout"), (-1, "x", "inf", True, [])
     ),
     "restart_policy": ("", "Always", "on_failure", 1, True, []),
     "canary": ("half", 2, []),
@@ -178,13 +180,13 @@ class TestRefused:
 
     @pytest.mark.native
     @pytest.mark.parametrize("value", [0, (8 << 20) - 1, 1e9, "1G", True, None.__class__])
-    def test_state_ceiling(self, value: Any) -> None:
+    def test_state_max_bytes(self, value: Any) -> None:
         expected = (
-            f"state_ceiling of WorkerManager() cannot be {value!r}: "
+            f"state_max_bytes of WorkerManager() cannot be {value!r}: "
             "it takes a whole number of bytes from 8388608 to 17179869184"
         )
         with pytest.raises(ValueError) as caught:
-            settings.resolve({"state_ceiling": value})
+            settings.resolve({"state_max_bytes": value})
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize(

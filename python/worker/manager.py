@@ -80,14 +80,14 @@ class WorkerManager:
         restart_policy: str | None = None,
         backoff_initial: float | None = None,
         backoff_max: float | None = None,
-        max_failures: int | None = None,
-        stable_after: float | None = None,
+        max_consecutive_failures: int | None = None,
+        min_uptime: float | None = None,
         max_surge: int | None = None,
         max_unavailable: int | None = None,
         canary: bool | str | None = None,
         reload_order: RestartOrder | str | None = None,
         reload_ignore: str | Iterable[str] | None = None,
-        drain_idle: float | None = None,
+        idle_drain_timeout: float | None = None,
         inspector_open: bool | None = None,
     ) -> None:
         self.settings = settings.resolve(locals())

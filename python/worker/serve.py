@@ -299,7 +299,7 @@ class _Server:
         self._app = app
         self._loop = loop
         self._state: SharedState | None = None
-        self._drain = Drain(loop, connections, bootstrap.current_settings().drain_idle)
+        self._drain = Drain(loop, connections, bootstrap.current_settings().idle_drain_timeout)
         self._drain.register(app)
         self._stopping = False
         self._episodes = 0

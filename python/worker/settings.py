@@ -1,8 +1,8 @@
-"""Every setting of ours: its name, type, default and meaning, and where it may come from.
+"""Define every setting: its name, type, default, meaning and sources.
 
 A setting is given to ``WorkerManager(...)``, to ``worker.install(...)``, in the environment as
-``SANIC_WORKER_<NAME>`` or to the command as ``--<name>``; the later of these wins. They are resolved once, in
-main, and travel to the children on their process object.
+``SANIC_WORKER_<NAME>`` or to the command as ``--<name>``; the later of these wins. The main process resolves
+all settings once. They travel to the children on their process object.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from worker.constants import RestartOrder
 __all__ = ["SETTINGS", "Setting", "Settings", "resolve"]
 
 ENV_PREFIX = "SANIC_WORKER_"
-# What Sanic itself takes when nobody has set GRACEFUL_SHUTDOWN_TIMEOUT, and what main adds to it, seconds.
+# Sanic's default, and the time that the main process adds to an application's timeout, seconds.
 GRACEFUL_SHUTDOWN_TIMEOUT = 15.0
 GRACE = 5.0
 
-# What the state takes empty, and some room; and what it may take, as far as it is used, bytes.
-MIN_CEILING = 8 << 20
-CEILING = 1 << 30
-MAX_CEILING = 16 << 30
+# An empty state fits into the minimum, with some room. Memory is taken as it is used.
+MIN_STATE_BYTES = 8 << 20
+DEFAULT_STATE_BYTES = 1 << 30
+MAX_STATE_BYTES = 16 << 30
 
 YES = frozenset({"true", "yes", "on", "1"})
 NO = frozenset({"false", "no", "off", "0"})
 
-# When a process that has died is replaced.
+# When a process that has exited is started again.
 POLICIES = ("always", "on-failure", "never")
 
-# The settings that do not need a manager: they hold in a server of a single process as well.
-IN_ANY_SERVER = frozenset({"drain_idle", "unix_mode"})
+# These settings need no manager: they hold in a server of a single process as well.
+IN_ANY_SERVER = frozenset({"idle_drain_timeout", "unix_mode"})
 
-# What install() was given, and what the flags of the command say.
+# From install(), and from the flags of the command.
 _installed: dict[str, Any] = {}
 _flags: dict[str, Any] = {}
-# Sanic's own in the environment.
+# Sanic's own variables with this prefix.
 _SANICS = frozenset({"NAME", "IDENTIFIER", "PROCESS"})
 _warned: set[str] = set()
 
@@ -55,18 +55,18 @@ class Settings:
 
     max_workers: int
     graceful_timeout: float
-    state_ceiling: int
+    state_max_bytes: int
     restart_policy: str
     backoff_initial: float
     backoff_max: float
-    max_failures: int
-    stable_after: float
+    max_consecutive_failures: int
+    min_uptime: float
     max_surge: int
     max_unavailable: int
     canary: bool
     reload_order: RestartOrder
     reload_ignore: tuple[str, ...]
-    drain_idle: float
+    idle_drain_timeout: float
     unix_mode: int | None
     inspector_open: bool
 
@@ -76,13 +76,13 @@ class Setting:
     """One setting.
 
     Attributes:
-        name: As a keyword; in the environment in upper case, after ``SANIC_WORKER_``; as a flag with dashes.
+        name: The keyword; the variable and the flag are made from it.
         parse: Makes the value from text or from a value; raises ``ValueError`` or ``TypeError``.
-        default: Makes the value that holds where nobody gave one.
-        wants: What would be right, in words, for the message that refuses a wrong one.
-        meaning: What it does.
+        default: Makes the value that holds where none was given.
+        wants: The allowed values in words, for the message that refuses any other.
+        meaning: The effect in words.
         otherwise: The default in words.
-        native: Whether it is of no use without the native core, and refused there.
+        native: Whether the setting needs the native core, and is refused without it.
     """
 
     name: str
@@ -95,12 +95,12 @@ class Setting:
 
     @property
     def variable(self) -> str:
-        """Its name in the environment."""
+        """The name in the environment."""
         return ENV_PREFIX + self.name.upper()
 
     @property
     def flag(self) -> str:
-        """Its name on the command line."""
+        """The name on the command line."""
         return "--" + self.name.replace("_", "-")
 
 
@@ -111,9 +111,9 @@ def _whole(value: Any) -> int:
     return number
 
 
-def _ceiling(value: Any) -> int:
+def _state_bytes(value: Any) -> int:
     number = _whole(value)
-    if not MIN_CEILING <= number <= MAX_CEILING:
+    if not MIN_STATE_BYTES <= number <= MAX_STATE_BYTES:
         raise ValueError(value)
     return number
 
@@ -198,8 +198,8 @@ SETTINGS = (
         _whole,
         _max_workers,
         WHOLE,
-        "The most servers that scaling may ask for, and the most processes of one managed worker that is "
-        "asked for over the pipe.",
+        "Largest number of servers that a scaling may request. Also the largest number of processes of a "
+        "managed worker that is requested over the control channel.",
         "8 times the number of cores, at least 64",
     ),
     Setting(
@@ -207,16 +207,16 @@ SETTINGS = (
         _seconds,
         _graceful_timeout,
         SECONDS,
-        "How long a process that was told to leave may take before it is killed, seconds.",
-        "the largest `GRACEFUL_SHUTDOWN_TIMEOUT` of the applications (Sanic's default: 15) and 5 more",
+        "Time that a process has to exit after its stop, in seconds. Then it is killed.",
+        "the largest `GRACEFUL_SHUTDOWN_TIMEOUT` of the applications (Sanic's default: 15) plus 5",
     ),
     Setting(
-        "state_ceiling",
-        _ceiling,
-        lambda: CEILING,
-        f"a whole number of bytes from {MIN_CEILING} to {MAX_CEILING}",
-        "How much memory the state of the workers may take, bytes; it is taken as it is used.",
-        "1 GiB, or a twentieth of the address space that main may have (`ulimit -v`)",
+        "state_max_bytes",
+        _state_bytes,
+        lambda: DEFAULT_STATE_BYTES,
+        f"a whole number of bytes from {MIN_STATE_BYTES} to {MAX_STATE_BYTES}",
+        "Memory that the state of the workers may take, in bytes. It is taken as it is used.",
+        "1 GiB, or a twentieth of the main process's address space (`ulimit -v`) if that is less",
         native=True,
     ),
     Setting(
@@ -224,8 +224,7 @@ SETTINGS = (
         _policy,
         lambda: "always",
         "one of " + ", ".join(POLICIES),
-        "When a server process that ends while it should run is replaced: always, on-failure (any exit "
-        "code but 0) or never.",
+        "When a server that exits unasked is started again: always, on-failure (exit code not 0) or never.",
         "always",
     ),
     Setting(
@@ -233,8 +232,8 @@ SETTINGS = (
         _seconds,
         lambda: 0.1,
         SECONDS,
-        "How long a process that had not served for `stable_after` waits for its restart, seconds; "
-        "doubled by each such death in a row, give or take a fifth.",
+        "Delay before the next start after a process that served for less than `min_uptime`, in seconds. "
+        "Each such exit in a row doubles it, give or take a fifth.",
         "0.1",
     ),
     Setting(
@@ -242,25 +241,25 @@ SETTINGS = (
         _seconds,
         lambda: 30.0,
         SECONDS,
-        "The longest such wait, seconds.",
+        "Longest such delay, in seconds.",
         "30",
     ),
     Setting(
-        "max_failures",
+        "max_consecutive_failures",
         _whole,
         lambda: 8,
         WHOLE,
-        "After how many deaths in a row, of processes that had not served for `stable_after`, a worker is "
-        "FAILED, and not started again until a restart or a scaling asks for it.",
+        "Number of exits in a row, each after less than `min_uptime`, that make a worker FAILED. It is then "
+        "started again only by a restart or a scaling.",
         "8",
     ),
     Setting(
-        "stable_after",
+        "min_uptime",
         _seconds,
         lambda: 10.0,
         SECONDS,
-        "How long a process has to serve to count as stable, seconds: when it dies later, it is replaced "
-        "at once.",
+        "Time that a process must serve to count as stable, in seconds. If it exits later, it is started "
+        "again at once.",
         "10",
     ),
     Setting(
@@ -268,7 +267,7 @@ SETTINGS = (
         _whole,
         lambda: 1,
         WHOLE,
-        "How many new workers a zero-downtime restart starts at a time, beside those that serve.",
+        "Number of new workers that a zero-downtime restart starts at a time, beside those that serve.",
         "1",
     ),
     Setting(
@@ -276,8 +275,8 @@ SETTINGS = (
         _whole,
         lambda: 1,
         WHOLE,
-        "How many of several workers a restart with SHUTDOWN_FIRST takes out of service at a time; one of "
-        "them always stays.",
+        "Number of workers that a restart with SHUTDOWN_FIRST takes out of service at a time. If there are "
+        "several, one always stays in service.",
         "1",
     ),
     Setting(
@@ -285,8 +284,8 @@ SETTINGS = (
         _yes_or_no,
         lambda: True,
         "on or off",
-        "Whether a restart of servers that serve begins with one of them, which is kept until the new one "
-        "serves; not with `reload_order` SHUTDOWN_FIRST, nor under HTTP/3.",
+        "Whether a restart of servers begins with one of them, which is kept until its new process serves. "
+        "Not with `reload_order` SHUTDOWN_FIRST, nor under HTTP/3.",
         "on",
     ),
     Setting(
@@ -294,8 +293,8 @@ SETTINGS = (
         _order,
         lambda: RestartOrder.STARTUP_FIRST,
         "one of " + ", ".join(RestartOrder),
-        "The order of a restart because of changed files: with STARTUP_FIRST, code that does not start "
-        "never stops a worker that serves.",
+        "Order of a restart after a change of files. With STARTUP_FIRST, code that does not start stops no "
+        "worker that serves.",
         "STARTUP_FIRST",
     ),
     Setting(
@@ -303,16 +302,16 @@ SETTINGS = (
         _patterns,
         tuple,
         "patterns as in a .gitignore, as a list or in a text with commas or line ends between them",
-        "What the reloader ignores in the directories that it watches, besides what it ignores anyway "
-        '(README, "The reloader"); a pattern that begins with ! watches again what one before it ignores.',
-        "nothing more",
+        "Patterns that the reloader ignores in the watched directories, beside its own (README, "
+        '"The reloader"). A pattern that begins with ! watches again the files that an earlier one ignores.',
+        "none",
     ),
     Setting(
-        "drain_idle",
+        "idle_drain_timeout",
         _seconds,
         lambda: 1.0,
         SECONDS,
-        "How long a worker that is stopping keeps a connection open on which no request comes, seconds.",
+        "Time that a stopping worker keeps an idle connection open, in seconds.",
         "1",
     ),
     Setting(
@@ -320,16 +319,16 @@ SETTINGS = (
         _mode,
         lambda: None,
         "the permissions of a file in octal digits, from 000 to 777",
-        "The permissions of the unix socket that is listened on, as `chmod` takes them.",
-        "666, as Sanic has it",
+        "Permissions of the unix socket that the server listens on, as for `chmod`.",
+        "666, as in Sanic",
     ),
     Setting(
         "inspector_open",
         _yes_or_no,
         lambda: False,
         "true or false",
-        "Whether the inspector may listen without an API key on an address that other machines reach. Anyone "
-        "who reaches it can stop the server. Requests must name it by its IP address.",
+        "Whether the inspector may listen without an API key on an address that other machines reach. Any "
+        "client that reaches it can stop the server. Requests must name it by its IP address.",
         "false",
     ),
 )
@@ -337,7 +336,7 @@ _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 def install(given: Mapping[str, Any]) -> None:
-    """Keep what ``worker.install()`` was given, for every manager from now on.
+    """Keep the settings given to ``worker.install()`` for every manager from now on.
 
     Raises:
         TypeError: There is no setting of that name.
@@ -351,7 +350,7 @@ def install(given: Mapping[str, Any]) -> None:
 
 
 def take_flags(given: Mapping[str, str]) -> None:
-    """Keep what the flags of the command say, by the names of the settings.
+    """Keep the settings given as flags of the command, by name.
 
     Raises:
         ValueError: A value is wrong.
@@ -362,7 +361,7 @@ def take_flags(given: Mapping[str, str]) -> None:
 
 
 def warn_without_manager() -> None:
-    """Name the flags given that have no effect in a server of a single process, in one warning."""
+    """Log one warning that names the flags without an effect in a server of a single process."""
     flags = [one.flag for one in SETTINGS if one.name in _flags and one.name not in IN_ANY_SERVER]
     if flags:
         verb = "has" if len(flags) == 1 else "have"
@@ -370,21 +369,21 @@ def warn_without_manager() -> None:
 
 
 def forget() -> None:
-    """Drop what ``worker.install()`` was given, and what the flags said."""
+    """Drop the settings from ``worker.install()`` and from flags."""
     _installed.clear()
     _flags.clear()
 
 
 def resolve(given: Mapping[str, Any]) -> Settings:
-    """The settings of a manager.
+    """Return the settings of a manager.
 
     Args:
-        given (Mapping[str, Any]): What its constructor was given; ``None`` stands for nothing, and what is no
-            setting is left alone.
+        given (Mapping[str, Any]): The keywords of its constructor. ``None`` counts as not given; other names
+            than those of settings are passed over.
 
     Raises:
-        ValueError: A value is wrong, or two of them do not agree; the message names the setting, the value
-            and what would be right.
+        ValueError: A value is wrong, or two of them do not agree. The message names the setting, the value
+            and the allowed values.
     """
     values, sources = {}, {}
     for setting in SETTINGS:
@@ -413,7 +412,7 @@ def resolve(given: Mapping[str, Any]) -> Settings:
 
 
 def warn_of_unknown_names() -> None:
-    """Tell, once each, of names in the environment that look like settings and are none."""
+    """Log a warning, once each, about variables that have the prefix of settings and are none."""
     for variable in sorted(os.environ):
         name = variable.removeprefix(ENV_PREFIX)
         if name == variable or name in _SANICS or name.lower() in _BY_NAME or variable in _warned:
@@ -433,10 +432,11 @@ def _environment(variable: str) -> str | None:
 
 
 def checked(name: str, value: Any, source: str) -> Any:
-    """The value of one setting, from ``source``.
+    """Return the value of one setting, from ``source``.
 
     Raises:
-        ValueError: It is wrong, or needs the native core, which is missing; the message says what to do.
+        ValueError: The value is wrong, or the setting needs the native core, which is missing. The message
+            says how to mend it.
     """
     setting = _BY_NAME[name]
     if setting.native and not IS_NATIVE:

@@ -38,7 +38,7 @@ pub fn failed(name: &Bound<'_, PyString>, failure: &Failure, ceiling: usize) -> 
                 .map_or_else(|_| String::new(), |name| name.to_string());
             PyMemoryError::new_err(format!(
                 "no room for a change of the entry {name}: the table may have {ceiling} bytes, and they \
-                 are taken; `state_ceiling` sets how many"
+                 are taken; `state_max_bytes` sets how many"
             ))
         }
         Failure::Refused(Refused::Corrupt) => corrupt(Corrupt),

@@ -172,7 +172,7 @@ def test_whoever_connects_meanwhile_waits_for_another(serve: Start) -> None:
 
 
 def test_the_next_answer_on_a_kept_connection_is_its_last(serve: Start) -> None:
-    server = serve(drain_idle=30)
+    server = serve(idle_drain_timeout=30)
     with connect(server) as client, connect(server) as busy:
         client.get()
         assert b"connection: keep-alive" in client.receive(b"hello").lower()

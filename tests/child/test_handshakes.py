@@ -160,7 +160,7 @@ def stops(server: Server) -> None:
 @pytest.mark.native
 class TestStop:
     def test_a_late_last_flight_is_answered(self, serve: Start) -> None:
-        server = serve(drain_idle=10)
+        server = serve(idle_drain_timeout=10)
         with closing(Client(server.port)) as client:
             client.greets()
             client.prepares()
@@ -171,7 +171,7 @@ class TestStop:
         assert server.ends() == 0
 
     def test_a_late_first_flight_is_answered(self, serve: Start) -> None:
-        server = serve(drain_idle=10)
+        server = serve(idle_drain_timeout=10)
         with closing(Client(server.port)) as client:
             accepted(server)
             stops(server)
@@ -183,7 +183,7 @@ class TestStop:
 
     @pytest.mark.parametrize("half", [False, True], ids=["silent", "half-done"])
     def test_who_says_no_more_stays_as_long_as_an_idle_one(self, serve: Start, half: bool) -> None:
-        server = serve(drain_idle=0.5)
+        server = serve(idle_drain_timeout=0.5)
         with ExitStack() as stack:
             clients = [stack.enter_context(closing(Client(server.port))) for _ in range(3)]
             for client in clients:
@@ -203,7 +203,7 @@ class TestStop:
         def build(app: Any) -> None:
             app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 0.5
 
-        server = serve(build, drain_idle=30)
+        server = serve(build, idle_drain_timeout=30)
         with closing(Client(server.port)) as client:
             client.greets()
             client.prepares()
@@ -259,7 +259,7 @@ class TestServer:
             "second": [ApplicationServerInfo({**settings, "ssl": server_context()})],
         }
         with second:
-            server = serve(build, server_info=infos, drain_idle=10)
+            server = serve(build, server_info=infos, idle_drain_timeout=10)
             with closing(Client(second.getsockname()[1])) as client:
                 client.greets()
                 client.prepares()

@@ -117,14 +117,13 @@ class TestSettings:
     def test_those_without_an_effect_are_named(
         self, ran: list[Any], single: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("SANIC_WORKER_MAX_FAILURES", "3")
-        cli.main(
-            ["hello:app", "--max-surge=2", single, "--drain-idle=2", "--unix-mode", "600", "--max-workers=9"]
-        )
+        monkeypatch.setenv("SANIC_WORKER_MAX_CONSECUTIVE_FAILURES", "3")
+        flags = ["--max-surge=2", "--idle-drain-timeout=2", "--unix-mode", "600", "--max-workers=9"]
+        cli.main(["hello:app", single, *flags])
         assert ran == ["install", ["hello:app", single]]
         assert caplog.messages == ["--max-workers, --max-surge have no effect with --single-process"]
 
-    @pytest.mark.parametrize("args", [["--max-surge=2"], ["--single-process", "--drain-idle=2"]])
+    @pytest.mark.parametrize("args", [["--max-surge=2"], ["--single-process", "--idle-drain-timeout=2"]])
     def test_those_with_an_effect_are_not(
         self, ran: list[Any], args: list[str], caplog: pytest.LogCaptureFixture
     ) -> None:

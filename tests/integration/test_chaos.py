@@ -213,7 +213,7 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
         "GRACEFUL": "3",
     }
     # The limit is for crash loops; here it is the test that kills.
-    limits = ("--max-failures=100000", "--backoff-max=0.5")
+    limits = ("--max-consecutive-failures=100000", "--backoff-max=0.5")
     # Some init scripts start with the standard input closed.
     server = run(APP, "--reload", *limits, workers=WORKERS, env=env, closed="<&-").wait_ready()
     pids(server, WORKERS)

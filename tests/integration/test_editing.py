@@ -283,7 +283,7 @@ def test_a_killed_reloader_is_replaced(shop: Shop) -> None:
 
 
 def test_a_reloader_that_dies_too_often_goes_on(tmp_path: Path) -> None:
-    shop = Shop(tmp_path, "--workers=1", "--max-failures=1", "--backoff-max=0.1")
+    shop = Shop(tmp_path, "--workers=1", "--max-consecutive-failures=1", "--backoff-max=0.1")
     with shop.server as server:
         server.wait_ready()
         killed = {0}

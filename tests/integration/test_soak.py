@@ -56,7 +56,7 @@ def test_two_reloads_close_together(run: Run, apart: float) -> None:
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_a_replacement_is_as_quick_as_a_start(run: Run) -> None:
     """From the death of a worker to its successor's word that it is ready, beside a start of one more."""
-    server = run(APP, "--stable-after=0").wait_ready()
+    server = run(APP, "--min-uptime=0").wait_ready()
     before = pids(server, 2)
     replaced, started = [], []
     for _ in range(max(5, ROUNDS)):

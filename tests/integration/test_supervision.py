@@ -97,7 +97,7 @@ class TestDeath:
         assert server.stop() == 0
 
     def test_when_nothing_can_run_main_ends_with_1(self, run: Run, tmp_path: Path) -> None:
-        server = run(APP, "--max-failures=2", "--backoff-initial=0.01").wait_ready()
+        server = run(APP, "--max-consecutive-failures=2", "--backoff-initial=0.01").wait_ready()
         before = pids(server, 2)
         (tmp_path / "code").write_text("broken")
         for pid in before.values():

@@ -24,7 +24,12 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_starts_go_on_once_it_is_there_again(
     method: str, tmp_path: Path, work: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = {"restart_policy": "always", "backoff_initial": 0.2, "backoff_max": 0.2, "max_failures": 1000}
+    settings = {
+        "restart_policy": "always",
+        "backoff_initial": 0.2,
+        "backoff_max": 0.2,
+        "max_consecutive_failures": 1000,
+    }
     house = House(tmp_path, "serves", number=2, method=method, **settings)
 
     def act() -> None:

@@ -16,7 +16,7 @@ import worker
 from worker._state.entry import Entry
 from worker._state.shared import SharedState
 from worker.multiplexer import WorkerMultiplexer
-from worker.settings import MIN_CEILING
+from worker.settings import MIN_STATE_BYTES
 
 NAME = "Sanic-Server-0-0"
 GONE = "something else has written to the memory of the table"
@@ -31,7 +31,7 @@ def damage(state: SharedState, name: str = "") -> None:
     """Let the entry of this name not be read any more; or none."""
     memory: int = state._memory
     # As much as the smallest state has; not more is used here.
-    whole = os.pread(memory, MIN_CEILING, 0)
+    whole = os.pread(memory, MIN_STATE_BYTES, 0)
     places = [found.start() for found in re.finditer(re.escape(name or NAME).encode(), whole)]
     if not name:
         # All that is in blocks; at the beginning is what these are found by.

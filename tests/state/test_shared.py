@@ -83,12 +83,12 @@ class TestMapping:
             with pytest.raises(ValueError, match="closed"):
                 use(state)
 
-    @pytest.mark.parametrize("ceiling", [0, (8 << 20) - 1, 1 << 40, "much", 1.5, True])
-    def test_a_ceiling_that_cannot_be(self, ceiling: Any) -> None:
+    @pytest.mark.parametrize("max_bytes", [0, (8 << 20) - 1, 1 << 40, "much", 1.5, True])
+    def test_a_size_out_of_range_is_refused(self, max_bytes: Any) -> None:
         with pytest.raises(
-            ValueError, match=r"^state_ceiling of SharedState\(\) cannot be .* from 8388608 to"
+            ValueError, match=r"^state_max_bytes of SharedState\(\) cannot be .* from 8388608 to"
         ):
-            SharedState(ceiling)
+            SharedState(max_bytes)
 
 
 class TestMemory:
@@ -131,7 +131,7 @@ class TestMemory:
         assert ended.stderr == ""
         assert ended.stdout.splitlines() == [
             "64 {'x': 1}",
-            "[Errno 27] File too large: the state of the workers, 209715200 bytes (`state_ceiling`)",
+            "[Errno 27] File too large: the state of the workers, 209715200 bytes (`state_max_bytes`)",
         ]
 
 

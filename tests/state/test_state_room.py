@@ -58,7 +58,8 @@ def test_what_was_asked_for_is_had_or_refused() -> None:
             print(error.errno == errno.ENOMEM, error)
         """
     text = (
-        "True [Errno 12] Cannot allocate memory: the state of the workers, 2147483648 bytes (`state_ceiling`)"
+        "True [Errno 12] Cannot allocate memory: the state of the workers, 2147483648 bytes "
+        "(`state_max_bytes`)"
     )
     assert run(code, 1300 * MEBIBYTE) == ["500", text]
 

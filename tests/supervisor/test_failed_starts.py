@@ -155,7 +155,7 @@ def test_without_a_pidfd_it_starts(refusals: Refusals, tmp_path: Path) -> None:
 def test_when_there_is_never_room_the_first_start_ends(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house = House(tmp_path, "never_acks", number=2, max_failures=3, backoff_initial=0.01)
+    house = House(tmp_path, "never_acks", number=2, max_consecutive_failures=3, backoff_initial=0.01)
     refusals.of("os.fork", errno.EAGAIN)
     refusals.left = 1000
     with pytest.raises(ServerKilled):
@@ -187,7 +187,7 @@ def test_one_that_is_given_up_is_left_alone(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Main sleeps, and says nothing more, until somebody asks for it."""
-    house = House(tmp_path, max_failures=3, backoff_initial=0.01)
+    house = House(tmp_path, max_consecutive_failures=3, backoff_initial=0.01)
     refusals.of("os.fork", errno.EAGAIN)
 
     def act() -> None:
@@ -266,7 +266,9 @@ def test_with_any_number_of_descriptors_left(
     method: str, limit: Callable[[int], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whichever call finds none left: it is tried again, no descriptor is lost, and a stop is obeyed."""
-    house = House(tmp_path, method=method, backoff_initial=0.01, backoff_max=0.01, max_failures=10_000)
+    house = House(
+        tmp_path, method=method, backoff_initial=0.01, backoff_max=0.01, max_consecutive_failures=10_000
+    )
 
     def scaled(free: int) -> None:
         limit(free)

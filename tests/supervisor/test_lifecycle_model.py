@@ -100,7 +100,7 @@ class World(RuleBasedStateMachine):
             {
                 "max_surge": surge,
                 "max_unavailable": unavailable,
-                "max_failures": 3,
+                "max_consecutive_failures": 3,
                 "restart_policy": policy,
                 "canary": canary,
             }

@@ -248,7 +248,7 @@ class TestEntries:
         house.run(act)
 
     def test_that_it_has_failed_for_good_shows(self, tmp_path: Path) -> None:
-        house = House(tmp_path, number=2, max_failures=1)
+        house = House(tmp_path, number=2, max_consecutive_failures=1)
 
         def act() -> None:
             os.kill(all_serve(house, 2)[ONE], signal.SIGKILL)

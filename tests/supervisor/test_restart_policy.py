@@ -36,7 +36,7 @@ class TestBackoff:
         assert life.exits == ["exit code 1"] * 8
 
     def test_has_a_ceiling(self) -> None:
-        given = {"backoff_initial": 1, "backoff_max": 5, "max_failures": 2000}
+        given = {"backoff_initial": 1, "backoff_max": 5, "max_consecutive_failures": 2000}
         delays = deaths(1999, Life(), **given)
         assert delays[:4] == [1, 2, 4, 5]
         assert set(delays[4:]) == {5}
@@ -60,13 +60,13 @@ class TestBackoff:
         assert judge(Life(), almost, "always", settings(), EVEN).delay == pytest.approx(0.1)
 
     def test_the_limits_are_settings(self) -> None:
-        given = {"backoff_initial": 0.5, "max_failures": 3, "stable_after": 1.5}
+        given = {"backoff_initial": 0.5, "max_consecutive_failures": 3, "min_uptime": 1.5}
         assert deaths(3, Life(), **given) == [0.5, 1.0, math.inf]
-        assert deaths(3, Life(), **{**given, "stable_after": 1.0}) == [0, 0, 0]
+        assert deaths(3, Life(), **{**given, "min_uptime": 1.0}) == [0, 0, 0]
 
     def test_its_last_exits_are_told(self) -> None:
         life = Life()
-        limits = settings(max_failures=3)
+        limits = settings(max_consecutive_failures=3)
         for code in (1, -11):
             judge(life, Death("X [1]", code), "always", limits, EVEN)
         verdict = judge(life, Death("X [1]", None), "always", limits, EVEN)
@@ -78,7 +78,7 @@ class TestBackoff:
 
     def test_of_one_that_is_never_given_up(self) -> None:
         """It goes on at the longest backoff, says so, and does not keep all that has been."""
-        life, limits = Life(), settings(max_failures=3, backoff_initial=1, backoff_max=30)
+        life, limits = Life(), settings(max_consecutive_failures=3, backoff_initial=1, backoff_max=30)
         verdicts = [
             judge(life, Death("X [1]", code), "always", limits, EVEN, endures=True) for code in range(100)
         ]

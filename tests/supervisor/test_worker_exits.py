@@ -61,7 +61,7 @@ class TestServers:
     def test_one_that_was_stable_is_replaced_at_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        house = House(tmp_path, stable_after=0, backoff_initial=1000, backoff_max=1000)
+        house = House(tmp_path, min_uptime=0, backoff_initial=1000, backoff_max=1000)
 
         def act() -> None:
             for count in range(1, 4):
@@ -157,7 +157,7 @@ def phase(house: House, name: str = ONE) -> Phase:
 
 class TestCrashLoops:
     def test_one_of_two(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        house = House(tmp_path, number=2, max_failures=3, backoff_initial=0.01)
+        house = House(tmp_path, number=2, max_consecutive_failures=3, backoff_initial=0.01)
 
         def act() -> None:
             old = {said.name: said.pid for said in house.said("ready", 2)}
@@ -194,7 +194,7 @@ class TestCrashLoops:
         )
 
     def test_scaling_starts_it_again(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        house = House(tmp_path, number=2, max_failures=1)
+        house = House(tmp_path, number=2, max_consecutive_failures=1)
 
         def act() -> None:
             old = {said.name: said.pid for said in house.said("ready", 2)}
@@ -209,7 +209,7 @@ class TestCrashLoops:
 
     def test_when_all_have_failed_main_ends(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """With exit code 1, for which Sanic has this exception; what else runs is stopped in order."""
-        house = House(tmp_path, number=2, max_failures=2, backoff_initial=0.01)
+        house = House(tmp_path, number=2, max_consecutive_failures=2, backoff_initial=0.01)
         other(house, tmp_path, "serves")
 
         def act() -> None:
@@ -227,7 +227,7 @@ class TestCrashLoops:
     def test_a_development_session_waits_for_a_change(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        house = House(tmp_path, number=2, max_failures=1)
+        house = House(tmp_path, number=2, max_consecutive_failures=1)
         house.manager.manage("Reloader", targets.Watches(house.kwargs["journal"]), {}, transient=False)
 
         def act() -> None:
@@ -339,7 +339,7 @@ class TestPolicies:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """However often it dies, as code that is broken can be mended only while it runs."""
-        house = House(tmp_path, max_failures=2, backoff_initial=0.01, backoff_max=0.02)
+        house = House(tmp_path, max_consecutive_failures=2, backoff_initial=0.01, backoff_max=0.02)
         house.manager.manage("Reloader", targets.Watches(house.kwargs["journal"]), {}, transient=False)
 
         def act() -> None:

@@ -47,7 +47,9 @@ class Loader:
 class Server:
     """`worker_serve` in a process of the manager's kind, over a real socket."""
 
-    def __init__(self, build: Callable[[Any], None], *, drain_idle: float = 0.3, **options: Any) -> None:
+    def __init__(
+        self, build: Callable[[Any], None], *, idle_drain_timeout: float = 0.3, **options: Any
+    ) -> None:
         self.sock = socket.create_server(("127.0.0.1", 0))
         self._state_manager = StateManager()
         self.state = self._state_manager.dict()
@@ -63,7 +65,7 @@ class Server:
             build(app)
 
         self.process: Any = factory(
-            get_context("fork"), resolve({"graceful_timeout": 5, "drain_idle": drain_idle})
+            get_context("fork"), resolve({"graceful_timeout": 5, "idle_drain_timeout": idle_drain_timeout})
         )(
             name=NAME,
             target=worker_serve,

@@ -26,7 +26,8 @@ NO_TABLE = (
     "SharedState needs the native core, which is not at work here (see worker.core_info()); "
     "use multiprocessing.Manager().dict() instead"
 )
-# Each process maps all of the ceiling: by default no more than this part of the address space it may have.
+# Each process maps all of `state_max_bytes`: by default no more than this part of the address space that it
+# may have.
 SHARE = 20
 
 # Every one that this process has open, by its token.
@@ -52,8 +53,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
     It needs the native core; without that, use the mapping of a ``SyncManager``.
 
     Args:
-        ceiling (int | None): How much it may take at the most, in bytes; memory is taken as it is used.
-            Defaults to the setting ``state_ceiling``: 1 GiB, or a twentieth of the address space that this
+        max_bytes (int | None): How much it may take at the most, in bytes; memory is taken as it is used.
+            Defaults to the setting ``state_max_bytes``: 1 GiB, or a twentieth of the address space that this
             process may have, if that is less.
 
     Raises:
@@ -63,19 +64,19 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         RuntimeError: The native core is missing; or something else has written to the memory, and what is
             asked for cannot be read any more.
         TypeError: A name is no ``str``, or an entry no mapping.
-        ValueError: The ceiling is no number of bytes that it can be, or the state was closed.
+        ValueError: ``max_bytes`` is out of range, or the state was closed.
     """
 
-    def __init__(self, ceiling: int | None = None) -> None:
+    def __init__(self, max_bytes: int | None = None) -> None:
         if not IS_NATIVE:
             raise RuntimeError(NO_TABLE)
-        if ceiling is None:
-            size = settings.resolve({}).state_ceiling
+        if max_bytes is None:
+            size = settings.resolve({}).state_max_bytes
         else:
-            size = settings.checked("state_ceiling", ceiling, "SharedState()")
+            size = settings.checked("state_max_bytes", max_bytes, "SharedState()")
         # Where a process may not have that much (`ulimit -v`, `ulimit -f`), it has less by default.
-        is_default = ceiling is None and size == settings.CEILING
-        smallest = settings.MIN_CEILING if is_default else size
+        is_default = max_bytes is None and size == settings.DEFAULT_STATE_BYTES
+        smallest = settings.MIN_STATE_BYTES if is_default else size
         if is_default:
             size = max(smallest, min(size, _address_space() // SHARE))
         while True:
@@ -84,7 +85,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
                 break
             except OSError as exc:
                 if size <= smallest:
-                    hint = f"{exc.strerror}: the state of the workers, {size} bytes (`state_ceiling`)"
+                    hint = f"{exc.strerror}: the state of the workers, {size} bytes (`state_max_bytes`)"
                     raise OSError(exc.errno, hint) from exc
                 size = max(smallest, size // 2)
 

@@ -127,13 +127,13 @@ def judge(
         policy (str): ``always``, ``on-failure`` or ``never``.
         settings (Settings): The limits.
         chance (float): A random number from 0 to 1, for the jitter.
-        endures (bool): Never give it up: after ``max_failures`` exits in a row, go on at the longest backoff.
-            Defaults to ``False``.
+        endures (bool): Never give it up: after ``max_consecutive_failures`` exits in a row, go on at the
+            longest backoff. Defaults to ``False``.
     """
     # A policy is about processes that ran: one that was asked for and could not be started is still owed.
     if death.begun and (policy == NEVER or (policy == ON_FAILURE and death.code == 0)):
         return Verdict(math.inf, False, f"it is not started again (restart policy: {policy})")
-    if death.served is not None and death.served >= settings.stable_after:
+    if death.served is not None and death.served >= settings.min_uptime:
         life.exits.clear()
         return Verdict(0.0, False, "it is started again at once")
     life.exits.append(how_it_ended(death.code) if death.begun else "not started")
@@ -142,22 +142,23 @@ def judge(
     longest = max(settings.backoff_initial, settings.backoff_max)
     delay = min(settings.backoff_initial * 2.0 ** min(count - 1, 60), longest)
     jitter = 1 + JITTER * (2 * chance - 1)
-    if count >= settings.max_failures:
-        exits = ", ".join(life.exits[-settings.max_failures :])
+    limit = settings.max_consecutive_failures
+    if count >= limit:
+        exits = ", ".join(life.exits[-limit:])
         if endures:
             # They need not be kept for ever: the next one makes it as many again.
-            del life.exits[: -settings.max_failures]
+            del life.exits[:-limit]
             why = (
-                f"death {settings.max_failures} in a row or more ({exits}): it is started again in "
+                f"death {limit} in a row or more ({exits}): it is started again in "
                 f"{longest * jitter:.2f} s, and as often as it takes; until it runs no change is noticed"
             )
             return Verdict(longest * jitter, False, why)
         return Verdict(
             math.inf,
             True,
-            f"death {count} in a row ({exits}) before it had served for {settings.stable_after:g} s: it has "
+            f"death {count} in a row ({exits}) before it had served for {settings.min_uptime:g} s: it has "
             "FAILED, and is not started again until a restart or a scaling asks for it",
         )
     delay *= jitter
-    tally = f"death {count} of {settings.max_failures} in a row"
+    tally = f"death {count} of {limit} in a row"
     return Verdict(delay, False, f"it is started again in {delay:.2f} s ({tally})")
