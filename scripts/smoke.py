@@ -1,7 +1,8 @@
 """Install one artefact of ``dist/`` into an empty environment and see it serve.
 
 ``smoke.py PATH``: everything happens in a temporary folder, so that nothing of the checkout can help.
-A wheel is installed as it is; an sdist is built first, as it would be for a user.
+A wheel is installed as it is; an sdist is built first, as it would be for a user. An sdist must also hold the
+documentation and all files that the tests read.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import urllib.request
@@ -23,7 +25,17 @@ from environments import INTERPRETER, ROOT, clean_environment
 PATIENCE = 60.0
 EXIT_PATIENCE = 30.0
 WORKERS = 2
+NOT_IN_SDIST = {".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "benches", "fuzz"}
+"""What only the repository needs. An sdist holds everything else that git tracks."""
 CHECK = "import worker; print(worker.__file__, info := worker.core_info()); assert info.core == 'native'"
+
+
+def missing_files(sdist: Path) -> list[str]:
+    """The files of the checkout that the sdist should hold and does not."""
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]
+    return [name for name in tracked if name.partition("/")[0] not in NOT_IN_SDIST and name not in held]
 
 
 def free_port() -> int:
@@ -84,6 +96,8 @@ def main() -> int:
     """Try the artefact that ``sys.argv[1]`` names; return the exit code."""
     artefact = Path(sys.argv[1]).resolve()
     print(f"=== {artefact.name}", flush=True)
+    if artefact.suffix == ".gz" and (missing := missing_files(artefact)):
+        raise SystemExit(f"{artefact.name} lacks {', '.join(missing)}")
     with tempfile.TemporaryDirectory(prefix="sanic-worker-") as temporary:
         folder = Path(temporary)
         binaries = folder / "venv" / "bin"

@@ -1,4 +1,4 @@
-"""The README is true: its examples are run as they stand there, but for the ports."""
+"""The README is true: its examples are run as they stand there, but for the ports. Links lead somewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ from integration.tools import environment, free_port, wait_until
 from worker import settings
 from worker._core import IS_NATIVE
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+URLS: dict[str, str] = dict(
+    re.findall(r'^(\w+) = "(https://.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+)
+REPOSITORY = URLS["Repository"]
+FILES = f"{REPOSITORY}/blob/main/"
 TIMEOUT = 15.0
 STARTED_BY_OTHERS = ("pip ", "make ")
 
@@ -194,17 +201,55 @@ def test_the_core_can_be_chosen(variable: str, tmp_path: Path) -> None:
     assert done.stdout.strip() == variable or f"WORKER_CORE={variable}" in done.stderr
 
 
-def test_its_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!http)([^)]+)\)", README.read_text())
-    assert "docs/differences.md" in links
+def text_of(page: Path) -> str:
+    """A page of Markdown without its code."""
+    return re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
-    def leads_somewhere(link: str) -> bool:
-        path, _, place = link.partition("#")
-        page = README.parent / path
-        headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE) if place else []
-        return page.exists() and place in ("", *(heading.lower().replace(" ", "-") for heading in headings))
 
-    assert [link for link in links if not leads_somewhere(link)] == []
+def links(page: Path) -> list[str]:
+    """The targets of all links, inline and by reference; each reference must be defined, and used."""
+    text = text_of(page)
+    defined = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.MULTILINE))
+    assert set(re.findall(r"\[[^\]]+\]\[([^\]]+)\]", text)) == set(defined)
+    return [*re.findall(r"\]\(([^)\s]+)\)", text), *defined.values()]
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def is_broken(page: Path, link: str) -> bool:
+    """Whether a link to a file of the repository, relative or absolute, names one that is not there."""
+    if link.startswith(FILES):
+        target = ROOT / link.removeprefix(FILES)
+    elif link.startswith("https://"):
+        return False
+    else:
+        target = page.parent / link if not link.startswith("#") else page.with_name(page.name + link)
+    name, _, anchor = target.name.partition("#")
+    file = target.with_name(name)
+    return not file.exists() or (anchor != "" and anchor not in anchors(file))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    assert [link for link in links(page) if is_broken(page, link)] == []
+
+
+def test_no_link_of_the_readme_is_relative() -> None:
+    """A package page shows the README without the files beside it."""
+    found = links(README)
+    assert f"{FILES}docs/differences.md" in found
+    assert [link for link in found if not link.startswith("https://")] == []
+
+
+def test_both_manifests_name_one_repository() -> None:
+    (repository,) = re.findall(r'^repository = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
+    assert repository == REPOSITORY
+    assert [url for url in URLS.values() if not url.startswith(REPOSITORY)] == []
+    assert [url for url in URLS.values() if is_broken(README, url)] == []
 
 
 def test_the_reloader(tmp_path: Path) -> None:
