@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
 
-use crate::frame::Fault;
-use crate::intake::Intake;
-use crate::sign::Sign;
+use crate::control::frame::Fault;
+use crate::control::receive::Intake;
+use crate::exit_watch::Sign;
 
 /// What happened.
 #[derive(Debug, PartialEq, Eq)]
