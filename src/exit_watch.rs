@@ -1,44 +1,45 @@
-//! What shows that a process is dead.
+//! The descriptor that shows the exit of a process.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, Result};
 
-/// A descriptor that becomes readable with the end of a process.
+/// A watch for the exit of one process.
 #[derive(Debug)]
-pub enum Sign {
-    /// A pidfd of ours.
+pub enum ExitWatch {
+    /// A pidfd, opened here.
     Pidfd(OwnedFd),
-    /// Another one; it is lent: not duplicated, as it is also for when there are no descriptors left.
+    /// The caller's sentinel. It is not duplicated, because it must also serve when no descriptor can be opened.
     Sentinel(RawFd),
-    /// None: it was gone before it could be watched.
-    Gone,
+    /// No descriptor: the process had exited before the watch began.
+    Exited,
 }
 
-impl Sign {
-    /// The sign of a process; `sentinel` stands in where there can be no pidfd.
+impl ExitWatch {
+    /// Watch a process; `sentinel` stands in where no pidfd can be opened.
     ///
     /// # Safety
-    /// A sentinel must be open for as long as the sign lives.
-    pub unsafe fn of(pid: i32, sentinel: Option<RawFd>) -> Result<Self> {
+    /// The sentinel must stay open until the watch is dropped.
+    pub unsafe fn new(pid: i32, sentinel: Option<RawFd>) -> Result<Self> {
         match (pidfd(pid), sentinel) {
-            (Err(Errno::SRCH), _) => Ok(Self::Gone),
+            (Err(Errno::SRCH), _) => Ok(Self::Exited),
             (Err(_), Some(sentinel @ 0..)) => Ok(Self::Sentinel(sentinel)),
             (pidfd, _) => pidfd.map(Self::Pidfd),
         }
     }
 
-    /// What to poll, if it is not known already that the process is gone.
+    /// Return the descriptor to poll; `None` if the process is known to have exited.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Pidfd(fd) => Some(fd.as_fd()),
-            // SAFETY: `of` asks for one that is open, and takes none that is negative.
+            // SAFETY: `new` requires an open descriptor and accepts none that is negative.
             Self::Sentinel(fd) => Some(unsafe { BorrowedFd::borrow_raw(*fd) }),
-            Self::Gone => None,
+            Self::Exited => None,
         }
     }
 
-    /// The status of the dead process, or the signal that killed it, negative; `None` if we may not know.
+    /// Return the exit status, or the negative number of the signal that killed the process; `None` if this process
+    /// may not know.
     #[cfg(target_os = "linux")]
     pub fn exit_code(&self) -> Option<i32> {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
@@ -46,7 +47,7 @@ impl Sign {
         let Self::Pidfd(fd) = self else {
             return None;
         };
-        // NOWAIT: the exit is only looked at, as it is for the parent's own books to reap the child.
+        // NOWAIT leaves the child unreaped: `multiprocessing` reaps it for its own bookkeeping.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::PidFd(fd.as_fd()), options).ok()??;
         status
@@ -54,7 +55,7 @@ impl Sign {
             .or_else(|| status.terminating_signal().map(|signal| -signal))
     }
 
-    /// The status of the dead process: unknown.
+    /// Return `None`: the exit status is unknown on this platform.
     #[cfg(not(target_os = "linux"))]
     pub fn exit_code(&self) -> Option<i32> {
         None

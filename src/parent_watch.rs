@@ -1,4 +1,4 @@
-//! A child's watch on its main process: once that is gone, the child is told to leave, then made to.
+//! Ends a child whose main process is gone: by a signal first, then by force.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,38 +11,38 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Signal, getpid, getsid, kill_process, kill_process_group};
 
-/// What the waiting thread needs: it makes system calls and nothing else.
+/// The stack of the waiting thread, in bytes. It makes system calls and nothing else.
 const STACK: usize = 64 << 10;
 
-/// This process was told to leave.
-const TOLD: u8 = 1;
-/// It has begun to leave.
-const OBEYED: u8 = 2;
-/// Its handlers for a stop are in place.
-const STOPPABLE: u8 = 4;
+/// SIGINT was sent to this process.
+const INTERRUPTED: u8 = 1;
+/// This process has begun to stop.
+const STOP_BEGUN: u8 = 2;
+/// The signal handlers of this process are installed.
+const HANDLERS_INSTALLED: u8 = 4;
 
-/// Ends this process when another one is gone.
+/// A watch on the main process that ends this process when the main process exits.
 ///
-/// Its thread holds nothing that the process may hang with, so it ends one that hangs as well.
+/// Its thread uses nothing that a hanging process may hold, and therefore ends a hanging process, too.
 #[derive(Debug)]
-pub struct Lifeline {
+pub struct ParentWatch {
     state: Arc<AtomicU8>,
 }
 
-impl Lifeline {
-    /// Wait, in a thread, until `watch` is readable, which tells of the end of the other process; then interrupt
-    /// this one, once. After `grace` it is killed, and all that it leads.
+impl ParentWatch {
+    /// Start a thread that waits until `parent` is readable, as a pidfd is after the exit of its process.
     ///
-    /// The thread has the signal mask of the calling one.
-    pub fn hold(watch: OwnedFd, grace: Duration) -> io::Result<Self> {
+    /// The thread then interrupts this process, once. After `grace` it kills this process, and its process group if
+    /// it leads its session. The thread has the signal mask of the calling thread.
+    pub fn start(parent: OwnedFd, grace: Duration) -> io::Result<Self> {
         let state = Arc::new(AtomicU8::new(0));
         let shared = Arc::clone(&state);
         thread::Builder::new()
-            .name("lifeline".into())
+            .name("parent-watch".into())
             .stack_size(STACK)
             .spawn(move || {
-                let mut fds = [PollFd::new(&watch, PollFlags::IN)];
-                // What cannot be watched says nothing.
+                let mut fds = [PollFd::new(&parent, PollFlags::IN)];
+                // A failed poll proves no exit.
                 if retry_on_intr(|| poll(&mut fds, None)).is_ok() {
                     end(grace, &shared);
                 }
@@ -50,22 +50,22 @@ impl Lifeline {
         Ok(Self { state })
     }
 
-    /// This process has begun to leave: it need not be told.
-    pub fn let_go(&self) {
-        self.state.fetch_or(OBEYED, SeqCst);
+    /// Note that this process has begun to stop, so that it is not interrupted.
+    pub fn stop_begun(&self) {
+        self.state.fetch_or(STOP_BEGUN, SeqCst);
     }
 
-    /// The handlers for a stop are in place. While they were set up, a signal may have been lost: if this process
-    /// was told to leave before, and has not begun to, it is interrupted once more.
-    pub fn stoppable(&self) {
-        if self.state.fetch_or(STOPPABLE, SeqCst) == TOLD {
+    /// Note that the signal handlers are installed. A SIGINT that came before may have been lost: if one was sent and
+    /// no stop has begun, send it once more.
+    pub fn handlers_installed(&self) {
+        if self.state.fetch_or(HANDLERS_INSTALLED, SeqCst) == INTERRUPTED {
             interrupt();
         }
     }
 }
 
 fn end(grace: Duration, state: &AtomicU8) {
-    if state.fetch_or(TOLD, SeqCst) & OBEYED == 0 {
+    if state.fetch_or(INTERRUPTED, SeqCst) & STOP_BEGUN == 0 {
         interrupt();
     }
     thread::sleep(grace);
@@ -77,6 +77,6 @@ fn end(grace: Duration, state: &AtomicU8) {
 }
 
 fn interrupt() {
-    // It cannot fail for one's own process.
+    // A signal to the own process cannot fail.
     let _ = kill_process(getpid(), Signal::INT);
 }

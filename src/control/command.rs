@@ -1,7 +1,7 @@
-//! The grammar of the pipe: what a text asks for.
+//! The grammar of the control channel: from a text to a command.
 //!
-//! Texts are the UTF-8 of Python strings, lone surrogates included, so they are slices of bytes. All
-//! that is looked for in them is ASCII, or white space as `str.strip` knows it.
+//! A text is the UTF-8 of a Python string, lone surrogates included, and therefore a slice of bytes. The parser looks
+//! only for ASCII and for white space in the sense of `str.strip`.
 
 const SCALE: &[u8] = b"__SCALE__";
 const ALL_PROCESSES: &[u8] = b"__ALL_PROCESSES__";
@@ -11,51 +11,51 @@ const THEN_STARTUP_FIRST: &[u8] = b":STARTUP_FIRST";
 const SCALE_SHAPE: &str = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'";
 const SCALE_RANGE: &str = "__SCALE__ wants a number that fits in 64 bits";
 
-// Far more than one server has processes, and far less than a message has room for.
-const NAMES: usize = 10_000;
+// Far more than the processes of one server, and far fewer than a message can hold.
+const MAX_NAMES: usize = 10_000;
 const TOO_MANY: &str = "a restart names at most 10,000 processes";
 
-/// What a text asks for; its slices are those of the text.
+/// A command; its slices point into the text that was parsed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command<'a> {
-    /// The empty text: leave the loop.
+    /// The empty text: end the main loop.
     Stop,
     /// `__TERMINATE__`, or `__TERMINATE_EARLY__`.
     Terminate {
-        /// The sender itself failed to start.
+        /// Whether the sender itself failed to start.
         early: bool,
     },
     /// `__SCALE__:<n>`.
     Scale(i64),
     /// Any other text.
     Restart {
-        /// The processes, `None` for all of them.
+        /// The processes to restart; `None` for all.
         names: Option<Names<'a>>,
-        /// The text between the first colon and the order, `None` without a colon.
+        /// The text between the first colon and the restart order; `None` without a colon.
         files: Option<&'a [u8]>,
-        /// Whether the new process starts before the old one leaves.
+        /// Whether the new process starts before the previous one stops.
         startup_first: bool,
     },
-    /// A command that is not as it has to be, and what is wrong with it.
+    /// A malformed command, with the reason.
     Invalid(&'static str),
 }
 
-/// Names that stand in a text, separated by commas.
+/// Names in a text, separated by commas.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub struct Names<'a>(&'a [u8]);
 
 impl<'a> Names<'a> {
-    /// Each of them, stripped of white space.
+    /// Iterate over the names, without surrounding white space.
     pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
         self.0.split(|&byte| byte == b',').map(strip)
     }
 }
 
-/// Say what a text asks for.
+/// Parse a text.
 pub fn parse(text: &[u8]) -> Command<'_> {
     match text {
         b"" => Command::Stop,
-        // The verbs begin with an underscore, the names of processes hardly ever do.
+        // Verbs begin with an underscore; names of processes rarely do.
         [b'_', ..] => verb(text),
         _ => restart(text),
     }
@@ -75,19 +75,19 @@ fn scale<'a>(rest: &[u8]) -> Command<'a> {
     let Some((negative, digits)) = rest.strip_prefix(b":").and_then(number) else {
         return Command::Invalid(SCALE_SHAPE);
     };
-    // Downwards, as there is one more below zero than above it.
-    let below = digits.iter().try_fold(0_i64, |value, digit| {
+    // Accumulate downwards: `i64` has one more value below zero than above it.
+    let negated = digits.iter().try_fold(0_i64, |value, digit| {
         value.checked_mul(10)?.checked_sub(i64::from(digit - b'0'))
     });
     let value = if negative {
-        below
+        negated
     } else {
-        below.and_then(i64::checked_neg)
+        negated.and_then(i64::checked_neg)
     };
     value.map_or(Command::Invalid(SCALE_RANGE), Command::Scale)
 }
 
-/// Whether a number is negative, and its digits.
+/// Return whether a number is negative, and its digits.
 fn number(text: &[u8]) -> Option<(bool, &[u8])> {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
     let start = text.iter().position(|byte| !is_space(byte))?;
@@ -107,11 +107,11 @@ fn restart(text: &[u8]) -> Command<'_> {
     };
     let names = Names(head);
     let (mut count, mut all) = (0, false);
-    for name in names.iter().take(NAMES + 1) {
+    for name in names.iter().take(MAX_NAMES + 1) {
         count += 1;
         all |= name == ALL_PROCESSES;
     }
-    if count > NAMES {
+    if count > MAX_NAMES {
         return Command::Invalid(TOO_MANY);
     }
     let files = rest.map(|rest| rest.strip_suffix(THEN_STARTUP_FIRST).unwrap_or(rest));
@@ -122,7 +122,7 @@ fn restart(text: &[u8]) -> Command<'_> {
     }
 }
 
-/// Without the white space at both ends, which is Unicode's and the four separators of ASCII.
+/// Strip both ends of white space: that of Unicode, and the four separators of ASCII.
 fn strip(mut text: &[u8]) -> &[u8] {
     loop {
         text = match text {

@@ -1,23 +1,23 @@
 //! The framing of `multiprocessing.connection`: bytes in, whole payloads out.
 //!
-//! A frame is its size, a big-endian `i32`, and its payload; a size of -1 is followed by the real one,
-//! a big-endian `u64`. A size that cannot be is a fault: the framer is then lost, and looks for the
-//! next place where the frame of a pickle may begin. It goes over each byte once, however they come.
+//! A frame is a size, a big-endian `i32`, and a payload. A size of -1 is followed by the real one, a big-endian
+//! `u64`. An impossible size is a fault. The framer is then out of sync, and searches for the next place where the
+//! frame of a pickle may begin. It inspects each byte once, in chunks of any size.
 
-/// The largest payload that is accepted if nothing else is asked for, in bytes.
+/// The largest payload that is accepted by default, in bytes.
 pub const LIMIT: usize = 16 * 1024 * 1024;
-/// What the unfinished frames of all senders may take together, in bytes.
-pub const ROOM: usize = 4 * LIMIT;
+/// The space that the unfinished frames of all senders may take together, in bytes.
+pub const MAX_PENDING: usize = 4 * LIMIT;
 
 const SHORT: usize = 4;
 const LONG: usize = 12;
 /// The shortest pickle, `\x80\x04N.`
 const SHORTEST: usize = 4;
-/// What tells a plausible frame: its size, and how a pickle begins.
+/// The bytes that make a frame plausible: its size, and the beginning of a pickle.
 const PROBE: usize = SHORT + 2;
 const SAMPLE: usize = 64;
 
-/// What a chunk brought to an end.
+/// An output of the framer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A whole payload.
@@ -29,45 +29,45 @@ pub enum Item<'a> {
 /// Bytes that were dropped.
 #[derive(Debug, PartialEq, Eq, Clone)]
 pub struct Fault {
-    /// Why, in words.
+    /// The reason, in words.
     pub reason: String,
-    /// The first of them, at most 64.
+    /// The first of the bytes, at most 64.
     pub sample: Vec<u8>,
 }
 
-/// The unfinished end of one stream of bytes.
+/// The framer of one stream of bytes; it keeps the unfinished end of the stream.
 #[derive(Debug)]
 pub struct Framer {
     limit: usize,
     buffer: Vec<u8>,
-    /// No frame is known to begin where the buffer begins, but one may.
-    lost: bool,
-    /// How much is still to come of a frame that was dropped.
+    /// Whether the framer is out of sync: a frame may begin where the buffer begins, but need not.
+    out_of_sync: bool,
+    /// The number of bytes still to come of a frame that was dropped.
     skip: usize,
 }
 
 impl Framer {
-    /// A framer for payloads of at most `limit` bytes.
+    /// Create a framer for payloads of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
             buffer: Vec::new(),
-            lost: false,
+            out_of_sync: false,
             skip: 0,
         }
     }
 
-    /// How many bytes are kept.
+    /// Return the number of bytes kept.
     pub fn pending(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Whether the next byte begins a frame.
+    /// Return whether the next byte begins a frame.
     pub fn is_idle(&self) -> bool {
-        self.buffer.is_empty() && self.skip == 0 && !self.lost
+        self.buffer.is_empty() && self.skip == 0 && !self.out_of_sync
     }
 
-    /// Take more bytes, and hand over what they brought to an end, in the order of the bytes.
+    /// Take more bytes; pass each payload and fault that they complete to `out`, in the order of the bytes.
     pub fn feed(&mut self, chunk: &[u8], mut out: impl FnMut(Item<'_>)) {
         self.feed_some(chunk, |item| {
             out(item);
@@ -75,7 +75,7 @@ impl Framer {
         });
     }
 
-    /// The same, until `out` says that it is enough; tell whether it did. What is left comes first next time.
+    /// Do the same until `out` returns `true`, which this then returns. The rest of the bytes comes first next time.
     pub fn feed_some(&mut self, chunk: &[u8], mut out: impl FnMut(Item<'_>) -> bool) -> bool {
         let skipped = chunk.len().min(self.skip);
         self.skip -= skipped;
@@ -85,8 +85,8 @@ impl Framer {
             self.buffer.extend_from_slice(chunk);
         }
         let data = if kept { &self.buffer } else { chunk };
-        let cut = cut(data, self.limit, self.lost, &mut out);
-        self.lost = cut.lost;
+        let cut = cut(data, self.limit, self.out_of_sync, &mut out);
+        self.out_of_sync = cut.out_of_sync;
         if kept {
             self.buffer.drain(..cut.done);
         } else {
@@ -95,32 +95,32 @@ impl Framer {
         cut.enough
     }
 
-    /// Drop what is left, as its writer is gone. Bytes that were dropped while lost have been told of.
+    /// Drop the unfinished frame of a sender that has exited. Bytes dropped while out of sync were reported already.
     pub fn abandon(&mut self) -> Option<Fault> {
         self.skip = 0;
-        let lost = std::mem::take(&mut self.lost);
-        self.empty(lost, "its writer is gone")
+        let out_of_sync = std::mem::take(&mut self.out_of_sync);
+        self.empty(out_of_sync, "its writer is gone")
     }
 
-    /// Drop the unfinished frame, and what is still to come of it: there is no room.
+    /// Drop the unfinished frame, and the rest of it that is still to come, to make space.
     pub fn skip(&mut self) -> Option<Fault> {
-        let lost = self.lost;
+        let out_of_sync = self.out_of_sync;
         let end = header(&self.buffer).and_then(|(start, size)| {
             let end = start.checked_add(usize::try_from(size).ok()?)?;
             end.checked_sub(self.buffer.len())
         });
         match end {
-            Some(left) if !lost => self.skip = left,
-            // Where it ends is not known.
-            _ => self.lost = true,
+            Some(left) if !out_of_sync => self.skip = left,
+            // The end of the frame is not known.
+            _ => self.out_of_sync = true,
         }
-        let why = format!("unfinished frames may take {ROOM} bytes together");
-        self.empty(lost, &why)
+        let why = format!("unfinished frames may take {MAX_PENDING} bytes together");
+        self.empty(out_of_sync, &why)
     }
 
-    fn empty(&mut self, lost: bool, why: &str) -> Option<Fault> {
+    fn empty(&mut self, out_of_sync: bool, why: &str) -> Option<Fault> {
         let data = std::mem::take(&mut self.buffer);
-        if data.is_empty() || (lost && data.len() < PROBE) {
+        if data.is_empty() || (out_of_sync && data.len() < PROBE) {
             return None;
         }
         let reason = match header(&data) {
@@ -135,24 +135,29 @@ impl Framer {
     }
 }
 
-/// How far bytes were gone through.
+/// The result of [`cut`].
 struct Cut {
-    /// How many are dealt with.
+    /// The number of bytes that are dealt with.
     done: usize,
-    /// Whether the rest is lost.
-    lost: bool,
-    /// Whether it was said to be enough.
+    /// Whether the framer is out of sync in the rest.
+    out_of_sync: bool,
+    /// Whether `out` asked to end.
     enough: bool,
 }
 
-fn cut(data: &[u8], limit: usize, lost: bool, out: &mut impl FnMut(Item<'_>) -> bool) -> Cut {
-    let (mut done, mut lost) = if lost {
+fn cut(
+    data: &[u8],
+    limit: usize,
+    out_of_sync: bool,
+    out: &mut impl FnMut(Item<'_>) -> bool,
+) -> Cut {
+    let (mut done, mut out_of_sync) = if out_of_sync {
         search(data, 0, limit)
     } else {
         (0, false)
     };
     let mut enough = false;
-    while !lost && !enough {
+    while !out_of_sync && !enough {
         let Some((start, size)) = header(&data[done..]) else {
             break;
         };
@@ -165,8 +170,8 @@ fn cut(data: &[u8], limit: usize, lost: bool, out: &mut impl FnMut(Item<'_>) -> 
             Some(_) => break,
             None => {
                 let bad = done;
-                (done, lost) = search(data, bad + 1, limit);
-                // What is kept may yet be a frame, but the header that was refused is always shown.
+                (done, out_of_sync) = search(data, bad + 1, limit);
+                // The bytes kept may yet be a frame. The sample always shows the refused header.
                 let end = done.max(start).min(bad + SAMPLE);
                 enough = out(Item::Fault(Fault {
                     reason: format!("a header announces {size} bytes, a frame has 0 to {limit}"),
@@ -175,10 +180,14 @@ fn cut(data: &[u8], limit: usize, lost: bool, out: &mut impl FnMut(Item<'_>) -> 
             }
         }
     }
-    Cut { done, lost, enough }
+    Cut {
+        done,
+        out_of_sync,
+        enough,
+    }
 }
 
-/// How long the header at the beginning of `data` is, and the size that it announces.
+/// Return the length of the header at the beginning of `data`, and the size that it announces.
 fn header(data: &[u8]) -> Option<(usize, i128)> {
     let (head, rest) = data.split_first_chunk()?;
     match i32::from_be_bytes(*head) {
@@ -187,7 +196,7 @@ fn header(data: &[u8]) -> Option<(usize, i128)> {
     }
 }
 
-/// The first place from `at` on where a frame may begin, and whether that is still open.
+/// Return the first place from `at` on where a frame may begin, and whether more bytes are needed to tell.
 fn search(data: &[u8], mut at: usize, limit: usize) -> (usize, bool) {
     let next_mark = |from: usize| {
         let found = data.get(from..)?.iter().position(|&byte| byte == 0x80)?;
@@ -284,7 +293,7 @@ mod tests {
             (b"\x80\0\0\0", "-2147483648"),
             (&too_long_too, "4294967296"),
         ] {
-            // Among what is dropped: a plausible beginning that does not end as a pickle.
+            // The dropped bytes hold a plausible beginning that does not end as a pickle.
             let junk = b"junk\0\0\0\x04\x80\x04N!\0\0\0\x03\x80\x04N\x80\x80";
             let stream = [HI, bad, junk, HI, HI].concat();
             for chunk in 1..stream.len() {
@@ -311,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_is_not_kept() {
+    fn bytes_dropped_out_of_sync_are_not_kept() {
         let mut framer = Framer::new(1000);
         let mut got = Got::default();
         for _ in 0..100 {
@@ -325,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unfinished_is_told_when_it_is_abandoned() {
+    fn an_unfinished_frame_is_reported_when_it_is_abandoned() {
         for (cut, reason) in [
             (3, "3 bytes of an unfinished header; its writer is gone"),
             (
@@ -349,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_skipped_ends_where_it_ends() {
-        // What it holds looks like a frame.
+        // The payload looks like frames.
         let inner = [HI, HI].concat();
         let size = u8::try_from(inner.len()).unwrap();
         let stream = [&[0, 0, 0, size], inner.as_slice(), HI].concat();
@@ -362,7 +371,7 @@ mod tests {
                 fault.reason,
                 format!(
                     "{have} bytes of an unfinished frame of {size} bytes; \
-                     unfinished frames may take {ROOM} bytes together"
+                     unfinished frames may take {MAX_PENDING} bytes together"
                 )
             );
             assert_eq!((framer.pending(), framer.is_idle()), (0, false));
@@ -376,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn while_lost_the_end_of_what_is_skipped_is_searched() {
+    fn the_end_of_a_skipped_frame_is_searched_while_out_of_sync() {
         let (_, mut framer) = all(&[b"\xff\xff\xff\0", &HI[..9]].concat(), 100);
         assert!(framer.skip().is_some());
         assert!(!framer.is_idle());
@@ -384,7 +393,7 @@ mod tests {
         feed(&mut framer, &[&HI[9..], HI].concat(), &mut got);
         assert_eq!(got.payloads, [&HI[4..]]);
         assert!(framer.is_idle());
-        // Its writer may end in the middle of it.
+        // The sender may exit in the middle of it.
         let (_, mut framer) = all(&HI[..9], 100);
         framer.skip();
         assert_eq!(framer.abandon(), None);
@@ -392,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plausible_frame_is_waited_for_while_lost() {
+    fn a_plausible_frame_is_waited_for_while_out_of_sync() {
         let (got, mut framer) = all(&[b"\xff\xff\xff\0", &HI[..9]].concat(), 100);
         assert_eq!(got.payloads.len(), 0);
         assert_eq!(framer.pending(), 9);

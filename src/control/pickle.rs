@@ -1,7 +1,6 @@
-//! Recognises the pickles that are sent most, `None` and `str`, and those of which nothing can be executed, of the
-//! protocols 2 to 5.
+//! Recognises the most frequent pickles, `None` and `str`, and those that run no code, in protocols 2 to 5.
 //!
-//! Nothing is executed here. What is not exactly such a pickle, to the last byte, is left to `pickle`.
+//! Nothing is executed here. A payload that differs from such a pickle in any byte is left to Python's `pickle`.
 
 const FRAME: u8 = 0x95;
 const NONE: u8 = b'N';
@@ -24,7 +23,7 @@ const BINPUT: u8 = b'q';
 const LONG_BINPUT: u8 = b'r';
 const STOP: u8 = b'.';
 
-/// What a pickle stands for.
+/// The value of a recognised pickle.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Value<'a> {
     /// `None`.
@@ -33,7 +32,7 @@ pub enum Value<'a> {
     Text(&'a [u8]),
 }
 
-/// What is pickled in `payload`, if it is `None` or a `str`.
+/// Return the value pickled in `payload` if it is `None` or a `str`.
 pub fn recognise(payload: &[u8]) -> Option<Value<'_>> {
     let [0x80, 2..=5, body @ ..] = payload else {
         return None;
@@ -47,8 +46,8 @@ pub fn recognise(payload: &[u8]) -> Option<Value<'_>> {
     }
 }
 
-/// Whether `payload` pickles `None`, a `bool`, an `int`, a `float`, a `str` or `bytes`, and nothing else: to unpickle
-/// it runs no code of anybody's.
+/// Return whether `payload` pickles exactly one `None`, `bool`, `int`, `float`, `str` or `bytes`. To unpickle it runs
+/// no code of a user.
 pub fn is_plain(payload: &[u8]) -> bool {
     let [0x80, 2..=5, body @ ..] = payload else {
         return false;
@@ -62,16 +61,16 @@ pub fn is_plain(payload: &[u8]) -> bool {
         BININT2 => rest.get(2..),
         BININT => rest.get(4..),
         BINFLOAT => rest.get(8..),
-        LONG1 | SHORT_BINBYTES | SHORT_BINUNICODE => behind::<1>(rest),
-        LONG4 | BINBYTES | BINUNICODE => behind::<4>(rest),
-        BINBYTES8 | BINUNICODE8 => behind::<8>(rest),
+        LONG1 | SHORT_BINBYTES | SHORT_BINUNICODE => after_sized::<1>(rest),
+        LONG4 | BINBYTES | BINUNICODE => after_sized::<4>(rest),
+        BINBYTES8 | BINUNICODE8 => after_sized::<8>(rest),
         _ => None,
     };
     rest.is_some_and(is_end)
 }
 
-/// What follows as many bytes as the first `N` say.
-fn behind<const N: usize>(bytes: &[u8]) -> Option<&[u8]> {
+/// Return the bytes after a body whose size is the number in the first `N` bytes.
+fn after_sized<const N: usize>(bytes: &[u8]) -> Option<&[u8]> {
     let (size, rest) = sized::<N>(bytes)?;
     rest.get(size..)
 }
@@ -84,7 +83,7 @@ fn unframed(body: &[u8]) -> Option<&[u8]> {
     (size == rest.len()).then_some(rest)
 }
 
-/// The little-endian number in the first `N` bytes, and what follows.
+/// Return the little-endian number in the first `N` bytes, and the bytes after them.
 fn sized<const N: usize>(bytes: &[u8]) -> Option<(usize, &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<N>()?;
     let mut size = [0; 8];
@@ -98,7 +97,7 @@ fn text<const N: usize>(bytes: &[u8]) -> Option<Value<'_>> {
     (is_end(rest) && is_text(text)).then_some(Value::Text(text))
 }
 
-/// Whether only a memo, which nothing refers to, and the stop remain.
+/// Return whether only the stop remains, or a memo that nothing refers to and the stop.
 fn is_end(bytes: &[u8]) -> bool {
     matches!(
         bytes,
@@ -106,7 +105,7 @@ fn is_end(bytes: &[u8]) -> bool {
     )
 }
 
-/// Whether `bytes` are UTF-8, surrogates let through.
+/// Return whether `bytes` are UTF-8, lone surrogates allowed.
 fn is_text(mut bytes: &[u8]) -> bool {
     while let Err(error) = std::str::from_utf8(bytes) {
         let [0xed, 0xa0..=0xbf, 0x80..=0xbf, rest @ ..] = &bytes[error.valid_up_to()..] else {
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_plain_is_told_whole_only() {
+    fn a_plain_value_is_recognised_whole_only() {
         let values = [
             b"N".as_slice(),
             b"\x88",
@@ -216,7 +215,7 @@ mod tests {
                 assert!(!is_plain(&[whole.as_slice(), b"."].concat()));
             }
         }
-        // A list, a class, a call, an extension, and a text that is dropped for one.
+        // A list, a class, a call, an extension, and a value that is popped for a list.
         for body in [
             b"].".as_slice(),
             b"cos\ngetpid\n.",
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_not_taken_for_one() {
+    fn invalid_texts_and_other_pickles_are_not_recognised() {
         for text in [
             b"\xff".as_slice(),
             b"\xc0\x80",

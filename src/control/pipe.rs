@@ -1,23 +1,23 @@
-//! The receiving end of the pipe: what was written, and, where the kernel tells, by whom.
+//! The receiving end of the control channel. Each read returns bytes and, where the kernel names it, their sender.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result, retry_on_intr};
 
-/// The receiving end of a pipe.
+/// The receiving end of the control channel.
 #[derive(Debug)]
 pub enum Pipe {
-    /// A Unix stream socket that passes credentials: no read mixes the bytes of two writers, and each
-    /// says whose they are.
+    /// A Unix stream socket that passes credentials. No read mixes the bytes of two senders, and each read names
+    /// its sender.
     #[cfg(target_os = "linux")]
     Socket(OwnedFd),
-    /// Anything else that can be polled and read: one stream, its writers unknown.
+    /// Any other descriptor that can be polled and read: one stream, its senders unknown.
     Stream(OwnedFd),
 }
 
 impl Pipe {
-    /// Find out what `fd` is; make a Unix stream socket pass credentials.
+    /// Wrap `fd`; make a Unix stream socket pass credentials.
     pub fn new(fd: OwnedFd) -> Result<Self> {
         #[cfg(target_os = "linux")]
         if is_unix_stream(&fd)? {
@@ -27,14 +27,13 @@ impl Pipe {
         Ok(Self::Stream(fd))
     }
 
-    /// Read what is there, without blocking; return its size (0 at the end) and its writer's pid.
+    /// Read without blocking; return the number of bytes (0 at the end) and the sender's pid.
     pub fn read(&self, buffer: &mut [u8]) -> Result<(usize, Option<i32>)> {
         match self {
             #[cfg(target_os = "linux")]
             Self::Socket(fd) => retry_on_intr(|| credentials::receive(fd.as_fd(), buffer)),
             Self::Stream(fd) => {
-                // O_NONBLOCK belongs to all who share the pipe, so it is left alone; poll says what
-                // is there.
+                // O_NONBLOCK would hold for every process that shares the pipe. Leave it alone, and poll first.
                 let mut fds = [PollFd::new(fd, PollFlags::IN)];
                 if retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))? == 0 {
                     return Err(Errno::AGAIN);
@@ -45,7 +44,7 @@ impl Pipe {
         }
     }
 
-    /// How many bytes can be read now.
+    /// Return the number of bytes that can be read now.
     pub fn queued(&self) -> Result<usize> {
         let size = rustix::io::ioctl_fionread(self)?;
         Ok(usize::try_from(size).unwrap_or(usize::MAX))
@@ -75,8 +74,8 @@ fn is_unix_stream(fd: &OwnedFd) -> Result<bool> {
 
 #[cfg(target_os = "linux")]
 mod credentials {
-    //! `recvmsg` by hand: rustix holds a pid of 0 to be impossible, and the kernel says just that of a
-    //! writer that has no pid here, or that wrote before the option was set.
+    //! `recvmsg` by hand. rustix takes a pid of 0 for impossible, but the kernel reports 0 for a sender without a
+    //! pid in this namespace, and for bytes written before the option was set.
 
     use std::mem::{offset_of, size_of, size_of_val, zeroed};
     use std::os::fd::{AsRawFd, BorrowedFd};
@@ -84,7 +83,7 @@ mod credentials {
 
     use rustix::io::{Errno, Result};
 
-    /// Room for the credentials and for nothing else, so that the kernel drops fds that are sent along.
+    /// Space for the credentials alone, so that the kernel drops descriptors that are sent along.
     #[repr(C)]
     struct Control {
         header: libc::cmsghdr,
@@ -98,15 +97,15 @@ mod credentials {
             iov_base: buffer.as_mut_ptr().cast(),
             iov_len: buffer.len(),
         };
-        // SAFETY: both are plain data of C, for which all zeros is a value.
+        // SAFETY: both are plain C data, for which all zeros is a valid value.
         let (mut control, mut message): (Control, libc::msghdr) = unsafe { (zeroed(), zeroed()) };
         message.msg_iov = &raw mut bytes;
         message.msg_iovlen = 1;
         message.msg_control = ptr::from_mut(&mut control).cast();
         message.msg_controllen = size_of_val(&control) as _;
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: the message points to `buffer` and `control` with their very sizes, and both outlive
-        // the call, which keeps no pointer to them.
+        // SAFETY: the message points to `buffer` and `control` with their exact sizes. Both outlive the call, which
+        // keeps no pointer to them.
         let size = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
         let Ok(size) = usize::try_from(size) else {
             let error = std::io::Error::last_os_error();

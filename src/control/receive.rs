@@ -1,74 +1,108 @@
-//! What comes down the pipe: read, kept apart by sender, cut into messages, a fair portion at a time.
+//! Receives from the control channel: one framer per sender, whole messages, a bounded number at a time.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::{Errno, Result};
 
-use crate::control::frame::{Fault, Framer, Item, LIMIT, ROOM};
-use crate::control::pipe::Pipe;
-use crate::monitor::{Batch, Event};
+use super::frame::{Fault, Framer, Item, LIMIT, MAX_PENDING};
+use super::pipe::Pipe;
 
-/// How much is read at once, as long as no larger message is under way: some hundreds of messages.
+/// The bytes of one read, unless a larger message is unfinished: some hundreds of messages.
 const READ: usize = 16 * 1024;
-/// A wait takes no more, and is content with so many messages: a flood hides nothing for long.
-const TAKE: usize = 128 * 1024;
+/// The most bytes that one [`Receiver::receive`] takes, and the number of messages at which it stops. A flood of
+/// messages delays the other events of a wait by no more than that.
+const MAX_BYTES: usize = 128 * 1024;
 const ENOUGH: usize = 250;
 
-/// The receiving end of the pipe, and what has been read from it.
-#[derive(Debug)]
-pub struct Intake {
-    pipe: Option<Pipe>,
-    framers: Vec<(Option<i32>, Framer)>,
-    buffer: Box<[u8]>,
-    /// What was read and is not cut yet, with its sender; the first of it may be in the framer.
-    stash: VecDeque<(Vec<u8>, Option<i32>)>,
-    /// Why the pipe has ended, until that is told.
-    end: Option<String>,
-    /// What was cut.
-    pub batch: Batch,
+/// A message, or a gap in the stream of messages.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The pid of the sender, if the kernel names it.
+    pub sender: Option<i32>,
+    /// The place of the payload in [`Batch::bytes`]; or the bytes that were dropped. The end of the channel is a
+    /// fault without a sender.
+    pub payload: std::result::Result<Range<usize>, Fault>,
 }
 
-impl Intake {
-    /// The end is only lent, and a number may come to mean another file: what is read is a duplicate.
+/// Messages in the order in which they arrived.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// The payloads of all messages, side by side in one allocation.
+    pub bytes: Vec<u8>,
+}
+
+/// The framer of each sender that has an unfinished frame.
+type Framers = Vec<(Option<i32>, Framer)>;
+
+/// The receiving end of the control channel.
+#[derive(Debug)]
+pub struct Receiver {
+    /// `None` after the end of the channel.
+    pipe: Option<Pipe>,
+    framers: Framers,
+    buffer: Box<[u8]>,
+    /// Chunks that were read but not cut into messages, with their sender. The first bytes of the first chunk may be
+    /// in the framer already.
+    stash: VecDeque<(Vec<u8>, Option<i32>)>,
+    /// The reason for the end of the channel, until it is reported.
+    end: Option<String>,
+    batch: Batch,
+}
+
+impl Receiver {
+    /// Receive from a duplicate of `pipe`: its owner may close it, and its number may then name another file.
     pub fn new(pipe: BorrowedFd<'_>) -> Result<Self> {
         Ok(Self {
             pipe: Some(Pipe::new(rustix::io::fcntl_dupfd_cloexec(pipe, 0)?)?),
             framers: Vec::new(),
-            buffer: vec![0; TAKE].into_boxed_slice(),
+            buffer: vec![0; MAX_BYTES].into_boxed_slice(),
             stash: VecDeque::new(),
             end: None,
             batch: Batch::default(),
         })
     }
 
-    /// What to poll, as long as the pipe has not ended.
+    /// Return the descriptor to poll; `None` after the end of the channel.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(Pipe::as_fd)
     }
 
-    /// Whether there is something that was read and not told.
-    pub fn has_more(&self) -> bool {
-        !self.batch.events.is_empty() || !self.stash.is_empty()
+    /// Return whether messages are ready.
+    pub fn has_messages(&self) -> bool {
+        !self.batch.messages.is_empty()
     }
 
-    /// Whether something that a sender may have written is still to be cut.
-    pub fn has_more_of(&self, pid: i32) -> bool {
+    /// Return the messages that are ready.
+    pub fn take_batch(&mut self) -> Batch {
+        std::mem::take(&mut self.batch)
+    }
+
+    /// Return whether bytes were read that no batch has yielded.
+    pub fn has_more(&self) -> bool {
+        self.has_messages() || !self.stash.is_empty()
+    }
+
+    /// Return whether the stash may hold bytes of this sender.
+    pub fn has_stashed_from(&self, pid: i32) -> bool {
         self.stash.iter().any(|(_, sender)| may_be(*sender, pid))
     }
 
-    /// The senders of unfinished frames.
-    pub fn unfinished(&self) -> impl Iterator<Item = i32> {
+    /// Return the known senders of unfinished frames.
+    pub fn unfinished_senders(&self) -> impl Iterator<Item = i32> {
         self.framers.iter().filter_map(|(sender, _)| *sender)
     }
 
-    /// Take all that is in the pipe, to be cut when its turn comes: what a dead process had written is
-    /// known from then on, and others' messages cannot put off its end.
+    /// Move all bytes in the channel to the stash. After that, no bytes of a process that has exited are in the
+    /// channel, and messages of other processes cannot delay the report of its exit.
     pub fn stash(&mut self) {
         let queued = self.pipe.as_ref().map(Pipe::queued);
         let mut left = queued.and_then(Result::ok).unwrap_or_default();
         while left > 0 {
-            let Some((size, sender)) = self.receive() else {
+            let Some((size, sender)) = self.read() else {
                 break;
             };
             left = left.saturating_sub(size);
@@ -76,14 +110,14 @@ impl Intake {
         }
     }
 
-    /// Cut what is stashed, then what is in the pipe, up to what is enough for one wait.
-    pub fn take(&mut self, readable: bool) {
-        let mut budget = TAKE;
-        while budget > 0 && self.batch.events.len() < ENOUGH {
+    /// Cut the stash into messages, then read the channel if it is `readable`, until there is enough for one wait.
+    pub fn receive(&mut self, readable: bool) {
+        let mut budget = MAX_BYTES;
+        while budget > 0 && self.batch.messages.len() < ENOUGH {
             let (size, sender, more) = if let Some((bytes, sender)) = self.stash.pop_front() {
                 let more = cut(&bytes, sender, ENOUGH, &mut self.framers, &mut self.batch);
                 (bytes.len(), sender, more)
-            } else if let Some((size, sender)) = readable.then(|| self.receive()).flatten() {
+            } else if let Some((size, sender)) = readable.then(|| self.read()).flatten() {
                 let bytes = &self.buffer[..size];
                 let more = cut(bytes, sender, ENOUGH, &mut self.framers, &mut self.batch);
                 (size, sender, more)
@@ -96,12 +130,12 @@ impl Intake {
             }
         }
         if self.stash.is_empty() {
-            self.end_pipe();
+            self.report_end();
         }
     }
 
-    /// Cut what is stashed of a sender, and nothing else.
-    pub fn take_of(&mut self, pid: i32) {
+    /// Cut the stashed bytes of one sender into messages, and no others.
+    pub fn receive_from(&mut self, pid: i32) {
         let stash = std::mem::take(&mut self.stash);
         let (its, others): (VecDeque<_>, _) = stash
             .into_iter()
@@ -113,7 +147,7 @@ impl Intake {
         }
     }
 
-    /// Drop the unfinished frame of a sender.
+    /// Drop the unfinished frame of a sender that has exited.
     pub fn abandon(&mut self, pid: i32) {
         let its = |(sender, _): &(Option<i32>, Framer)| *sender == Some(pid);
         if let Some(at) = self.framers.iter().position(its) {
@@ -121,12 +155,12 @@ impl Intake {
         }
     }
 
-    /// Read once; at the end of the pipe, let go of it.
-    fn receive(&mut self) -> Option<(usize, Option<i32>)> {
+    /// Read once; at the end of the channel, close it.
+    fn read(&mut self) -> Option<(usize, Option<i32>)> {
         let is_long = |(_, framer): &(_, Framer)| framer.pending() >= READ;
         let long = self.framers.iter().any(is_long);
-        let room = &mut self.buffer[..if long { TAKE } else { READ }];
-        let why = match self.pipe.as_ref()?.read(room) {
+        let buffer = &mut self.buffer[..if long { MAX_BYTES } else { READ }];
+        let why = match self.pipe.as_ref()?.read(buffer) {
             Ok((0, _)) => "it has no writer any more".to_owned(),
             Ok(received) => return Some(received),
             Err(Errno::AGAIN) => return None,
@@ -137,42 +171,44 @@ impl Intake {
         None
     }
 
-    fn end_pipe(&mut self) {
+    fn report_end(&mut self) {
         let Some(why) = self.end.take() else {
             return;
         };
         while !self.framers.is_empty() {
             self.abandon_at(0);
         }
-        let fault = Fault {
-            reason: format!("the pipe was closed: {why}"),
-            sample: Vec::new(),
-        };
-        self.batch.events.push(Event::Corrupt {
-            fault,
+        self.batch.messages.push(Message {
             sender: None,
+            payload: Err(Fault {
+                reason: format!("the pipe was closed: {why}"),
+                sample: Vec::new(),
+            }),
         });
     }
 
     fn abandon_at(&mut self, at: usize) {
         let (sender, mut framer) = self.framers.remove(at);
-        if let Some(fault) = framer.abandon() {
-            self.batch.events.push(Event::Corrupt { fault, sender });
-        }
+        self.batch
+            .messages
+            .extend(framer.abandon().map(|fault| Message {
+                sender,
+                payload: Err(fault),
+            }));
     }
 }
 
-/// Whether what a sender has written may be a process's: of an unknown one it may.
+/// Return whether bytes of this sender may be those of the process. Bytes of an unknown sender may be.
 fn may_be(sender: Option<i32>, pid: i32) -> bool {
     sender.is_none_or(|sender| sender == pid)
 }
 
-/// Cut bytes into events, until there are `enough`; tell whether more may come of them.
+/// Cut bytes into messages, until the batch has `enough`. Return whether the framer may hold more.
 fn cut(
     bytes: &[u8],
     sender: Option<i32>,
     enough: usize,
-    framers: &mut Vec<(Option<i32>, Framer)>,
+    framers: &mut Framers,
     batch: &mut Batch,
 ) -> bool {
     let found = framers.iter().position(|(of, _)| *of == sender);
@@ -182,47 +218,47 @@ fn cut(
     });
     let (_, framer) = &mut framers[at];
     let Batch {
-        events,
+        messages,
         bytes: payloads,
     } = batch;
     let more = framer.feed_some(bytes, |item| {
-        events.push(match item {
+        let payload = match item {
             Item::Payload(payload) => {
                 let start = payloads.len();
                 payloads.extend_from_slice(payload);
-                Event::Message {
-                    payload: start..payloads.len(),
-                    sender,
-                }
+                Ok(start..payloads.len())
             }
-            Item::Fault(fault) => Event::Corrupt { fault, sender },
-        });
-        events.len() >= enough
+            Item::Fault(fault) => Err(fault),
+        };
+        messages.push(Message { sender, payload });
+        messages.len() >= enough
     });
     if framer.is_idle() {
         framers.remove(at);
     } else {
-        make_room(framers, events);
+        limit_pending(framers, messages);
     }
     more
 }
 
-/// Drop the largest of the unfinished frames as long as they take too much together.
-fn make_room(framers: &mut [(Option<i32>, Framer)], events: &mut Vec<Event>) {
+/// Drop the largest unfinished frame until all of them fit in [`MAX_PENDING`].
+fn limit_pending(framers: &mut Framers, messages: &mut Vec<Message>) {
     let size = |(_, framer): &(_, Framer)| framer.pending();
-    while framers.iter().map(size).sum::<usize>() > ROOM {
-        // Of several that are as large, the first.
+    while framers.iter().map(size).sum::<usize>() > MAX_PENDING {
+        // Of several frames of that size, the first.
         let largest = framers.iter_mut().rev().max_by_key(|one| size(one));
         let Some((sender, framer)) = largest else {
             break;
         };
         let sender = *sender;
-        let fault = framer.skip();
-        events.extend(fault.map(|fault| Event::Corrupt { fault, sender }));
+        messages.extend(framer.skip().map(|fault| Message {
+            sender,
+            payload: Err(fault),
+        }));
     }
 }
 
-/// What the C library says of an error.
+/// Return the C library's text of an error.
 fn description(error: Errno) -> String {
     let text = std::io::Error::from(error).to_string();
     match text.split_once(" (os error") {

@@ -28,7 +28,7 @@ mod _native {
     #[pymodule_export]
     use super::monitor::Monitor;
     #[pymodule_export]
-    use super::parent_watch::Lifeline;
+    use super::parent_watch::ParentWatch;
     #[pymodule_export]
     use super::scanner::Scanner;
     #[pymodule_export]

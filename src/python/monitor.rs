@@ -1,4 +1,4 @@
-//! `Monitor`.
+//! The class `Monitor`.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -9,14 +9,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
 use super::{lent, messages, os_error};
-use crate::monitor::{self, Batch, Event, Waker, WatchError};
+use crate::control::receive::Message;
+use crate::monitor::{self, Events, Exit, Waker, WatchError};
 
-/// One wait for the messages of many writers, the exits of processes and wakes.
+/// One wait for the messages of many senders, the exits of processes and wakeups; the stub documents it.
 #[pyclass(frozen, module = "worker._native")]
 pub struct Monitor {
-    /// `None` once it is closed. Locked for as long as a wait lasts, so never waited for.
+    /// `None` once it is closed. A wait holds the lock for its whole length, so no call blocks on it.
     monitor: Mutex<Option<monitor::Monitor>>,
-    /// Apart from it, as a wake is for the time of a wait. Locked for no longer than a wake takes.
+    /// Apart from the monitor, because a wakeup comes during a wait. The lock is held for one wakeup only.
     waker: Mutex<Option<Waker>>,
 }
 
@@ -35,7 +36,7 @@ impl Monitor {
         })
     }
 
-    /// Where bytes that are written wake the wait: for `signal.set_wakeup_fd`.
+    /// Return the descriptor for `signal.set_wakeup_fd`: bytes written to it end the wait.
     #[getter]
     fn wakeup_fd(&self) -> PyResult<RawFd> {
         let waker = self.waker();
@@ -43,16 +44,16 @@ impl Monitor {
         Ok(waker.as_fd().as_raw_fd())
     }
 
-    /// Watch a process from now on.
+    /// Watch a process.
     fn watch(&self, key: &Bound<'_, PyString>, pid: i32, sentinel: Option<RawFd>) -> PyResult<()> {
-        let mut monitor = self.alone()?;
+        let mut monitor = self.exclusive()?;
         let monitor = monitor.as_mut().ok_or_else(closed)?;
         let key_bytes = messages::encode(key)?;
-        // SAFETY: that the sentinel stays open is what the documentation asks of the caller. If it does
-        // not, another file is polled, or none, which counts as an exit.
+        // SAFETY: the stub requires the caller to keep the sentinel open. If it is closed, another file is polled,
+        // or none, which counts as an exit.
         let watched = unsafe { monitor.watch(&key_bytes, pid, sentinel) };
         watched.map_err(|error| match error {
-            WatchError::Twice => match key.repr() {
+            WatchError::Duplicate => match key.repr() {
                 Ok(key) => PyValueError::new_err(format!("{key} is watched already")),
                 Err(error) => error,
             },
@@ -61,9 +62,9 @@ impl Monitor {
         })
     }
 
-    /// Watch a process no more.
+    /// Stop watching a process.
     fn unwatch(&self, key: Bound<'_, PyString>) -> PyResult<()> {
-        let mut monitor = self.alone()?;
+        let mut monitor = self.exclusive()?;
         let monitor = monitor.as_mut().ok_or_else(closed)?;
         if monitor.unwatch(&messages::encode(&key)?) {
             Ok(())
@@ -72,7 +73,7 @@ impl Monitor {
         }
     }
 
-    /// Wait for messages, exits or a wake, and return what there is.
+    /// Wait for messages, exits or a wakeup; return the events.
     #[pyo3(signature = (timeout, messages = true))]
     fn wait<'py>(
         &self,
@@ -81,15 +82,15 @@ impl Monitor {
         messages: bool,
     ) -> PyResult<Bound<'py, PyList>> {
         let deadline = timeout.map(deadline).transpose()?.flatten();
-        let mut monitor = self.alone()?;
+        let mut monitor = self.exclusive()?;
         let monitor = monitor.as_mut().ok_or_else(closed)?;
         loop {
             let over = py.detach(|| monitor.wait(deadline, messages));
             let over = over.map_err(|error| os_error(py, &error.into()))?;
-            // If one of them raises, what has happened is there for the next wait.
+            // If a signal handler raises, the events stay for the next wait.
             py.check_signals()?;
             if over {
-                return list(py, &monitor.batch());
+                return list(py, &monitor.take_events());
             }
         }
     }
@@ -101,9 +102,9 @@ impl Monitor {
         Ok(())
     }
 
-    /// Let go of all that is held; the pipe and the sentinels stay as they are.
+    /// Close all descriptors opened here; the channel and the sentinels stay open.
     fn close(&self) -> PyResult<()> {
-        let mut monitor = self.alone()?;
+        let mut monitor = self.exclusive()?;
         *self.waker() = None;
         *monitor = None;
         Ok(())
@@ -111,7 +112,7 @@ impl Monitor {
 }
 
 impl Monitor {
-    fn alone(&self) -> PyResult<MutexGuard<'_, Option<monitor::Monitor>>> {
+    fn exclusive(&self) -> PyResult<MutexGuard<'_, Option<monitor::Monitor>>> {
         match self.monitor.try_lock() {
             Ok(guard) => Ok(guard),
             Err(TryLockError::Poisoned(error)) => Ok(error.into_inner()),
@@ -130,7 +131,7 @@ fn closed() -> PyErr {
     PyValueError::new_err("the monitor is closed")
 }
 
-/// When a timeout ends; `None` for what is too far away to end.
+/// Return the deadline of a timeout; `None` if it is too far away to represent.
 fn deadline(timeout: f64) -> PyResult<Option<Instant>> {
     if timeout.is_nan() {
         return Err(PyValueError::new_err("the timeout is not a number"));
@@ -139,8 +140,8 @@ fn deadline(timeout: f64) -> PyResult<Option<Instant>> {
     Ok(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
 }
 
-fn list<'py>(py: Python<'py>, batch: &Batch) -> PyResult<Bound<'py, PyList>> {
-    // Most of them have the same sender as the one before.
+fn list<'py>(py: Python<'py>, events: &Events) -> PyResult<Bound<'py, PyList>> {
+    // Most messages have the sender of the message before.
     let mut last = (None, py.None().into_bound(py));
     let mut object = |sender: Option<i32>| {
         if sender != last.0 {
@@ -148,12 +149,13 @@ fn list<'py>(py: Python<'py>, batch: &Batch) -> PyResult<Bound<'py, PyList>> {
         }
         Ok::<_, PyErr>(last.1.clone())
     };
-    let events = batch.events.iter().map(|event| match event {
-        Event::Message { payload, sender } => {
-            messages::received(py, &batch.bytes[payload.clone()], &object(*sender)?)
-        }
-        Event::Corrupt { fault, sender } => messages::corrupt(py, fault, &object(*sender)?),
-        Event::Exited { key, pid, code } => messages::exited(py, key, *pid, *code),
+    let bytes = &events.received.bytes;
+    let messages = events.received.messages.iter();
+    let received = messages.map(|Message { sender, payload }| match payload {
+        Ok(payload) => messages::received(py, &bytes[payload.clone()], &object(*sender)?),
+        Err(fault) => messages::corrupt(py, fault, &object(*sender)?),
     });
-    PyList::new(py, events.collect::<PyResult<Vec<_>>>()?)
+    let exits = events.exits.iter();
+    let exited = exits.map(|Exit { key, pid, code }| messages::exited(py, key, *pid, *code));
+    PyList::new(py, received.chain(exited).collect::<PyResult<Vec<_>>>()?)
 }

@@ -1,4 +1,4 @@
-//! The class `Lifeline`.
+//! The class `ParentWatch`.
 
 use std::os::fd::RawFd;
 use std::time::Duration;
@@ -7,34 +7,34 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::{lent, os_error};
-use crate::parent_watch as lifeline;
+use crate::parent_watch;
 
-/// Ends this process when its main process is gone; the stub documents it.
-#[pyclass(module = "worker._native", frozen)]
-pub struct Lifeline(lifeline::Lifeline);
+/// Ends this process when its main process exits; the stub documents it.
+#[pyclass(module = "worker._native", frozen, name = "Lifeline")]
+pub struct ParentWatch(parent_watch::ParentWatch);
 
 #[pymethods]
-impl Lifeline {
+impl ParentWatch {
     #[new]
     fn new(py: Python<'_>, watch: RawFd, grace: f64) -> PyResult<Self> {
-        let own = lent(watch)
+        let parent = lent(watch)
             .map_err(std::io::Error::from)
             .and_then(|fd| fd.try_clone_to_owned())
             .map_err(|error| os_error(py, &error))?;
         let grace = seconds(grace)?;
-        lifeline::Lifeline::hold(own, grace)
+        parent_watch::ParentWatch::start(parent, grace)
             .map(Self)
             .map_err(|error| os_error(py, &error))
     }
 
-    /// This process has begun to leave.
+    /// Note that this process has begun to stop.
     fn let_go(&self) {
-        self.0.let_go();
+        self.0.stop_begun();
     }
 
-    /// The handlers for a stop are in place.
+    /// Note that the signal handlers are installed.
     fn stoppable(&self) {
-        self.0.stoppable();
+        self.0.handlers_installed();
     }
 }
 
