@@ -9,7 +9,8 @@ use rustix::io::{Errno, Result};
 pub enum ExitWatch {
     /// A pidfd, opened here.
     Pidfd(OwnedFd),
-    /// The caller's sentinel. It is not duplicated, because it must also serve when no descriptor can be opened.
+    /// The caller's sentinel. It is not duplicated, because it must also serve when no descriptor can be
+    /// opened.
     Sentinel(RawFd),
     /// No descriptor: the process had exited before the watch began.
     Exited,
@@ -38,8 +39,8 @@ impl ExitWatch {
         }
     }
 
-    /// Return the exit status, or the negative number of the signal that killed the process; `None` if this process
-    /// may not know.
+    /// Return the exit status, or the negative number of the signal that killed the process; `None` if this
+    /// process may not know.
     #[cfg(target_os = "linux")]
     pub fn exit_code(&self) -> Option<i32> {
         use rustix::process::{WaitId, WaitIdOptions, waitid};

@@ -1,8 +1,9 @@
-//! One wait for messages of the control channel, exits of processes and wakeups, against an absolute deadline.
+//! One wait for messages of the control channel, exits of processes and wakeups, against an absolute
+//! deadline.
 //!
-//! The [`Monitor`] composes a [`Receiver`], one [`ExitWatch`] per process, and descriptors that wake it. All of them
-//! are polled at once. It then yields [`Events`]: messages first, so that a message always precedes the exit of its
-//! sender.
+//! The [`Monitor`] composes a [`Receiver`], one [`ExitWatch`] per process, and descriptors that wake it. All
+//! of them are polled at once. It then yields [`Events`]: messages first, so that a message always precedes
+//! the exit of its sender.
 
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -22,7 +23,8 @@ pub struct Exit {
     pub key: Vec<u8>,
     /// Its pid.
     pub pid: i32,
-    /// Its exit status, or the negative number of the signal that killed it; `None` if this process may not know.
+    /// Its exit status, or the negative number of the signal that killed it; `None` if this process may not
+    /// know.
     pub code: Option<i32>,
 }
 
@@ -134,8 +136,8 @@ impl Monitor {
         Ok((monitor, Waker(waker)))
     }
 
-    /// Watch a process. Where no pidfd can be opened, `sentinel` stands in: a descriptor that becomes readable when
-    /// the process exits.
+    /// Watch a process. Where no pidfd can be opened, `sentinel` stands in: a descriptor that becomes
+    /// readable when the process exits.
     ///
     /// # Safety
     /// `sentinel` must stay open until the exit was reported or the watch has ended.
@@ -166,9 +168,9 @@ impl Monitor {
         found.is_some()
     }
 
-    /// Wait once, until `deadline`, or without limit if it is `None`. Return whether the wait is over: by events,
-    /// which [`Self::take_events`] yields, by a wakeup, or by the deadline. If not, the caller handles signals and
-    /// waits again.
+    /// Wait once, until `deadline`, or without limit if it is `None`. Return whether the wait is over: by
+    /// events, which [`Self::take_events`] yields, by a wakeup, or by the deadline. If not, the caller
+    /// handles signals and waits again.
     ///
     /// If `messages` is `false`, only messages of exited processes are received.
     pub fn wait(&mut self, deadline: Option<Instant>, messages: bool) -> Result<bool> {

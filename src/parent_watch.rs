@@ -32,8 +32,8 @@ pub struct ParentWatch {
 impl ParentWatch {
     /// Start a thread that waits until `parent` is readable, as a pidfd is after the exit of its process.
     ///
-    /// The thread then interrupts this process, once. After `grace` it kills this process, and its process group if
-    /// it leads its session. The thread has the signal mask of the calling thread.
+    /// The thread then interrupts this process, once. After `grace` it kills this process, and its process
+    /// group if it leads its session. The thread has the signal mask of the calling thread.
     pub fn start(parent: OwnedFd, grace: Duration) -> io::Result<Self> {
         let state = Arc::new(AtomicU8::new(0));
         let shared = Arc::clone(&state);
@@ -55,8 +55,8 @@ impl ParentWatch {
         self.state.fetch_or(STOP_BEGUN, SeqCst);
     }
 
-    /// Note that the signal handlers are installed. A SIGINT that came before may have been lost: if one was sent and
-    /// no stop has begun, send it once more.
+    /// Note that the signal handlers are installed. A SIGINT that came before may have been lost: if one was
+    /// sent and no stop has begun, send it once more.
     pub fn handlers_installed(&self) {
         if self.state.fetch_or(HANDLERS_INSTALLED, SeqCst) == INTERRUPTED {
             interrupt();

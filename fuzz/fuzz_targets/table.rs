@@ -1,7 +1,7 @@
 //! A table in memory that something else has written to: whatever is done with it ends, in order.
 //!
-//! The input is a byte that says whether there was a table before, then words to be overwritten: two bytes that say
-//! which, one how, and eight of the new word.
+//! The input is a byte that says whether there was a table before, then words to be overwritten: two bytes
+//! that say which, one how, and eight of the new word.
 #![no_main]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,7 +1,7 @@
 //! The grammar of the control channel: from a text to a command.
 //!
-//! A text is the UTF-8 of a Python string, lone surrogates included, and therefore a slice of bytes. The parser looks
-//! only for ASCII and for white space in the sense of `str.strip`.
+//! A text is the UTF-8 of a Python string, lone surrogates included, and therefore a slice of bytes. The
+//! parser looks only for ASCII and for white space in the sense of `str.strip`.
 
 const SCALE: &[u8] = b"__SCALE__";
 const ALL_PROCESSES: &[u8] = b"__ALL_PROCESSES__";

@@ -1,8 +1,8 @@
 //! The framing of `multiprocessing.connection`: bytes in, whole payloads out.
 //!
-//! A frame is a size, a big-endian `i32`, and a payload. A size of -1 is followed by the real one, a big-endian
-//! `u64`. An impossible size is a fault. The framer is then out of sync, and searches for the next place where the
-//! frame of a pickle may begin. It inspects each byte once, in chunks of any size.
+//! A frame is a size, a big-endian `i32`, and a payload. A size of -1 is followed by the real one, a
+//! big-endian `u64`. An impossible size is a fault. The framer is then out of sync, and searches for the next
+//! place where the frame of a pickle may begin. It inspects each byte once, in chunks of any size.
 
 /// The largest payload that is accepted by default, in bytes.
 pub const LIMIT: usize = 16 * 1024 * 1024;
@@ -75,7 +75,8 @@ impl Framer {
         });
     }
 
-    /// Do the same until `out` returns `true`, which this then returns. The rest of the bytes comes first next time.
+    /// Do the same until `out` returns `true`, which this then returns. The rest of the bytes comes first
+    /// next time.
     pub fn feed_some(&mut self, chunk: &[u8], mut out: impl FnMut(Item<'_>) -> bool) -> bool {
         let skipped = chunk.len().min(self.skip);
         self.skip -= skipped;
@@ -95,7 +96,8 @@ impl Framer {
         cut.enough
     }
 
-    /// Drop the unfinished frame of a sender that has exited. Bytes dropped while out of sync were reported already.
+    /// Drop the unfinished frame of a sender that has exited. Bytes dropped while out of sync were reported
+    /// already.
     pub fn abandon(&mut self) -> Option<Fault> {
         self.skip = 0;
         let out_of_sync = std::mem::take(&mut self.out_of_sync);

@@ -1,6 +1,7 @@
 //! Recognises the most frequent pickles, `None` and `str`, and those that run no code, in protocols 2 to 5.
 //!
-//! Nothing is executed here. A payload that differs from such a pickle in any byte is left to Python's `pickle`.
+//! Nothing is executed here. A payload that differs from such a pickle in any byte is left to Python's
+//! `pickle`.
 
 const FRAME: u8 = 0x95;
 const NONE: u8 = b'N';
@@ -46,8 +47,8 @@ pub fn recognise(payload: &[u8]) -> Option<Value<'_>> {
     }
 }
 
-/// Return whether `payload` pickles exactly one `None`, `bool`, `int`, `float`, `str` or `bytes`. To unpickle it runs
-/// no code of a user.
+/// Return whether `payload` pickles exactly one `None`, `bool`, `int`, `float`, `str` or `bytes`. To unpickle
+/// it runs no code of a user.
 pub fn is_plain(payload: &[u8]) -> bool {
     let [0x80, 2..=5, body @ ..] = payload else {
         return false;

@@ -1,4 +1,5 @@
-//! The receiving end of the control channel. Each read returns bytes and, where the kernel names it, their sender.
+//! The receiving end of the control channel. Each read returns bytes and, where the kernel names it, their
+//! sender.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -8,8 +9,8 @@ use rustix::io::{Errno, Result, retry_on_intr};
 /// The receiving end of the control channel.
 #[derive(Debug)]
 pub enum Pipe {
-    /// A Unix stream socket that passes credentials. No read mixes the bytes of two senders, and each read names
-    /// its sender.
+    /// A Unix stream socket that passes credentials. No read mixes the bytes of two senders, and each read
+    /// names its sender.
     #[cfg(target_os = "linux")]
     Socket(OwnedFd),
     /// Any other descriptor that can be polled and read: one stream, its senders unknown.
@@ -33,7 +34,8 @@ impl Pipe {
             #[cfg(target_os = "linux")]
             Self::Socket(fd) => retry_on_intr(|| credentials::receive(fd.as_fd(), buffer)),
             Self::Stream(fd) => {
-                // O_NONBLOCK would hold for every process that shares the pipe. Leave it alone, and poll first.
+                // O_NONBLOCK would hold for every process that shares the pipe. Leave it alone, and poll
+                // first.
                 let mut fds = [PollFd::new(fd, PollFlags::IN)];
                 if retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))? == 0 {
                     return Err(Errno::AGAIN);
@@ -74,8 +76,8 @@ fn is_unix_stream(fd: &OwnedFd) -> Result<bool> {
 
 #[cfg(target_os = "linux")]
 mod credentials {
-    //! `recvmsg` by hand. rustix takes a pid of 0 for impossible, but the kernel reports 0 for a sender without a
-    //! pid in this namespace, and for bytes written before the option was set.
+    //! `recvmsg` by hand. rustix takes a pid of 0 for impossible, but the kernel reports 0 for a sender
+    //! without a pid in this namespace, and for bytes written before the option was set.
 
     use std::mem::{offset_of, size_of, size_of_val, zeroed};
     use std::os::fd::{AsRawFd, BorrowedFd};
@@ -104,8 +106,8 @@ mod credentials {
         message.msg_control = ptr::from_mut(&mut control).cast();
         message.msg_controllen = size_of_val(&control) as _;
         let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-        // SAFETY: the message points to `buffer` and `control` with their exact sizes. Both outlive the call, which
-        // keeps no pointer to them.
+        // SAFETY: the message points to `buffer` and `control` with their exact sizes. Both outlive the call,
+        // which keeps no pointer to them.
         let size = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) };
         let Ok(size) = usize::try_from(size) else {
             let error = std::io::Error::last_os_error();

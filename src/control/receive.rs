@@ -11,8 +11,8 @@ use super::pipe::Pipe;
 
 /// The bytes of one read, unless a larger message is unfinished: some hundreds of messages.
 const READ: usize = 16 * 1024;
-/// The most bytes that one [`Receiver::receive`] takes, and the number of messages at which it stops. A flood of
-/// messages delays the other events of a wait by no more than that.
+/// The most bytes that one [`Receiver::receive`] takes, and the number of messages at which it stops. A flood
+/// of messages delays the other events of a wait by no more than that.
 const MAX_BYTES: usize = 128 * 1024;
 const ENOUGH: usize = 250;
 
@@ -21,8 +21,8 @@ const ENOUGH: usize = 250;
 pub struct Message {
     /// The pid of the sender, if the kernel names it.
     pub sender: Option<i32>,
-    /// The place of the payload in [`Batch::bytes`]; or the bytes that were dropped. The end of the channel is a
-    /// fault without a sender.
+    /// The place of the payload in [`Batch::bytes`]; or the bytes that were dropped. The end of the channel
+    /// is a fault without a sender.
     pub payload: std::result::Result<Range<usize>, Fault>,
 }
 
@@ -45,8 +45,8 @@ pub struct Receiver {
     pipe: Option<Pipe>,
     framers: Framers,
     buffer: Box<[u8]>,
-    /// Chunks that were read but not cut into messages, with their sender. The first bytes of the first chunk may be
-    /// in the framer already.
+    /// Chunks that were read but not cut into messages, with their sender. The first bytes of the first chunk
+    /// may be in the framer already.
     stash: VecDeque<(Vec<u8>, Option<i32>)>,
     /// The reason for the end of the channel, until it is reported.
     end: Option<String>,
@@ -96,8 +96,8 @@ impl Receiver {
         self.framers.iter().filter_map(|(sender, _)| *sender)
     }
 
-    /// Move all bytes in the channel to the stash. After that, no bytes of a process that has exited are in the
-    /// channel, and messages of other processes cannot delay the report of its exit.
+    /// Move all bytes in the channel to the stash. After that, no bytes of a process that has exited are in
+    /// the channel, and messages of other processes cannot delay the report of its exit.
     pub fn stash(&mut self) {
         let queued = self.pipe.as_ref().map(Pipe::queued);
         let mut left = queued.and_then(Result::ok).unwrap_or_default();
@@ -110,7 +110,8 @@ impl Receiver {
         }
     }
 
-    /// Cut the stash into messages, then read the channel if it is `readable`, until there is enough for one wait.
+    /// Cut the stash into messages, then read the channel if it is `readable`, until there is enough for one
+    /// wait.
     pub fn receive(&mut self, readable: bool) {
         let mut budget = MAX_BYTES;
         while budget > 0 && self.batch.messages.len() < ENOUGH {

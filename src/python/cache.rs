@@ -1,7 +1,7 @@
 //! What was read of the table, so that what has not changed is neither read nor unpickled again.
 //!
-//! Nothing here runs code of Python's that could come back: values wait as bytes until somebody unpickles them
-//! outside, and tells what came of it.
+//! Nothing here runs code of Python's that could come back: values wait as bytes until somebody unpickles
+//! them outside, and tells what came of it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;

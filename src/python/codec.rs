@@ -171,7 +171,8 @@ pub fn loads<'py>(py: Python<'py>, kept: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     loads.bind(py).call1((PyBytes::new(py, kept),))
 }
 
-/// Whether to make the value of its bytes takes no code but Python's own: it is a number, a text, bytes, or a time.
+/// Whether to make the value of its bytes takes no code but Python's own: it is a number, a text, bytes, or a
+/// time.
 pub fn is_plain(kept: &[u8]) -> bool {
     kept.starts_with(TIME) || pickle::is_plain(kept)
 }

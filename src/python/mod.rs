@@ -79,7 +79,7 @@ fn lent<'a>(fd: RawFd) -> Result<BorrowedFd<'a>, Errno> {
     if fd < 0 {
         return Err(Errno::BADF);
     }
-    // SAFETY: it is not -1, and it is only duplicated or mapped, at once, which the kernel refuses if the number
-    // is not open.
+    // SAFETY: it is not -1, and it is only duplicated or mapped, at once, which the kernel refuses if the
+    // number is not open.
     Ok(unsafe { BorrowedFd::borrow_raw(fd) })
 }

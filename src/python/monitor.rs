@@ -49,8 +49,8 @@ impl Monitor {
         let mut monitor = self.exclusive()?;
         let monitor = monitor.as_mut().ok_or_else(closed)?;
         let key_bytes = messages::encode(key)?;
-        // SAFETY: the stub requires the caller to keep the sentinel open. If it is closed, another file is polled,
-        // or none, which counts as an exit.
+        // SAFETY: the stub requires the caller to keep the sentinel open. If it is closed, another file is
+        // polled, or none, which counts as an exit.
         let watched = unsafe { monitor.watch(&key_bytes, pid, sentinel) };
         watched.map_err(|error| match error {
             WatchError::Duplicate => match key.repr() {

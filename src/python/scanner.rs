@@ -1,4 +1,4 @@
-//! `Scanner`.
+//! The class `Scanner`.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -14,24 +14,24 @@ use pyo3::types::{PyDict, PyFloat, PyList, PyString};
 use pyo3::{ffi, intern};
 use rustix::fs::{AtFlags, CWD, statat};
 
-use crate::scan::ignore::Ignored;
+use crate::scan::ignore::IgnoreRules;
 use crate::scan::modules::Modules;
-use crate::scan::scanner as scan;
+use crate::scan::scanner;
 
 const SETTLE: &str = "settle has to be a number of seconds from 0 on";
 const SINCE: &str = "since has to be a time, seconds from 1970 on";
-/// What is passed over where nothing else is said.
+/// The pattern of excluded paths, by default.
 const IGNORED: &str = "(^|/)__pycache__/?$";
-/// How many objects are made in a row: less than a millisecond's work.
+/// The number of objects created in one go: less than a millisecond of work.
 const SLICE: usize = 1_000;
-/// Long enough for another thread to wake up.
+/// A pause long enough for another thread to take the GIL.
 const PAUSE: Duration = Duration::from_micros(50);
 
-/// What has changed among files, and which files modules come from.
+/// Finds changes of files, and the files of modules; the stub documents it.
 #[pyclass(frozen, module = "worker._native")]
 pub struct Scanner {
-    /// Locked for as long as a sweep lasts, so never waited for.
-    scanner: Mutex<scan::Scanner>,
+    /// A scan holds the lock for its whole length, so no call blocks on it.
+    scanner: Mutex<scanner::Scanner>,
     modules: Mutex<Modules>,
 }
 
@@ -57,25 +57,25 @@ impl Scanner {
             }
             Some(Err(_)) => return Err(PyValueError::new_err(SINCE)),
         };
-        let ignored = ignored.unwrap_or_else(|| vec![(IGNORED.to_owned(), true)]);
-        let ignored = Ignored::new(&ignored)
+        let rules = ignored.unwrap_or_else(|| vec![(IGNORED.to_owned(), true)]);
+        let rules = IgnoreRules::new(&rules)
             .map_err(|error| PyValueError::new_err(format!("no regular expression: {error}")))?;
-        let scanner = scan::Scanner::new(paths(roots)?, ignored, settle, since);
+        let scanner = scanner::Scanner::new(paths(roots)?, rules, settle, since);
         Ok(Self {
             scanner: Mutex::new(scanner),
             modules: Mutex::new(Modules::new(settle)),
         })
     }
 
-    /// Look at these files as well from now on.
+    /// Watch these files, too.
     fn watch(&self, py: Python<'_>, files: &Bound<'_, PyAny>) -> PyResult<()> {
         let files = paths(files)?;
-        let scanner = &mut *self.alone()?;
+        let scanner = &mut *self.exclusive()?;
         py.detach(|| scanner.watch(files.iter().map(Vec::as_slice)));
         Ok(())
     }
 
-    /// Look at everything, or at what hints point at; return what has changed.
+    /// Scan everything, or the directories of some paths; return the changed paths.
     #[pyo3(signature = (hints = None))]
     fn scan<'py>(
         &self,
@@ -83,34 +83,34 @@ impl Scanner {
         hints: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let hints = hints.map(paths).transpose()?;
-        let scanner = &mut *self.alone()?;
+        let scanner = &mut *self.exclusive()?;
         let changed = py.detach(|| scanner.scan(hints.as_deref()));
         let list = PyList::empty(py);
         for slice in changed.chunks(SLICE) {
             for path in slice {
                 list.append(decoded(py, path)?)?;
             }
-            // Who waits for the interpreter gets it now; to let go of it for a moment only would not do.
+            // Give the GIL to waiting threads. Releasing it without a pause would give it to none of them.
             py.detach(|| thread::sleep(PAUSE));
         }
-        // It takes its time to let go of them all.
+        // Freeing many paths takes long enough to be done without the GIL.
         py.detach(|| drop(changed));
         Ok(list)
     }
 
     /// Return the directories that are walked.
     fn folders<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        listed(py, self.alone()?.folders())
+        listed(py, self.exclusive()?.folders())
     }
 
-    /// Return the links in them.
+    /// Return the links in the directories that are walked.
     fn links<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let scanner = &*self.alone()?;
+        let scanner = &*self.exclusive()?;
         let links: Vec<_> = py.detach(|| scanner.links().collect());
         listed(py, links)
     }
 
-    /// Return the files that modules come from.
+    /// Return the files of modules.
     fn module_files<'py>(&self, modules: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = modules.py();
         let mut own = Vec::new();
@@ -144,13 +144,13 @@ impl Scanner {
         Ok(list)
     }
 
-    /// Tell whether a file is newer than `mtimes` has it.
+    /// Return whether a file is newer than its time in `mtimes`.
     #[staticmethod]
     fn check_file(filename: &Bound<'_, PyAny>, mtimes: &Bound<'_, PyAny>) -> PyResult<bool> {
         let py = filename.py();
         let mtime = match mtime(filename) {
             Some(mtime) => PyFloat::new(py, mtime).into_any(),
-            // What is no path, or has no file, is for Python to judge.
+            // Python handles, or refuses, anything that is no path of a file.
             None => py
                 .import(intern!(py, "os"))?
                 .call_method1(intern!(py, "stat"), (filename,))?
@@ -173,7 +173,7 @@ impl Scanner {
 }
 
 impl Scanner {
-    fn alone(&self) -> PyResult<MutexGuard<'_, scan::Scanner>> {
+    fn exclusive(&self) -> PyResult<MutexGuard<'_, scanner::Scanner>> {
         match self.scanner.try_lock() {
             Ok(guard) => Ok(guard),
             Err(TryLockError::Poisoned(error)) => Ok(PoisonError::into_inner(error)),
@@ -196,17 +196,17 @@ fn paths(paths: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
     paths.try_iter()?.map(path).collect()
 }
 
-/// The `__file__` of a module, if it has one that is a `str`.
+/// Return the `__file__` of a module, if it is a `str`.
 fn own_path<'py>(module: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyString>>> {
     match module.getattr(intern!(module.py(), "__file__")) {
         Ok(path) => Ok(path.cast_into().ok()),
-        // What stands in for a module may raise anything when it is asked.
+        // An object in place of a module may raise any error.
         Err(error) if error.is_instance_of::<PyException>(module.py()) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Paths as Python has them.
+/// Return paths as a list of `str`.
 fn listed<P: AsRef<[u8]>>(
     py: Python<'_>,
     paths: impl IntoIterator<Item = P>,
@@ -218,7 +218,7 @@ fn listed<P: AsRef<[u8]>>(
     Ok(list)
 }
 
-/// A path as Python has it.
+/// Return a path as a `str`, as `os.fsdecode` does.
 fn decoded<'py>(py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let size = ffi::Py_ssize_t::try_from(path.len())?;
     // SAFETY: the bytes outlive the call, which copies them into a new str, or returns null and an
@@ -229,7 +229,7 @@ fn decoded<'py>(py: Python<'py>, path: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
-/// A path that the system can have: this one, or its first parent that is one.
+/// Return this path, or its first parent that can be encoded for the system.
 fn possible(mut path: Bound<'_, PyString>) -> PyResult<Bound<'_, PyString>> {
     while as_bytes(&path).is_err() {
         let os_path = path.py().import("os.path")?;
@@ -238,16 +238,16 @@ fn possible(mut path: Bound<'_, PyString>) -> PyResult<Bound<'_, PyString>> {
     Ok(path)
 }
 
-/// How the system has a path.
+/// Return a path as bytes, as `os.fsencode` does.
 fn as_bytes<'a>(path: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
     match path.to_str() {
-        // ASCII is the same in every encoding that a file system may have.
+        // ASCII is the same in every file system encoding.
         Ok(text) if text.is_ascii() => Ok(Cow::Borrowed(text.as_bytes())),
         _ => Ok(Cow::Owned(path.extract::<OsString>()?.into_vec())),
     }
 }
 
-/// When a file was modified, as `os.stat` has it; `None` if that cannot be told so simply.
+/// Return the `st_mtime` of a file as `os.stat` computes it; `None` if the path needs Python's own `os.stat`.
 fn mtime(filename: &Bound<'_, PyAny>) -> Option<f64> {
     let path: PathBuf = filename.extract().ok()?;
     let about = filename

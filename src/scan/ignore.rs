@@ -1,34 +1,34 @@
-//! Which paths are passed over: rules, of which the last that fits a path decides.
+//! The rules for paths that are not watched. Of the rules that match a path, the last one decides.
 
 use std::borrow::Cow;
 
 use regex::RegexSet;
 
-/// Rules for the paths below some directory.
+/// Rules for the paths below a directory.
 #[derive(Debug, Default)]
-pub struct Ignored {
+pub struct IgnoreRules {
     patterns: RegexSet,
-    verdicts: Vec<bool>,
+    excludes: Vec<bool>,
 }
 
-impl Ignored {
-    /// Regular expressions, each with whether the paths that it fits are passed over.
+impl IgnoreRules {
+    /// Compile the rules: each is a regular expression, and whether a path that it matches is excluded.
     pub fn new(rules: &[(String, bool)]) -> Result<Self, regex::Error> {
         Ok(Self {
             patterns: RegexSet::new(rules.iter().map(|(pattern, _)| pattern))?,
-            verdicts: rules.iter().map(|(_, verdict)| *verdict).collect(),
+            excludes: rules.iter().map(|(_, excludes)| *excludes).collect(),
         })
     }
 
-    /// Whether `path` is passed over; a directory's ends with a slash.
-    pub fn has(&self, path: &[u8]) -> bool {
+    /// Return whether `path` is excluded. The path of a directory ends with a slash.
+    pub fn matches(&self, path: &[u8]) -> bool {
         let mut text = String::from_utf8_lossy(path);
         if text.contains('\n') {
-            // No part of a name ends it.
+            // `.` matches no newline, but a newline is an ordinary byte of a name.
             text = Cow::Owned(text.replace('\n', "\u{fffd}"));
         }
         let last = self.patterns.matches(&text).into_iter().next_back();
-        last.is_some_and(|rule| self.verdicts[rule])
+        last.is_some_and(|rule| self.excludes[rule])
     }
 }
 
@@ -37,23 +37,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_rule_that_fits_decides() {
+    fn the_last_matching_rule_decides() {
         let rules = [
             (r"\.log$", true),
             ("^keep/", false),
             (r"^keep/x\.log$", true),
         ];
         let rules = rules.map(|(pattern, verdict)| (pattern.to_owned(), verdict));
-        let ignored = Ignored::new(&rules).unwrap_or_default();
-        for (path, passed_over) in [
+        let rules = IgnoreRules::new(&rules).unwrap_or_default();
+        for (path, excluded) in [
             ("a.py", false),
             ("a.log", true),
             ("keep/a.log", false),
             ("keep/x.log", true),
         ] {
-            assert_eq!(ignored.has(path.as_bytes()), passed_over, "{path}");
+            assert_eq!(rules.matches(path.as_bytes()), excluded, "{path}");
         }
-        assert!(ignored.has(b"\xff.log"));
-        assert!(Ignored::new(&[("(".to_owned(), true)]).is_err());
+        assert!(rules.matches(b"\xff.log"));
+        assert!(IgnoreRules::new(&[("(".to_owned(), true)]).is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! Which files the modules of a program come from.
+//! Finds the files of the modules of a program.
 //!
-//! What a module says of itself need not be a file: a module in an archive counts as the archive. A
-//! file that was seen in a directory is there, and a file, for as long as that directory has not
-//! changed: only the directory is looked at then, and there are ten times fewer of them.
+//! The path of a module need not be a file: a module in an archive counts as the archive. A file that was
+//! seen in a directory still exists while that directory is unchanged. Only the directory is inspected then;
+//! there are about ten times fewer directories than files.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,23 +13,23 @@ use rustix::fs::{AtFlags, CWD, FileType, statat};
 use crate::scan::parallel;
 use crate::scan::walk::{self, Identity, Time};
 
-/// What is known of the files that modules come from.
+/// A cache of the files of modules, by directory.
 #[derive(Debug)]
 pub struct Modules {
     settle: Duration,
-    folders: HashMap<Vec<u8>, Known>,
+    folders: HashMap<Vec<u8>, CachedFolder>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct CachedFolder {
     state: Option<(Identity, Time)>,
     settled: bool,
-    /// Names of regular files that are no links.
+    /// The names of regular files that are not links.
     files: HashSet<Vec<u8>>,
 }
 
 impl Modules {
-    /// `settle` is how long after its last change a directory may yet change unnoticed.
+    /// Create an empty cache. For `settle` after its last change, a directory may change again unnoticed.
     pub fn new(settle: Duration) -> Self {
         Self {
             settle,
@@ -37,8 +37,8 @@ impl Modules {
         }
     }
 
-    /// Find the files of all `paths` as they are now: each path itself if it is one, else the
-    /// nearest of its parents that is.
+    /// Find the present file of each of `paths`: the path itself if it is a file, else its nearest parent
+    /// that is one.
     pub fn files<'a>(&mut self, paths: &[&'a [u8]]) -> Vec<Option<&'a [u8]>> {
         let mut together: HashMap<&[u8], Vec<(usize, &[u8])>> = HashMap::new();
         for (number, path) in paths.iter().enumerate() {
@@ -46,22 +46,23 @@ impl Modules {
             together.entry(folder).or_default().push((number, path));
         }
         let mut unknown = 0;
-        // What no module comes from any more is forgotten.
+        // A directory without modules is dropped from the cache.
         let mut before = std::mem::take(&mut self.folders);
-        let known = together.into_iter().map(|(folder, sought)| {
+        let folders = together.into_iter().map(|(folder, sought)| {
             let known = before.remove_entry(folder);
-            let (folder, known) = known.unwrap_or_else(|| (folder.to_vec(), Known::default()));
+            let (folder, known) =
+                known.unwrap_or_else(|| (folder.to_vec(), CachedFolder::default()));
             unknown += sought.len().saturating_sub(known.files.len());
             (folder, known, sought)
         });
-        let known: Vec<_> = known.collect();
-        let looked = parallel::each(known, unknown, |(folder, mut known, sought)| {
+        let folders: Vec<_> = folders.collect();
+        let inspected = parallel::map(folders, unknown, |(folder, mut known, sought)| {
             known.check(&folder, self.settle);
             let found = known.find(&folder, &sought);
             (folder, known, found)
         });
         let mut files = vec![None; paths.len()];
-        for (folder, known, found) in looked {
+        for (folder, known, found) in inspected {
             self.folders.insert(folder, known);
             for (number, file) in found {
                 files[number] = file;
@@ -71,7 +72,7 @@ impl Modules {
     }
 }
 
-impl Known {
+impl CachedFolder {
     fn check(&mut self, folder: &[u8], settle: Duration) {
         let now = SystemTime::now();
         let about = statat(CWD, walk::or_here(folder), AtFlags::empty()).ok();
@@ -123,7 +124,7 @@ impl Known {
     }
 }
 
-/// The nearest parent of a path that is a file.
+/// Return the nearest parent of a path that is a file.
 fn above(mut path: &[u8]) -> Option<&[u8]> {
     loop {
         let parent = parent(path);
@@ -146,7 +147,7 @@ fn kind(folder: BorrowedFd<'_>, path: &[u8], flags: AtFlags) -> Option<FileType>
     Some(FileType::from_raw_mode(about.st_mode))
 }
 
-/// As `os.path.dirname` has it.
+/// Return the parent of a path as `os.path.dirname` does.
 fn parent(path: &[u8]) -> &[u8] {
     let (head, _) = walk::split(path);
     let end = head.iter().rposition(|&byte| byte != b'/');

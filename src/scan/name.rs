@@ -1,17 +1,18 @@
-//! The name of an entry in a directory, without an allocation of its own if it is short.
+//! The name of a directory entry. A short name needs no allocation of its own.
 
 use std::ffi::CStr;
 use std::ops::Deref;
 
-/// How long a short name may be, with the zero that ends it: what makes it no larger than a long one.
+/// The size of a short name with its terminating zero. With this size a short name is no larger than a long
+/// one.
 const SHORT: usize = 23;
 
-/// A name, as the system takes it.
+/// A name in the form of a system call.
 #[derive(Debug)]
 pub enum Name {
-    /// With zeros behind it.
+    /// A name padded with zeros.
     Short([u8; SHORT]),
-    /// By itself.
+    /// A name in an allocation of its own.
     Long(Box<CStr>),
 }
 
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_stays_what_it_is() {
+    fn a_name_is_preserved_at_every_length() {
         for length in 0..2 * SHORT {
             let bytes = [vec![b'x'; length], vec![0]].concat();
             let name = CStr::from_bytes_with_nul(&bytes).unwrap_or_default();

@@ -1,19 +1,19 @@
-//! Work that several threads share where that pays.
+//! Spreads work over threads where that is faster.
 
 use std::num::NonZero;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// From how many files on a second thread pays for itself.
-const SHARED: usize = 1_000;
-/// As many threads as look at one disk at the same time, at most.
-const THREADS: usize = 4;
-/// How many items a thread takes at once.
+/// The number of files from which one more thread pays for itself.
+const FILES_PER_THREAD: usize = 1_000;
+/// The most threads that use one disk at the same time.
+const MAX_THREADS: usize = 4;
+/// The number of items that a thread takes at once.
 const PORTION: usize = 8;
 
-/// Do something with each item; the results have the order of the items. `files` says how many files are
-/// looked at for all of them.
-pub fn each<T: Send, R: Send>(items: Vec<T>, files: usize, act: impl Fn(T) -> R + Sync) -> Vec<R> {
+/// Apply `act` to each item; the results have the order of the items. `files` is the number of files that are
+/// inspected for all items together.
+pub fn map<T: Send, R: Send>(items: Vec<T>, files: usize, act: impl Fn(T) -> R + Sync) -> Vec<R> {
     let queue = Mutex::new(items.into_iter().enumerate());
     let work = || {
         let mut done = Vec::new();
@@ -27,11 +27,11 @@ pub fn each<T: Send, R: Send>(items: Vec<T>, files: usize, act: impl Fn(T) -> R 
             done.extend(portion.into_iter().map(|(at, item)| (at, act(item))));
         }
     };
-    let helpers = match files / SHARED {
+    let helpers = match files / FILES_PER_THREAD {
         0 => 0,
-        shares => {
+        threads => {
             let processors = thread::available_parallelism().map_or(1, NonZero::get);
-            shares.min(processors.min(THREADS) - 1)
+            threads.min(processors.min(MAX_THREADS) - 1)
         }
     };
     let mut done = thread::scope(|scope| {

@@ -1,10 +1,9 @@
-//! What has changed among files: whole trees of directories, and single files.
+//! Finds changes in directory trees and in single files.
 //!
-//! The directories stand side by side, each for itself: one that is known is opened and its files are
-//! looked at by name; it is listed again only if its own time of change has moved. A directory that
-//! appears in its parent, or is reached by a link, is the next round's. None is walked twice, by
-//! whatever paths it may be reached, so a link cannot lead in circles. With hints where to look, it is
-//! the same sweep over fewer directories.
+//! Each directory is visited on its own. A known directory is opened and its files are inspected by name; it
+//! is listed again only if its time of change has moved. A directory that is new in its parent, or that a
+//! link leads to, is visited in the next round. No directory is walked twice, under any of its paths, so
+//! links cannot form an endless loop. A scan of given paths is the same over fewer directories.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::CString;
@@ -12,34 +11,34 @@ use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::scan::ignore::Ignored;
-use crate::scan::parallel;
-use crate::scan::walk::{self, Entry, Folder, Found, Identity, Look, Stamp, Time};
+use super::ignore::IgnoreRules;
+use super::parallel;
+use super::walk::{self, DirEntry, Findings, Folder, Identity, Stamp, Time, Walker};
 
-/// Files to look at, and what they were like at the last look.
+/// The watched files, as they were at the last scan.
 #[derive(Debug)]
 pub struct Scanner {
-    look: Look,
+    walker: Walker,
     folders: BTreeMap<Vec<u8>, Folder>,
-    /// Directories that are not walked, but may be next time: what is there is known by another path,
-    /// or was gone, or could not be listed.
-    waiting: BTreeSet<Vec<u8>>,
+    /// Directories that are tried again at the next scan: each was known by another path, did not exist or
+    /// could not be listed.
+    retries: BTreeSet<Vec<u8>>,
     /// Single files, by their directory.
-    files: BTreeMap<Vec<u8>, Vec<Entry>>,
-    /// Files that were recent when they were added.
+    files: BTreeMap<Vec<u8>, Vec<DirEntry>>,
+    /// Single files that were recent when they were added.
     recent: Vec<Vec<u8>>,
 }
 
-/// A directory that was looked at.
+/// A directory that was visited.
 struct Visit {
     path: Vec<u8>,
     folder: Option<Folder>,
-    found: Found,
+    found: Findings,
 }
 
-/// What one sweep has come to so far.
+/// The results of one scan so far.
 #[derive(Default)]
-struct Sweep {
+struct Scan {
     changed: Vec<Vec<u8>>,
     recent: Vec<Vec<u8>>,
     seen: HashSet<Option<Identity>>,
@@ -48,11 +47,11 @@ struct Sweep {
 }
 
 impl Scanner {
-    /// A scanner of all that is below `roots`, but for what is `ignored`. Of the first sweep it returns
-    /// what has changed since `since`.
+    /// Create a scanner of everything below `roots`, except for the paths that `rules` exclude. The first
+    /// scan returns the files that changed at or after `since`.
     pub fn new(
         roots: Vec<Vec<u8>>,
-        ignored: Ignored,
+        rules: IgnoreRules,
         settle: Duration,
         since: Option<Time>,
     ) -> Self {
@@ -63,24 +62,23 @@ impl Scanner {
             root
         };
         Self {
-            look: Look {
+            walker: Walker {
                 roots: roots.into_iter().map(slashed).collect(),
-                ignored,
+                rules,
                 since,
                 first: true,
                 settle,
             },
             folders: BTreeMap::new(),
-            waiting: BTreeSet::new(),
+            retries: BTreeSet::new(),
             files: BTreeMap::new(),
             recent: Vec::new(),
         }
     }
 
-    /// Look at these files as well from now on; what they are like at this moment is no change, unless
-    /// they are recent and nothing has been swept yet.
+    /// Watch these files, too. Their present state is no change; before the first scan, a recent file is one.
     pub fn watch<'a>(&mut self, paths: impl IntoIterator<Item = &'a [u8]>) {
-        let mut found = Found::default();
+        let mut found = Findings::default();
         for path in paths {
             let (folder, name) = walk::split(path);
             let Ok(name) = CString::new(name) else {
@@ -88,56 +86,61 @@ impl Scanner {
             };
             let entries = self.files.entry(folder.to_vec()).or_default();
             if let Err(at) = entries.binary_search_by(|entry| entry.name.cmp(&name)) {
-                let entry = Entry::of(name.as_c_str().into(), folder, self.look.since, &mut found);
+                let entry = DirEntry::of(
+                    name.as_c_str().into(),
+                    folder,
+                    self.walker.since,
+                    &mut found,
+                );
                 entries.insert(at, entry);
             }
         }
         self.recent.append(&mut found.recent);
     }
 
-    /// Look at what the hints point at, or at everything; return the paths of what came, went or was
-    /// changed since the last time, in the order of their bytes. The first time, all is looked at, and
-    /// what is recent is returned.
-    pub fn scan(&mut self, hints: Option<&[Vec<u8>]>) -> Vec<Vec<u8>> {
-        let mut sweep = Sweep::default();
-        let hints = hints.filter(|_| !self.look.first);
-        let known = match hints {
+    /// Scan the directories of these `paths`, or everything. Return the paths that were created, removed or
+    /// changed since the last scan, in the order of their bytes. The first scan inspects everything and
+    /// returns the recent files.
+    pub fn scan(&mut self, paths: Option<&[Vec<u8>]>) -> Vec<Vec<u8>> {
+        let mut scan = Scan::default();
+        let paths = paths.filter(|_| !self.walker.first);
+        let known = match paths {
             None => std::mem::take(&mut self.folders),
-            Some(hints) => {
-                let hinted = hinted(&self.folders, hints);
-                let taken = hinted.iter().map(|path| self.folders.remove_entry(path));
+            Some(paths) => {
+                let affected = affected(&self.folders, paths);
+                let taken = affected.iter().map(|path| self.folders.remove_entry(path));
                 taken.flatten().collect()
             }
         };
-        sweep.seen = self.folders.values().map(|known| known.identity).collect();
-        self.visit(known.into_iter().collect(), &mut sweep);
+        scan.seen = self.folders.values().map(|known| known.identity).collect();
+        self.visit(known.into_iter().collect(), &mut scan);
         let unknown = |root: &&Vec<u8>| !self.folders.contains_key(*root);
-        let roots: Vec<_> = self.look.roots.iter().filter(unknown).cloned().collect();
+        let roots: Vec<_> = self.walker.roots.iter().filter(unknown).cloned().collect();
         for path in roots {
-            self.try_again(path, &mut sweep);
+            self.retry(path, &mut scan);
         }
-        let mut candidates = std::mem::take(&mut self.waiting);
-        candidates.append(&mut sweep.links);
+        let mut candidates = std::mem::take(&mut self.retries);
+        candidates.append(&mut scan.links);
         while let Some(path) = candidates.pop_first() {
-            self.try_again(path, &mut sweep);
-            candidates.append(&mut sweep.links);
+            self.retry(path, &mut scan);
+            candidates.append(&mut scan.links);
         }
-        let mut files = self.look_at_files(hints);
-        if std::mem::take(&mut self.look.first) {
-            sweep.changed = sweep.recent;
+        let mut files = self.inspect_files(paths);
+        if std::mem::take(&mut self.walker.first) {
+            scan.changed = scan.recent;
             files = std::mem::take(&mut self.recent);
-            self.look.since = None;
+            self.walker.since = None;
         }
-        for marked in sweep.marked {
-            self.pass_over(&marked, &mut sweep.changed);
+        for marked in scan.marked {
+            self.exclude(&marked, &mut scan.changed);
         }
-        sweep.changed.append(&mut files);
-        sweep.changed.sort_unstable();
-        sweep.changed.dedup();
-        sweep.changed
+        scan.changed.append(&mut files);
+        scan.changed.sort_unstable();
+        scan.changed.dedup();
+        scan.changed
     }
 
-    /// The directories that are walked.
+    /// Return the directories that are walked.
     pub fn folders(&self) -> impl Iterator<Item = &[u8]> {
         let bare = |path: &'_ Vec<u8>| match path.len() {
             0 | 1 => path.len(),
@@ -146,7 +149,7 @@ impl Scanner {
         self.folders.keys().map(move |path| &path[..bare(path)])
     }
 
-    /// The links in them, wherever they lead.
+    /// Return the links in the directories that are walked.
     pub fn links(&self) -> impl Iterator<Item = Vec<u8>> {
         self.folders.iter().flat_map(|(path, folder)| {
             let links = folder.entries.iter().filter(|entry| entry.is_link());
@@ -154,10 +157,10 @@ impl Scanner {
         })
     }
 
-    /// Forget what is below a directory that bears a mark, but for what is asked for by itself; that it
-    /// comes or goes is no change.
-    fn pass_over(&mut self, marked: &[u8], changed: &mut Vec<Vec<u8>>) {
-        let roots = self.look.roots.iter();
+    /// Forget everything below a marked directory, except for roots. The creation or removal of that
+    /// directory is no change.
+    fn exclude(&mut self, marked: &[u8], changed: &mut Vec<Vec<u8>>) {
+        let roots = self.walker.roots.iter();
         let inner: Vec<_> = roots
             .filter(|root| root.starts_with(marked))
             .cloned()
@@ -166,22 +169,24 @@ impl Scanner {
             !path.starts_with(marked) || inner.iter().any(|root| path.starts_with(root))
         };
         self.folders.retain(|path, _| path == marked || stays(path));
-        self.waiting.retain(|path| stays(path));
+        self.retries.retain(|path| stays(path));
         changed
             .retain(|path| stays(path) && marked.strip_suffix(b"/").is_none_or(|own| own != path));
     }
 
-    /// Visit directories, and those that come to light below them, and keep what is learnt.
-    fn visit(&mut self, mut batch: Vec<(Vec<u8>, Folder)>, sweep: &mut Sweep) {
+    /// Visit directories and the new directories below them; keep the results.
+    fn visit(&mut self, mut batch: Vec<(Vec<u8>, Folder)>, scan: &mut Scan) {
         while !batch.is_empty() {
             batch.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-            let mut visits = self.look.at_all(std::mem::take(&mut batch), &sweep.seen);
-            // The one that was here first stays, whoever has come to be the same.
-            visits.sort_by_key(|visit| visit.found.before.is_some());
+            let mut visits = self
+                .walker
+                .visit_all(std::mem::take(&mut batch), &scan.seen);
+            // Of two paths to one directory, the path that had it before keeps it.
+            visits.sort_by_key(|visit| visit.found.replaced.is_some());
             for visit in visits {
-                for (path, link) in self.settle(visit, sweep) {
+                for (path, link) in self.keep(visit, scan) {
                     if link {
-                        sweep.links.insert(path);
+                        scan.links.insert(path);
                     } else {
                         batch.push((path, Folder::default()));
                     }
@@ -190,41 +195,40 @@ impl Scanner {
         }
     }
 
-    /// Keep what a visit has taught; return the directories that came to light.
-    fn settle(&mut self, mut visit: Visit, sweep: &mut Sweep) -> Vec<(Vec<u8>, bool)> {
-        sweep.recent.append(&mut visit.found.recent);
+    /// Keep the result of a visit; return the new directories.
+    fn keep(&mut self, mut visit: Visit, scan: &mut Scan) -> Vec<(Vec<u8>, bool)> {
+        scan.recent.append(&mut visit.found.recent);
         if visit.found.marked {
-            sweep.marked.push(visit.path.clone());
+            scan.marked.push(visit.path.clone());
         }
         let Some(folder) = visit.folder else {
-            sweep.changed.append(&mut visit.found.changed);
-            self.waiting.insert(visit.path);
+            scan.changed.append(&mut visit.found.changed);
+            self.retries.insert(visit.path);
             return Vec::new();
         };
-        if sweep.seen.insert(folder.identity) {
-            sweep.changed.append(&mut visit.found.changed);
+        if scan.seen.insert(folder.identity) {
+            scan.changed.append(&mut visit.found.changed);
             self.folders.insert(visit.path, folder);
-            return visit.found.below;
+            return visit.found.directories;
         }
-        sweep
-            .changed
-            .extend(visit.found.before.into_iter().flatten());
-        self.waiting.insert(visit.path);
+        scan.changed
+            .extend(visit.found.replaced.into_iter().flatten());
+        self.retries.insert(visit.path);
         Vec::new()
     }
 
-    /// Visit a directory that could not be walked before, or was reached by a link.
-    fn try_again(&mut self, path: Vec<u8>, sweep: &mut Sweep) {
+    /// Visit a directory that could not be walked before, or that a link leads to.
+    fn retry(&mut self, path: Vec<u8>, scan: &mut Scan) {
         if self.folders.contains_key(&path) {
             return;
         }
-        self.visit(vec![(path.clone(), Folder::default())], sweep);
-        if self.waiting.contains(&path) && !self.is_listed(&path) {
-            self.waiting.remove(&path);
+        self.visit(vec![(path.clone(), Folder::default())], scan);
+        if self.retries.contains(&path) && !self.is_listed(&path) {
+            self.retries.remove(&path);
         }
     }
 
-    /// Whether its parent has such a directory. (What is a root is tried again anyway.)
+    /// Return whether the parent has such a directory. (A root is tried at each scan anyway.)
     fn is_listed(&self, path: &[u8]) -> bool {
         let (parent, name) = walk::split(path.strip_suffix(b"/").unwrap_or(path));
         let found = self
@@ -234,19 +238,22 @@ impl Scanner {
         found.is_some_and(|entry| entry.stamp == Some(Stamp::Directory))
     }
 
-    /// Look at the single files; return those that have changed.
-    fn look_at_files(&mut self, hints: Option<&[Vec<u8>]>) -> Vec<Vec<u8>> {
-        let mut found = Found::default();
-        let hinted = hints.map(|hints| hinted(&self.files, hints));
+    /// Inspect the single files; return the changed ones.
+    fn inspect_files(&mut self, paths: Option<&[Vec<u8>]>) -> Vec<Vec<u8>> {
+        let mut found = Findings::default();
+        let affected = paths.map(|paths| affected(&self.files, paths));
         for (path, entries) in &mut self.files {
-            if hinted.as_ref().is_some_and(|hinted| !hinted.contains(path)) {
+            if affected
+                .as_ref()
+                .is_some_and(|affected| !affected.contains(path))
+            {
                 continue;
             }
             let folder = walk::open(path);
             for entry in entries {
                 match &folder {
-                    Ok(fd) => entry.look(path, fd.as_fd(), None, &mut found),
-                    Err(error) if walk::is_gone(*error) => entry.note(path, None, &mut found),
+                    Ok(fd) => entry.inspect(path, fd.as_fd(), None, &mut found),
+                    Err(error) if walk::is_gone(*error) => entry.update(path, None, &mut found),
                     Err(_) => {}
                 }
             }
@@ -255,14 +262,15 @@ impl Scanner {
     }
 }
 
-/// Which directories hints point at: the one that a path is in, and all that are at or below the path.
-fn hinted<V>(known: &BTreeMap<Vec<u8>, V>, hints: &[Vec<u8>]) -> BTreeSet<Vec<u8>> {
+/// Return the known directories that changes at these paths affect: the parent of each path, and the
+/// directories at or below it.
+fn affected<V>(known: &BTreeMap<Vec<u8>, V>, paths: &[Vec<u8>]) -> BTreeSet<Vec<u8>> {
     let mut found = BTreeSet::new();
-    for hint in hints {
-        let hint = hint.strip_suffix(b"/").unwrap_or(hint);
-        let (folder, _) = walk::split(hint);
+    for path in paths {
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        let (folder, _) = walk::split(path);
         let own = known.get_key_value(folder).map(|(path, _)| path);
-        let below = [hint, b"/"].concat();
+        let below = [path, b"/"].concat();
         let from = (Bound::Included(below.as_slice()), Bound::Unbounded);
         let all = known.range::<[u8], _>(from).map(|(path, _)| path);
         let all = all.take_while(|path| path.starts_with(&below));
@@ -271,16 +279,16 @@ fn hinted<V>(known: &BTreeMap<Vec<u8>, V>, hints: &[Vec<u8>]) -> BTreeSet<Vec<u8
     found
 }
 
-impl Look {
-    /// Look at many directories, on several threads if that pays; the result has the same order.
-    fn at_all(
+impl Walker {
+    /// Visit many directories, on several threads if that is faster. The result has the same order.
+    fn visit_all(
         &self,
         batch: Vec<(Vec<u8>, Folder)>,
         seen: &HashSet<Option<Identity>>,
     ) -> Vec<Visit> {
         let entries = batch.iter().map(|(_, known)| known.weight()).sum();
-        parallel::each(batch, entries, |(path, known)| {
-            let (folder, found) = self.at(&path, known, seen);
+        parallel::map(batch, entries, |(path, known)| {
+            let (folder, found) = self.visit(&path, known, seen);
             Visit {
                 path,
                 folder,

@@ -1,7 +1,7 @@
-//! One directory, looked at: what is in it, and what each of its files is like now.
+//! Inspects one directory: its entries, and the present state of each file in it.
 //!
-//! A path is the bytes that Python's file system encoding gives; a directory's ends with a slash (or is
-//! empty: the current one), so that a name put behind it is the path of an entry.
+//! A path is bytes in Python's file system encoding. The path of a directory ends with a slash, or is empty
+//! for the current directory, so that path and name together are the path of an entry.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,16 +11,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, stat, statat};
 use rustix::io::Errno;
 
-use crate::scan::ignore::Ignored;
-use crate::scan::name::Name;
+use super::ignore::IgnoreRules;
+use super::name::Name;
 
-/// What a directory holds, directly, that is none of its owner's work: a virtual environment, a cache.
-const MARKS: [&[u8]; 2] = [b"pyvenv.cfg", b"CACHEDIR.TAG"];
-/// What a look at a directory costs that is not known yet, taken for so many entries.
+/// Files that mark a directory as generated: a virtual environment, a cache.
+const MARKERS: [&[u8]; 2] = [b"pyvenv.cfg", b"CACHEDIR.TAG"];
+/// The cost of a directory that was not listed yet, in entries.
 const UNLISTED: usize = 16;
 
-/// The devices of the file systems in which the kernel shows itself: no work of anybody's, and as large as
-/// the machine. Where there are none, these are directories as any other.
+/// The devices of the kernel's own file systems. They hold no source code and are as large as the machine.
+/// Where `/proc` or `/sys` is not mounted, it is a directory like any other.
 static KERNEL: LazyLock<Vec<u64>> = LazyLock::new(|| {
     let device = |path| stat(path).map(|about| about.st_dev);
     let devices = ["/proc", "/sys"].into_iter().flat_map(device);
@@ -35,111 +35,111 @@ const PATH: OFlags = OFlags::RDONLY;
 /// A time: seconds and nanoseconds.
 pub type Time = (i64, u32);
 
-/// What tells one state of a file from another.
+/// The state of a directory entry, to be compared with a later one.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Stamp {
-    /// A directory; what is in it is looked at on its own.
+    /// A directory; its entries are inspected by a visit of its own.
     Directory,
-    /// A pipe, a socket, a device, what the kernel shows of itself: its coming and going counts.
+    /// A pipe, a socket, a device or a file of the kernel: only its creation and removal count.
     Other,
     /// A regular file.
     File {
-        /// When it was modified: seconds.
+        /// Seconds of the modification time.
         mtime: i64,
-        /// And nanoseconds.
+        /// Nanoseconds of the modification time.
         mtime_nsec: u32,
-        /// Bytes.
+        /// The size in bytes.
         size: i64,
         /// The inode.
         inode: u64,
     },
 }
 
-/// What a name in a directory is, by itself.
+/// The kind of a directory entry, links not followed.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Kind {
     /// A directory.
     Directory,
-    /// A symbolic link; what it leads to is what counts.
+    /// A symbolic link; its state is that of its target.
     Link,
-    /// Anything else.
+    /// Any other entry.
     File,
 }
 
-/// A name in a directory.
+/// One name in a directory.
 #[derive(Debug)]
-pub struct Entry {
+pub struct DirEntry {
     /// The name.
     pub name: Name,
     kind: Kind,
-    /// `None` if it is out of reach, as a link to nowhere is.
+    /// `None` if there is no such file, as for a dangling link.
     pub stamp: Option<Stamp>,
 }
 
-/// Which directory it is, whatever its path.
+/// The device and inode of a directory: the same for each of its paths.
 pub type Identity = (u64, u64);
 
-/// What is known of a directory.
+/// A directory as it was last seen.
 #[derive(Debug, Default)]
 pub struct Folder {
-    /// Which one it is; `None` as long as it has not been listed.
+    /// `None` until it is listed.
     pub identity: Option<Identity>,
-    /// When it last changed: entries came or went, for one. Nobody can set this time.
+    /// The time of its last change, such as a created or removed entry. No program can set this time.
     changed: Time,
-    /// Whether it will have another such time when it changes again.
+    /// Whether a further change will have a later time.
     settled: bool,
-    /// Whether it bears a mark.
+    /// Whether it holds a marker file.
     marked: bool,
-    /// By name.
-    pub entries: Vec<Entry>,
+    /// Its entries, sorted by name.
+    pub entries: Vec<DirEntry>,
 }
 
-/// What a look at a directory brought to light.
+/// The result of a visit to a directory.
 #[derive(Debug, Default)]
-pub struct Found {
-    /// Paths that came, went, or are not what they were.
+pub struct Findings {
+    /// Paths that were created, removed or changed.
     pub changed: Vec<Vec<u8>>,
-    /// Directories that are not known yet, and whether a link leads there.
-    pub below: Vec<(Vec<u8>, bool)>,
-    /// The paths that were known of another directory, if it was another one that was there before.
-    pub before: Option<Vec<Vec<u8>>>,
-    /// Paths of files that have changed since [`Look::since`].
+    /// Directories that are new, and whether a link leads there.
+    pub directories: Vec<(Vec<u8>, bool)>,
+    /// If another directory had this path before: the paths in that directory.
+    pub replaced: Option<Vec<Vec<u8>>>,
+    /// Paths of files that changed at or after [`Walker::since`].
     pub recent: Vec<Vec<u8>>,
-    /// Whether the directory bears a mark, and all that is below it is passed over.
+    /// Whether the directory holds a marker file, so that everything below it is excluded.
     pub marked: bool,
-    /// Whether nobody asks what has changed, as all is new.
-    pub all_new: bool,
+    /// Whether this belongs to the first scan, in which a new path is no change.
+    pub first: bool,
 }
 
-/// How to look at directories.
+/// The parameters of visits to directories.
 #[derive(Debug)]
-pub struct Look {
-    /// Directories to walk, whatever the rules say.
+pub struct Walker {
+    /// Directories to walk even if a rule excludes them.
     pub roots: Vec<Vec<u8>>,
-    /// What is passed over, by its path below its root.
-    pub ignored: Ignored,
-    /// From when on a change is recent.
+    /// The rules for paths below a root.
+    pub rules: IgnoreRules,
+    /// The time from which on a change is recent.
     pub since: Option<Time>,
-    /// Whether all is new, and no change.
+    /// Whether this is the first scan, in which a new path is no change.
     pub first: bool,
-    /// How long after its last change a directory is listed again all the same: two changes may bear
-    /// one time, and the clock of a file system may be as coarse as two seconds.
+    /// The time after its last change in which a directory is listed again at every visit. Two changes may
+    /// have the same time, because the clock of a file system may be as coarse as two seconds.
     pub settle: Duration,
 }
 
-impl Look {
-    /// Look at the directory at `path`, of which `known` is known; return what is known now, or `None`
-    /// if there is no such directory, or no more. One that cannot be looked at is as it was.
-    /// A new one that is among those `seen` already is not listed.
-    pub fn at(
+impl Walker {
+    /// Inspect the directory at `path`, which was `known` before. Return its present state, or `None` if it
+    /// does not exist. A directory that cannot be inspected is returned as it was. A new one that was `seen`
+    /// under another path is not listed.
+    pub fn visit(
         &self,
         path: &[u8],
         mut known: Folder,
         seen: &HashSet<Option<Identity>>,
-    ) -> (Option<Folder>, Found) {
-        let mut found = Found {
-            all_new: self.first,
-            ..Found::default()
+    ) -> (Option<Folder>, Findings) {
+        let mut found = Findings {
+            first: self.first,
+            ..Findings::default()
         };
         let now = SystemTime::now();
         let state = open(path).and_then(|fd| Ok((fstat(&fd)?, fd)));
@@ -169,7 +169,7 @@ impl Look {
                 known.entries.clear();
             }
             if known.identity.is_some_and(|known| known != identity) {
-                found.before = Some(known.paths(path).collect());
+                found.replaced = Some(known.paths(path).collect());
             }
             known.merge(path, names, &mut found);
             known.identity = Some(identity);
@@ -179,19 +179,19 @@ impl Look {
         }
         for entry in &mut known.entries {
             if entry.kind != Kind::Directory {
-                entry.look(path, fd.as_fd(), self.since, &mut found);
+                entry.inspect(path, fd.as_fd(), self.since, &mut found);
             }
         }
         (Some(known), found)
     }
 
-    /// The entries of a directory, by name, not looked at yet; none if it bears a mark.
+    /// List the entries of a directory, sorted by name, without their stamps. A marked directory has none.
     fn list(
         &self,
         path: &[u8],
         fd: BorrowedFd<'_>,
-        found: &mut Found,
-    ) -> Result<Vec<Entry>, Errno> {
+        found: &mut Findings,
+    ) -> Result<Vec<DirEntry>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = self.root_of(path);
         let mut below = path[root.len()..].to_vec();
@@ -202,7 +202,7 @@ impl Look {
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
-            if path != root && MARKS.contains(&name.to_bytes()) {
+            if path != root && MARKERS.contains(&name.to_bytes()) {
                 found.marked = true;
                 return Ok(Vec::new());
             }
@@ -223,10 +223,10 @@ impl Look {
             if kind == Kind::Directory {
                 below.push(b'/');
             }
-            if self.ignored.has(&below) {
+            if self.rules.matches(&below) {
                 continue;
             }
-            entries.push(Entry {
+            entries.push(DirEntry {
                 name: name.into(),
                 kind,
                 stamp: None,
@@ -237,7 +237,7 @@ impl Look {
         Ok(entries)
     }
 
-    /// The innermost root that a path is below.
+    /// Return the innermost root of a path.
     fn root_of<'a>(&self, path: &'a [u8]) -> &'a [u8] {
         let roots = self.roots.iter().filter(|root| path.starts_with(root));
         &path[..roots.map(Vec::len).max().unwrap_or(0)]
@@ -249,134 +249,134 @@ impl Folder {
         self.identity.is_some().then_some(self)
     }
 
-    /// About how much work a look at it is, in entries.
+    /// Return the approximate cost of a visit, in entries.
     pub fn weight(&self) -> usize {
         self.entries.len().max(UNLISTED)
     }
 
-    /// The entry of this name.
-    pub fn entry(&self, name: &[u8]) -> Option<&Entry> {
+    /// Return the entry of this name.
+    pub fn entry(&self, name: &[u8]) -> Option<&DirEntry> {
         let found = self
             .entries
             .binary_search_by(|entry| entry.name.to_bytes().cmp(name));
         found.ok().map(|at| &self.entries[at])
     }
 
-    /// Take over a new list of entries, with the stamps of those that are known.
-    fn merge(&mut self, path: &[u8], mut entries: Vec<Entry>, found: &mut Found) {
+    /// Replace the entries with a new list; keep the stamps of the known ones.
+    fn merge(&mut self, path: &[u8], mut entries: Vec<DirEntry>, found: &mut Findings) {
         let mut known = std::mem::take(&mut self.entries).into_iter().peekable();
         for entry in &mut entries {
             while let Some(mut gone) = known.next_if(|known| *known.name < *entry.name) {
-                gone.note(path, None, found);
+                gone.update(path, None, found);
             }
             let before = known.next_if(|known| *known.name == *entry.name);
             entry.stamp = before.and_then(|known| known.stamp);
             if entry.kind == Kind::Directory {
-                entry.note(path, Some(Stamp::Directory), found);
+                entry.update(path, Some(Stamp::Directory), found);
             }
         }
-        known.for_each(|mut gone| gone.note(path, None, found));
+        known.for_each(|mut gone| gone.update(path, None, found));
         self.entries = entries;
     }
 
-    /// The paths of what is there.
+    /// Return the paths of the existing entries.
     pub fn paths<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
         let there = self.entries.iter().filter(|entry| entry.stamp.is_some());
         there.map(move |entry| [path, entry.name.to_bytes()].concat())
     }
 }
 
-impl Entry {
-    /// What bears this name in the directory at `path`, as it is now.
-    pub fn of(name: Name, path: &[u8], since: Option<Time>, found: &mut Found) -> Self {
+impl DirEntry {
+    /// Inspect the entry of this name in the directory at `path`.
+    pub fn of(name: Name, path: &[u8], since: Option<Time>, found: &mut Findings) -> Self {
         let mut entry = Self {
             name,
             kind: Kind::File,
             stamp: None,
         };
         if let Ok(fd) = open(path) {
-            entry.look(path, fd.as_fd(), since, found);
+            entry.inspect(path, fd.as_fd(), since, found);
         }
         entry
     }
 
-    /// Whether it is a link, wherever it leads.
+    /// Return whether this is a link.
     pub fn is_link(&self) -> bool {
         self.kind == Kind::Link
     }
 
-    /// Look what it is like now. Where that cannot be told, it is as it was.
-    pub fn look(
+    /// Update the stamp from the file. If the file cannot be inspected, the stamp stays.
+    pub fn inspect(
         &mut self,
         path: &[u8],
         fd: BorrowedFd<'_>,
         since: Option<Time>,
-        found: &mut Found,
+        found: &mut Findings,
     ) {
         match statat(fd, &*self.name, AtFlags::empty()) {
             Ok(about) => {
                 let stamp = stamp(&about);
-                let counts = matches!(stamp, Stamp::File { .. });
-                if counts && since.is_some_and(|since| changed(&about) >= since) {
+                let is_file = matches!(stamp, Stamp::File { .. });
+                if is_file && since.is_some_and(|since| changed(&about) >= since) {
                     found.recent.push([path, self.name.to_bytes()].concat());
                 }
-                self.note(path, Some(stamp), found);
+                self.update(path, Some(stamp), found);
             }
-            Err(error) if is_gone(error) => self.note(path, None, found),
+            Err(error) if is_gone(error) => self.update(path, None, found),
             Err(_) => {}
         }
     }
 
-    /// Keep its stamp, and tell if that is a change.
-    pub fn note(&mut self, path: &[u8], stamp: Option<Stamp>, found: &mut Found) {
+    /// Set the stamp; add the path to the findings if that is a change.
+    pub fn update(&mut self, path: &[u8], stamp: Option<Stamp>, found: &mut Findings) {
         if self.stamp == stamp {
             return;
         }
         self.stamp = stamp;
         if stamp == Some(Stamp::Directory) {
             let below = [path, self.name.to_bytes(), b"/"].concat();
-            found.below.push((below, self.kind == Kind::Link));
+            found.directories.push((below, self.kind == Kind::Link));
         }
-        if !found.all_new {
+        if !found.first {
             found.changed.push([path, self.name.to_bytes()].concat());
         }
     }
 }
 
-/// Open a directory to look at what is in it by name.
+/// Open a directory, to inspect its entries by name.
 pub fn open(path: &[u8]) -> Result<OwnedFd, Errno> {
     let path = or_here(path);
     let flags = PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(rustix::fs::CWD, path, flags, Mode::empty())
 }
 
-/// A directory's path as the system takes it: the empty one is the current directory's.
+/// Return the path of a directory for a system call: the empty path is the current directory.
 pub fn or_here(path: &[u8]) -> &[u8] {
     if path.is_empty() { b"./" } else { path }
 }
 
-/// Whether an error says that there is nothing, rather than that it cannot be told.
+/// Return whether an error means that the file does not exist, rather than that it cannot be inspected.
 pub fn is_gone(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
 
-/// A path's directory, with its slash, and the name behind it.
+/// Split a path into its directory, with the slash, and the name.
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     let slash = path.iter().rposition(|&byte| byte == b'/');
     path.split_at(slash.map_or(0, |slash| slash + 1))
 }
 
-/// When a directory, or what it says of itself, last changed.
+/// Return the time of the last change (`st_ctime`).
 pub fn changed(about: &Stat) -> Time {
     (about.st_ctime, nanoseconds(about.st_ctime_nsec))
 }
 
-/// Which directory it is.
+/// Return the device and inode.
 pub fn identity(about: &Stat) -> Identity {
     (about.st_dev, about.st_ino)
 }
 
-/// Whether `time` was at least `settle` ago.
+/// Return whether `time` was at least `settle` before `now`.
 pub fn is_past(time: Time, now: SystemTime, settle: Duration) -> bool {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let last = now.saturating_sub(settle);
