@@ -20,7 +20,7 @@ from trees import EACH, Trees
 # Modules, and how many of them are in one package.
 MODULES = 1_500
 PACKAGE = 10
-# From how many entries on src/share.rs takes one more thread, and how many it takes at most.
+# From how many entries on src/scan/parallel.rs takes one more thread, and how many it takes at most.
 SHARED = 1_000
 THREADS = 4
 

@@ -63,15 +63,15 @@ def imports(path: Path) -> Iterator[Import]:
                 yield Import(node.args[0].value, node.lineno, dynamic=True)
 
 
-def pyo3_stays_in_py() -> Iterator[Breach]:
-    """Rust outside ``src/py/`` names no pyo3, ``lib.rs`` excepted."""
+def pyo3_stays_in_python() -> Iterator[Breach]:
+    """Rust outside ``src/python/`` names no pyo3, ``lib.rs`` excepted."""
     for path in sorted((ROOT / "src").rglob("*.rs")):
         inside = path.relative_to(ROOT / "src")
-        if inside.parts[0] == "py" or inside == Path("lib.rs"):
+        if inside.parts[0] == "python" or inside == Path("lib.rs"):
             continue
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if re.search(r"\bpyo3\b", line):
-                yield Breach(path, number, "pyo3 has its place in src/py/")
+                yield Breach(path, number, "pyo3 has its place in src/python/")
 
 
 def modules_keep_their_place() -> Iterator[Breach]:
@@ -113,7 +113,7 @@ def tests_never_sleep() -> Iterator[Breach]:
 def main() -> int:
     """Print every breach; return the exit code."""
     rules = [
-        pyo3_stays_in_py,
+        pyo3_stays_in_python,
         modules_keep_their_place,
         files_are_short,
         tests_never_sleep,

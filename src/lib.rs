@@ -1,41 +1,26 @@
-//! The native core of `sanic-worker`: what of its process manager is hot, or must be exact about the
-//! kernel.
+//! The native core of `sanic-worker`: the parts of its process manager that are performance-critical or
+//! depend on the exact behaviour of the kernel.
 //!
-//! The modules know no Python; that is for `py` alone, so that the crate also builds, and is tested,
-//! without the feature `python`. Bytes take this way: [`frame`] cuts what comes down the pipe into
-//! payloads, [`pickle`] recognises the texts among them, [`command`] says what a text means, and
-//! [`monitor`] waits for them, for the exits of processes and for wakes, all at once. Files take
-//! another: [`modules`] says which the loaded modules come from, [`walk`] looks at one directory and the
-//! [`name`]s in it, but for what is [`ignored`], and [`scan`] says what has changed among all that is
-//! watched. In a child, [`lifeline`] watches the main process.
+//! The crate is read by folder:
+//!
+//! - [`control`] turns the bytes of the control channel into commands. [`monitor`] waits for that channel,
+//!   for the exits of processes ([`exit_watch`]) and for wakeups, all in one system call.
+//! - [`state`] is the shared state of all processes, a lock-free table in shared memory.
+//! - [`scan`] finds files that changed.
+//! - [`parent_watch`] ends a child whose main process is gone.
+//! - `python` exposes these to Python. It uses every other module, and no other module knows Python: the
+//!   crate also builds, and is tested, without the feature `python`.
 
-pub mod command;
-pub mod frame;
+pub mod control;
 #[cfg(unix)]
-pub mod ignored;
-#[cfg(unix)]
-mod intake;
-#[cfg(unix)]
-pub mod lifeline;
-#[cfg(unix)]
-pub mod modules;
+mod exit_watch;
 #[cfg(unix)]
 pub mod monitor;
 #[cfg(unix)]
-pub mod name;
-pub mod pickle;
-#[cfg(unix)]
-mod pipe;
+pub mod parent_watch;
+#[cfg(all(feature = "python", unix))]
+mod python;
 #[cfg(unix)]
 pub mod scan;
 #[cfg(unix)]
-mod share;
-#[cfg(unix)]
-mod sign;
-#[cfg(unix)]
-pub mod table;
-#[cfg(unix)]
-pub mod walk;
-
-#[cfg(all(feature = "python", unix))]
-mod py;
+pub mod state;

@@ -1,7 +1,11 @@
-//! One wait for messages, exits and wakes, against an absolute deadline.
+//! One wait for messages of the control channel, exits of processes and wakeups, against an absolute
+//! deadline.
+//!
+//! The [`Monitor`] composes a [`Receiver`], one [`ExitWatch`] per process, and descriptors that wake it. All
+//! of them are polled at once. It then yields [`Events`]: messages first, so that a message always precedes
+//! the exit of its sender.
 
 use std::io::Write as _;
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -9,55 +13,38 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, Result};
 
-use crate::frame::Fault;
-use crate::intake::Intake;
-use crate::sign::Sign;
+use crate::control::receive::{Batch, Receiver};
+use crate::exit_watch::ExitWatch;
 
-/// What happened.
+/// The exit of a watched process.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A whole frame came down the pipe.
-    Message {
-        /// Where its payload is in [`Batch::bytes`].
-        payload: Range<usize>,
-        /// The pid of its writer, if the kernel knows.
-        sender: Option<i32>,
-    },
-    /// Bytes on the pipe were dropped, or the pipe has come to its end.
-    Corrupt {
-        /// What it is.
-        fault: Fault,
-        /// The pid of their writer, if the kernel knows.
-        sender: Option<i32>,
-    },
-    /// A watched process is dead.
-    Exited {
-        /// What it was watched as.
-        key: Vec<u8>,
-        /// Its pid.
-        pid: i32,
-        /// Its status, or the signal that killed it, negative. `None` if we may not know.
-        code: Option<i32>,
-    },
+pub struct Exit {
+    /// The key under which the process was watched.
+    pub key: Vec<u8>,
+    /// Its pid.
+    pub pid: i32,
+    /// Its exit status, or the negative number of the signal that killed it; `None` if this process may not
+    /// know.
+    pub code: Option<i32>,
 }
 
-/// What happened during a wait.
+/// The events of one wait.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// The events in their order: messages first, then exits.
-    pub events: Vec<Event>,
-    /// The payloads of the messages, side by side: one room for all of them.
-    pub bytes: Vec<u8>,
+pub struct Events {
+    /// The messages, in the order in which they arrived.
+    pub received: Batch,
+    /// The exits, which all came after the messages of their processes.
+    pub exits: Vec<Exit>,
 }
 
-/// Why a process cannot be watched.
+/// The reason why a process cannot be watched.
 #[derive(Debug, PartialEq, Eq)]
 pub enum WatchError {
     /// Its key is watched already.
-    Twice,
+    Duplicate,
     /// No process has such a pid.
     NoPid,
-    /// The kernel says so.
+    /// The kernel refused.
     Os(Errno),
 }
 
@@ -72,9 +59,9 @@ impl From<Errno> for WatchError {
 pub struct Waker(UnixStream);
 
 impl Waker {
-    /// Make the running wait, or the next one, return. Wakes that were not waited for are one.
+    /// Make the running wait, or the next one, return. Several wakeups before one wait count as one.
     pub fn wake(&self) {
-        // A full buffer is a wake that is under way; there is nobody to wake at a closed end.
+        // A full buffer holds a wakeup already. A closed end has no monitor to wake.
         let _ = (&self.0).write(&[0]);
     }
 }
@@ -87,13 +74,25 @@ impl AsFd for Waker {
 
 #[derive(Debug)]
 struct Watch {
-    /// `None` for the unknown writer of an unfinished frame.
+    /// `None` for the sender of an unfinished frame whose exit the caller did not ask for.
     key: Option<Vec<u8>>,
     pid: i32,
-    sign: Sign,
-    gone: bool,
-    /// Gone, and all that it had written was taken from the pipe.
+    exit: ExitWatch,
+    exited: bool,
+    /// Whether it has exited and all its bytes were taken from the channel.
     drained: bool,
+}
+
+impl Watch {
+    fn new(key: Option<Vec<u8>>, pid: i32, exit: ExitWatch) -> Self {
+        Self {
+            key,
+            pid,
+            exit,
+            exited: false,
+            drained: false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -102,43 +101,46 @@ struct Ready {
     pipe: bool,
 }
 
-/// Reads the frames of many writers and watches processes.
+/// Receives the messages of many senders and watches processes.
 #[derive(Debug)]
 pub struct Monitor {
-    intake: Intake,
-    woken: UnixStream,
-    bell: Option<OwnedFd>,
+    receiver: Receiver,
+    /// The reading end of the [`Waker`].
+    wakeups: UnixStream,
+    /// Another descriptor that wakes the monitor by being readable.
+    notify_fd: Option<OwnedFd>,
     watches: Vec<Watch>,
-    exits: Vec<Event>,
+    exits: Vec<Exit>,
 }
 
 impl Monitor {
-    /// A monitor of the receiving end of a pipe, and what wakes it; so does a `bell`, never blocking, by being
-    /// readable.
+    /// Create a monitor of the receiving end of the control channel, and its waker.
+    ///
+    /// `notify_fd` also wakes it, by being readable. It must not block.
     pub fn new(
         pipe: BorrowedFd<'_>,
-        bell: Option<BorrowedFd<'_>>,
+        notify_fd: Option<BorrowedFd<'_>>,
     ) -> std::io::Result<(Self, Waker)> {
-        let intake = Intake::new(pipe)?;
-        let bell = bell.map(|bell| bell.try_clone_to_owned()).transpose()?;
-        let (waker, woken) = UnixStream::pair()?;
+        let receiver = Receiver::new(pipe)?;
+        let notify_fd = notify_fd.map(|fd| fd.try_clone_to_owned()).transpose()?;
+        let (waker, wakeups) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;
-        woken.set_nonblocking(true)?;
+        wakeups.set_nonblocking(true)?;
         let monitor = Self {
-            intake,
-            woken,
-            bell,
+            receiver,
+            wakeups,
+            notify_fd,
             watches: Vec::new(),
             exits: Vec::new(),
         };
         Ok((monitor, Waker(waker)))
     }
 
-    /// Watch a process. Where there can be no pidfd, `sentinel` stands in: a descriptor that becomes
-    /// readable when the process is dead.
+    /// Watch a process. Where no pidfd can be opened, `sentinel` stands in: a descriptor that becomes
+    /// readable when the process exits.
     ///
     /// # Safety
-    /// `sentinel` must be open until the process has exited or is watched no more.
+    /// `sentinel` must stay open until the exit was reported or the watch has ended.
     pub unsafe fn watch(
         &mut self,
         key: &[u8],
@@ -146,24 +148,18 @@ impl Monitor {
         sentinel: Option<RawFd>,
     ) -> std::result::Result<(), WatchError> {
         if self.position(key).is_some() {
-            return Err(WatchError::Twice);
+            return Err(WatchError::Duplicate);
         }
         if pid < 1 {
             return Err(WatchError::NoPid);
         }
-        // SAFETY: the caller keeps it open, and the sign is dropped with the watch.
-        let sign = unsafe { Sign::of(pid, sentinel) }?;
-        self.watches.push(Watch {
-            key: Some(key.to_vec()),
-            pid,
-            sign,
-            gone: false,
-            drained: false,
-        });
+        // SAFETY: the caller keeps the sentinel open, and the exit watch is dropped with this watch.
+        let exit = unsafe { ExitWatch::new(pid, sentinel) }?;
+        self.watches.push(Watch::new(Some(key.to_vec()), pid, exit));
         Ok(())
     }
 
-    /// Watch a process no more; tell whether it was watched.
+    /// Stop watching a process; return whether it was watched.
     pub fn unwatch(&mut self, key: &[u8]) -> bool {
         let found = self.position(key);
         if let Some(at) = found {
@@ -172,33 +168,35 @@ impl Monitor {
         found.is_some()
     }
 
-    /// Wait once, until `deadline`, or for ever if it is `None`; tell whether that is over, by events
-    /// (see [`Self::batch`]), time or a wake. Else it is the caller's turn to handle signals and wait again.
+    /// Wait once, until `deadline`, or without limit if it is `None`. Return whether the wait is over: by
+    /// events, which [`Self::take_events`] yields, by a wakeup, or by the deadline. If not, the caller
+    /// handles signals and waits again.
     ///
-    /// Messages are taken if they are wanted, else only those of the dead.
+    /// If `messages` is `false`, only messages of exited processes are received.
     pub fn wait(&mut self, deadline: Option<Instant>, messages: bool) -> Result<bool> {
-        self.watch_strays();
+        self.watch_unfinished_senders();
         let ready = match self.poll(deadline) {
             Err(Errno::INTR) => return Ok(false),
             ready => ready?,
         };
         if ready.woken {
-            self.settle_wakes();
+            self.clear_wakeups();
         }
         self.collect(&ready, messages);
         let is_over = |deadline| Instant::now() >= deadline;
         Ok(ready.woken || self.has_events() || deadline.is_some_and(is_over))
     }
 
-    /// Take what has happened.
-    pub fn batch(&mut self) -> Batch {
-        let mut batch = std::mem::take(&mut self.intake.batch);
-        batch.events.append(&mut self.exits);
-        batch
+    /// Return the events since the last call.
+    pub fn take_events(&mut self) -> Events {
+        Events {
+            received: self.receiver.take_batch(),
+            exits: std::mem::take(&mut self.exits),
+        }
     }
 
     fn has_events(&self) -> bool {
-        !self.intake.batch.events.is_empty() || !self.exits.is_empty()
+        self.receiver.has_messages() || !self.exits.is_empty()
     }
 
     fn position(&self, key: &[u8]) -> Option<usize> {
@@ -209,105 +207,99 @@ impl Monitor {
 
     fn poll(&mut self, deadline: Option<Instant>) -> Result<Ready> {
         let mut fds = Vec::with_capacity(self.watches.len() + 3);
-        fds.push(PollFd::new(&self.woken, PollFlags::IN));
-        let bell = self.bell.iter();
-        fds.extend(bell.map(|bell| PollFd::new(bell, PollFlags::IN)));
-        let pipe = self.intake.fd();
+        fds.push(PollFd::new(&self.wakeups, PollFlags::IN));
+        let notify_fd = self.notify_fd.iter();
+        fds.extend(notify_fd.map(|fd| PollFd::new(fd, PollFlags::IN)));
+        let pipe = self.receiver.fd();
         fds.extend(pipe.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        let signs = self.watches.iter().filter_map(|watch| watch.sign.fd());
-        fds.extend(signs.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let exits = self.watches.iter().filter_map(|watch| watch.exit.fd());
+        fds.extend(exits.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
 
-        let is_gone = |watch: &Watch| matches!(watch.sign, Sign::Gone);
-        let left_over = self.intake.has_more() || !self.exits.is_empty();
-        let overdue = left_over || self.watches.iter().any(is_gone);
+        let has_exited = |watch: &Watch| matches!(watch.exit, ExitWatch::Exited);
+        let left_over = self.receiver.has_more() || !self.exits.is_empty();
+        let overdue = left_over || self.watches.iter().any(has_exited);
         let left = if overdue {
             Some(Duration::ZERO)
         } else {
             deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
         };
-        // What is too long for the kernel is for ever.
+        // A time too long for the kernel is without limit.
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         poll(&mut fds, left.as_ref())?;
 
         let mut fired = fds.iter().map(|fd| !fd.revents().is_empty());
         let woken = fired.next() == Some(true);
         let ready = Ready {
-            woken: (self.bell.is_some() && fired.next() == Some(true)) || woken,
+            woken: (self.notify_fd.is_some() && fired.next() == Some(true)) || woken,
             pipe: pipe.is_some() && fired.next() == Some(true),
         };
         let fired: Vec<bool> = fired.collect();
         let mut fired = fired.into_iter();
         for watch in &mut self.watches {
-            watch.gone = watch.sign.fd().is_none() || fired.next() == Some(true);
+            watch.exited = watch.exit.fd().is_none() || fired.next() == Some(true);
         }
         Ok(ready)
     }
 
-    fn settle_wakes(&self) {
+    fn clear_wakeups(&self) {
         let mut bytes = [0; 1024];
-        while let Ok(1..) = rustix::io::read(&self.woken, &mut bytes) {}
-        if let Some(bell) = &self.bell {
-            while let Ok(1024) = rustix::io::read(bell, &mut bytes) {}
+        while let Ok(1..) = rustix::io::read(&self.wakeups, &mut bytes) {}
+        if let Some(notify_fd) = &self.notify_fd {
+            while let Ok(1024) = rustix::io::read(notify_fd, &mut bytes) {}
         }
     }
 
     fn collect(&mut self, ready: &Ready, messages: bool) {
-        let died = |watch: &Watch| watch.gone && !watch.drained;
-        if self.watches.iter().any(died) {
-            self.intake.stash();
+        let just_exited = |watch: &Watch| watch.exited && !watch.drained;
+        if self.watches.iter().any(just_exited) {
+            self.receiver.stash();
             for watch in &mut self.watches {
-                watch.drained = watch.gone;
+                watch.drained = watch.exited;
             }
         }
         if messages {
-            self.intake.take(ready.pipe);
+            self.receiver.receive(ready.pipe);
         } else {
             for watch in self.watches.iter().filter(|watch| watch.drained) {
-                self.intake.take_of(watch.pid);
+                self.receiver.receive_from(watch.pid);
             }
         }
-        self.bury();
+        self.report_exits();
     }
 
-    /// Report the dead of whom nothing is left to be cut.
-    fn bury(&mut self) {
-        let intake = &mut self.intake;
-        let is_over = |watch: &Watch| watch.drained && !intake.has_more_of(watch.pid);
+    /// Report the exit of each process whose messages were all received.
+    fn report_exits(&mut self) {
+        let receiver = &mut self.receiver;
+        let is_over = |watch: &Watch| watch.drained && !receiver.has_stashed_from(watch.pid);
         let watches = std::mem::take(&mut self.watches);
-        let (dead, watches): (Vec<_>, _) = watches.into_iter().partition(is_over);
+        let (over, watches): (Vec<_>, _) = watches.into_iter().partition(is_over);
         self.watches = watches;
-        for watch in dead {
-            intake.abandon(watch.pid);
+        for watch in over {
+            receiver.abandon(watch.pid);
             if let Some(key) = watch.key {
-                self.exits.push(Event::Exited {
+                self.exits.push(Exit {
                     key,
                     pid: watch.pid,
-                    code: watch.sign.exit_code(),
+                    code: watch.exit.exit_code(),
                 });
             }
         }
     }
 
-    /// See to it that the writer of each unfinished frame is watched, and nobody else unasked.
-    fn watch_strays(&mut self) {
-        let unfinished = |pid| self.intake.unfinished().any(|sender| sender == pid);
+    /// Watch the sender of each unfinished frame, and end such watches once the frame is complete.
+    fn watch_unfinished_senders(&mut self) {
+        let receiver = &self.receiver;
+        let is_unfinished = |pid| receiver.unfinished_senders().any(|sender| sender == pid);
         self.watches
-            .retain(|watch| watch.key.is_some() || unfinished(watch.pid));
-        for pid in self.intake.unfinished() {
+            .retain(|watch| watch.key.is_some() || is_unfinished(watch.pid));
+        for pid in receiver.unfinished_senders() {
             if self.watches.iter().any(|watch| watch.pid == pid) {
                 continue;
             }
             // SAFETY: there is no sentinel.
-            let Ok(sign) = (unsafe { Sign::of(pid, None) }) else {
-                continue;
-            };
-            self.watches.push(Watch {
-                key: None,
-                pid,
-                sign,
-                gone: false,
-                drained: false,
-            });
+            if let Ok(exit) = unsafe { ExitWatch::new(pid, None) } {
+                self.watches.push(Watch::new(None, pid, exit));
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What is recognised is a pickle of `None` or of a text in all its bytes, and a text means one thing.
 #![no_main]
 
-use _native::command::{Command, parse};
-use _native::pickle::{Value, recognise};
+use _native::control::command::{Command, parse};
+use _native::control::pickle::{Value, recognise};
 use libfuzzer_sys::fuzz_target;
 
 const PROTOCOLS: [u8; 4] = [2, 3, 4, 5];

@@ -4,7 +4,7 @@
 //! take turns, and the stream: a byte each but for the last.
 #![no_main]
 
-use _native::frame::{Fault, Framer, Item};
+use _native::control::frame::{Fault, Framer, Item};
 use libfuzzer_sys::fuzz_target;
 
 const SHORT: usize = 4;

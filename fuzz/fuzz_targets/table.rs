@@ -1,19 +1,19 @@
 //! A table in memory that something else has written to: whatever is done with it ends, in order.
 //!
-//! The input is a byte that says whether there was a table before, then words to be overwritten: two bytes that say
-//! which, one how, and eight of the new word.
+//! The input is a byte that says whether there was a table before, then words to be overwritten: two bytes
+//! that say which, one how, and eight of the new word.
 #![no_main]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use _native::table::heap::UNIT;
-use _native::table::layout::Layout;
-use _native::table::memory::Memory;
-use _native::table::ops::Change;
-use _native::table::slots::{self, Identity, Slot};
-use _native::table::units;
-use _native::table::whereabouts::Whereabouts;
-use _native::table::writer::Writer;
+use _native::state::heap::UNIT;
+use _native::state::layout::Layout;
+use _native::state::liveness::Whereabouts;
+use _native::state::memory::Memory;
+use _native::state::ops::Change;
+use _native::state::records::{self, Identity, Slot};
+use _native::state::segments;
+use _native::state::writer::Writer;
 use libfuzzer_sys::fuzz_target;
 
 const LAYOUT: Layout = Layout {
@@ -94,7 +94,7 @@ fn use_it(memory: Memory<'_>, writer: &mut Writer) {
         let _ = memory.read(bucket, |found| Some(found.entries.len()));
     }
     let _ = memory.live(|_| true);
-    slots::bury(memory, |who| who.pid % 2 == 0);
+    records::bury(memory, |who| who.pid % 2 == 0);
     write(memory, writer);
     let slot = Slot::take(memory, Identity::undated(9));
     let mut newcomer = Writer::new(slot.map_or(99, |slot| slot.serial));
@@ -105,6 +105,6 @@ fn use_it(memory: Memory<'_>, writer: &mut Writer) {
         let _ = change(&mut newcomer, memory, name).drop_part(9);
         let _ = change(writer, memory, name).remove();
     }
-    units::recycle(memory, 3);
-    units::disown(memory, |_| true);
+    segments::recycle(memory, 3);
+    segments::disown(memory, |_| true);
 }

@@ -3,6 +3,8 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
 use super::*;
+use crate::control::frame::Fault;
+use crate::control::receive::Message;
 
 const FRAME: &[u8] = b"\0\0\0\x04\x80\x04N.";
 
@@ -12,17 +14,13 @@ fn monitor() -> (Monitor, Waker, UnixStream) {
     (monitor, waker, publisher)
 }
 
-fn batch(monitor: &mut Monitor, deadline: Option<Instant>) -> Batch {
+fn wait(monitor: &mut Monitor, deadline: Option<Instant>) -> Events {
     while !monitor.wait(deadline, true).unwrap() {}
-    monitor.batch()
+    monitor.take_events()
 }
 
-fn until(monitor: &mut Monitor, deadline: Option<Instant>) -> Vec<Event> {
-    batch(monitor, deadline).events
-}
-
-fn look(monitor: &mut Monitor) -> Vec<Event> {
-    until(monitor, Some(Instant::now()))
+fn look(monitor: &mut Monitor) -> Events {
+    wait(monitor, Some(Instant::now()))
 }
 
 fn watch(monitor: &mut Monitor, child: &Child) -> i32 {
@@ -45,18 +43,19 @@ fn a_message_names_its_sender() {
     publisher.write_all(FRAME).unwrap();
     let sender = cfg!(target_os = "linux").then(|| i32::try_from(std::process::id()).unwrap());
     publisher.write_all(FRAME).unwrap();
-    let payload = |number: usize| number * 4..(number + 1) * 4;
-    let wanted = Batch {
-        events: [0, 1]
-            .map(|number| Event::Message {
-                payload: payload(number),
-                sender,
-            })
-            .into(),
-        bytes: [&FRAME[4..], &FRAME[4..]].concat(),
+    let message = |payload| Message {
+        sender,
+        payload: Ok(payload),
+    };
+    let wanted = Events {
+        received: Batch {
+            messages: vec![message(0..4), message(4..8)],
+            bytes: [&FRAME[4..], &FRAME[4..]].concat(),
+        },
+        exits: Vec::new(),
     };
     assert_eq!(monitor.wait(None, true), Ok(true));
-    assert_eq!(batch(&mut monitor, None), wanted);
+    assert_eq!(wait(&mut monitor, None), wanted);
 }
 
 #[test]
@@ -64,73 +63,74 @@ fn a_part_of_a_frame_is_no_event() {
     let (mut monitor, _waker, mut publisher) = monitor();
     publisher.write_all(&FRAME[..5]).unwrap();
     assert_eq!(monitor.wait(None, true), Ok(false));
-    assert_eq!(look(&mut monitor), []);
+    assert_eq!(look(&mut monitor), Events::default());
     publisher.write_all(&FRAME[5..]).unwrap();
-    assert_eq!(until(&mut monitor, None).len(), 1);
+    assert_eq!(wait(&mut monitor, None).received.messages.len(), 1);
 }
 
 #[test]
-fn a_wait_ends_at_its_deadline_or_with_a_wake() {
+fn a_wait_ends_at_its_deadline_or_with_a_wakeup() {
     let (mut monitor, waker, _publisher) = monitor();
     let begun = Instant::now();
     let pause = Duration::from_millis(20);
-    assert_eq!(until(&mut monitor, Some(begun + pause)), []);
+    assert_eq!(wait(&mut monitor, Some(begun + pause)), Events::default());
     assert!(begun.elapsed() >= pause);
     waker.wake();
     waker.wake();
-    assert_eq!(until(&mut monitor, None), []);
-    assert_eq!(look(&mut monitor), []);
+    assert_eq!(wait(&mut monitor, None), Events::default());
+    assert_eq!(look(&mut monitor), Events::default());
     waker.wake();
-    assert_eq!(batch(&mut monitor, None), Batch::default());
+    assert_eq!(wait(&mut monitor, None), Events::default());
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_exit_comes_last_and_the_child_is_left_to_be_reaped() {
+fn an_exit_comes_last_and_leaves_the_child_unreaped() {
     for (end, code) in [("exit 3", 3), ("kill -9 $$", -9)] {
         let (mut monitor, _waker, publisher) = monitor();
         let script =
             format!("printf '\\000\\000\\000\\004\\200\\004N.\\000\\000\\000\\011ab'; {end}");
         let mut child = shell(&script, &publisher);
         let pid = watch(&mut monitor, &child);
-        let mut events = Vec::new();
-        while events.len() < 3 {
-            events.extend(until(&mut monitor, None));
+        let (mut messages, mut exits) = (Vec::new(), Vec::new());
+        while exits.is_empty() {
+            let events = wait(&mut monitor, None);
+            messages.extend(events.received.messages);
+            exits.extend(events.exits);
         }
         let fault = Fault {
             reason: "2 bytes of an unfinished frame of 9 bytes; its writer is gone".to_owned(),
             sample: b"\0\0\0\x09ab".to_vec(),
         };
-        let wanted = [
-            Event::Message {
-                payload: 0..4,
-                sender: Some(pid),
-            },
-            Event::Corrupt {
-                fault,
-                sender: Some(pid),
-            },
-            Event::Exited {
-                key: b"w".to_vec(),
-                pid,
-                code: Some(code),
-            },
-        ];
-        assert_eq!(events, wanted);
+        let wanted = [Ok(0..4), Err(fault)].map(|payload| Message {
+            sender: Some(pid),
+            payload,
+        });
+        assert_eq!(messages, wanted);
+        let exit = Exit {
+            key: b"w".to_vec(),
+            pid,
+            code: Some(code),
+        };
+        assert_eq!(exits, [exit]);
         assert!(!monitor.unwatch(b"w"));
         assert_eq!(child.wait().unwrap().success(), code == 0);
     }
 }
 
 #[test]
-fn the_end_of_the_pipe_is_told_once() {
+fn the_end_of_the_channel_is_reported_once() {
     let (mut monitor, _waker, publisher) = monitor();
     drop(publisher);
+    let messages = wait(&mut monitor, None).received.messages;
     assert!(matches!(
-        until(&mut monitor, None)[..],
-        [Event::Corrupt { sender: None, .. }]
+        messages[..],
+        [Message {
+            sender: None,
+            payload: Err(_)
+        }]
     ));
-    assert_eq!(look(&mut monitor), []);
+    assert_eq!(look(&mut monitor), Events::default());
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_key_is_watched_once() {
     let pid = watch(&mut monitor, &child);
     // SAFETY: there is no sentinel.
     let again = unsafe { monitor.watch(b"w", pid, None) };
-    assert_eq!(again, Err(WatchError::Twice));
+    assert_eq!(again, Err(WatchError::Duplicate));
     // SAFETY: as above.
     let none = unsafe { monitor.watch(b"x", 0, None) };
     assert_eq!(none, Err(WatchError::NoPid));
@@ -148,5 +148,5 @@ fn a_key_is_watched_once() {
     assert!(!monitor.unwatch(b"w"));
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(look(&mut monitor), []);
+    assert_eq!(look(&mut monitor), Events::default());
 }

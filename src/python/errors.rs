@@ -1,0 +1,46 @@
+//! The errors that a table raises.
+
+use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::state::memory::Corrupt;
+use crate::state::ops::Failure;
+use crate::state::writer::Refused;
+
+/// The error that a `dict` raises.
+pub fn missing(key: &Bound<'_, PyAny>) -> PyErr {
+    PyKeyError::new_err((key.clone().unbind(),))
+}
+
+/// What was read is not what a table writes.
+pub fn corrupt(_: Corrupt) -> PyErr {
+    PyRuntimeError::new_err("something else has written to the memory of the table")
+}
+
+/// A process has no place to write its numbers in.
+pub fn refused(refused: &Refused) -> PyErr {
+    match refused {
+        Refused::Full => {
+            PyMemoryError::new_err("no room in the table for one more process that writes")
+        }
+        Refused::Corrupt => corrupt(Corrupt),
+    }
+}
+
+/// An entry was not changed, in a table of so many bytes.
+pub fn failed(name: &Bound<'_, PyString>, failure: &Failure, ceiling: usize) -> PyErr {
+    match failure {
+        Failure::NoEntry | Failure::NoKey => missing(name),
+        Failure::Refused(Refused::Full) => {
+            let name = name
+                .repr()
+                .map_or_else(|_| String::new(), |name| name.to_string());
+            PyMemoryError::new_err(format!(
+                "no room for a change of the entry {name}: the table may have {ceiling} bytes, and they \
+                 are taken; `state_max_bytes` sets how many"
+            ))
+        }
+        Failure::Refused(Refused::Corrupt) => corrupt(Corrupt),
+    }
+}

@@ -1,0 +1,62 @@
+//! `Framer`.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use crate::control::frame::{self, Fault, Item, LIMIT};
+
+/// The framing of one stream of bytes: bytes in, whole payloads out.
+#[pyclass(module = "worker._native")]
+pub struct Framer {
+    framer: frame::Framer,
+    faults: Vec<Fault>,
+}
+
+#[pymethods]
+impl Framer {
+    #[new]
+    #[pyo3(signature = (limit = i64::try_from(LIMIT).unwrap_or(i64::MAX)))]
+    fn new(limit: i64) -> PyResult<Self> {
+        let wanted = usize::try_from(limit).ok().filter(|&limit| limit > 0);
+        let limit = wanted.ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "the limit of a frame must be positive, not {limit}"
+            ))
+        })?;
+        Ok(Self {
+            framer: frame::Framer::new(limit),
+            faults: Vec::new(),
+        })
+    }
+
+    /// How many bytes are kept.
+    #[getter]
+    fn pending(&self) -> usize {
+        self.framer.pending()
+    }
+
+    /// Take more bytes; return the payloads that are whole now.
+    fn feed<'py>(&mut self, chunk: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyList>> {
+        let py = chunk.py();
+        let mut payloads = Vec::new();
+        self.framer.feed(chunk.as_bytes(), |item| match item {
+            Item::Payload(payload) => payloads.push(PyBytes::new(py, payload)),
+            Item::Fault(fault) => self.faults.push(fault),
+        });
+        PyList::new(py, payloads)
+    }
+
+    /// Return, and forget, what was dropped: why, and the first bytes of it.
+    fn faults<'py>(&mut self, py: Python<'py>) -> Vec<(String, Bound<'py, PyBytes>)> {
+        std::mem::take(&mut self.faults)
+            .into_iter()
+            .map(|fault| (fault.reason, PyBytes::new(py, &fault.sample)))
+            .collect()
+    }
+
+    /// Drop what is left, as its writer is gone.
+    fn finish(&mut self) {
+        self.faults.extend(self.framer.abandon());
+    }
+}

@@ -1,0 +1,26 @@
+//! The shared state: a table of entries in memory that all processes of a server map.
+//!
+//! From the words of the memory up to the table that Python sees, each module uses those before it:
+//!
+//! 1. [`heap`] fills and copies blocks; [`layout`] places every part of the memory; [`memory`] gives access to it.
+//! 2. [`segments`] says which process owns which blocks, and [`records`] which processes write. [`dirty_bits`] marks
+//!    the buckets that changed. [`liveness`] tells whether a process has exited.
+//! 3. [`node`] encodes entries as words. [`writer`] publishes a change with one compare-and-swap.
+//! 4. [`ops`] defines the changes of an entry, and [`table`] is the table as one process has it.
+
+pub mod dirty_bits;
+pub mod heap;
+pub mod layout;
+pub mod liveness;
+pub mod memory;
+pub mod node;
+pub mod ops;
+pub mod records;
+pub mod segments;
+mod sync;
+#[cfg(not(loom))]
+pub mod table;
+pub mod writer;
+
+#[cfg(test)]
+mod tests;

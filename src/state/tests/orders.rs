@@ -1,0 +1,146 @@
+//! Every order of events that the memory model allows, tried by `loom`.
+
+use loom::sync::Arc;
+use loom::thread;
+
+use super::*;
+use crate::state::dirty_bits;
+use crate::state::heap::{self, Class, Kind, Ref};
+
+/// Try them all, with so many changes of threads where none has to be.
+fn in_every_order(preemptions: usize, act: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 20_000;
+    builder.check(act);
+}
+
+struct Room(Vec<AtomicU64>, Layout);
+
+impl Room {
+    fn new(units: usize) -> Arc<Self> {
+        let (words, layout) = room(units);
+        Arc::new(Self(words, layout))
+    }
+
+    fn memory(&self) -> Memory<'_> {
+        Memory::again(&self.0, self.1)
+    }
+}
+
+#[test]
+fn whoever_follows_a_reference_sees_what_was_referred_to_or_nothing() {
+    in_every_order(3, || {
+        let shared = Arc::new((words(32), AtomicU64::new(0)));
+        let publish = |shared: &(Vec<AtomicU64>, AtomicU64), granule, stamp| {
+            let block = heap::fill(&shared.0, granule, stamp, Kind::Value, &[stamp, stamp]);
+            shared.1.store(block.0, Ordering::Release);
+        };
+        publish(&shared, 1, 1);
+        let writer = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                publish(&shared, 2, 2);
+                publish(&shared, 1, 3);
+            })
+        };
+        let block = Ref(shared.1.load(Ordering::Acquire));
+        if let Some(content) = heap::copy(&shared.0, block, Class(0), Kind::Value) {
+            let stamp = block.0 >> heap::GRANULES;
+            assert_eq!(content, [stamp, stamp]);
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_block_that_is_cut_anew_is_not_taken_for_what_it_was() {
+    in_every_order(3, || {
+        let shared = Arc::new((words(40), AtomicU64::new(0)));
+        let block = heap::fill(&shared.0, 2, 1, Kind::Value, &[1, 1]);
+        shared.1.store(block.0, Ordering::Release);
+        let writer = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                shared.1.store(0, Ordering::Release);
+                heap::erase(&shared.0, [1, 2].into_iter());
+                // It covers both.
+                heap::fill(&shared.0, 1, 2, Kind::Value, &[2; 12]);
+            })
+        };
+        let block = Ref(shared.1.load(Ordering::Acquire));
+        let content = heap::copy(&shared.0, block, Class(0), Kind::Value);
+        if let Some(content) = content.filter(|_| block != Ref::NONE) {
+            assert_eq!(content, [1, 1]);
+        }
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn two_that_change_one_entry_lose_nothing() {
+    in_every_order(2, || {
+        let room = Room::new(8);
+        put(&mut Writer::new(3), room.memory(), "entry", &[]).unwrap();
+        let other = {
+            let room = room.clone();
+            thread::spawn(move || {
+                let mut writer = Writer::new(2);
+                merge(&mut writer, room.memory(), "entry", &[("b", b"2")]).unwrap();
+            })
+        };
+        let mut writer = Writer::new(1);
+        merge(&mut writer, room.memory(), "entry", &[("a", b"1")]).unwrap();
+        other.join().unwrap();
+        let entry = read(room.memory(), "entry").unwrap();
+        let pair = |key: &str, value: &[u8]| (key.to_string(), value.to_vec());
+        assert_eq!(entry, [pair("a", b"1"), pair("b", b"2")].into());
+    });
+}
+
+#[test]
+fn who_reads_sees_a_merge_whole_or_not_at_all() {
+    in_every_order(2, || {
+        let room = Room::new(8);
+        let mut writer = Writer::new(1);
+        put(
+            &mut writer,
+            room.memory(),
+            "entry",
+            &[("a", b"1"), ("b", b"1")],
+        )
+        .unwrap();
+        let other = {
+            let room = room.clone();
+            thread::spawn(move || {
+                merge(
+                    &mut writer,
+                    room.memory(),
+                    "entry",
+                    &[("a", b"2"), ("b", b"2")],
+                )
+                .unwrap();
+            })
+        };
+        let entry = read(room.memory(), "entry").unwrap();
+        assert_eq!(entry["a"], entry["b"]);
+        other.join().unwrap();
+    });
+}
+
+#[test]
+fn no_wake_is_lost() {
+    in_every_order(4, || {
+        let room = Room::new(1);
+        let writer = {
+            let room = room.clone();
+            thread::spawn(move || {
+                dirty_bits::set(room.memory(), 0);
+                dirty_bits::awaited(room.memory())
+            })
+        };
+        let is_marked = dirty_bits::arm(room.memory());
+        let wakes = writer.join().unwrap();
+        assert!(is_marked || wakes);
+    });
+}
