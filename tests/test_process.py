@@ -9,10 +9,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from multiprocessing import get_context
 from signal import SIGINT
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.fakes import FakeBase, Overseeing
+from support.fakes import FakeBase, OpenMailbox
 from support.targets import nothing
 
 from worker import process
@@ -158,7 +159,7 @@ class TestState:
         one.set_state(ProcessState.ACKED)
         assert one.state is ProcessState.ACKED
         one.forget()
-        one.acked()
+        one.acknowledge()
         text = " ".join(record.getMessage() for record in caplog.records)
         assert "The entry of Sanic-Server-0-0 is gone; {'state': 'ACKED'} is not recorded." in text
         why = (
@@ -223,7 +224,7 @@ class TestRestart:
         one.restart(reloaded_files="x.py")
         old, new = base.made
         assert (old.terminated, new.terminated) == (1, 0)
-        assert (one.pid, one.predecessor, one.state) == (new.pid, None, ProcessState.STARTED)
+        assert (one.pid, one.previous, one.state) == (new.pid, None, ProcessState.STARTED)
         entry = dict(one.worker_state[one.name])
         again = entry.pop("restart_at")
         assert isinstance(again, datetime) and again.tzinfo is not None and again >= first["start_at"]
@@ -248,7 +249,7 @@ class TestRestart:
         one.start()
         base.made[0].alive = False
         one.restart(STARTUP_FIRST)
-        assert (base.made[0].terminated, one.pid, one.predecessor) == (0, base.made[1].pid, None)
+        assert (base.made[0].terminated, one.pid, one.previous) == (0, base.made[1].pid, None)
 
     def test_of_what_never_ran(self, base: type[FakeBase]) -> None:
         one = make(base)
@@ -292,13 +293,13 @@ class TestRestart:
         one.restart(STARTUP_FIRST)
         old, new = base.made
         assert threading.active_count() == threads + 1
-        assert (old.terminated, one.pid, one.predecessor) == (0, new.pid, old)
+        assert (old.terminated, one.pid, one.previous) == (0, new.pid, old)
         # From here on it is the newcomer's word.
         assert one.worker_state[one.name].get("serving", False) is False
         (waiting,) = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
         one.set_state(ProcessState.ACKED)
         waiting.join(10)
-        assert (old.terminated, new.terminated, one.predecessor) == (1, 0, None)
+        assert (old.terminated, new.terminated, one.previous) == (1, 0, None)
         assert debug_lines(caplog) == [
             "Starting a process",
             "Restarting a process",
@@ -323,68 +324,68 @@ class TestRestart:
     def test_where_a_loop_waits_no_thread_does(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.overseer = Overseeing()
+        one.mailbox = OpenMailbox()
         threads = threading.active_count()
         one.restart(STARTUP_FIRST)
-        assert (one.predecessor, len(base.made)) == (None, 1)
-        one.renew(STARTUP_FIRST, {})
+        assert (one.previous, len(base.made)) == (None, 1)
+        one.replace_process(STARTUP_FIRST, {})
         assert threading.active_count() == threads
-        assert one.predecessor is base.made[0]
+        assert one.previous is base.made[0]
 
     def test_vacating(self, base: type[FakeBase]) -> None:
         """The next process comes when it is told to."""
         one = make(base)
         one.start()
         one.worker_state[one.name]["serving"] = True
-        one.overseer = Overseeing()
-        one.vacate()
+        one.mailbox = OpenMailbox()
+        one.stop_current()
         assert (base.made[0].terminated, len(base.made)) == (1, 1)
         entry = one.worker_state[one.name]
         assert (entry["state"], entry["serving"]) == ("RESTARTING", False)
         base.made[0].alive = False
-        one.renew(RestartOrder.SHUTDOWN_FIRST, {})
+        one.replace_process(RestartOrder.SHUTDOWN_FIRST, {})
         assert (base.made[0].terminated, one.pid) == (1, base.made[1].pid)
         assert one.worker_state[one.name]["starts"] == 2
 
     def test_a_second_one_replaces_the_newcomer(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.overseer = Overseeing()
-        one.renew(STARTUP_FIRST, {})
-        one.renew(STARTUP_FIRST, {})
+        one.mailbox = OpenMailbox()
+        one.replace_process(STARTUP_FIRST, {})
+        one.replace_process(STARTUP_FIRST, {})
         old, _, second = base.made
         assert [made.terminated for made in base.made] == [0, 1, 0]
-        assert (one.predecessor, one.pid) == (old, second.pid)
+        assert (one.previous, one.pid) == (old, second.pid)
         one.hand_over()
         assert [made.terminated for made in base.made] == [1, 1, 0]
-        assert one.predecessor is None
+        assert one.previous is None
 
     def test_shutdown_first_during_a_handover_ends_both(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.overseer = Overseeing()
-        one.renew(STARTUP_FIRST, {})
-        one.renew(RestartOrder.SHUTDOWN_FIRST, {})
+        one.mailbox = OpenMailbox()
+        one.replace_process(STARTUP_FIRST, {})
+        one.replace_process(RestartOrder.SHUTDOWN_FIRST, {})
         assert [made.terminated for made in base.made] == [1, 1, 0]
-        assert one.predecessor is None
+        assert one.previous is None
 
     def test_taking_back(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.overseer = Overseeing()
-        one.renew(STARTUP_FIRST, {})
-        one.take_back()
-        assert (one.pid, one.predecessor, one.state) == (base.made[0].pid, None, ProcessState.ACKED)
+        one.mailbox = OpenMailbox()
+        one.replace_process(STARTUP_FIRST, {})
+        one.roll_back()
+        assert (one.pid, one.previous, one.state) == (base.made[0].pid, None, ProcessState.ACKED)
         entry = one.worker_state[one.name]
         assert (entry["pid"], entry["state"], entry["serving"]) == (base.made[0].pid, "ACKED", True)
 
     def test_losing_the_predecessor(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
-        one.overseer = Overseeing()
-        one.renew(STARTUP_FIRST, {})
-        one.lose_predecessor()
-        assert (one.pid, one.predecessor) == (base.made[1].pid, None)
+        one.mailbox = OpenMailbox()
+        one.replace_process(STARTUP_FIRST, {})
+        one.continue_alone()
+        assert (one.pid, one.previous) == (base.made[1].pid, None)
 
     def test_what_another_write_has_covered_is_said_again(self, base: type[FakeBase]) -> None:
         """Over a mapping that is not ours, of two who write at once one loses."""
@@ -392,10 +393,10 @@ class TestRestart:
         one.start()
         right = one.worker_state[one.name]
         one.worker_state[one.name] = {"server": True, "mine": 1}
-        one.acked()
+        one.acknowledge()
         acked = {**right, "mine": 1, "state": "ACKED"}
         assert (one.state, one.worker_state[one.name]) == (ProcessState.ACKED, acked)
-        one.left(one.pid + 1, serves=True)
+        one.on_exit(SimpleNamespace(pid=one.pid + 1), is_ready=True)
         assert one.worker_state[one.name] == {**acked, "serving": True}
 
 

@@ -43,8 +43,8 @@ EXTRAS = {
         "inspector_open",
     ],
     "worker.manager.WorkerManager.manage": ["label", "restart_policy", "is_server"],
-    "worker.process.Worker": ["label", "settings", "restart_policy", "overseer", "is_server"],
-    "worker.process.WorkerProcess": ["overseer", "is_server"],
+    "worker.process.Worker": ["label", "settings", "restart_policy", "mailbox", "is_server"],
+    "worker.process.WorkerProcess": ["mailbox", "is_server"],
 }
 # Bases that this interpreter's enum module has not got yet.
 TOO_NEW = {name for name in ("ReprEnum", "StrEnum") if not hasattr(enum, name)}

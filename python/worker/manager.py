@@ -7,10 +7,12 @@ import signal as signals
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import suppress
 from enum import IntEnum, auto
-from itertools import count
+from functools import partial, wraps
+from itertools import chain, count
 from multiprocessing.context import BaseContext
 from signal import SIGKILL
-from typing import Any
+from socket import socket
+from typing import Any, TypeVar, cast
 
 from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
@@ -18,15 +20,28 @@ from sanic.log import error_logger, logger
 from worker import settings
 from worker._compat import later_names
 from worker._control.receive import fileno
-from worker._supervisor.loop import Loop, frozen_heap, in_the_loop
+from worker._supervisor.loop import Loop, frozen_heap
+from worker._supervisor.model import ServerPhase
 from worker._supervisor.operations import Kind, Operation
-from worker._supervisor.restart_policy import NEVER
-from worker._supervisor.supervisor import Overseer
-from worker.constants import MAIN_NAME, RestartOrder
+from worker._supervisor.supervisor import Supervisor
+from worker.constants import MAIN_NAME, NEVER, RestartOrder
 from worker.process import ProcessState, Worker, WorkerProcess
 from worker.restarter import Restarter
 
 __all__ = ["MonitorCycle", "WorkerManager"]
+
+
+Verb = TypeVar("Verb", bound=Callable[..., None])
+
+
+def in_the_loop(verb: Verb) -> Verb:
+    """Hand a verb of the manager to the running loop when another thread calls it."""
+
+    @wraps(verb)
+    def call(manager: WorkerManager, *args: Any, **kwargs: Any) -> None:
+        manager._loop.do(partial(verb, manager, *args, **kwargs))
+
+    return cast(Verb, call)
 
 
 class MonitorCycle(IntEnum):
@@ -99,12 +114,12 @@ class WorkerManager:
         self.monitor_publisher, self.monitor_subscriber = monitor_pubsub
         self.worker_state = worker_state
         self.worker_state[self.MAIN_IDENT] = {"pid": self.pid}
-        self._shutting_down = self._was_killed = False
+        self._was_killed = False
         self._serve = serve
         self._server_settings = server_settings
         self._server_count = count()
-        self._overseer = Overseer(self)
-        self._loop = Loop(self, self._overseer)
+        self._supervisor = Supervisor(self)
+        self._loop = Loop(self, self._supervisor)
 
         if number == 0:
             raise RuntimeError("Cannot serve with no workers")
@@ -172,7 +187,7 @@ class WorkerManager:
             label=label,
             settings=self.settings,
             restart_policy=settings.checked("restart_policy", policy or NEVER, "manage()"),
-            overseer=self._overseer,
+            mailbox=self._supervisor.mailbox,
             is_server=is_server,
         )
         (self.transient if transient else self.durable)[worker.ident] = worker
@@ -226,13 +241,12 @@ class WorkerManager:
     def _dismiss(self, worker: Worker) -> None:
         self.transient.pop(worker.ident, None)
         for process in worker.processes:
-            self._overseer.removes(process)
+            self._supervisor.count_removal(process)
             if process.pid:
                 process.terminate()
         for process in worker.processes:
-            # The entries of those that are still there go when they do.
-            if self._overseer.at_work and not self._overseer.lives_in(process):
-                process.forget()
+            # The entry of a process that still runs goes when it has exited.
+            self._supervisor.retire(process)
 
     def run(self) -> None:
         """Start everything, obey messages and signals until the end, and leave nothing behind.
@@ -246,10 +260,10 @@ class WorkerManager:
             self.join()
             self.terminate()
             self.cleanup()
-            if self._overseer.gave_up or self._was_killed:
+            if self._supervisor.gave_up or self._was_killed:
                 raise ServerKilled
         except BaseException:
-            self._overseer.kill()
+            self._supervisor.kill()
             raise
         finally:
             self._loop.close()
@@ -258,14 +272,15 @@ class WorkerManager:
         """Start the processes of every worker that starts by itself."""
         self._loop.open()
         for worker in self.workers:
-            self._start(worker)
+            self.start_worker(worker)
 
-    def _start(self, worker: Worker, operation: Operation | None = None) -> None:
+    def start_worker(self, worker: Worker, operation: Operation | None = None) -> None:
+        """Start the processes of a worker, unless it does not start by itself."""
         for process in worker.processes:
             if not (worker.auto_start and worker.may_start()):
                 process.set_state(ProcessState.NONE, True)
             elif not self._loop.stop_asked:
-                self._overseer.start(process, operation)
+                self._supervisor.start(process, operation)
 
     def join(self) -> None:
         """Wait until every process has ended; one that was told to leave is killed when it takes too long."""
@@ -302,8 +317,8 @@ class WorkerManager:
             **kwargs: What the new processes are told, as ``config`` (``reloaded_files``).
         """
         if process_names is None and (files := kwargs.get("reloaded_files")):
-            restart_order = self._overseer.order_of_reload(restart_order, files)
-        with self._overseer.begun(Kind.RESTART):
+            restart_order = self._supervisor.order_of_reload(restart_order, files)
+        with self._supervisor.operation(Kind.RESTART):
             transient, durable = [*self.transient_processes], [*self.durable_processes]
             self.restarter.restart(transient, durable, process_names, restart_order, **kwargs)
 
@@ -330,12 +345,12 @@ class WorkerManager:
         change = num_worker - self.num_server
         if change:
             logger.info("Scaling from %s to %s workers", self.num_server, num_worker)
-        with self._overseer.begun(Kind.SCALE_DOWN if change < 0 else Kind.SCALE_UP) as operation:
+        with self._supervisor.operation(Kind.SCALE_DOWN if change < 0 else Kind.SCALE_UP) as operation:
             for _ in range(-change):
                 self.shutdown_server()
-            revived = self._overseer.revive()
+            revived = self._supervisor.revive()
             for _ in range(change):
-                self._start(self.create_server(), operation)
+                self.start_worker(self.create_server(), operation)
         if not change and not revived:
             logger.info("No change needed. There are already %s workers.", num_worker)
 
@@ -357,7 +372,7 @@ class WorkerManager:
         Raises:
             ServerKilled: One ended before that, or took longer than ``THRESHOLD``.
         """
-        if reason := self._loop.wait_until_ready(self._overseer.start_limit()):
+        if reason := self._loop.wait_until_ready(self._supervisor.start_limit()):
             summary = "Not all workers acknowledged a successful startup. Shutting down."
             error_logger.error("%s\n\n%s", summary, reason)
             self.kill()
@@ -393,7 +408,7 @@ class WorkerManager:
             logger.info("Killing %s [%s]", process.name, process.pid)
             with suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)
-        self._overseer.kill()
+        self._supervisor.kill()
         raise ServerKilled
 
     def shutdown_signal(self, signal: int, frame: Any) -> None:
@@ -405,7 +420,7 @@ class WorkerManager:
         """
         if self._shutting_down:
             logger.info("Shutdown interrupted. Killing.")
-            self._was_killed = self._was_killed or self._overseer.has_processes()
+            self._was_killed = self._was_killed or self._supervisor.has_processes()
             with suppress(ServerKilled):
                 self.kill()
         logger.info("Received signal %s. Shutting down.", signals.Signals(signal).name)
@@ -416,8 +431,7 @@ class WorkerManager:
     @in_the_loop
     def shutdown(self) -> None:
         """Tell every process to leave. A running loop ends with it."""
-        self._overseer.stop()
-        self._shutting_down = True
+        self._supervisor.stop()
 
     def remove_worker(self, worker: Worker) -> None:
         """Take an untracked worker that is done out of the table, and its entries out of the state.
@@ -438,11 +452,22 @@ class WorkerManager:
         logger.info("Removed worker %s", worker.ident)
 
     @property
+    def listening_sockets(self) -> list[socket]:
+        """The sockets that the servers listen on, those of secondary applications included."""
+        infos = chain.from_iterable(self._server_settings.get("server_info", {}).values())
+        found = [self._server_settings.get("sock"), *(info.settings.get("sock") for info in infos)]
+        return list(dict.fromkeys(sock for sock in found if isinstance(sock, socket)))
+
+    @property
     def pid(self) -> int:
         """The process id of main."""
         return os.getpid()
 
     def _cycle(self) -> MonitorCycle:
-        if not self._loop.ended:
+        if not self._loop.is_over:
             self._loop.turn()
-        return MonitorCycle.BREAK if self._loop.ended else MonitorCycle.CONTINUE
+        return MonitorCycle.BREAK if self._loop.is_over else MonitorCycle.CONTINUE
+
+    @property
+    def _shutting_down(self) -> bool:
+        return self._supervisor.phase is ServerPhase.STOPPING

@@ -1,27 +1,38 @@
-"""One process and the worker it belongs to, as main sees them."""
+"""A slot of the process table, and the worker that it belongs to, as the main process sees them.
+
+This file is longer than 450 lines: a slot is one class, and its name, its state entry and the processes that
+fill it belong together.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from inspect import Parameter, signature
 from multiprocessing.context import BaseContext
-from threading import Thread
-from typing import Any
+from multiprocessing.process import BaseProcess
+from signal import SIGTERM
+from threading import Condition, Thread
+from typing import Any, Protocol
 
 from sanic.http.constants import HTTP
+from sanic.log import Colors, logger
 
 from worker._spawn import liveness, processes
-from worker._supervisor.restart_policy import NEVER
-from worker.constants import WORKER_PREFIX, ProcessState, RestartOrder, prefixed
-from worker.place import Overseer, Place
+from worker._state.entry import Entry
+from worker._state.foreign import shared
+from worker._state.shared import SharedState
+from worker.constants import NEVER, SERVER_LABEL, WORKER_PREFIX, Phase, ProcessState, RestartOrder, prefixed
 from worker.settings import Settings
 
 __all__ = ["ProcessState", "Worker", "WorkerProcess", "get_now"]
 
-# How long cleanup waits for a process that was told to leave, seconds.
+# How long cleanup waits for a process that was told to stop, seconds.
 EXIT_TIMEOUT = 10.0
 
 
@@ -30,11 +41,65 @@ def get_now() -> datetime:
     return datetime.now(tz=timezone.utc)
 
 
-class WorkerProcess(Place):
-    """A named place in the table that one process fills at a time.
+@dataclass(frozen=True)
+class SlotStarted:
+    """A process was started in a slot."""
 
-    The name and the entry in ``worker_state`` outlive the process: a restart puts a new one in the
-    same place.
+    slot: WorkerProcess
+
+
+@dataclass(frozen=True)
+class SlotChanged:
+    """A slot has moved to a state."""
+
+    slot: WorkerProcess
+    state: ProcessState
+
+
+@dataclass(frozen=True)
+class RestartAsked:
+    """A slot is to be restarted."""
+
+    slot: WorkerProcess
+    order: RestartOrder
+    config: Mapping[str, Any]
+
+
+SlotMessage = SlotStarted | SlotChanged | RestartAsked
+
+
+class Mailbox(Protocol):
+    """Where slots leave messages for the supervisor. They are read later, in the thread of the loop."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the supervisor reads them: a loop runs."""
+
+    def post(self, message: SlotMessage) -> None:
+        """Leave a message, from any thread."""
+
+
+@dataclass(frozen=True)
+class StopSent:
+    """A signal to stop that was sent to a process.
+
+    Attributes:
+        at: When, on the monotonic clock.
+        signum: Which signal.
+        may_be_lost: Whether the process had no handlers for it yet: Sanic loses a signal while it sets them.
+    """
+
+    at: float
+    signum: int
+    may_be_lost: bool
+
+
+class WorkerProcess:
+    """A slot: a named position in the process table, which one process fills at a time.
+
+    Its name and its entry in ``worker_state`` outlive the process. During a restart with ``STARTUP_FIRST``
+    two processes bear its name: the previous one has the entry until the current one is ready. Under a
+    running loop, :meth:`restart` only leaves a request: the supervisor restarts one slot after the other.
 
     Args:
         factory (Callable): Makes the process; called with ``name``, ``target``, ``kwargs`` and
@@ -44,8 +109,7 @@ class WorkerProcess(Place):
         kwargs (dict[str, Any]): The arguments of ``target``.
         worker_state (MutableMapping[str, Any]): The state of all processes.
         restartable (bool): Whether a restart may be asked for. Defaults to ``False``.
-        overseer (Overseer | None): Is told of every start, and restarts in its own time. Defaults to
-            ``None``.
+        mailbox (Mailbox | None): Where to leave messages for the supervisor. Defaults to ``None``.
         is_server (bool | None): Whether it serves requests. Defaults to ``None``: it does if its name has
             ``SERVER_LABEL`` in it.
     """
@@ -53,6 +117,8 @@ class WorkerProcess(Place):
     THRESHOLD = 300
     """How long a start may take until the process is ready, in tenths of a second; under a manager, that of
     :class:`~worker.manager.WorkerManager` counts if it is longer."""
+    SERVER_LABEL = SERVER_LABEL
+    """The part of a name that says that the process serves requests, where nothing else does."""
     SERVER_IDENTIFIER = "Srv"
     """What the label of a server in the log starts with (read by Sanic 24.12 and later)."""
 
@@ -65,10 +131,14 @@ class WorkerProcess(Place):
         worker_state: MutableMapping[str, Any],
         restartable: bool = False,
         *,
-        overseer: Overseer | None = None,
+        mailbox: Mailbox | None = None,
         is_server: bool | None = None,
     ) -> None:
-        super().__init__(name, worker_state, overseer, is_server)
+        self.state = ProcessState.IDLE
+        self.name = name
+        self.is_server = self.SERVER_LABEL in name if is_server is None else is_server
+        self.worker_state = worker_state
+        self.mailbox = mailbox
         self.factory = factory
         self.ident = name
         self.target = target
@@ -76,7 +146,100 @@ class WorkerProcess(Place):
         self.restartable = restartable
         self.restart_policy = NEVER
         self.exclusive = False
+        # Re-entrant: the thread that waits for an ack may set the state itself.
+        self._changed = Condition()
+        self._current_process: Any = None
+        self._old_process: Any = None
+        self._stops: dict[Any, StopSent] = {}
+        self._is_ready = False
+        # What the main process has to say of the process that is to fill this slot: written when the entry is
+        # handed over to it. (Over a foreign mapping, two who write one entry at once lose one of the writes:
+        # it is written again.)
+        self._pending_fields: dict[str, Any] = {}
         self.spawn()
+
+    # What it is
+
+    @property
+    def pid(self) -> int:
+        """The process id; ``None`` before the start."""
+        return self._current_process.pid  # type: ignore[no-any-return]
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit code, negative for the signal that ended it; ``None`` while it runs."""
+        return self._current_process.exitcode  # type: ignore[no-any-return]
+
+    @property
+    def current(self) -> Any:
+        """The process that fills the slot."""
+        return self._current_process
+
+    @property
+    def previous(self) -> BaseProcess | None:
+        """The process that serves under the slot's name while the current one starts."""
+        return self._old_process  # type: ignore[no-any-return]
+
+    @property
+    def is_reloader(self) -> bool:
+        """Whether its process reports changes of the code."""
+        return getattr(self.target, "is_reloader", False) is True
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether a loop runs, whose supervisor reads the slot's messages."""
+        return self.mailbox is not None and self.mailbox.is_open
+
+    def is_alive(self) -> bool:
+        """Whether the process runs. ``False`` before its start."""
+        try:
+            return liveness.is_alive(self._current_process)
+        except AssertionError:
+            return False
+
+    # Its process
+
+    def spawn(self) -> None:
+        """Make the next process, without starting it.
+
+        Raises:
+            Exception: There is a process in this slot, and no restart is under way.
+        """
+        if self.state not in (ProcessState.IDLE, ProcessState.RESTARTING):
+            raise Exception("Cannot spawn a worker process until it is idle.")
+        self._entry.require(self.is_server)
+        self._current_process = self.factory(
+            name=self.name,
+            target=self.target,
+            kwargs=self.kwargs,
+            daemon=True,
+        )
+
+    def start(self) -> None:
+        """Start the process that :meth:`spawn` has made."""
+        self._log("Starting a process")
+        entry = self._entry.read()
+        self.set_state(ProcessState.STARTING)
+        if "start_at" not in entry:
+            self._note_own({"start_at": get_now(), "starts": entry.get("starts", 1)})
+        # Written before it is true, so that it is never written over the ack of a quick child.
+        self._record({"state": ProcessState.STARTED.name})
+        # Stock contexts hand the environment on to the child; ours carry it on the process object.
+        os.environ["SANIC_WORKER_NAME"] = self.name
+        os.environ["SANIC_WORKER_IDENTIFIER"] = self.ident
+        try:
+            self._current_process.start()
+        except BaseException:
+            self.set_state(ProcessState.FAILED, force=True)
+            raise
+        finally:
+            del os.environ["SANIC_WORKER_NAME"]
+            del os.environ["SANIC_WORKER_IDENTIFIER"]
+        self._post(SlotStarted(self))
+        if self.state < ProcessState.STARTED:
+            self._move(ProcessState.STARTED)
+        if not self._waits_for_entry:
+            self._take_entry()
 
     def set_state(self, state: ProcessState, force: bool = False) -> None:
         """Move to a state, here and in ``worker_state``.
@@ -95,33 +258,6 @@ class WorkerProcess(Place):
         self._move(state)
         self._record({"state": state.name})
 
-    def start(self) -> None:
-        """Start the process that :meth:`spawn` has made."""
-        self._log("Starting a process")
-        entry = self._entry.read()
-        self.set_state(ProcessState.STARTING)
-        if "start_at" not in entry:
-            self._state_facts({"start_at": get_now(), "starts": entry.get("starts", 1)})
-        # Said before it is true, so that it is never said over the ack of a quick child.
-        self._record({"state": ProcessState.STARTED.name})
-        # Stock contexts hand the environment on to the child; ours carry it on the process object.
-        os.environ["SANIC_WORKER_NAME"] = self.name
-        os.environ["SANIC_WORKER_IDENTIFIER"] = self.ident
-        try:
-            self._current_process.start()
-        except BaseException:
-            self.set_state(ProcessState.FAILED, force=True)
-            raise
-        finally:
-            del os.environ["SANIC_WORKER_NAME"]
-            del os.environ["SANIC_WORKER_IDENTIFIER"]
-        if self.overseer is not None and self.overseer.at_work:
-            self.overseer.watch(self)
-        if self.state < ProcessState.STARTED:
-            self._move(ProcessState.STARTED)
-        if not self._waits_for_entry:
-            self._take_entry()
-
     def join(self) -> None:
         """Wait until the process has ended."""
         self.set_state(ProcessState.JOINED)
@@ -135,30 +271,28 @@ class WorkerProcess(Place):
             self.forget()
 
     def terminate(self) -> None:
-        """Tell the process to leave, once; and the predecessor that it was to replace.
+        """Tell the process to stop, once; and the previous one that it was to replace.
 
         The signal is SIGINT; for a process that has not begun, SIGTERM.
         """
         if self.state is ProcessState.TERMINATED:
             return
         self._log("Terminating a process", self.pid)
-        leaving = [self._old_process, self._current_process]
+        stopping = [self._old_process, self._current_process]
         self._old_process = None
         self.set_state(ProcessState.TERMINATED, force=True)
-        for process in leaving:
-            # One that could not be started asserts that it is none.
+        for process in stopping:
+            # A process that could not be started raises AssertionError.
             with suppress(AssertionError, KeyError, AttributeError, ProcessLookupError):
-                if process is None or not liveness.is_alive(process):
-                    continue
-                signum = liveness.stop_signal(process)
-                if self._is_first_stop(process, signum):
-                    os.kill(process.pid, signum)
+                if process is not None and liveness.is_alive(process):
+                    signum = liveness.stop_signal(process)
+                    self._send_stop(process, signum, partial(os.kill, process.pid, signum))
 
     def restart(self, restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST, **kwargs: Any) -> None:
-        """Put a new process in the place of the present one.
+        """Replace the process by a new one.
 
-        With ``STARTUP_FIRST`` the present one stays until the new one has acknowledged its start. Under a
-        running manager loop this only says what is wanted: the loop restarts one place after the other.
+        With ``STARTUP_FIRST`` the current one stays until the new one has acknowledged its start. Under a
+        running loop this only leaves a request for the supervisor.
 
         Args:
             restart_order (RestartOrder): Which comes first. Defaults to ``SHUTDOWN_FIRST``.
@@ -166,43 +300,45 @@ class WorkerProcess(Place):
                 as ``config``, the names in upper case (``RELOADED_FILES``, for one).
 
         Raises:
-            ConnectionError: The state of the workers cannot be reached; the present process stays.
+            ConnectionError: The state of the workers cannot be reached; the current process stays.
             RuntimeError: The new process could not be made.
             TimeoutError: In the waiting thread: the new process sent no ack in time.
         """
-        if self.is_overseen:
+        if self.is_supervised:
             self._entry.require(self.is_server)
-            self.overseer.wish(self, restart_order, kwargs)  # type: ignore[union-attr]
+            self._post(RestartAsked(self, restart_order, kwargs))
             return
-        self.renew(restart_order, kwargs)
+        self.replace_process(restart_order, kwargs)
         if restart_order is RestartOrder.STARTUP_FIRST and self._old_process is not None:
             Thread(target=self._wait_to_terminate).start()
 
-    def renew(self, order: RestartOrder, config: Mapping[str, Any]) -> None:
-        """Start a new process now; tell the present one to leave, unless it is to stay until then.
+    # Steps of a restart, for the supervisor
+
+    def replace_process(self, order: RestartOrder, config: Mapping[str, Any]) -> None:
+        """Start a new process now; tell the current one to stop, unless it is to stay until then.
 
         Args:
             order (RestartOrder): Which comes first.
             config (Mapping[str, Any]): As in :meth:`restart`.
 
         Raises:
-            ConnectionError: The state of the workers cannot be reached; the present process stays.
+            ConnectionError: The state of the workers cannot be reached; the current process stays.
             RuntimeError: The new process could not be made.
         """
         self._log("Restarting a process", self.pid)
-        # Before anybody leaves: without a state the newcomer could not start.
+        # Before any process is stopped: without a state the new one could not start.
         self._entry.require(self.is_server)
         entry = self._entry.read()
         if self._old_process is not None:
-            # A newcomer that is not ready yet makes way; the one that serves keeps its place.
-            self._stop(self._current_process)
+            # A starting process is replaced; the one that serves stays.
+            self._terminate(self._current_process)
         elif order is RestartOrder.STARTUP_FIRST and self.is_alive():
             self._old_process = self._current_process
         self.set_state(ProcessState.RESTARTING, force=True)
-        # All of it before the newcomer writes as well; whether it serves is its own word from now on.
+        # All of it before the new process writes as well: from then on it says itself whether it serves.
         anew = {"serving": False, "start_error": ""}
-        own_words = {key: value for key, value in anew.items() if entry.get(key)}
-        self._state_facts({"starts": entry.get("starts", 1) + 1, "restart_at": get_now()}, own_words)
+        stale = {key: value for key, value in anew.items() if entry.get(key)}
+        self._note_own({"starts": entry.get("starts", 1) + 1, "restart_at": get_now()}, stale)
         if order is not RestartOrder.STARTUP_FIRST:
             self._terminate_now()
         if self._takes_config():
@@ -212,56 +348,171 @@ class WorkerProcess(Place):
             self.start()
         except Exception as error:
             if self._old_process is not None:
-                self.take_back()
+                self.roll_back()
             raise RuntimeError("Restart failed") from error
         if self._old_process is not None:
             self._log("Begin restart termination", self._current_process.pid)
 
-    def vacate(self) -> None:
-        """Tell the present process to leave; :meth:`renew` puts the next one in its place."""
+    def stop_current(self) -> None:
+        """Tell the current process to stop; :meth:`replace_process` starts the next one."""
         self._log("Restarting a process", self.pid)
         self.set_state(ProcessState.RESTARTING, force=True)
-        self.ceases_to_serve()
+        self.show_not_serving()
         self._terminate_now()
 
-    def is_alive(self) -> bool:
-        """Whether the process runs. ``False`` before its start."""
-        try:
-            return liveness.is_alive(self._current_process)
-        except AssertionError:
-            return False
+    def hand_over(self) -> None:
+        """Let the entry be the current process's, and tell the previous one to stop."""
+        old, self._old_process = self._old_process, None
+        self._inherit_entry()
+        self._log("Process acked. Terminating", old.pid)
+        self._terminate(old)
 
-    def spawn(self) -> None:
-        """Make the next process, without starting it.
+    def continue_alone(self) -> None:
+        """Forget the previous process: it has exited by itself."""
+        self._old_process = None
+        if not self._entry.is_foreign:
+            self._inherit_entry()
 
-        Raises:
-            Exception: There is a process in this place, and no restart is under way.
+    def roll_back(self) -> None:
+        """Let the previous process be the current one again: the new one has failed."""
+        self._current_process, self._old_process = self._old_process, None
+        self._move(ProcessState.ACKED)
+        if self._entry.is_foreign:
+            self._entry.record({"state": ProcessState.ACKED.name, "serving": True, "pid": self.pid})
+
+    def acknowledge(self) -> None:
+        """Count the start of the current process as acknowledged."""
+        self._move(ProcessState.ACKED)
+        if self._old_process is None:
+            self._take_entry(state=self.state.name)
+
+    def on_exit(self, process: Any, is_ready: bool) -> None:
+        """Drop what a process of this slot that has exited had written last.
+
+        Args:
+            process (Process): Which it was.
+            is_ready (bool): Whether the current process is ready.
         """
-        if self.state not in (ProcessState.IDLE, ProcessState.RESTARTING):
-            raise Exception("Cannot spawn a worker process until it is idle.")
-        self._entry.require(self.is_server)
-        self._current_process = self.factory(
-            name=self.name,
-            target=self.target,
-            kwargs=self.kwargs,
-            daemon=True,
-        )
+        self._stops.pop(process, None)
+        if self._entry.is_foreign and self.is_server and is_ready and process.pid != self.pid:
+            self._take_entry(serving=True)
+        self._entry.drop_part(process.pid)
+
+    def stop_sent(self, process: Any) -> StopSent | None:
+        """Return the signal to stop that a process of this slot was sent, if a loop ran."""
+        return self._stops.get(process)
+
+    # Its state entry
+
+    def read_entry(self, pid: int | None = None) -> Mapping[str, Any]:
+        """Return the fields that a process has written; by default the current one, not the previous one."""
+        if pid is None:
+            pid = self.pid if self._waits_for_entry else 0
+        return self._entry.read(pid)
+
+    def show_phase(self, phase: Phase) -> None:
+        """Show the slot's phase in the entry."""
+        name: str | None = phase.name.lower()
+        # Where writes do not merge, this one may undo one of the process itself at the same moment:
+        # there only the phases without a process are shown.
+        if not self._entry.merges and phase not in (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED):
+            name = None
+        self._is_ready = phase is Phase.READY
+        if self._pending_fields.get("phase") != name:
+            self.note({"phase": name})
+
+    def show_not_serving(self) -> None:
+        """Show that no process serves in the slot, whatever the last one has written."""
+        if self._entry.read().get("serving"):
+            self._record({"serving": False})
+
+    def note(self, fields: Mapping[str, Any]) -> None:
+        """Write to the entry, whichever process has it."""
+        self._pending_fields.update(fields)
+        self._entry.record(fields)
+
+    def forget(self) -> None:
+        """Remove the entry."""
+        self._entry.remove()
 
     @property
-    def exitcode(self) -> int | None:
-        """The exit code, negative for the signal that ended it; ``None`` while it runs."""
-        return self._current_process.exitcode  # type: ignore[no-any-return]
+    def _entry(self) -> Entry:
+        return Entry(self.worker_state, self.name, self._last_known)
+
+    @property
+    def _waits_for_entry(self) -> bool:
+        """Whether the entry is the previous process's until the current one is ready."""
+        return self._old_process is not None and not self._entry.is_foreign
+
+    def _last_known(self) -> dict[str, Any]:
+        """Return the last known fields of the process that has the entry; none before the first start."""
+        pid = getattr(self._old_process or self._current_process, "pid", None)
+        if type(pid) is not int or self._entry.is_foreign:
+            return {}
+        # With its pid: what the next process writes is kept apart from it until it is handed over.
+        return {
+            "server": self.is_server,
+            "state": self.state.name,
+            **self._pending_fields,
+            "serving": self._old_process is not None or self._is_ready,
+            "pid": pid,
+        }
+
+    def _inherit_entry(self) -> None:
+        """Let the entry be the current process's: it serves if it has written so itself."""
+        entry = self._entry
+        serving = {"serving": False} if entry.read().get("serving") and not entry.is_foreign else {}
+        self._take_entry(state=self.state.name, **serving)
+
+    def _take_entry(self, **changes: Any) -> None:
+        """Let the entry be the current process's."""
+        self._entry.hand_over(self.pid, {**self._pending_fields, **changes})
+
+    def _record(self, changes: Mapping[str, Any]) -> None:
+        if not self._waits_for_entry:
+            self._entry.record(changes)
+
+    def _note_own(self, fields: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
+        """Write what the main process alone knows, and remember it."""
+        self._pending_fields.update(fields)
+        self._record({**fields, **(more or {})})
+
+    # What they have in common
+
+    def _post(self, message: SlotMessage) -> None:
+        if self.mailbox is not None and self.mailbox.is_open:
+            self.mailbox.post(message)
+
+    def _move(self, state: ProcessState) -> None:
+        with self._changed:
+            self.state = state
+            self._changed.notify_all()
+        self._post(SlotChanged(self, state))
+
+    def _terminate(self, process: Any) -> None:
+        """Tell a process to stop by SIGTERM, as in a restart."""
+        self._send_stop(process, SIGTERM, process.terminate)
+
+    def _send_stop(self, process: Any, signum: int, send: Callable[[], object]) -> None:
+        """Send a signal to stop; under a running loop only the first one."""
+        if self.is_supervised:
+            if process in self._stops:
+                return
+            state = shared(self.worker_state)
+            has_handlers = not isinstance(state, SharedState) or state.numbers(process.pid).get("stoppable")
+            self._stops[process] = StopSent(time.monotonic(), signum, not has_handlers)
+        send()
 
     def _terminate_now(self) -> None:
-        leaving = [self._old_process] if self._old_process is not None else []
+        stopping = [self._old_process] if self._old_process is not None else []
         self._old_process = None
-        if not leaving:
+        if not stopping:
             if not self.is_alive():
                 return
-            leaving = [self._current_process]
-        self._log("Begin restart termination", leaving[0].pid)
-        for process in leaving:
-            self._stop(process)
+            stopping = [self._current_process]
+        self._log("Begin restart termination", stopping[0].pid)
+        for process in stopping:
+            self._terminate(process)
 
     def _wait_to_terminate(self) -> None:
         self._log("Waiting for process to be acked", self._old_process.pid)
@@ -279,6 +530,13 @@ class WorkerProcess(Place):
             return False
         return "config" in parameters or any(
             parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()
+        )
+
+    def _log(self, event: str, *pid: int | None) -> None:
+        """A line of the debug log; users rely on its text, and on the order of such lines."""
+        where = f" {Colors.BLUE}[%s]" if pid else ""
+        logger.debug(
+            f"{Colors.BLUE}{event}: {Colors.BOLD}{Colors.SANIC}%s{where}{Colors.END}", self.name, *pid
         )
 
 
@@ -300,7 +558,7 @@ class Worker:
         settings (Settings | None): What the processes are to go by. Defaults to ``None``.
         restart_policy (str): When a process that ends by itself is replaced: ``always``, ``on-failure``
             or ``never``. Defaults to ``never``.
-        overseer (Overseer | None): Who watches over the processes. Defaults to ``None``.
+        mailbox (Mailbox | None): Where the processes leave messages for the supervisor. Defaults to ``None``.
         is_server (bool | None): Whether they serve requests. Defaults to ``None``: their names tell.
     """
 
@@ -321,7 +579,7 @@ class Worker:
         label: str = "",
         settings: Settings | None = None,
         restart_policy: str = NEVER,
-        overseer: Overseer | None = None,
+        mailbox: Mailbox | None = None,
         is_server: bool | None = None,
     ) -> None:
         self.ident = ident
@@ -338,7 +596,7 @@ class Worker:
         self.auto_start = auto_start
         self.settings = settings
         self.restart_policy = restart_policy
-        self.overseer = overseer
+        self.mailbox = mailbox
         self.is_server = is_server
         try:
             for _ in range(num):
@@ -357,7 +615,7 @@ class Worker:
             kwargs={**self.server_settings},
             worker_state=self.worker_state,
             restartable=self.restartable,
-            overseer=self.overseer,
+            mailbox=self.mailbox,
             is_server=self.is_server,
         )
         process.ident = self.label

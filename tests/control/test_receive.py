@@ -17,7 +17,7 @@ from support.running import until
 from support.targets import nothing
 
 from worker._control import receive
-from worker._control.receive import ConnectionMonitor, fileno, interpret, load, open_monitor
+from worker._control.receive import ConnectionMonitor, decode_command, fileno, interpret, open_monitor
 from worker._core import Monitor
 from worker._core.messages import (
     Command,
@@ -197,17 +197,17 @@ class TestInterpret:
 class TestLoad:
     @pytest.mark.parametrize("command", [Stop(), Scale(2), Terminate(), Invalid(1, "x"), Restart(None)])
     def test_a_command_is_one_already(self, command: Command) -> None:
-        assert load(command) is command
+        assert decode_command(command) is command
 
     @pytest.mark.parametrize("message", [None, "", 0, [], "__SCALE__:2", EIGHT, EIGHT[:7]])
     def test_a_pickled_object(self, message: Any) -> None:
-        assert load(opaque(message)) == interpret(message)
+        assert decode_command(opaque(message)) == interpret(message)
 
     @pytest.mark.parametrize(
         "payload", [b"", b"x", b"\x80", pickle.dumps(EIGHT)[:-1], b"cnowhere\nnothing\n.", b"\xff" * 64]
     )
     def test_what_is_no_pickle(self, payload: bytes) -> None:
-        command = load(Opaque(payload))
+        command = decode_command(Opaque(payload))
         assert isinstance(command, Invalid)
         assert command.message == payload
         assert command.reason.startswith("it cannot be unpickled (")
@@ -226,12 +226,12 @@ class TestLoad:
         ids=repr,
     )
     def test_an_object_that_raises_while_it_is_loaded(self, error: BaseException) -> None:
-        command = load(opaque(RaisesWhenLoaded(error)))
+        command = decode_command(opaque(RaisesWhenLoaded(error)))
         assert isinstance(command, Invalid)
         assert command.reason == f"it cannot be unpickled ({type(error).__name__}: {error})"
 
     def test_an_object_that_is_falsy_and_says_so_by_raising(self) -> None:
-        command = load(opaque(Odd(ValueError("no"), "bool")))
+        command = decode_command(opaque(Odd(ValueError("no"), "bool")))
         assert isinstance(command, Invalid)
         assert command.reason == "it cannot be looked at (ValueError: no)"
 
@@ -401,6 +401,6 @@ class TestConnectionMonitor:
 def test_a_child_of_its_own_is_no_danger_to_the_package(tmp_path: Path) -> None:
     """An object of a module that only its writer has."""
     payload = pickle.dumps(EIGHT).replace(b"support.targets", b"support.nowhere")
-    command = load(Opaque(payload))
+    command = decode_command(Opaque(payload))
     assert isinstance(command, Invalid)
     assert "No module named 'support.nowhere'" in command.reason

@@ -8,59 +8,59 @@ from time import monotonic
 import pytest
 from support.running import errors
 
-from worker._control.throttle import COMPLAINTS, SPAN, Complaints, safely_shown
+from worker._control.throttle import MAX_LINES, SPAN, LogThrottle, safely_shown
 
 from .test_receive import Odd
 
 
 def test_the_first_are_told_in_full_and_the_others_counted(caplog: pytest.LogCaptureFixture) -> None:
     names = {1: "one", 2: "two", None: "nobody"}
-    complaints = Complaints(lambda sender: names[sender])
-    assert complaints.until == math.inf
+    throttle = LogThrottle(lambda sender: names[sender])
+    assert throttle.flush_at == math.inf
     before = monotonic()
-    for sender, count in {1: COMPLAINTS + 5, 2: COMPLAINTS, None: COMPLAINTS + 1}.items():
+    for sender, count in {1: MAX_LINES + 5, 2: MAX_LINES, None: MAX_LINES + 1}.items():
         for number in range(count):
-            complaints.make(sender, lambda sender=sender, number=number: f"{sender} {number}")  # type: ignore[misc]
-    assert before + SPAN <= complaints.until <= monotonic() + SPAN
-    told = [f"{sender} {number}" for sender in (1, 2, None) for number in range(COMPLAINTS)]
+            throttle.log(sender, lambda sender=sender, number=number: f"{sender} {number}")  # type: ignore[misc]
+    assert before + SPAN <= throttle.flush_at <= monotonic() + SPAN
+    told = [f"{sender} {number}" for sender in (1, 2, None) for number in range(MAX_LINES)]
     assert errors(caplog) == told
 
     # Whoever has ended meanwhile is still told of by name.
     names.clear()
-    complaints.sum_up()
+    throttle.flush()
     assert errors(caplog)[len(told) :] == [
         "Monitor received 5 more messages like these at once, from one",
         "Monitor received 1 more messages like these at once, from nobody",
     ]
-    assert complaints.until == math.inf
+    assert throttle.flush_at == math.inf
 
 
 def test_they_are_counted_anew(caplog: pytest.LogCaptureFixture) -> None:
-    complaints = Complaints(str)
+    throttle = LogThrottle(str)
     for _ in range(2):
-        for _ in range(COMPLAINTS):
-            complaints.make(1, lambda: "again")
-        complaints.sum_up()
-    assert errors(caplog) == ["again"] * 2 * COMPLAINTS
+        for _ in range(MAX_LINES):
+            throttle.log(1, lambda: "again")
+        throttle.flush()
+    assert errors(caplog) == ["again"] * 2 * MAX_LINES
 
 
 def test_the_traceback_is_told_if_it_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
-    complaints = Complaints(str)
+    throttle = LogThrottle(str)
     try:
         raise ValueError("no")
     except ValueError:
-        complaints.make(1, lambda: "plain")
-        complaints.make(1, lambda: "traced", exc_info=True)
+        throttle.log(1, lambda: "plain")
+        throttle.log(1, lambda: "traced", exc_info=True)
     assert [bool(record.exc_info) for record in caplog.records] == [False, True]
     assert "ValueError: no" in caplog.text
 
 
 def test_the_text_is_made_only_to_be_logged() -> None:
-    complaints = Complaints(str)
+    throttle = LogThrottle(str)
     made: list[int] = []
-    for number in range(COMPLAINTS + 3):
-        complaints.make(1, lambda number=number: made.append(number) or "text")  # type: ignore[misc]
-    assert made == list(range(COMPLAINTS))
+    for number in range(MAX_LINES + 3):
+        throttle.log(1, lambda number=number: made.append(number) or "text")  # type: ignore[misc]
+    assert made == list(range(MAX_LINES))
 
 
 def test_what_is_shown() -> None:

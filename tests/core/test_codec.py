@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from support.running import House, errors
 import worker
 from worker._state.entry import Entry
 from worker._state.shared import SharedState
-from worker._supervisor.state_watcher import News
-from worker.place import Place
+from worker._supervisor.state_watcher import StateWatcher
+from worker.process import WorkerProcess
 from worker.state import WorkerState
 
 NAME = "Sanic-Server-0-0"
@@ -78,10 +79,10 @@ def test_what_is_of_another_type_is_absent(foreign: bool, value: Any, request: p
         mapping[NAME] = {**GOOD, key: value}
         rest = {one: known for one, known in GOOD.items() if one != key}
         assert Entry(mapping, NAME).read() == rest
-        place = Place(NAME, mapping)
-        news = News(mapping)
-        news.take(0.0)
-        assert news.said(place) == rest
+        slot = WorkerProcess(SimpleNamespace, NAME, print, {}, mapping)
+        watcher = StateWatcher(mapping)
+        watcher.changed(0.0)
+        assert watcher.read(slot) == rest
 
 
 @native

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from worker._core.messages import Restart, decoded_files, encoded_files
-from worker._supervisor.rollout import Wish, merged
+from worker._supervisor.model import RestartRequest
+from worker._supervisor.rollout import merge
 
 paths = st.lists(st.binary(min_size=1).map(os.fsdecode).map(lambda path: f"/{path}"), min_size=1, max_size=5)
 
@@ -49,5 +50,5 @@ def test_there_and_back(core: ModuleType, paths: list[str]) -> None:
 
 
 def test_a_comma_in_a_name_joins_with_others() -> None:
-    first, second = (Wish(None, 0.0, {"reloaded_files": files}) for files in ("/a,b,/c", "/c,/d"))  # type: ignore[arg-type]
-    assert merged(first, second).config["reloaded_files"] == "/a,b,/c,/d"
+    first, second = (RestartRequest(None, 0.0, {"reloaded_files": files}) for files in ("/a,b,/c", "/c,/d"))  # type: ignore[arg-type]
+    assert merge(first, second).config["reloaded_files"] == "/a,b,/c,/d"

@@ -15,7 +15,8 @@ import pytest
 from support.running import House, errors, logged, until
 
 from worker import settings
-from worker._control.throttle import COMPLAINTS
+from worker._control.coalesce import coalesce
+from worker._control.throttle import MAX_LINES
 from worker._core.messages import (
     Corrupt,
     Exited,
@@ -28,8 +29,9 @@ from worker._core.messages import (
     Stop,
     Terminate,
 )
-from worker._supervisor.commands import DEFERRED, Commands, coalesce
+from worker._supervisor.commands import DEFERRED, Commands
 from worker._supervisor.loop import SLICE
+from worker._supervisor.model import ServerPhase
 from worker.constants import RestartOrder
 
 FIRST, LAST = RestartOrder.STARTUP_FIRST, RestartOrder.SHUTDOWN_FIRST
@@ -95,10 +97,9 @@ class Loading:
 
 
 class Waiting:
-    """A loop that waits for the servers, and the manager whose verb it calls."""
+    """A supervisor that waits for the servers, and the manager whose verb is called."""
 
-    starting = True
-    ended = stop_asked = False
+    phase = ServerPhase.STARTING
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -110,11 +111,15 @@ class Waiting:
         self.calls.append((kwargs["process_names"], kwargs["reloaded_files"]))
 
 
+def obeying(waiting: Any) -> Commands:
+    return Commands(waiting, waiting, waiting.name_of, lambda: False)
+
+
 def test_a_pickle_is_loaded_when_its_turn_comes(caplog: pytest.LogCaptureFixture) -> None:
     """What it does when it is loaded comes after what was asked for before."""
     waiting: Any = Waiting()
-    waiting.starting = False
-    commands = Commands(waiting, waiting)
+    waiting.phase = ServerPhase.RUNNING
+    commands = obeying(waiting)
     Loading.done = waiting.calls
     commands.obey(of("a"))
     commands.obey(Received(Opaque(pickle.dumps(Loading())), 7))
@@ -130,7 +135,7 @@ class TestWhileTheServersStart:
 
     def deferred(self, events: list[Received]) -> list[Any]:
         waiting: Any = Waiting()
-        commands = Commands(waiting, waiting)
+        commands = obeying(waiting)
         for event in events:
             commands.obey(event)
         assert not waiting.calls
@@ -188,7 +193,7 @@ class TestRefusals:
     ) -> None:
         house = House(tmp_path)
         try:
-            Commands(house.manager._loop, house.manager).obey(Received(command))
+            house.manager._loop._commands.obey(Received(command))
         finally:
             house.close()
         (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
@@ -207,10 +212,10 @@ class TestRefusals:
             raise error("a mistake")
 
         waiting: Any = Waiting()
-        waiting.starting = False
+        waiting.phase = ServerPhase.RUNNING
         waiting.settings = settings.resolve({})
         setattr(waiting, verb, fails)
-        Commands(waiting, waiting).obey(Received(self.TASK if verb == "manage" else Restart(None)))
+        obeying(waiting).obey(Received(self.TASK if verb == "manage" else Restart(None)))
         (record,) = (record for record in caplog.records if record.levelno >= logging.ERROR)
         assert record.exc_info is not None
         assert isinstance(record.exc_info[1], error)
@@ -279,7 +284,7 @@ class TestFlood:
         house = House(tmp_path)
 
         def send() -> None:
-            for _ in range(COMPLAINTS + 30):
+            for _ in range(MAX_LINES + 30):
                 if message == b"torn":
                     os.write(house.publisher.fileno(), b"\xff\xff\xff\xfe" + pickle.dumps(None))
                 house.send("" if message == b"torn" else message)
@@ -289,8 +294,8 @@ class TestFlood:
             house.call(lambda: house.manager._loop.do(send))
             more = logged(caplog, "more messages like these at once")
             told = [text for text in errors(caplog) if text != more]
-            assert len(told) == COMPLAINTS
-            untold = COMPLAINTS + 60 if message == b"torn" else 30
+            assert len(told) == MAX_LINES
+            untold = MAX_LINES + 60 if message == b"torn" else 30
             assert more == f"Monitor received {untold} more messages like these at once, from Sanic-Main"
 
         house.run(act)
@@ -312,7 +317,7 @@ class TestFlood:
                 os.kill(victim.pid, signal.SIGKILL)
                 logged(caplog, f"{victim.name} [{victim.pid}] was killed by SIGKILL")
                 os.kill(os.getpid(), signal.SIGTERM)
-                until(lambda: house.manager._loop.ended, "the stop")
+                until(lambda: house.manager._loop.is_over, "the stop")
             finally:
                 os.kill(flooding, signal.SIGKILL)
                 os.waitpid(flooding, 0)

@@ -128,7 +128,7 @@ class TestEachCall:
             refusals.left = 1
             house.manager.manage("Errand", targets.errand, house.kwargs)
             errand = house.manager.durable["Errand"]
-            house.call(lambda: house.manager._loop.do(lambda: house.manager._start(errand)))
+            house.call(lambda: house.manager._loop.do(lambda: house.manager.start_worker(errand)))
             until(lambda: [said for said in house.said(None, 2) if said.name == "Sanic-Errand-0"], "it runs")
             house.open_gate()
 
@@ -197,7 +197,7 @@ def test_one_that_is_given_up_is_left_alone(
         house.send("__SCALE__:2")
         logged(caplog, "it has FAILED")
         house.call(lambda: None)
-        assert house.manager._overseer.settle_at == math.inf
+        assert house.manager._supervisor.reconcile_at == math.inf
         refusals.left = 0
         house.send("__SCALE__:2")
         house.said("ready", 2)
@@ -329,12 +329,12 @@ def test_a_successor_that_cannot_be_started_of_one_that_dies(
             os.waitid(os.P_PID, old.pid, os.WEXITED | os.WNOWAIT)
             refusals.left = 1
             house.manager.restart()
-            house.manager._overseer.settle()
+            house.manager._supervisor.reconcile()
 
         house.call(lambda: house.manager._loop.do(at_once))
         house.said("ready", 2)
         house.all_acked()
         (place,) = house.manager.transient_processes
-        until(lambda: place.life.phase is Phase.READY, "the new one ready")
+        until(lambda: house.manager._supervisor.slot_phase(place) is Phase.READY, "the new one ready")
 
     house.run(act)

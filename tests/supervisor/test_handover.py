@@ -380,7 +380,7 @@ def test_states_are_never_taken_for_those_of_the_predecessor(tmp_path: Path) -> 
         house.call(lambda: None)
         (process,) = house.manager.transient_processes
         assert process.state is ProcessState.STARTED
-        assert process.predecessor is not None and process.predecessor.pid == old.pid
+        assert process.previous is not None and process.previous.pid == old.pid
         assert lives(old.pid)
 
     house.run(act)

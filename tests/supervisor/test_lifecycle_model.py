@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,12 +21,14 @@ from support.fakes import FakeBase
 from support.targets import nothing
 
 from worker import process as module
-from worker._supervisor.child import Watched
-from worker._supervisor.lifecycle import Lives
-from worker._supervisor.operations import Kind
-from worker._supervisor.rollout import NEWCOMER
-from worker.constants import Happening, Phase, ProcessState, RestartOrder
-from worker.process import WorkerProcess
+from worker._supervisor import model
+from worker._supervisor.child import ChildProcess
+from worker._supervisor.lifecycle import Lifecycle
+from worker._supervisor.mailbox import Mailbox
+from worker._supervisor.operations import Kind, Operation
+from worker._supervisor.rollout import IS_STARTING
+from worker.constants import Phase, ProcessState, RestartOrder
+from worker.process import RestartAsked, SlotChanged, SlotStarted, WorkerProcess
 from worker.settings import resolve
 
 PICK = st.integers(0, 1000)
@@ -51,7 +54,7 @@ class Paper(FakeBase):
             raise OSError("no more processes")
 
 
-class PaperWatched(Watched):
+class PaperChild(ChildProcess):
     """It is killed on paper."""
 
     def kill(self) -> None:
@@ -69,8 +72,9 @@ class World(RuleBasedStateMachine):
         self.made: list[FakeBase] = []
         self.base = type("Base", (Paper,), {"made": self.made, "breaks": ""})
         self.places: list[WorkerProcess] = []
-        self.watched: list[PaperWatched] = []
-        self.at_work = True
+        self.watched: list[PaperChild] = []
+        self.mailbox = Mailbox(lambda: None)
+        self.mailbox.open()
         self.errors: list[str] = []
         self.listener = logging.Handler()
         self.listener.emit = lambda record: self.errors.append(record.getMessage())  # type: ignore[method-assign]
@@ -105,13 +109,14 @@ class World(RuleBasedStateMachine):
                 "canary": canary,
             }
         )
-        self.lives = Lives(
+        self.lifecycle = Lifecycle(
             lambda: self.places,
             self.settings,
             lambda: self.now,
             lambda: 0.5,
-            lambda place: any(one.place is place for one in self.watched),
-            lambda place: any(one.place is place and one.base.terminated for one in self.watched),
+            lambda place: any(one.slot is place for one in self.watched),
+            lambda place: any(one.slot is place and one.base.terminated for one in self.watched),
+            self.read_mailbox,
         )
         self.count = 0
         self.first = servers
@@ -120,31 +125,38 @@ class World(RuleBasedStateMachine):
             self.add()
         self.add("Sanic-Other-0")
         for watched in list(self.watched):
-            self.lives.happens(watched.place, Happening.READY, watched)
+            self.lifecycle.handle(watched.slot, model.Ready(watched))
 
     def teardown(self) -> None:
         try:
-            if hasattr(self, "lives"):
+            if hasattr(self, "lifecycle"):
                 self.comes_to_rest()
         finally:
             logging.getLogger("sanic.error").removeHandler(self.listener)
             self.patch.undo()
 
-    # The overseer of the places
+    # The supervisor of the slots
 
-    def watch(self, place: WorkerProcess) -> None:
-        self.watched.append(PaperWatched(place, place._current_process, self.now, math.inf))
-        self.lives.happens(place, Happening.STARTED)
+    @property
+    def goes_on(self) -> bool:
+        return self.lifecycle.server.starts_processes
 
-    def moved(self, place: WorkerProcess) -> None:
-        if place.state is ProcessState.TERMINATED:
-            self.lives.happens(place, Happening.STOP)
+    def read_mailbox(self) -> None:
+        for message in self.mailbox.take():
+            if isinstance(message, SlotStarted):
+                slot = message.slot
+                self.watched.append(PaperChild(slot, slot.current, self.now, math.inf))
+                self.lifecycle.handle(slot, model.Started())
+            elif isinstance(message, SlotChanged) and message.state is ProcessState.TERMINATED:
+                self.lifecycle.handle(message.slot, model.StopSent())
+            elif isinstance(message, RestartAsked) and self.goes_on:
+                self.lifecycle.request(message.slot, message.order, message.config)
 
-    def stops(self, process: Any, signum: int) -> bool:
-        return True
-
-    def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
-        self.lives.wish(place, order, config)
+    @contextmanager
+    def operation(self, kind: Kind) -> Iterator[Operation]:
+        with self.lifecycle.operation(kind) as operation:
+            yield operation
+            self.read_mailbox()
 
     def interrupt(self, pid: int, signum: int) -> None:
         next(base for base in self.made if base.pid == pid).terminate()
@@ -154,34 +166,37 @@ class World(RuleBasedStateMachine):
     def add(self, name: str = "") -> None:
         name = name or f"Sanic-Server-{self.count}-0"
         self.count += 1
-        place = WorkerProcess(self.base, name, nothing, {}, {}, True, overseer=self)  # type: ignore[arg-type]
+        place = WorkerProcess(self.base, name, nothing, {}, {}, True, mailbox=self.mailbox)  # type: ignore[arg-type]
         place.restart_policy = self.settings.restart_policy if place.is_server else "never"
         place.exclusive = self.exclusive and place.is_server
         self.places.append(place)
-        with self.lives.begun(Kind.SCALE_UP) as operation:
-            self.lives.start(place, operation)
+        with self.operation(Kind.SCALE_UP) as operation:
+            self.lifecycle.start(place, operation)
 
-    def newcomers(self) -> list[PaperWatched]:
-        return [one for one in self.watched if one.current and one.place.life.phase in NEWCOMER]
+    def newcomers(self) -> list[PaperChild]:
+        phase = self.lifecycle.phase
+        return [one for one in self.watched if one.is_current and phase(one.slot) in IS_STARTING]
 
-    def end(self, watched: PaperWatched, code: int) -> None:
+    def end(self, watched: PaperChild, code: int) -> None:
         self.watched.remove(watched)
         watched.base.alive, watched.base.exitcode = False, code
-        place = watched.place
-        others = any(one.place is place for one in self.watched)
-        if watched.base is place.predecessor:
-            what = Happening.PREDECESSOR_DIED
+        place = watched.slot
+        others = any(one.slot is place for one in self.watched)
+        exit_ = watched.exit(code, self.now, others)
+        if watched.base is place.previous:
+            event: model.SlotEvent = model.PreviousExited(exit_)
         else:
-            what = Happening.DIED if watched.current else Happening.LEFT
-        self.lives.happens(place, what, watched.death(code, self.now, others))
-        place.left(watched.base.pid, place.life.phase is Phase.READY)
+            event = model.Exited(exit_) if watched.is_current else model.StoppedExited(exit_)
+        self.lifecycle.handle(place, event)
+        place.on_exit(watched.base, self.lifecycle.phase(place) is Phase.READY)
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 20.0]), has_room=st.booleans())
     def time_goes_by(self, seconds: float, has_room: bool) -> None:
         """There may be no room for the processes that are due."""
         self.now += seconds
         self.base.breaks = "" if has_room or self.calm else "started"  # type: ignore[attr-defined]
-        self.lives.go_on()
+        self.read_mailbox()
+        self.lifecycle.go_on()
         self.base.breaks = ""  # type: ignore[attr-defined]
 
     @precondition(lambda self: self.newcomers())
@@ -189,22 +204,24 @@ class World(RuleBasedStateMachine):
     def one_is_ready(self, pick: int) -> None:
         newcomers = self.newcomers()
         watched = newcomers[pick % len(newcomers)]
-        self.lives.happens(watched.place, Happening.READY, watched)
-        self.lives.go_on()
+        self.lifecycle.handle(watched.slot, model.Ready(watched))
+        self.read_mailbox()
+        self.lifecycle.go_on()
 
     @precondition(lambda self: not self.calm and self.newcomers())
     @rule(pick=PICK)
     def one_is_late(self, pick: int) -> None:
         newcomers = self.newcomers()
         watched = newcomers[pick % len(newcomers)]
-        self.lives.happens(watched.place, Happening.LATE, watched)
+        self.lifecycle.handle(watched.slot, model.StartTimedOut(watched))
 
     @precondition(lambda self: any(one.base.terminated for one in self.watched))
     @rule(pick=PICK, code=st.sampled_from([0, -15]))
     def one_leaves(self, pick: int, code: int) -> None:
         told = [one for one in self.watched if one.base.terminated]
         self.end(told[pick % len(told)], code)
-        self.lives.go_on()
+        self.read_mailbox()
+        self.lifecycle.go_on()
 
     @precondition(lambda self: not self.calm and self.watched)
     @rule(pick=PICK, code=st.sampled_from([0, 1, -9]), error=st.sampled_from(["", "EADDRINUSE: no"]))
@@ -212,20 +229,22 @@ class World(RuleBasedStateMachine):
         watched = self.watched[pick % len(self.watched)]
         watched.error = error
         self.end(watched, code)
-        self.lives.go_on()
+        self.read_mailbox()
+        self.lifecycle.go_on()
 
-    @precondition(lambda self: not self.lives.stopped)
+    @precondition(lambda self: self.goes_on)
     @rule(order=st.sampled_from(RestartOrder), picks=st.sets(PICK, max_size=2))
     def a_restart(self, order: RestartOrder, picks: set[int]) -> None:
         """Of some places, or of all."""
         some = {self.places[pick % len(self.places)] for pick in picks} or self.places
-        with self.lives.begun(Kind.RESTART):
+        with self.operation(Kind.RESTART):
             for place in self.places:
                 if place in some:
                     place.restart(order)
-        self.lives.go_on()
+        self.read_mailbox()
+        self.lifecycle.go_on()
 
-    @precondition(lambda self: not self.calm and not self.lives.stopped)
+    @precondition(lambda self: not self.calm and self.goes_on)
     @rule(order=st.sampled_from(RestartOrder), when=st.sampled_from(["made", "started"]))
     def a_restart_without_room(self, order: RestartOrder, when: str) -> None:
         """No process can be made, or started."""
@@ -233,46 +252,47 @@ class World(RuleBasedStateMachine):
         self.a_restart(order, set())
         self.base.breaks = ""  # type: ignore[attr-defined]
 
-    @precondition(lambda self: not self.lives.stopped and len(self.places) < 8)
+    @precondition(lambda self: self.goes_on and len(self.places) < 8)
     @rule()
     def one_more(self) -> None:
         self.add()
 
-    @precondition(lambda self: not self.calm and not self.lives.stopped and len(self.places) < 8)
+    @precondition(lambda self: not self.calm and self.goes_on and len(self.places) < 8)
     @rule()
     def one_more_without_room(self) -> None:
         """Its first process cannot be started."""
         self.base.breaks = "started"  # type: ignore[attr-defined]
         self.add()
         self.base.breaks = ""  # type: ignore[attr-defined]
-        self.lives.go_on()
+        self.read_mailbox()
+        self.lifecycle.go_on()
 
     @precondition(
-        lambda self: (
-            not self.calm and not self.lives.stopped and sum(place.is_server for place in self.places) > 1
-        )
+        lambda self: not self.calm and self.goes_on and sum(place.is_server for place in self.places) > 1
     )
     @rule(pick=PICK)
     def one_fewer(self, pick: int) -> None:
         servers = [place for place in self.places if place.is_server]
         place = servers[pick % len(servers)]
-        with self.lives.begun(Kind.SCALE_DOWN):
+        with self.operation(Kind.SCALE_DOWN):
             self.places.remove(place)
-            self.lives.operations.removes(place)
+            self.lifecycle.operations.removes(place)
             place.terminate()
-        self.lives.go_on()
+        self.read_mailbox()
+        self.lifecycle.go_on()
 
-    @precondition(lambda self: not self.calm and not self.lives.stopped)
+    @precondition(lambda self: not self.calm and self.goes_on)
     @rule(unseen=st.sets(PICK, max_size=3), code=st.sampled_from([0, 1, -9]))
     def the_server_stops(self, unseen: set[int], code: int) -> None:
         """Some processes die just before; main learns of that after it has obeyed the stop."""
         dead = {self.watched[pick % len(self.watched)] for pick in unseen} if self.watched else set()
         for watched in dead:
             watched.base.alive = False
-        self.lives.stop()
+        self.lifecycle.stop()
         for watched in dead:
             self.end(watched, code)
-        self.lives.go_on()
+        self.read_mailbox()
+        self.lifecycle.go_on()
 
     # What always holds
 
@@ -283,15 +303,15 @@ class World(RuleBasedStateMachine):
     @invariant()
     def nobody_is_lost_or_doubled(self) -> None:
         for place in self.places:
-            here = [one for one in self.watched if one.place is place]
+            here = [one for one in self.watched if one.slot is place]
             staying = [one.base for one in here if not one.base.terminated and one.base.alive]
-            phase = place.life.phase
+            phase = self.lifecycle.phase(place)
             assert len(staying) <= 1 + (phase is Phase.REPLACING), (place.name, phase)
-            assert set(staying) <= {place._current_process, place.predecessor}
+            assert set(staying) <= {place._current_process, place.previous}
             if phase is Phase.REPLACING:
-                assert place.predecessor is not None and place.predecessor.is_alive()
+                assert place.previous is not None and place.previous.is_alive()
             else:
-                assert place.predecessor is None
+                assert place.previous is None
             if phase in (Phase.READY, Phase.STARTING):
                 assert place.is_alive()
             elif phase in (Phase.BACKOFF, Phase.FAILED, Phase.STOPPED):
@@ -300,13 +320,13 @@ class World(RuleBasedStateMachine):
                 assert here and not staying
             if place.exclusive and phase in (Phase.READY, Phase.STARTING):
                 assert len(here) == 1
-            assert (place.life.due < math.inf) is (phase is Phase.BACKOFF)
-            if self.lives.stopped:
+            assert (self.lifecycle.record(place).retry_at < math.inf) is (phase is Phase.BACKOFF)
+            if not self.goes_on:
                 assert phase in (Phase.STOPPED, Phase.STOPPING)
                 assert not staying
                 assert here or place.state in FINAL
         for watched in self.watched:
-            assert watched.place in self.places or watched.base.terminated
+            assert watched.slot in self.places or watched.base.terminated
 
     @invariant()
     def restarts_take_no_more_than_they_may(self) -> None:
@@ -314,7 +334,7 @@ class World(RuleBasedStateMachine):
         if not self.places or not self.calm:
             return
         servers = [place for place in self.places if place.is_server]
-        phases = [place.life.phase for place in servers]
+        phases = [self.lifecycle.phase(place) for place in servers]
         serving = phases.count(Phase.READY) + phases.count(Phase.REPLACING)
         assert phases.count(Phase.REPLACING) <= self.settings.max_surge
         assert serving >= self.first - self.settings.max_unavailable
@@ -326,19 +346,20 @@ class World(RuleBasedStateMachine):
             for watched in [one for one in self.watched if one.base.terminated]:
                 self.end(watched, 0)
             for watched in self.newcomers():
-                self.lives.happens(watched.place, Happening.READY, watched)
+                self.lifecycle.handle(watched.slot, model.Ready(watched))
             self.now += 100
-            self.lives.go_on()
+            self.read_mailbox()
+            self.lifecycle.go_on()
             self.nothing_impossible_happens()
             self.nobody_is_lost_or_doubled()
-        if self.lives.stopped:
+        if not self.goes_on:
             assert not self.watched
-            assert all(place.life.phase is Phase.STOPPED for place in self.places)
+            assert all(self.lifecycle.phase(place) is Phase.STOPPED for place in self.places)
         at_rest = (Phase.READY, Phase.FAILED, Phase.STOPPED)
-        assert all(place.life.phase in at_rest for place in self.places)
-        assert len(self.watched) == sum(place.life.phase is Phase.READY for place in self.places)
-        assert not self.lives._wishes
-        assert not self.lives.operations
+        assert all(self.lifecycle.phase(place) in at_rest for place in self.places)
+        assert len(self.watched) == sum(self.lifecycle.phase(place) is Phase.READY for place in self.places)
+        assert not self.lifecycle.has_requests
+        assert not self.lifecycle.operations
 
 
 TestWorld = World.TestCase

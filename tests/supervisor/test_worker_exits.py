@@ -152,7 +152,11 @@ class TestServers:
 
 def phase(house: House, name: str = ONE) -> Phase:
     """Where a place stands."""
-    return next(one.life.phase for one in house.manager.transient_processes if one.name == name)
+    return next(
+        house.manager._supervisor.slot_phase(one)
+        for one in house.manager.transient_processes
+        if one.name == name
+    )
 
 
 class TestCrashLoops:
@@ -377,7 +381,9 @@ class TestReadiness:
             house.plan("acks_then_serves_behind_the_gate")
             house.send("__ALL_PROCESSES__::STARTUP_FIRST")
             (new,) = house.said("acked")
-            until(lambda: house.manager._overseer.by_pid(new.pid).place.state.name == "ACKED", "its ack seen")  # type: ignore[union-attr]
+            until(
+                lambda: house.manager._supervisor.by_pid(new.pid).slot.state.name == "ACKED", "its ack seen"
+            )  # type: ignore[union-attr]
             assert lives(old.pid)
             assert house.entry(ONE)["pid"] == (old.pid if IS_NATIVE else new.pid)
             house.open_gate()

@@ -35,23 +35,16 @@ class FakeProcess:
         self.restarts.append(kwargs)
 
 
-class Overseeing:
-    """A loop at work."""
+class OpenMailbox:
+    """The mailbox of a supervisor at work, which reads nothing."""
 
-    at_work = True
+    is_open = True
 
-    def watch(self, process: Any) -> None:
-        """Nothing here ends by itself."""
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
 
-    def moved(self, process: Any) -> None:
-        """Nobody looks."""
-
-    def stops(self, process: Any, signum: int) -> bool:
-        """Each stop is the first."""
-        return True
-
-    def wish(self, process: Any, order: Any, config: Any) -> None:
-        """It is never its turn."""
+    def post(self, message: Any) -> None:
+        self.messages.append(message)
 
 
 class FakeBase:

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 from worker._core import Monitor, parse
 from worker._core.messages import Command, Corrupt, Event, Exited, Invalid, Manage, Opaque, Received, Stop
 
-__all__ = ["ConnectionMonitor", "Waiting", "interpret", "load", "open_monitor"]
+__all__ = ["ConnectionMonitor", "MonitorProtocol", "decode_command", "interpret", "open_monitor"]
 
 # How often a connection that cannot wake its reader is looked at, seconds.
 TICK = 0.1
 
 
-class Waiting(Protocol):
+class MonitorProtocol(Protocol):
     """What the manager waits with: a ``Monitor`` of the core, or a :class:`ConnectionMonitor`."""
 
     def watch(self, key: str, pid: int, sentinel: int | None) -> None:
@@ -51,13 +51,13 @@ def fileno(connection: Any) -> int | None:
     return number if type(number) is int and number >= 0 else None
 
 
-def open_monitor(connection: Any, bell: int | None = None) -> Waiting:
+def open_monitor(connection: Any, bell: int | None = None) -> MonitorProtocol:
     """The wait for a connection, and for a bell: the core's own where there is a file descriptor."""
     number = fileno(connection)
     return ConnectionMonitor(connection, bell) if number is None else Monitor(number, bell)
 
 
-def load(command: Command | Opaque) -> Command:
+def decode_command(command: Command | Opaque) -> Command:
     """The command in a frame; one that is a pickled object is loaded, as it always was.
 
     The writers are our own children: whoever runs code there can as well run it here.

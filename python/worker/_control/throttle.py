@@ -10,18 +10,18 @@ from reprlib import Repr
 
 from sanic.log import error_logger
 
-__all__ = ["Complaints", "safely_shown"]
+__all__ = ["LogThrottle", "safely_shown"]
 
 # How many complaints of one sender are logged within how many seconds: whoever floods main with nonsense
 # is neither to keep it from all else nor to fill the disk.
-COMPLAINTS = 100
+MAX_LINES = 100
 SPAN = 1.0
 
 _show = Repr()
 _show.maxstring = _show.maxother = 160
 
 
-class Complaints:
+class LogThrottle:
     """Logs the first complaints of each sender in full, and how many more there were.
 
     Args:
@@ -32,10 +32,10 @@ class Complaints:
         self._name_of = name_of
         self._made: Counter[int | None] = Counter()
         self._names: dict[int | None, str] = {}
-        self.until = math.inf
+        self.flush_at = math.inf
         """When they are to be summed up, on the monotonic clock."""
 
-    def make(self, sender: int | None, text: Callable[[], str], *, exc_info: bool = False) -> None:
+    def log(self, sender: int | None, text: Callable[[], str], *, exc_info: bool = False) -> None:
         """Log the text, which is made only then, unless there were many of this sender of late.
 
         Args:
@@ -44,26 +44,26 @@ class Complaints:
             exc_info (bool): Log the traceback of the present exception as well. Defaults to ``False``.
         """
         if not self._made:
-            self.until = time.monotonic() + SPAN
+            self.flush_at = time.monotonic() + SPAN
         if sender not in self._made:
             # Now, as the sender may be gone by the time it is summed up.
             self._names[sender] = self._name_of(sender)
         self._made[sender] += 1
-        if self._made[sender] <= COMPLAINTS:
+        if self._made[sender] <= MAX_LINES:
             error_logger.error("%s", text(), exc_info=exc_info)
 
-    def sum_up(self) -> None:
+    def flush(self) -> None:
         """Tell how many were not logged, and begin anew."""
         for sender, count in self._made.items():
-            if count > COMPLAINTS:
+            if count > MAX_LINES:
                 error_logger.error(
                     "Monitor received %s more messages like these at once, from %s",
-                    count - COMPLAINTS,
+                    count - MAX_LINES,
                     self._names[sender],
                 )
         self._made.clear()
         self._names.clear()
-        self.until = math.inf
+        self.flush_at = math.inf
 
 
 def safely_shown(message: object) -> str:

@@ -1,4 +1,4 @@
-"""A process whose end the loop waits for."""
+"""A process whose exit the supervisor waits for."""
 
 from __future__ import annotations
 
@@ -9,76 +9,87 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from worker._spawn import liveness, processes
-from worker._supervisor.restart_policy import Death
-from worker.constants import Phase, ProcessState
+from worker._spawn import liveness
+from worker._spawn.processes import ManagedProcess
+from worker._supervisor.restart_policy import Exit
+from worker.constants import ProcessState
 from worker.process import WorkerProcess
 
-__all__ = ["Watched"]
+__all__ = ["ChildProcess"]
 
 
 @dataclass(eq=False)
-class Watched:
-    """One process, running or just gone; a place in the table may have several for a while.
+class ChildProcess:
+    """One process, running or just gone; a slot may have several for a while.
 
     Attributes:
-        place: The place in the table that it fills, or has filled.
-        base: The process itself.
-        started: When it was started; this and the other times on the monotonic clock.
+        slot: The slot that it fills, or has filled.
+        base: The process object.
+        started_at: When it was started; this and the other times on the monotonic clock.
         ready_by: Until when it has to be ready.
-        limit: How long its start may take, seconds.
-        serves: Whether it has said that it serves.
-        ready: When it was seen to be ready; ``inf`` before.
-        told: When it was told to leave, or first seen to leave; ``None`` before.
-        lost: The signal that told it, as long as that may be lost; 0 if it is not.
+        start_limit: How long its start may take, seconds.
+        serves: Whether it has written that it serves.
+        ready_at: When it was ready; ``inf`` before.
+        stop_sent_at: When it was told to stop, or first seen to stop; ``None`` before.
+        resend: The signal to stop that may be lost; 0 if none may.
         error: Why its start failed, as far as it is known.
     """
 
-    place: WorkerProcess
+    slot: WorkerProcess
     base: Any
-    started: float
+    started_at: float
     ready_by: float
-    limit: float = math.inf
+    start_limit: float = math.inf
     serves: bool = False
-    ready: float = math.inf
-    told: float | None = None
-    lost: int = 0
+    ready_at: float = math.inf
+    stop_sent_at: float | None = None
+    resend: int = 0
     error: str = ""
 
     @property
-    def current(self) -> bool:
-        """Whether it is the one that fills its place in the table."""
-        return self.base is self.place._current_process
+    def is_current(self) -> bool:
+        """Whether it is the current process of its slot."""
+        return self.base is self.slot.current
 
     @property
-    def leaving(self) -> bool:
-        """Whether it is on its way out."""
-        if self.current:
-            return self.place.state is ProcessState.TERMINATED or self.place.life.phase is Phase.DRAINING
-        return self.base is not self.place.predecessor
+    def is_ready(self) -> bool:
+        """Whether it has been ready."""
+        return self.ready_at < math.inf
 
-    def death(self, code: int | None, now: float, others: bool) -> Death:
-        """Its end: with which exit code, when, and whether others are still in its place."""
-        served = None if self.ready == math.inf else now - self.ready
-        return Death(str(self), code, self.started, now - self.started, served, self.error, others)
+    def is_stopping(self, slot_drains: bool) -> bool:
+        """Return whether it was told to stop.
+
+        Args:
+            slot_drains (bool): Whether the phase of its slot is DRAINING.
+        """
+        if self.is_current:
+            return self.slot.state is ProcessState.TERMINATED or slot_drains
+        return self.base is not self.slot.previous
+
+    def exit(self, code: int | None, now: float, others_left: bool) -> Exit:
+        """Return its exit: with which code, when, and whether others are left in its slot."""
+        ready_for = now - self.ready_at if self.is_ready else None
+        return Exit(
+            str(self), code, self.started_at, now - self.started_at, ready_for, self.error, others_left
+        )
 
     def signal(self, signum: int) -> None:
-        """Send it a signal; where it is gone already, nothing happens."""
+        """Send it a signal; if it is gone already, nothing happens."""
         with suppress(ProcessLookupError):
             os.kill(self.base.pid, signum)
 
     def kill(self) -> None:
-        """End it at once, and its children with it if it leads a group of its own."""
+        """Kill it, and its children with it if it leads a group of its own."""
         if liveness.leads_session(self.base):
-            self.end_group()
+            self.kill_group()
         else:
             self.signal(signal.SIGKILL)
 
-    def end_group(self) -> None:
-        """End all that is left in the group that it leads, or has led."""
-        if isinstance(self.base, processes.ManagedProcess) and self.base.pid is not None:
+    def kill_group(self) -> None:
+        """Kill all that is left of the group that it leads, or has led."""
+        if isinstance(self.base, ManagedProcess) and self.base.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.base.pid, signal.SIGKILL)
 
     def __str__(self) -> str:
-        return f"{self.place.name} [{self.base.pid}]"
+        return f"{self.slot.name} [{self.base.pid}]"

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from traceback import walk_tb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
 
-from worker._control.receive import load
-from worker._control.throttle import Complaints, safely_shown
+from worker._control.coalesce import Coalescing
+from worker._control.receive import decode_command
+from worker._control.throttle import LogThrottle, safely_shown
 from worker._core.messages import (
     Command,
     Corrupt,
     Event,
     Invalid,
     Manage,
-    Opaque,
     Received,
     Restart,
     Scale,
@@ -29,109 +28,93 @@ from worker._core.messages import (
     Terminate,
     decoded_files,
 )
-from worker.constants import RestartOrder
+from worker._supervisor.model import ServerPhase
 
 if TYPE_CHECKING:
-    from worker._supervisor.loop import Loop
-    from worker.manager import WorkerManager
+    from worker._supervisor.supervisor import Supervisor
+    from worker.constants import RestartOrder
+    from worker.process import Worker
+    from worker.settings import Settings
 
-__all__ = ["Coalescing", "Commands", "coalesce"]
+__all__ = ["Commands"]
 
 PACKAGE = __name__.partition(".")[0]
 # How many commands may wait for the servers to start, and names in them, each that is equal counted once.
 DEFERRED = 10_000
 
 
-class Coalescing:
-    """Makes one restart of those that follow each other and are equal.
+class CommandHandler(Protocol):
+    """The manager, as commands use it."""
 
-    They are equal in files, in order, and in whether they name processes or mean all of them; the one that
-    stands for them has the names of all, each once, in the order in which they came, and the first sender.
-    Restarts that differ come in the order of the first of each kind; no other event is overtaken.
+    settings: Settings
 
-    Attributes:
-        size: How many events, and names in them, there are.
-    """
+    @property
+    def num_server(self) -> int:
+        """How many servers there are to be."""
 
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-        self._alike: dict[tuple[bool, str | None, bool], tuple[Received, Restart, dict[str, None]]] = {}
-        self.size = 0
+    def restart(
+        self, process_names: list[str] | None = ..., restart_order: RestartOrder = ..., **kwargs: Any
+    ) -> None:
+        """Restart processes."""
 
-    def add(self, event: Event) -> None:
-        """Take one more event."""
-        command = event.command if isinstance(event, Received) else None
-        if not isinstance(event, Received) or not isinstance(command, Restart):
-            self._settle()
-            self._events.append(event)
-            self.size += 1
-            return
-        kind = _kind(command)
-        if kind not in self._alike:
-            self._alike[kind] = (event, command, {})
-            self.size += 1
-        _, _, names = self._alike[kind]
-        before = len(names)
-        names.update(dict.fromkeys(command.names or ()))
-        self.size += len(names) - before
+    def scale(self, num_worker: int) -> None:
+        """Run this many servers."""
 
-    def has(self, command: Command | Opaque) -> bool:
-        """Whether another such command would change nothing."""
-        if not isinstance(command, Restart) or (kind := _kind(command)) not in self._alike:
-            return False
-        _, _, names = self._alike[kind]
-        return all(name in names for name in command.names or ())
+    def manage(
+        self,
+        ident: str,
+        func: Callable[..., Any],
+        kwargs: dict[str, Any],
+        transient: bool = ...,
+        restartable: bool | None = ...,
+        tracked: bool = ...,
+        auto_start: bool = ...,
+        workers: int = ...,
+    ) -> Worker:
+        """Add a process to the table."""
 
-    def take(self) -> list[Event]:
-        """All of them, in order."""
-        self._settle()
-        events, self._events, self.size = self._events, [], 0
-        return events
+    def start_worker(self, worker: Worker) -> None:
+        """Start the processes of a worker."""
 
-    def _settle(self) -> None:
-        for event, command, names in self._alike.values():
-            union = command.names is not None and len(names) != len(command.names)
-            restart = replace(command, names=tuple(names)) if union else command
-            self._events.append(Received(restart, event.sender) if union else event)
-        self._alike.clear()
-
-
-def _kind(command: Restart) -> tuple[bool, str | None, bool]:
-    # Not the order itself: an enum takes its time to be hashed.
-    return command.names is None, command.files, command.order is RestartOrder.STARTUP_FIRST
-
-
-def coalesce(events: Iterable[Event]) -> list[Event]:
-    """Make one restart of those that are equal (see :class:`Coalescing`)."""
-    coalescing = Coalescing()
-    for event in events:
-        coalescing.add(event)
-    return coalescing.take()
+    def shutdown(self) -> None:
+        """Stop the server."""
 
 
 class Commands:
     """Obeys commands by the verbs of the manager; whatever comes of one, the next is obeyed too.
 
     Args:
-        loop (Loop): Who waits for them.
-        manager (WorkerManager): Whose verbs are called.
+        manager (CommandHandler): Its verbs are called.
+        supervisor (Supervisor): Knows the processes, and whether the server starts or stops.
+        name_of (Callable): Returns the name of a sender, by its pid.
+        may_leave (Callable): Whether an empty message ends the loop.
     """
 
-    def __init__(self, loop: Loop, manager: WorkerManager) -> None:
-        self._loop = loop
+    def __init__(
+        self,
+        manager: CommandHandler,
+        supervisor: Supervisor,
+        name_of: Callable[[int | None], str],
+        may_leave: Callable[[], bool],
+    ) -> None:
         self._manager = manager
+        self._supervisor = supervisor
+        self._name_of = name_of
+        self._may_leave = may_leave
         self._deferred = Coalescing()
-        self.complaints = Complaints(loop.name_of)
+        self.throttle = LogThrottle(name_of)
 
     def obey(self, event: Received) -> None:
         """Do what is asked for; while the servers start, keep it if it can wait."""
         # What is opaque is loaded only now: that may do something, and comes after what was asked for before.
-        command = load(event.command)
+        command = decode_command(event.command)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("Monitor message: %s", safely_shown(command), extra={"verbosity": 2})
-        if self._loop.ended:
+        if self._supervisor.phase.is_over:
             return
-        if self._loop.starting and isinstance(command, (Restart, Scale, ScaleBy, Manage)):
+        if self._supervisor.phase is ServerPhase.STARTING and isinstance(
+            command, (Restart, Scale, ScaleBy, Manage)
+        ):
             self._defer(command, event.sender)
             return
         self.guarded(partial(self._obey, command, event.sender), event.sender)
@@ -140,10 +123,10 @@ class Commands:
         if self._deferred.size < DEFERRED:
             self._deferred.add(Received(command, sender))
         elif not self._deferred.has(command):
-            self.complaints.make(
+            self.throttle.log(
                 sender,
                 lambda: (
-                    f"Monitor dropped a message, from {self._loop.name_of(sender)}: "
+                    f"Monitor dropped a message, from {self._name_of(sender)}: "
                     "too many wait already until the servers have started"
                 ),
             )
@@ -157,12 +140,12 @@ class Commands:
 
         def text() -> str:
             return (
-                f"Monitor dropped what is no message, from {self._loop.name_of(event.sender)}: "
+                f"Monitor dropped what is no message, from {self._name_of(event.sender)}: "
                 f"{event.reason}; it begins with {safely_shown(event.sample)}"
             )
 
         if event.sample:
-            self.complaints.make(event.sender, text)
+            self.throttle.log(event.sender, text)
         else:
             # The end of the pipe: the last that is heard of it.
             error_logger.error("%s", text())
@@ -177,14 +160,14 @@ class Commands:
         except BaseException as error:
             refusal = _refusal(error)
             verb = "Refused" if refusal else "Failed to obey"
-            self.complaints.make(
+            self.throttle.log(
                 sender,
-                lambda: f"{verb} a command of {self._loop.name_of(sender)}{refusal}",
+                lambda: f"{verb} a command of {self._name_of(sender)}{refusal}",
                 exc_info=not refusal,
             )
 
     def _obey(self, command: Command, sender: int | None) -> None:
-        manager, loop = self._manager, self._loop
+        manager = self._manager
         if isinstance(command, Restart):
             names = None if command.names is None else [*command.names]
             files = command.files and decoded_files(command.files)
@@ -196,21 +179,21 @@ class Commands:
         elif isinstance(command, Manage):
             self._manage(command, sender)
         elif isinstance(command, Terminate) and command.early:
-            manager._overseer.has_failed(sender, loop.name_of(sender))
+            self._supervisor.on_start_failure(sender, self._name_of(sender))
         elif isinstance(command, Terminate):
             manager.shutdown()
-        elif isinstance(command, Stop) and loop.may_be_left:
-            loop.leave()
+        elif isinstance(command, Stop) and self._may_leave():
+            self._supervisor.leave()
         elif isinstance(command, Stop):
-            self.complaints.make(
-                sender, lambda: f"Monitor received an empty message from {loop.name_of(sender)}, and goes on"
+            self.throttle.log(
+                sender, lambda: f"Monitor received an empty message from {self._name_of(sender)}, and goes on"
             )
         elif isinstance(command, Invalid):
-            self.complaints.make(
+            self.throttle.log(
                 sender,
                 lambda: (
                     f"Monitor received an invalid message: {safely_shown(command.message)}, "
-                    f"from {loop.name_of(sender)}: {command.reason}"
+                    f"from {self._name_of(sender)}: {command.reason}"
                 ),
             )
 
@@ -231,11 +214,11 @@ class Commands:
             )
         except Exception as error:
             refusal = _refusal(error)
-            self.complaints.make(
+            self.throttle.log(
                 sender, lambda: f"Failed to manage worker {command.ident}{refusal}", exc_info=not refusal
             )
             return
-        self._manager._start(worker)
+        self._manager.start_worker(worker)
 
 
 def _refusal(error: BaseException) -> str:

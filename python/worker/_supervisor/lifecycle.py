@@ -1,9 +1,10 @@
-"""The lives of the places in the table: what happens to one, and what follows by ``constants.LIFE``."""
+"""The lifecycle of all slots: takes events, has :mod:`~worker._supervisor.transitions` decide, and acts."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
@@ -11,327 +12,312 @@ from typing import TYPE_CHECKING, Any
 
 from sanic.log import error_logger, logger
 
+from worker._supervisor import model
+from worker._supervisor.model import (
+    RestartRequest,
+    ServerPhase,
+    Situation,
+    SlotEvent,
+    SlotRecord,
+    SlotView,
+)
 from worker._supervisor.operations import Kind, Operation, Operations
-from worker._supervisor.restart_policy import Death, Verdict, how_it_ended, judge, why_not_started
-from worker._supervisor.rollout import NEWCOMER, How, Seat, Wish, merged, turns
-from worker.constants import LIFE, Happening, Phase, ProcessState, RestartOrder
+from worker._supervisor.restart_policy import Exit, describe_exit_code, why_not_started
+from worker._supervisor.rollout import merge, plan
+from worker._supervisor.transitions import TRANSITIONS
+from worker.constants import Phase, ProcessState, RestartOrder
 from worker.process import WorkerProcess, get_now
 
 if TYPE_CHECKING:
-    from worker._supervisor.child import Watched
     from worker.settings import Settings
 
-__all__ = ["Lives"]
-
-# How the text of a failed start begins that could not bind what its predecessor still holds.
-ADDRESS_IN_USE = "EADDRINUSE"
+__all__ = ["Lifecycle"]
 
 
-class Lives:
-    """Decides what becomes of each place, and does it by the place's own methods.
+class Lifecycle:
+    """Keeps the record of each slot and the restart requests that wait, and performs what was decided.
 
     Args:
-        places (Callable): Returns all places of the table.
+        slots (Callable): Returns all slots of the process table.
         settings (Settings): The limits.
         clock (Callable): Tells the time, seconds.
         chance (Callable): Draws a number from 0 to 1, for the jitter of a backoff.
-        is_occupied (Callable): Whether a process lives in a place, or has not been collected.
-        accepts (Callable): Whether one that was told to stop still accepts connections there.
+        is_occupied (Callable): Whether a process runs in a slot, or has not been collected.
+        accepts (Callable): Whether a process that was told to stop still accepts connections there.
+        started (Callable): Called after a process was started.
 
     Attributes:
-        stopped: Whether nothing is started any more.
-        waits_for_change: Whether a server that fails to start is left alone until a file changes.
+        server: Whether the server starts, runs or stops.
+        waits_for_change: Whether a server that fails to start is left until a file changes.
         operations: The restarts and scalings under way.
     """
 
     def __init__(
         self,
-        places: Callable[[], Iterable[WorkerProcess]],
+        slots: Callable[[], Collection[WorkerProcess]],
         settings: Settings,
         clock: Callable[[], float],
         chance: Callable[[], float],
         is_occupied: Callable[[WorkerProcess], bool],
         accepts: Callable[[WorkerProcess], bool],
+        started: Callable[[], None],
     ) -> None:
-        self._places = places
+        self._slots = slots
         self._settings = settings
         self._clock = clock
         self._chance = chance
         self._is_occupied = is_occupied
-        self._wishes: dict[WorkerProcess, Wish] = {}
-        self.stopped = False
+        self._started = started
+        self._records: dict[WorkerProcess, SlotRecord] = {}
+        self._requests: dict[WorkerProcess, RestartRequest] = {}
+        self.server = ServerPhase.NEW
         self.waits_for_change = False
         self.operations = Operations(clock, accepts)
 
+    # What is known
+
+    def record(self, slot: WorkerProcess) -> SlotRecord:
+        """Return the record of a slot."""
+        return self._records.get(slot) or SlotRecord()
+
+    def phase(self, slot: WorkerProcess) -> Phase:
+        """Return the phase of a slot."""
+        return self.record(slot).phase
+
+    def forget(self, slot: WorkerProcess) -> None:
+        """Drop the record of a slot that is gone."""
+        self._records.pop(slot, None)
+
+    def close(self) -> None:
+        """Drop all records: a slot that is kept keeps the descriptors of its process."""
+        self._records.clear()
+        self._requests.clear()
+
     @property
-    def due(self) -> float:
+    def next_retry(self) -> float:
         """When the next backoff is over; ``inf`` if there is none, or nothing is started any more."""
-        backoffs = () if self.stopped else (place.life.due for place in self._places())
-        return min(backoffs, default=math.inf)
+        if not self.server.starts_processes:
+            return math.inf
+        return min((self.record(slot).retry_at for slot in self._slots()), default=math.inf)
 
-    def happens(self, place: WorkerProcess, what: Happening, *details: Any) -> None:
-        """Do what follows from something that happens to a place.
+    @property
+    def has_requests(self) -> bool:
+        """Whether any restart request waits."""
+        return bool(self._requests)
 
-        Args:
-            place (WorkerProcess): The place.
-            what (Happening): What happens.
-            *details (Any): Of a death, the :class:`Death`; of who is ready or late, :class:`Watched`; of a
-                restart, :class:`How`.
-        """
-        act = LIFE[place.life.phase].get(what)
-        if act is None:
-            phase = place.life.phase.value
-            error_logger.error("Impossible for %s: %s, while %s", place.name, what.value, phase)
-        else:
-            getattr(self, f"_{act.name.lower()}")(place, *details)
+    def is_served(self) -> bool:
+        """Return whether any server runs, or will."""
+        gone = (Phase.STOPPED, Phase.FAILED)
+        return any(self.phase(slot) not in gone for slot in self._slots() if slot.is_server)
 
-    def begun(self, kind: Kind) -> AbstractContextManager[Operation]:
-        """Let what is asked for in the body be one operation, whose outcome is logged."""
+    # Requests
+
+    def operation(self, kind: Kind) -> AbstractContextManager[Operation]:
+        """Let all requests made in the body be one operation, whose outcome is logged."""
         # An order that the operator has set is obeyed as it stands.
         careful = self._settings.canary and self._settings.reload_order is not RestartOrder.SHUTDOWN_FIRST
         return self.operations.begun(kind, proven=not careful)
 
-    def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
-        """Restart a place when it is its turn; with several such wishes, once."""
-        if place.exclusive and order is RestartOrder.STARTUP_FIRST:
-            logger.info("%s is restarted with SHUTDOWN_FIRST: its port cannot be bound twice", place.name)
-        with self.begun(Kind.RESTART) as operation:
-            operation.concerns(place)
+    def request(self, slot: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
+        """Restart a slot when it is its turn; several such requests are one."""
+        if slot.exclusive and order is RestartOrder.STARTUP_FIRST:
+            logger.info("%s is restarted with SHUTDOWN_FIRST: its port cannot be bound twice", slot.name)
+        with self.operation(Kind.RESTART) as operation:
+            operation.concerns(slot)
             operation.reloads = operation.reloads or bool(config.get("reloaded_files"))
-        wish = Wish(order, self._clock(), config, (operation,))
-        self._wishes[place] = merged(self._wishes.get(place), wish)
+        self._ask(slot, RestartRequest(order, self._clock(), config, (operation,)))
 
-    def start(self, place: WorkerProcess, operation: Operation | None = None) -> None:
-        """Start the first process of a place; where the system refuses it, the restart policy goes on.
+    def start(self, slot: WorkerProcess, operation: Operation | None = None) -> None:
+        """Start the first process of a slot; where the system refuses it, the restart policy goes on.
 
         Raises:
             Exception: The process cannot be started at all.
         """
         if operation is not None:
-            operation.concerns(place)
-            self._wishes[place] = Wish(RestartOrder.SHUTDOWN_FIRST, self._clock(), {}, (operation,))
-        self.happens(place, Happening.START)
+            operation.concerns(slot)
+            request = RestartRequest(RestartOrder.SHUTDOWN_FIRST, self._clock(), {}, (operation,))
+            self._requests[slot] = request
+        self.handle(slot, model.StartAsked())
 
     def stop(self) -> None:
-        """Stop every process, and start none any more, whatever happens from now on."""
-        for place in [*self._places()]:
-            # One that has just died may have a predecessor that serves on.
-            if self._is_occupied(place) or place.is_alive():
-                place.terminate()
-        self.halt()
+        """Stop every process, and start none any more."""
+        for slot in [*self._slots()]:
+            # In a slot whose process has just exited, a previous one may serve on.
+            if self._is_occupied(slot) or slot.is_alive():
+                slot.terminate()
+        self.halt(ServerPhase.STOPPING)
 
-    def halt(self) -> None:
-        """Start nothing any more, whatever happens from now on."""
-        self.stopped = True
-        self._wishes.clear()
+    def halt(self, server: ServerPhase) -> None:
+        """Start nothing any more.
+
+        Args:
+            server (ServerPhase): The phase of the server from now on.
+        """
+        self.server = server
+        self._requests.clear()
         self.operations.stop()
-        for place in [*self._places()]:
-            self.happens(place, Happening.STOP)
+        for slot in [*self._slots()]:
+            self.handle(slot, model.StopSent())
 
     def go_on(self) -> None:
-        """Start whose backoff is over, and restart whose turn it is; tell of operations that have ended."""
-        if self.stopped:
+        """Start the slots whose backoff is over, and restart those whose turn it is; log what has ended."""
+        if not self.server.starts_processes:
             return
         self._take_turns()
-        self.operations.settle([*self._places()], self._wishes)
+        self.operations.settle([*self._slots()], self._requests, self.record)
 
     def _take_turns(self) -> None:
         now = self._clock()
-        for place in [place for place in self._places() if place.life.due <= now]:
-            self.happens(place, Happening.DUE)
-        if not self._wishes:
+        for slot in [slot for slot in self._slots() if self.record(slot).retry_at <= now]:
+            self.handle(slot, model.BackoffOver())
+        if not self._requests:
             return
-        seats = {
-            place: Seat(place.life.phase, place.is_server, place.exclusive, place.life.displaced)
-            for place in self._places()
-        }
-        self._wishes = {place: wish for place, wish in self._wishes.items() if place in seats}
-        wishes = self._wishes.copy()
-        for place, how in turns(wishes, seats, self._settings.max_surge, self._settings.max_unavailable):
-            # The start of another one may have failed meanwhile, and ended it all.
-            if place in self._wishes:
-                self.happens(place, Happening.RESTART, how)
+        slots = {slot: self._view(slot) for slot in self._slots()}
+        self._requests = {slot: request for slot, request in self._requests.items() if slot in slots}
+        waiting, settings = self._requests.copy(), self._settings
+        for slot, mode in plan(waiting, slots, settings.max_surge, settings.max_unavailable):
+            # The start of another one may have failed meanwhile, and ended the rollout.
+            if slot in self._requests:
+                self.handle(slot, model.RestartDue(mode))
 
-    def is_served(self) -> bool:
-        """Whether any server runs, or will."""
-        gone = (Phase.STOPPED, Phase.FAILED)
-        return any(place.life.phase not in gone for place in self._places() if place.is_server)
+    def _view(self, slot: WorkerProcess) -> SlotView:
+        record = self.record(slot)
+        return SlotView(record.phase, slot.is_server, slot.exclusive, record.has_replaced_starting)
 
-    # The acts, by their names in ``constants.Act``
+    # From an event to actions
 
-    def _await(self, place: WorkerProcess) -> None:
-        place.enter(Phase.STARTING if place.predecessor is None else Phase.REPLACING)
-
-    def _fill(self, place: WorkerProcess, *_: Any) -> None:
-        if place in self._wishes:
-            place.life.exits.clear()
-        self._start(place, RestartOrder.SHUTDOWN_FIRST)
-
-    def _succeed(self, place: WorkerProcess, death: Death) -> None:
-        logger.debug("%s, as it was told to", death)
-        if not place.is_alive():
-            self._start(place, RestartOrder.SHUTDOWN_FIRST)
-
-    def _renew(self, place: WorkerProcess, how: How) -> None:
-        if how.order is RestartOrder.STARTUP_FIRST or how.at_once:
-            self._start(place, how.order)
-        else:
-            place.enter(Phase.DRAINING)
-            place.vacate()
-
-    def _displace(self, place: WorkerProcess, how: How) -> None:
-        self._start(place, how.order, displaced=True)
-
-    def _welcome(self, place: WorkerProcess, watched: Watched) -> None:
-        watched.ready = self._clock()
-        place.enter(Phase.READY)
-        if place.is_server and place.state < ProcessState.ACKED:
-            place.acked()
-        if place.life.last_death is not None:
-            place.note({"why": f"{place.life.last_death}; it was replaced"})
-            place.life.last_death = None
-        for operation in place.life.wish.operations if place.life.wish is not None else ():
-            operation.ready(place)
-
-    def _hand_over(self, place: WorkerProcess, watched: Watched) -> None:
-        self._welcome(place, watched)
-        place.hand_over()
-
-    def _abandon(self, place: WorkerProcess, watched: Watched) -> None:
-        watched.ready_by = math.inf
-        watched.kill()
-
-    def _take_back(self, place: WorkerProcess, death: Death) -> None:
-        place.enter(Phase.READY)
-        place.take_back()
-        wish = place.life.wish
-        if _is_address_in_use(death) and wish is not None and wish.order is RestartOrder.SHUTDOWN_FIRST:
-            # The code may be all right: it cannot bind what the worker that it is to replace has bound.
-            for operation in wish.operations:
-                operation.proven = True
-            self._wishes[place] = merged(wish, self._wishes.get(place, wish))
-            logger.info("%s; the restart goes on with SHUTDOWN_FIRST, as it was asked for", death)
-            return
-        self._report(place, death, "its predecessor stays" + self._end_restart(place, death))
-
-    def _promote(self, place: WorkerProcess, death: Death) -> None:
-        place.enter(Phase.STARTING)
-        place.lose_predecessor()
-        self._report(place, death, "its successor is starting")
-
-    def _mourn(self, place: WorkerProcess, death: Death) -> None:
-        life = place.life
-        place.set_state(ProcessState.COMPLETED if death.code == 0 else ProcessState.FAILED, force=True)
-        place.ceases_to_serve()
-        if death.others and death.served is None and _is_address_in_use(death):
-            place.enter(Phase.DRAINING)
-            if life.wish is not None:
-                self._wishes.setdefault(place, life.wish)
-            logger.info("%s; it is started again when its predecessor has left", death)
-            return
-        given_up = self._end_restart(place, death) if life.wish is not None and death.served is None else ""
-        if self.waits_for_change and place.is_server and death.begun and death.served is None:
-            verdict = Verdict(math.inf, True, "it is started again at the next change of a file")
-        else:
-            endures = getattr(place.target, "is_reloader", False) is True
-            verdict = judge(
-                life, death, place.restart_policy, self._settings, self._chance(), endures=endures
+    def handle(self, slot: WorkerProcess, event: SlotEvent) -> None:
+        """Decide what follows from an event, and do it."""
+        phase = self.phase(slot)
+        decision = TRANSITIONS[phase].get(type(event))
+        if decision is None:
+            error_logger.error(
+                "Impossible for %s: %s, while %s", slot.name, type(event).__name__, phase.value
             )
-        self._report(place, death, verdict.why + given_up, verdict.delay)
-        if verdict.delay < math.inf:
-            life.restarts += 1
-            life.due = self._clock() + verdict.delay
-            place.enter(Phase.BACKOFF)
-        elif verdict.failed:
-            place.enter(Phase.FAILED)
-            place.set_state(ProcessState.FAILED, force=True)
-        else:
-            place.enter(Phase.STOPPED)
-
-    def _dismiss(self, place: WorkerProcess) -> None:
-        self._wishes.pop(place, None)
-        place.life.due = math.inf
-        place.enter(Phase.STOPPING if self._is_occupied(place) else Phase.STOPPED)
-
-    def _clear(self, place: WorkerProcess, death: Death) -> None:
-        logger.debug("%s, as it was told to", death)
-        if death.others:
             return
-        place.enter(Phase.STOPPED)
-        if place.state < ProcessState.TERMINATED:
-            # It ended while the server began to stop.
-            place.set_state(ProcessState.COMPLETED if death.code == 0 else ProcessState.FAILED)
+        for action in decision(self._situation(slot), event):
+            self._perform(slot, action)
 
-    def _nothing(self, place: WorkerProcess, *_: Any) -> None:
-        pass
+    def _situation(self, slot: WorkerProcess) -> Situation:
+        return Situation(
+            record=self.record(slot),
+            name=slot.name,
+            state=slot.state,
+            is_server=slot.is_server,
+            is_reloader=slot.is_reloader,
+            restart_policy=slot.restart_policy,
+            is_alive=slot.is_alive,
+            is_occupied=self._is_occupied(slot),
+            has_previous=slot.previous is not None,
+            requests=self._requests,
+            pending=self._requests.get(slot),
+            waits_for_change=self.waits_for_change,
+            settings=self._settings,
+            now=self._clock(),
+            chance=self._chance(),
+        )
 
-    # What they have in common
+    def _perform(self, slot: WorkerProcess, action: model.Action) -> None:
+        match action:
+            case model.Enter(phase):
+                self._update(slot, phase=phase)
+                slot.show_phase(phase)
+            case model.Update(changes):
+                self._update(slot, **changes)
+            case model.StartProcess(order, replaces_starting):
+                self._start_process(slot, order, replaces_starting)
+            case model.StopCurrent():
+                slot.stop_current()
+            case model.HandOver():
+                slot.hand_over()
+            case model.RollBack():
+                slot.roll_back()
+            case model.ContinueAlone():
+                slot.continue_alone()
+            case model.MarkReady(child):
+                child.ready_at = self._clock()
+            case model.Acknowledge():
+                slot.acknowledge()
+            case model.KillUnready(child):
+                child.ready_by = math.inf
+                child.kill()
+            case model.SetState(state, force):
+                slot.set_state(state, force)
+            case model.ShowNotServing():
+                slot.show_not_serving()
+            case model.Note(changes):
+                slot.note(changes)
+            case model.Report(exit_, consequence, delay):
+                self._report(slot, exit_, consequence, delay)
+            case model.Log(level, text):
+                (error_logger if level >= logging.ERROR else logger).log(level, "%s", text)
+            case model.Ask(request):
+                self._requests[slot] = request
+            case model.Forget(slots):
+                for one in (slot,) if slots is None else slots:
+                    self._requests.pop(one, None)
+            case model.Prove(operations):
+                for operation in operations:
+                    operation.proven = True
+            case model.Pass():
+                request = self.record(slot).request
+                for operation in request.operations if request is not None else ():
+                    operation.ready(slot)
+            case model.Abort(operations, reason):
+                self.operations.abort(operations, reason)
 
-    def _start(self, place: WorkerProcess, order: RestartOrder, displaced: bool = False) -> None:
-        wish = self._wishes.pop(place, None)
-        if displaced and wish is not None and place.life.wish is not None:
-            # Who asked for the one that makes way gets this one.
-            operations = dict.fromkeys((*place.life.wish.operations, *wish.operations))
-            wish = replace(wish, operations=(*operations,))
-        place.life.wish, place.life.displaced = wish, displaced
-        if place.life.due < math.inf:
-            place.life.due = math.inf
-            place.note({"next_restart_at": None})
-        began, is_first = self._clock(), place.state is ProcessState.IDLE
+    def _update(self, slot: WorkerProcess, **changes: Any) -> None:
+        self._records[slot] = replace(self.record(slot), **changes)
+
+    def _ask(self, slot: WorkerProcess, request: RestartRequest) -> None:
+        self._requests[slot] = merge(self._requests.get(slot), request)
+
+    def _start_process(self, slot: WorkerProcess, order: RestartOrder, replaces_starting: bool) -> None:
+        request: RestartRequest | None = self._requests.pop(slot, None)
+        before = self.record(slot)
+        if replaces_starting and request is not None and before.request is not None:
+            # Those who asked for the process that is replaced get this one.
+            operations = dict.fromkeys((*before.request.operations, *request.operations))
+            request = replace(request, operations=(*operations,))
+        self._update(slot, request=request, has_replaced_starting=replaces_starting, retry_at=math.inf)
+        if before.retry_at < math.inf:
+            slot.note({"next_restart_at": None})
+        began, is_first = self._clock(), slot.state is ProcessState.IDLE
         try:
             if is_first:
-                place.start()
+                slot.start()
             else:
-                place.renew(order, {} if wish is None else wish.config)
+                slot.replace_process(order, {} if request is None else request.config)
         except Exception as error:
             if is_first and not isinstance(error, (OSError, MemoryError)):
                 raise
-            self._not_started(place, order, began, error)
+            self._fail_start(slot, order, began, error)
+        else:
+            self._started()
 
-    def _not_started(self, place: WorkerProcess, order: RestartOrder, began: float, error: Exception) -> None:
+    # Not in the frame that catches the error: a local there and its traceback would keep each other, and the
+    # descriptors of the process.
+    def _fail_start(self, slot: WorkerProcess, order: RestartOrder, began: float, error: Exception) -> None:
         cause = error.__cause__ or error
         if not isinstance(cause, OSError):
-            error_logger.exception("%s could not be started", place.name, exc_info=error)
-        death = Death(place.name, None, began, error=why_not_started(cause), begun=False)
-        refused = isinstance(error, ConnectionError) and place.life.phase in (Phase.READY, *NEWCOMER)
-        if refused or (order is RestartOrder.STARTUP_FIRST and place.is_alive()):
-            # Nobody has left; a newcomer that was to make way may have.
-            place.enter(place.life.phase if refused else Phase.READY)
-            error_logger.error("%s; the previous worker stays%s", death, self._end_restart(place, death))
-        elif place.is_alive():
-            place.enter(Phase.DRAINING)
-        else:
-            self._mourn(place, death)
+            error_logger.exception("%s could not be started", slot.name, exc_info=error)
+        failure = Exit(slot.name, None, began, error=why_not_started(cause), has_run=False)
+        self.handle(slot, model.StartFailed(failure, order, isinstance(error, ConnectionError)))
 
-    def _end_restart(self, place: WorkerProcess, death: Death) -> str:
-        """Drop what was wished for before the process that failed was started; return that in words."""
-        dropped = {place: wish for place, wish in self._wishes.items() if wish.made <= death.started}
-        for one in dropped:
-            del self._wishes[one]
-        failed = [place.life.wish] if place.life.wish is not None else []
-        ended = (operation for wish in (*failed, *dropped.values()) for operation in wish.operations)
-        self.operations.abort(ended, str(death))
-        return f", and the restart of {len(dropped)} more is given up" if dropped else ""
-
-    def _report(self, place: WorkerProcess, death: Death, why: str, delay: float = math.inf) -> None:
-        """Note a death in the entry of its place, and log it."""
+    def _report(self, slot: WorkerProcess, exit_: Exit, consequence: str, delay: float) -> None:
         now = get_now()
-        place.life.last_death = death
-        place.note(
+        self._update(slot, last_exit=exit_)
+        slot.note(
             {
-                "last_exit": how_it_ended(death.code),
+                "last_exit": describe_exit_code(exit_.code),
                 "last_exit_at": now,
-                "restarts": place.life.restarts + (delay < math.inf),
+                "restarts": self.record(slot).restarts + (delay < math.inf),
                 "next_restart_at": None if delay == math.inf else now + timedelta(seconds=delay),
-                "why": f"{death}; {why}",
+                "why": f"{exit_}; {consequence}",
             }
         )
         # Last: the state shows what the log tells.
-        if death.code == 0 and not place.is_server and delay == math.inf:
-            logger.debug("%s; %s", death, why)
+        if exit_.code == 0 and not slot.is_server and delay == math.inf:
+            logger.debug("%s; %s", exit_, consequence)
         else:
-            error_logger.error("%s; %s", death, why)
-
-
-def _is_address_in_use(death: Death) -> bool:
-    return death.error.startswith(ADDRESS_IN_USE)
+            error_logger.error("%s; %s", exit_, consequence)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sanic.log import error_logger, logger
 
 if TYPE_CHECKING:
-    from worker._supervisor.rollout import Wish
+    from worker._supervisor.model import RestartRequest, SlotRecord
     from worker.process import WorkerProcess
 
 __all__ = ["Kind", "Operation", "Operations"]
@@ -128,16 +128,22 @@ class Operations:
             logger.info("%s aborted after %s: the server is stopping", operation.kind, operation.progress)
         self._open.clear()
 
-    def settle(self, slots: Collection[WorkerProcess], wanted: Mapping[WorkerProcess, Wish]) -> None:
+    def settle(
+        self,
+        slots: Collection[WorkerProcess],
+        wanted: Mapping[WorkerProcess, RestartRequest],
+        record: Callable[[WorkerProcess], SlotRecord],
+    ) -> None:
         """Log the outcome of those that have ended.
 
         Args:
             slots (Collection[WorkerProcess]): The process table.
-            wanted (Mapping[WorkerProcess, Wish]): The requests that wait for their turn.
+            wanted (Mapping[WorkerProcess, RestartRequest]): The requests that wait for their turn.
+            record (Callable): Returns the record of a slot.
         """
         for operation in [*self._open]:
             for slot in [] if operation.failure else [*operation.waiting]:
-                requests = wanted.get(slot), slot.life.wish
+                requests = wanted.get(slot), record(slot).request
                 if slot not in slots or not any(one and operation in one.operations for one in requests):
                     operation.loses(slot)
             if operation.failure:

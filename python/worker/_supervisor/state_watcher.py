@@ -1,4 +1,4 @@
-"""When the loop has to look at what the processes say of themselves, and at which of them."""
+"""When the supervisor has to read the state of the processes, and which entries have changed."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 from worker._state.entry import known
 from worker._state.foreign import snapshot
 from worker._state.shared import SharedState
-from worker.place import Place
+from worker.process import WorkerProcess
 
-__all__ = ["News"]
+__all__ = ["StateWatcher"]
 
-# How often another mapping than ours is looked at while something is awaited of it, seconds.
+# How often a mapping that cannot notify is read while a change is awaited, seconds.
 POLL = 0.005
-# How long changes wait to be heard of after the last ones: workers that count their requests in the state do
-# not keep main busy, seconds.
+# How long changes are left alone after the last ones, seconds: workers that count their requests in the state
+# must not keep the main process busy.
 REST = 0.005
 
 
-class News:
-    """What has changed in the state of the processes, as far as something is awaited of it.
+class StateWatcher:
+    """Tells of changes in the state of the processes, while any is awaited.
 
-    A :class:`~worker.state.SharedState` rings a bell and says which entries have changed. Any other mapping
-    has to be looked at.
+    A :class:`~worker._state.shared.SharedState` notifies, and says which entries have changed. Any other
+    mapping has to be read.
 
     Args:
         state (MutableMapping[str, Any]): The state of all processes.
@@ -34,20 +34,20 @@ class News:
         self._state = state if isinstance(state, SharedState) else None
         self._mapping = state
         self._entries: Mapping[str, Any] = {}
-        self._heard = -math.inf
+        self._last_change = -math.inf
         self._armed = False
 
     @property
-    def bell(self) -> int | None:
-        """What ends a wait when there is news, if it is not to be looked for."""
+    def notify_fd(self) -> int | None:
+        """The descriptor that becomes readable at a change; ``None`` if the state has to be read."""
         return None if self._state is None else self._state.bell
 
-    def take(self, now: float, everything: bool = False) -> Collection[str]:
-        """Return whose entries may have changed since the last time.
+    def changed(self, now: float, everything: bool = False) -> Collection[str]:
+        """Return the names of the entries that may have changed since the last call.
 
         Args:
             now (float): The time, on the monotonic clock.
-            everything (bool): Whether a process has died, perhaps between a change and its
+            everything (bool): Whether a process has exited, perhaps between a change and its
                 announcement. Defaults to ``False``.
         """
         if self._state is None:
@@ -58,29 +58,29 @@ class News:
             return self._entries.keys()
         names = self._state.changes(everything)
         if names:
-            self._heard = now
+            self._last_change = now
         return names
 
-    def said(self, process: Place) -> Mapping[str, Any]:
-        """Return what a process had said of itself when the news was taken, or later."""
-        return process.said() if self._state is not None else known(self._entries.get(process.name, {}))
+    def read(self, slot: WorkerProcess) -> Mapping[str, Any]:
+        """Return what the current process of a slot had written at the last :meth:`changed`, or later."""
+        return slot.read_entry() if self._state is not None else known(self._entries.get(slot.name, {}))
 
-    def expect(self, now: float) -> float:
-        """Something is awaited: return when to look for it, ``inf`` where the bell will tell."""
+    def arm(self, now: float) -> float:
+        """Await changes; return when to look for them, ``inf`` if a notification will tell."""
         if self._state is None:
             return now + POLL
-        if now < self._heard + REST:
-            self.ignore()
-            return self._heard + REST
+        if now < self._last_change + REST:
+            self.disarm()
+            return self._last_change + REST
         self._armed = True
         return now if self._state.arm() else math.inf
 
-    def ignore(self) -> None:
-        """Nothing is awaited."""
+    def disarm(self) -> None:
+        """Await no change."""
         if self._armed and self._state is not None:
             self._state.disarm()
         self._armed = False
 
-    def has_come(self) -> bool:
-        """Whether there is some since the bell was armed."""
+    def has_changes(self) -> bool:
+        """Return whether an entry has changed since changes are awaited."""
         return self._armed and self._state is not None and self._state.arm()

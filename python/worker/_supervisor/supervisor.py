@@ -1,349 +1,431 @@
-"""Watches over the processes of a manager: who is ready, who is late, who has ended, who leaves slowly."""
+"""The supervisor: observes the processes of a manager, and acts when one is ready, late, stopping or gone."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sanic.log import error_logger, logger
 
 from worker._spawn import liveness, preload, processes
 from worker._state.foreign import shared
-from worker._state.shared import SharedState
-from worker._supervisor.child import Watched
-from worker._supervisor.lifecycle import Lives
+from worker._supervisor import model
+from worker._supervisor.child import ChildProcess
+from worker._supervisor.lifecycle import Lifecycle
+from worker._supervisor.mailbox import Mailbox
+from worker._supervisor.model import ServerPhase
 from worker._supervisor.operations import Kind, Operation
-from worker._supervisor.rollout import NEWCOMER
-from worker._supervisor.state_watcher import News
-from worker.constants import Happening, Phase, ProcessState, RestartOrder
-from worker.process import Worker, WorkerProcess
+from worker._supervisor.rollout import IS_STARTING
+from worker._supervisor.state_watcher import StateWatcher
+from worker.constants import Phase, ProcessState, RestartOrder
+from worker.process import RestartAsked, SlotChanged, SlotStarted, Worker, WorkerProcess
 
 if TYPE_CHECKING:
-    from worker._control.receive import Waiting
-    from worker.manager import WorkerManager
+    from collections.abc import Iterator
+    from multiprocessing.context import BaseContext
 
-__all__ = ["Overseer"]
+    from worker._control.receive import MonitorProtocol
+    from worker.settings import Settings
 
-# How long the end of killed processes is waited for, seconds: only a hung kernel takes longer.
+__all__ = ["ProcessTable", "Supervisor"]
+
+# How long to wait for the exit of killed processes, seconds: only a hung kernel takes longer.
 KILL_TIMEOUT = 5.0
 
 
-class Overseer:
-    """Turns what is seen of processes into what happens to their places; :class:`Lives` knows what follows.
+class ProcessTable(Protocol):
+    """The manager, as the supervisor sees it."""
 
-    Args:
-        manager (WorkerManager): Whose places they are.
-
-    Attributes:
-        starting: Whether the servers start for the first time: then none may fail, unless a reloader runs.
-        gave_up: Whether no server was left that could run.
-        settle_at: When to :meth:`settle` again, on the monotonic clock; ``inf``: when something happens.
-    """
-
-    def __init__(self, manager: WorkerManager) -> None:
-        self._manager = manager
-        self._news = News(manager.worker_state)
-        self._lives = Lives(
-            self._places, manager.settings, time.monotonic, random.random, self.lives_in, self._accepts
-        )
-        self._monitor: Waiting | None = None
-        self._watched: dict[str, Watched] = {}
-        self._unsettled = False
-        self._waits_for_change = False
-        self.settle_at = math.inf
-        self.starting = False
-        self._failure = ""
-        self.gave_up = False
+    THRESHOLD: int
+    settings: Settings
+    context: BaseContext
+    worker_state: MutableMapping[str, Any]
 
     @property
-    def at_work(self) -> bool:
-        """Whether processes are watched."""
+    def workers(self) -> list[Worker]:
+        """All workers."""
+
+    def shutdown(self) -> None:
+        """Stop the server."""
+
+    def remove_worker(self, worker: Worker) -> None:
+        """Remove a worker whose processes have ended."""
+
+
+class Supervisor:
+    """Turns observations of processes into events of their slots; :class:`Lifecycle` decides and acts.
+
+    Args:
+        table (ProcessTable): The process table, with what belongs to it.
+
+    Attributes:
+        mailbox: Where the slots leave messages.
+        gave_up: Whether no server was left that could run.
+        reconcile_at: When to :meth:`reconcile` again, on the monotonic clock; ``inf``: when an event comes.
+    """
+
+    def __init__(self, table: ProcessTable) -> None:
+        self._table = table
+        self._state_watcher = StateWatcher(table.worker_state)
+        self._lifecycle = Lifecycle(
+            self._slots,
+            table.settings,
+            time.monotonic,
+            random.random,
+            self.is_occupied,
+            self._accepts,
+            self.read_mailbox,
+        )
+        self.mailbox = Mailbox(self._wake)
+        self._monitor: MonitorProtocol | None = None
+        self._children: dict[str, ChildProcess] = {}
+        self._has_events = False
+        self._waits_for_change = False
+        self._failure = ""
+        self.reconcile_at = math.inf
+        self.gave_up = False
+
+    # The server
+
+    @property
+    def phase(self) -> ServerPhase:
+        """Whether the server starts, runs or stops."""
+        return self._lifecycle.server
+
+    @property
+    def is_open(self) -> bool:
+        """Whether processes are watched: a loop runs."""
         return self._monitor is not None
 
     @property
-    def bell(self) -> int | None:
-        """What becomes readable when there is news in the state of the processes."""
-        return self._news.bell
+    def notify_fd(self) -> int | None:
+        """The descriptor that becomes readable when the state of the processes changes."""
+        return self._state_watcher.notify_fd
 
-    def open(self, monitor: Waiting) -> None:
-        """Watch from now on."""
+    def open(self, monitor: MonitorProtocol) -> None:
+        """Watch processes from now on, by the monitor of the calling loop."""
         self._monitor = monitor
+        self.mailbox.open()
 
     def close(self) -> None:
-        """Wait for what was killed; every state is final then."""
+        """Wait for the exit of killed processes; every state is final then."""
         deadline = time.monotonic() + KILL_TIMEOUT
-        for watched in self._watched.values():
-            watched.base.join(max(0.0, deadline - time.monotonic()))
-            if watched.current and watched.place.state < ProcessState.TERMINATED:
-                watched.place.set_state(ProcessState.FAILED, force=True)
+        for child in self._children.values():
+            child.base.join(max(0.0, deadline - time.monotonic()))
+            if child.is_current and child.slot.state < ProcessState.TERMINATED:
+                child.slot.set_state(ProcessState.FAILED, force=True)
         self._monitor = None
-        self._watched.clear()
+        self.mailbox.close()
+        self._children.clear()
+        self._lifecycle.close()
         preload.forget()
 
-    # What places tell it
+    def begin_start(self) -> None:
+        """The servers start for the first time."""
+        if self.phase.starts_processes:
+            self._lifecycle.server = ServerPhase.STARTING
+        self._lifecycle.waits_for_change = self.can_wait_for_change
 
-    def watch(self, place: WorkerProcess) -> None:
-        """Wait for the end of the process that has just been started in this place, and until it is ready."""
-        assert self._monitor is not None
-        base, now = place._current_process, time.monotonic()
-        limit = self.start_limit(place)
-        sentinel = getattr(base, "sentinel", None)
-        if type(base.pid) is int and type(sentinel) is int:
-            watched = Watched(place, base, now, now + limit, limit)
-            if not place.is_server:
-                watched.ready = now
-            self._watched[str(watched)] = watched
-            self._monitor.watch(str(watched), base.pid, sentinel)
-        self._lives.happens(place, Happening.STARTED)
-
-    def moved(self, place: WorkerProcess) -> None:
-        """Look, as soon as all else is done, what follows from the new state of a place."""
-        self._unsettled = True
-        if self.at_work and place.state is ProcessState.TERMINATED:
-            self._lives.happens(place, Happening.STOP)
-
-    def stops(self, process: Any, signum: int) -> bool:
-        """Take note that a process is about to be sent a signal to stop; return whether it is the first one.
-
-        One that is sent while Sanic sets up its handlers is lost. The state shows when they are in place.
-        """
-        watched = next((one for one in self._watched.values() if one.base is process), None)
-        if watched is None:
-            return True
-        if watched.told is not None:
-            return False
-        watched.told = time.monotonic()
-        is_shown = isinstance(self._manager.worker_state, SharedState)
-        if is_shown and not self._numbers(watched).get("stoppable"):
-            watched.lost = signum
-        return True
-
-    def wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
-        """Restart a place when it is its turn; from any thread."""
-        self._manager._loop.do(partial(self._wish, place, order, config))
-
-    def begun(self, kind: Kind) -> AbstractContextManager[Operation | None]:
-        """Let what is asked for in the body be one operation, whose outcome is logged."""
-        return self._lives.begun(kind) if self.at_work else nullcontext()
-
-    def start(self, place: WorkerProcess, operation: Operation | None = None) -> None:
-        """Start the first process of a place.
-
-        Raises:
-            Exception: The process cannot be started at all; where the system refuses it, it is tried again.
-        """
-        if self.at_work:
-            self._lives.start(place, operation)
-        else:
-            place.start()
-
-    def removes(self, place: WorkerProcess) -> None:
-        """A place is given up: count it as part of the operation that is being asked for."""
-        self._lives.operations.removes(place)
+    def end_start(self) -> None:
+        """The servers are up; from now on each is supervised by itself."""
+        if self.phase is ServerPhase.STARTING:
+            self._lifecycle.server = ServerPhase.RUNNING
+        self._lifecycle.waits_for_change = False
+        self._has_events = True
+        if self.can_wait_for_change:
+            processes.warm_up(self._table.context)
 
     def stop(self) -> None:
-        """Stop every process, and start none any more, whatever happens from now on."""
-        self._lives.stop()
+        """Stop every process, and start none any more."""
+        self._lifecycle.stop()
 
-    def halt(self) -> None:
-        """Start nothing any more, whatever happens from now on."""
-        self._lives.halt()
+    def leave(self) -> None:
+        """Start no process any more, and let the loop end."""
+        self._lifecycle.halt(ServerPhase.LEFT)
 
-    def start_limit(self, place: type[WorkerProcess] | WorkerProcess = WorkerProcess) -> float:
-        """How long a start may take until the process is ready, seconds."""
-        return max(self._manager.THRESHOLD, place.THRESHOLD) / 10
-
-    def order_of_reload(self, order: RestartOrder, files: str) -> RestartOrder:
-        """The order of a restart because of changed files: code that does not start is to stop nobody."""
-        preload.invalidate_if_changed(files.split(","))
-        if self.at_work and order is RestartOrder.SHUTDOWN_FIRST:
-            return self._manager.settings.reload_order
-        return order
-
-    def revive(self) -> int:
-        """Start the servers anew that were given up; return how many."""
-        failed = [place for place in self._places() if place.is_server and place.life.phase is Phase.FAILED]
-        for place in failed:
-            logger.info("%s is started again", place.name)
-            place.restart()
-        return len(failed)
-
-    def _wish(self, place: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
-        self._lives.wish(place, order, config)
-        self._unsettled = True
-
-    # What the loop asks of it
-
-    def wants_a_look(self, now: float) -> bool:
-        """Whether something has happened, or it is time, to :meth:`settle`."""
-        return self._unsettled or now >= self.settle_at or self._news.has_come()
-
-    @property
-    def is_unsettled(self) -> bool:
-        """Whether something has happened that nobody has looked at."""
-        return self._unsettled
-
-    def start_begins(self) -> None:
-        """The servers start for the first time."""
-        self.starting = True
-        self._lives.waits_for_change = self.can_wait_for_change
-
-    @property
-    def can_wait_for_change(self) -> bool:
-        """Whether a process runs that brings changes of the code."""
-        return any(map(_brings_changes, self._places()))
+    def kill(self) -> None:
+        """Kill every process with its children, also those that have left the table."""
+        for child in self._children.values():
+            child.kill()
 
     @property
     def failure(self) -> str:
         """Why the first start has failed; empty if it has not."""
         if self._failure or self.can_wait_for_change:
             return self._failure
-        failed = (place.life for place in self._places() if place.is_server)
-        return next((str(life.last_death) for life in failed if life.phase is Phase.FAILED), "")
+        records = (self._lifecycle.record(slot) for slot in self._slots() if slot.is_server)
+        return next((str(record.last_exit) for record in records if record.phase is Phase.FAILED), "")
 
-    def give_up(self, place: WorkerProcess) -> None:
-        """A process has taken too long to start."""
-        for watched in self._starting():
-            if watched.place is place:
-                self._abandon(watched)
+    @property
+    def can_wait_for_change(self) -> bool:
+        """Whether a reloader runs."""
+        return any(slot.is_reloader and not self._has_ended(slot) for slot in self._slots())
 
-    def start_is_over(self) -> None:
-        """The servers are up; from now on each is a case of its own."""
-        self.starting = self._lives.waits_for_change = False
-        self._unsettled = True
-        if self.can_wait_for_change:
-            processes.warm_up(self._manager.context)
+    # Requests
+
+    @contextmanager
+    def operation(self, kind: Kind) -> Iterator[Operation | None]:
+        """Let all that is asked for in the body be one operation, whose outcome is logged."""
+        self.read_mailbox()
+        begun: AbstractContextManager[Operation | None] = (
+            self._lifecycle.operation(kind) if self.is_open else nullcontext()
+        )
+        with begun as operation:
+            yield operation
+            self.read_mailbox()
+
+    def start(self, slot: WorkerProcess, operation: Operation | None = None) -> None:
+        """Start the first process of a slot.
+
+        Raises:
+            Exception: The process cannot be started at all; where the system refuses it, it is tried again.
+        """
+        if self.is_open:
+            self._lifecycle.start(slot, operation)
+        else:
+            slot.start()
+
+    def count_removal(self, slot: WorkerProcess) -> None:
+        """Count a slot that is removed as part of the operation that is being asked for."""
+        self._lifecycle.operations.removes(slot)
+
+    def revive(self) -> int:
+        """Start the servers anew that have failed; return how many."""
+        failed = [slot for slot in self._slots() if slot.is_server and self.slot_phase(slot) is Phase.FAILED]
+        for slot in failed:
+            logger.info("%s is started again", slot.name)
+            slot.restart()
+        return len(failed)
+
+    def order_of_reload(self, order: RestartOrder, files: str) -> RestartOrder:
+        """Return the order of a restart because of changed files."""
+        preload.invalidate_if_changed(files.split(","))
+        # Code that does not start must not stop a server that serves.
+        if self.is_open and order is RestartOrder.SHUTDOWN_FIRST:
+            return self._table.settings.reload_order
+        return order
+
+    # Slots and processes
+
+    def slot_phase(self, slot: WorkerProcess) -> Phase:
+        """Return the phase of a slot."""
+        return self._lifecycle.phase(slot)
+
+    def start_limit(self, slot: type[WorkerProcess] | WorkerProcess = WorkerProcess) -> float:
+        """Return how long a start may take until the process is ready, seconds."""
+        return max(self._table.THRESHOLD, slot.THRESHOLD) / 10
 
     def has_processes(self) -> bool:
-        """Whether any process lives, or has not been collected."""
-        return bool(self._watched)
+        """Return whether any process runs, or has not been collected."""
+        return bool(self._children)
 
-    def lives_in(self, place: WorkerProcess) -> bool:
-        """Whether a process lives in a place, or has not left it altogether."""
-        return any(watched.place is place for watched in self._watched.values())
+    def is_occupied(self, slot: WorkerProcess) -> bool:
+        """Return whether a process runs in a slot, or has not been collected."""
+        return any(child.slot is slot for child in self._children.values())
 
-    def by_pid(self, pid: int | None) -> Watched | None:
-        """The process of this number, if it is one of ours."""
-        return next((watched for watched in self._watched.values() if watched.base.pid == pid), None)
+    def by_pid(self, pid: int | None) -> ChildProcess | None:
+        """Return the process of this pid, if it is one of ours."""
+        return next((child for child in self._children.values() if child.base.pid == pid), None)
 
-    def kill(self) -> None:
-        """Kill every process with its children, also those that have left the table."""
-        for watched in self._watched.values():
-            watched.kill()
+    def retire(self, slot: WorkerProcess) -> None:
+        """Remove the entry of a slot that has left the table, and a worker that is done and not tracked."""
+        self.read_mailbox()
+        if not self.is_open:
+            return
+        worker = next((one for one in self._table.workers if slot in one.processes), None)
+        if worker is None:
+            if not self.is_occupied(slot):
+                slot.forget()
+                self._lifecycle.forget(slot)
+        elif not (worker.tracked or self.phase.is_over) and all(map(self._has_ended, worker.processes)):
+            self._table.remove_worker(worker)
+            for one in worker.processes:
+                self._lifecycle.forget(one)
 
-    def has_failed(self, pid: int | None, name: str) -> None:
-        """A process, of this name, says that it cannot start."""
-        watched = self.by_pid(pid)
-        what = f"{name} failed to start; its error is in the log above."
-        if self.starting and not self.can_wait_for_change and (watched is None or watched.place.is_server):
-            self._failure = self._failure or what
-        elif watched is not None and watched.place.is_server and watched.ready == math.inf:
-            # Its death is on its way, and is reported then.
-            watched.error = watched.error or "its error is in the log above"
-        else:
-            error_logger.error("%s", what)
+    # Observations
 
-    def exited(self, key: str, exitcode: int | None) -> None:
-        """A process has ended."""
-        watched = self._watched[key]
-        place, base = watched.place, watched.base
-        begun = liveness.has_begun(base)
-        # Before it is collected: until then nobody else can bear its number.
-        watched.end_group()
+    def read_mailbox(self) -> None:
+        """Take note of all that slots have left messages of."""
+        for message in self.mailbox.take():
+            self._has_events = True
+            match message:
+                case SlotStarted(slot):
+                    self._watch(slot)
+                case SlotChanged(slot, ProcessState.TERMINATED):
+                    self._lifecycle.handle(slot, model.StopSent())
+                case RestartAsked(slot, order, config) if self.phase.starts_processes:
+                    self._lifecycle.request(slot, order, config)
+                case RestartAsked():
+                    logger.debug("Nothing is started any more: the server is stopping.")
+
+    def on_exit(self, key: str, exitcode: int | None) -> None:
+        """A process has exited."""
+        self.read_mailbox()
+        child = self._children[key]
+        slot, base = child.slot, child.base
+        has_begun = liveness.has_begun(base)
+        # Before it is collected: until then no other process can have its pid.
+        child.kill_group()
         code = liveness.reap(base)
-        if watched.ready == math.inf:
-            said = place.said(base.pid) or (place.said() if watched.current else {})
-            watched.error = said.get("start_error") or watched.error
-        others = any(one.place is place and one is not watched for one in self._watched.values())
-        death = watched.death(exitcode if code is None else code, time.monotonic(), others)
-        if base is place.predecessor:
-            what = Happening.PREDECESSOR_DIED
+        if not child.is_ready:
+            entry = slot.read_entry(base.pid) or (slot.read_entry() if child.is_current else {})
+            child.error = entry.get("start_error") or child.error
+        others_left = any(one.slot is slot and one is not child for one in self._children.values())
+        exit_ = child.exit(exitcode if code is None else code, time.monotonic(), others_left)
+        event: model.SlotEvent
+        if base is slot.previous:
+            event = model.PreviousExited(exit_)
         else:
-            what = Happening.DIED if watched.current else Happening.LEFT
-        failed = what is Happening.DIED and place.is_server and place.state < ProcessState.ACKED
-        if self.starting and failed and not self.can_wait_for_change:
-            self._failure = self._failure or f"{death}." + ("" if begun else f" {processes.NOT_BEGUN}")
-            self._lives.halt()
-        del self._watched[key]
-        self._lives.happens(place, what, death)
-        place.left(base.pid, place.life.phase is Phase.READY)
-        shared(self._manager.worker_state).bury(base.pid)
-        self._retire(place)
-        self._unsettled = True
+            event = model.Exited(exit_) if child.is_current else model.StoppedExited(exit_)
+        if self._fails_start(slot, event):
+            self._failure = self._failure or f"{exit_}." + ("" if has_begun else f" {processes.NOT_BEGUN}")
+            self._lifecycle.halt(ServerPhase.START_FAILED)
+        del self._children[key]
+        self._lifecycle.handle(slot, event)
+        slot.on_exit(base, self.slot_phase(slot) is Phase.READY)
+        shared(self._table.worker_state).bury(base.pid)
+        self.retire(slot)
+        self._has_events = True
 
-    def hear(self, now: float, everything: bool = False) -> None:
-        """Look for what is awaited of those who start."""
+    def on_start_failure(self, pid: int | None, name: str) -> None:
+        """A process, of this name, has reported that it cannot start."""
+        child = self.by_pid(pid)
+        text = f"{name} failed to start; its error is in the log above."
+        is_server = child is None or child.slot.is_server
+        if self.phase is ServerPhase.STARTING and not self.can_wait_for_change and is_server:
+            self._failure = self._failure or text
+        elif child is not None and child.slot.is_server and not child.is_ready:
+            # Its exit is on its way, and is reported then.
+            child.error = child.error or "its error is in the log above"
+        else:
+            error_logger.error("%s", text)
+
+    def give_up_start(self, slot: WorkerProcess) -> None:
+        """A server has taken too long for its first start."""
+        for child in self._starting():
+            if child.slot is slot:
+                self._time_out(child)
+
+    def check_readiness(self, now: float, everything: bool = False) -> None:
+        """Update the readiness of starting processes from the shared state."""
         starting = self._starting()
-        names = self._news.take(now, everything) if starting or self._may_be_lost() else ()
-        for watched in starting:
-            if watched.place.name not in names:
+        is_awaited = starting or self._may_resend()
+        names = self._state_watcher.changed(now, everything) if is_awaited else ()
+        for child in starting:
+            if child.slot.name not in names:
                 continue
-            said = self._news.said(watched.place)
-            watched.serves = bool(said.get("serving"))
-            has_acked = watched.serves or said.get("state") == ProcessState.ACKED.name
-            if has_acked and watched.place.state < ProcessState.ACKED:
-                watched.place.acked()
+            entry = self._state_watcher.read(child.slot)
+            child.serves = bool(entry.get("serving"))
+            has_acked = child.serves or entry.get("state") == ProcessState.ACKED.name
+            if has_acked and child.slot.state < ProcessState.ACKED:
+                child.slot.acknowledge()
 
-    def settle(self) -> None:
-        """Do what it is time for, and see when to look again."""
-        self._unsettled = False
+    @property
+    def has_events(self) -> bool:
+        """Whether something was observed that :meth:`reconcile` has not seen."""
+        return self._has_events or bool(self.mailbox)
+
+    def needs_reconcile(self, now: float) -> bool:
+        """Return whether it is time to :meth:`reconcile`."""
+        return self.has_events or now >= self.reconcile_at or self._state_watcher.has_changes()
+
+    def reconcile(self) -> None:
+        """Do all that is due, and set when to look again."""
+        self.read_mailbox()
+        self._has_events = False
         now = time.monotonic()
-        self.hear(now)
-        for watched in self._starting():
-            self._look_at(watched, now)
-        self._lives.go_on()
-        self._see_who_serves()
-        awaited = [watched for watched in self._starting() if watched.place.is_server]
-        deadlines = [self._lives.due]
-        if not self.starting:
-            deadlines += [watched.ready_by for watched in awaited]
-        leaving = [watched for watched in self._watched.values() if watched.leaving]
-        for watched in leaving:
-            self._tell_again(watched)
-        if awaited or self._lives.operations or self._may_be_lost():
-            deadlines.append(self._news.expect(now))
+        self.check_readiness(now)
+        for child in self._starting():
+            self._check_start(child, now)
+        self._lifecycle.go_on()
+        self._check_server()
+        starting = [child for child in self._starting() if child.slot.is_server]
+        stopping = [child for child in self._children.values() if self._is_stopping(child)]
+        deadlines = [self._lifecycle.next_retry]
+        if self.phase is not ServerPhase.STARTING:
+            deadlines += [child.ready_by for child in starting]
+        for child in stopping:
+            self._resend_stop(child, now)
+        if starting or self._lifecycle.operations or self._may_resend():
+            deadlines.append(self._state_watcher.arm(now))
         else:
-            self._news.ignore()
-        deadlines += [self._hasten(watched, now) for watched in leaving]
-        self.settle_at = min(deadlines, default=math.inf)
+            self._state_watcher.disarm()
+        deadlines += [self._escalate_stop(child, now) for child in stopping]
+        self.reconcile_at = min(deadlines)
 
-    def _places(self) -> list[WorkerProcess]:
-        return [place for worker in self._manager.workers for place in worker.processes]
+    # Parts of these
 
-    def _starting(self) -> list[Watched]:
+    def _slots(self) -> list[WorkerProcess]:
+        return [slot for worker in self._table.workers for slot in worker.processes]
+
+    def _wake(self) -> None:
+        monitor = self._monitor
+        if monitor is not None:
+            monitor.wake()
+
+    def _watch(self, slot: WorkerProcess) -> None:
+        """Wait for the exit of the process that was started in a slot, and until it is ready."""
+        assert self._monitor is not None
+        base, now = slot.current, time.monotonic()
+        limit = self.start_limit(slot)
+        sentinel = getattr(base, "sentinel", None)
+        if type(base.pid) is int and type(sentinel) is int:
+            child = ChildProcess(slot, base, now, now + limit, limit)
+            if not slot.is_server:
+                child.ready_at = now
+            self._children[str(child)] = child
+            self._monitor.watch(str(child), base.pid, sentinel)
+        self._lifecycle.handle(slot, model.Started())
+
+    def _starting(self) -> list[ChildProcess]:
         return [
-            watched
-            for watched in self._watched.values()
-            if watched.current and watched.place.life.phase in NEWCOMER
+            child
+            for child in self._children.values()
+            if child.is_current and self.slot_phase(child.slot) in IS_STARTING
         ]
 
-    def _look_at(self, watched: Watched, now: float) -> None:
-        place = watched.place
-        if watched.serves or not place.is_server:
-            self._lives.happens(place, Happening.READY, watched)
-        elif now >= watched.ready_by and not self.starting:
-            if place.state is not ProcessState.ACKED:
-                self._abandon(watched)
+    def _is_stopping(self, child: ChildProcess) -> bool:
+        return child.is_stopping(self.slot_phase(child.slot) is Phase.DRAINING)
+
+    def _has_ended(self, slot: WorkerProcess) -> bool:
+        """Whether no process runs in a slot, nor will by itself."""
+        return self.slot_phase(slot) in (Phase.STOPPED, Phase.FAILED) and not slot.is_alive()
+
+    def _fails_start(self, slot: WorkerProcess, event: model.SlotEvent) -> bool:
+        return (
+            self.phase is ServerPhase.STARTING
+            and isinstance(event, model.Exited)
+            and slot.is_server
+            and slot.state < ProcessState.ACKED
+            and not self.can_wait_for_change
+        )
+
+    def _check_start(self, child: ChildProcess, now: float) -> None:
+        slot = child.slot
+        if child.serves or not slot.is_server:
+            self._lifecycle.handle(slot, model.Ready(child))
+        elif now >= child.ready_by and self.phase is not ServerPhase.STARTING:
+            if slot.state is not ProcessState.ACKED:
+                self._time_out(child)
                 return
             logger.warning(
                 "%s has acked its start, but does not say that it serves; after %g s it counts as ready",
-                watched,
-                watched.limit,
+                child,
+                child.start_limit,
             )
-            self._lives.happens(place, Happening.READY, watched)
+            self._lifecycle.handle(slot, model.Ready(child))
 
-    def _abandon(self, watched: Watched) -> None:
-        watched.error = f"it failed to come ack within {watched.limit:g} seconds"
-        self._lives.happens(watched.place, Happening.LATE, watched)
+    def _time_out(self, child: ChildProcess) -> None:
+        child.error = f"it failed to come ack within {child.start_limit:g} seconds"
+        self._lifecycle.handle(child.slot, model.StartTimedOut(child))
 
-    def _see_who_serves(self) -> None:
-        """Once no server is left that could run, end, or wait for a change of the code."""
-        if self.starting or self._lives.stopped or self._lives.is_served():
+    def _check_server(self) -> None:
+        """Once no server is left that could run, stop, or wait for a change of the code."""
+        if self.phase not in (ServerPhase.NEW, ServerPhase.RUNNING) or self._lifecycle.is_served():
             self._waits_for_change = False
         elif self.can_wait_for_change:
             if not self._waits_for_change:
@@ -352,58 +434,42 @@ class Overseer:
         else:
             error_logger.error("No worker is left that could run. Shutting down.")
             self.gave_up = True
-            self._manager.shutdown()
+            self._table.shutdown()
 
-    def _retire(self, place: WorkerProcess) -> None:
-        """Forget a process that has ended and is not to be seen any more."""
-        worker = self._worker_of(place)
-        if worker is None:
-            if not self.lives_in(place):
-                place.forget()
-        elif not worker.tracked and not self._manager._loop.ended and all(map(_has_ended, worker.processes)):
-            self._manager.remove_worker(worker)
-
-    def _accepts(self, place: WorkerProcess) -> bool:
-        """Whether a process of a place that was told to leave may still accept connections."""
-        return place.is_server and any(
-            watched.place is place and watched.leaving and not self._numbers(watched).get("stopping")
-            for watched in self._watched.values()
+    def _accepts(self, slot: WorkerProcess) -> bool:
+        """Whether a process of a slot that was told to stop may still accept connections."""
+        return slot.is_server and any(
+            child.slot is slot and self._is_stopping(child) and not self._flags(child).get("stopping")
+            for child in self._children.values()
         )
 
-    def _worker_of(self, place: WorkerProcess) -> Worker | None:
-        return next((one for one in self._manager.workers if place in one.processes), None)
+    # Stopping processes
 
-    def _hasten(self, watched: Watched, now: float) -> float:
-        """Kill one who is leaving when it is time to; return when that is."""
-        grace = self._manager.settings.graceful_timeout
-        if watched.told is None:
-            watched.told = now
-        if now >= watched.told + grace:
-            error_logger.error("%s did not end within %s seconds; killing it", watched, grace)
-            watched.told = math.inf
-            watched.kill()
-        return watched.told + grace
+    def _resend_stop(self, child: ChildProcess, now: float) -> None:
+        """Send a signal that may be lost once more, as soon as it cannot be lost."""
+        if child.stop_sent_at is None:
+            sent = child.slot.stop_sent(child.base)
+            child.stop_sent_at = now if sent is None else sent.at
+            child.resend = sent.signum if sent is not None and sent.may_be_lost else 0
+        flags = self._flags(child) if child.resend else {}
+        if flags.get("stopping"):
+            child.resend = 0
+        elif flags.get("stoppable"):
+            child.signal(child.resend)
+            child.resend = 0
 
-    def _tell_again(self, watched: Watched) -> None:
-        """Repeat a signal that may be lost, once, as soon as it cannot be lost any more."""
-        numbers = self._numbers(watched) if watched.lost else {}
-        if numbers.get("stopping"):
-            watched.lost = 0
-        elif numbers.get("stoppable"):
-            watched.signal(watched.lost)
-            watched.lost = 0
+    def _escalate_stop(self, child: ChildProcess, now: float) -> float:
+        """Kill a process that has taken too long to stop; return when that is."""
+        grace = self._table.settings.graceful_timeout
+        assert child.stop_sent_at is not None
+        if now >= child.stop_sent_at + grace:
+            error_logger.error("%s did not end within %s seconds; killing it", child, grace)
+            child.stop_sent_at = math.inf
+            child.kill()
+        return child.stop_sent_at + grace
 
-    def _may_be_lost(self) -> bool:
-        return any(watched.lost for watched in self._watched.values())
+    def _may_resend(self) -> bool:
+        return any(child.resend for child in self._children.values())
 
-    def _numbers(self, watched: Watched) -> Mapping[str, Any]:
-        return shared(self._manager.worker_state).numbers(watched.base.pid)
-
-
-def _brings_changes(place: WorkerProcess) -> bool:
-    return getattr(place.target, "is_reloader", False) is True and not _has_ended(place)
-
-
-def _has_ended(place: WorkerProcess) -> bool:
-    """Whether no process is there, nor is to come by itself."""
-    return place.life.phase in (Phase.STOPPED, Phase.FAILED) and not place.is_alive()
+    def _flags(self, child: ChildProcess) -> Mapping[str, Any]:
+        return shared(self._table.worker_state).numbers(child.base.pid)

@@ -1,0 +1,78 @@
+"""Makes one command of several that are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from worker._core.messages import Command, Event, Opaque, Received, Restart
+from worker.constants import RestartOrder
+
+__all__ = ["Coalescing", "coalesce"]
+
+
+class Coalescing:
+    """Makes one restart of those that follow each other and are equal.
+
+    They are equal in files, in order, and in whether they name processes or mean all of them; the one that
+    stands for them has the names of all, each once, in the order in which they came, and the first sender.
+    Restarts that differ come in the order of the first of each kind; no other event is overtaken.
+
+    Attributes:
+        size: How many events, and names in them, there are.
+    """
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._alike: dict[tuple[bool, str | None, bool], tuple[Received, Restart, dict[str, None]]] = {}
+        self.size = 0
+
+    def add(self, event: Event) -> None:
+        """Take one more event."""
+        command = event.command if isinstance(event, Received) else None
+        if not isinstance(event, Received) or not isinstance(command, Restart):
+            self._settle()
+            self._events.append(event)
+            self.size += 1
+            return
+        kind = _kind(command)
+        if kind not in self._alike:
+            self._alike[kind] = (event, command, {})
+            self.size += 1
+        _, _, names = self._alike[kind]
+        before = len(names)
+        names.update(dict.fromkeys(command.names or ()))
+        self.size += len(names) - before
+
+    def has(self, command: Command | Opaque) -> bool:
+        """Whether another such command would change nothing."""
+        if not isinstance(command, Restart) or (kind := _kind(command)) not in self._alike:
+            return False
+        _, _, names = self._alike[kind]
+        return all(name in names for name in command.names or ())
+
+    def take(self) -> list[Event]:
+        """All of them, in order."""
+        self._settle()
+        events, self._events, self.size = self._events, [], 0
+        return events
+
+    def _settle(self) -> None:
+        for event, command, names in self._alike.values():
+            union = command.names is not None and len(names) != len(command.names)
+            restart = replace(command, names=tuple(names)) if union else command
+            self._events.append(Received(restart, event.sender) if union else event)
+        self._alike.clear()
+
+
+def _kind(command: Restart) -> tuple[bool, str | None, bool]:
+    # Not the order itself: an enum takes its time to be hashed.
+    return command.names is None, command.files, command.order is RestartOrder.STARTUP_FIRST
+
+
+def coalesce(events: Iterable[Event]) -> list[Event]:
+    """Make one restart of those that are equal (see :class:`Coalescing`)."""
+    coalescing = Coalescing()
+    for event in events:
+        coalescing.add(event)
+    return coalescing.take()

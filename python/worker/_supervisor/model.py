@@ -1,0 +1,418 @@
+"""The data of the supervisor: what a slot looks like, what happens to it, and what is done about it.
+
+An event is observed, an action is decided. Both are frozen: the supervisor reads one way, from events through
+the decisions in :mod:`~worker._supervisor.transitions` to actions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from worker.constants import Phase, ProcessState, RestartOrder
+
+if TYPE_CHECKING:
+    from worker._supervisor.child import ChildProcess
+    from worker._supervisor.operations import Operation
+    from worker._supervisor.restart_policy import Exit
+    from worker.process import WorkerProcess
+    from worker.settings import Settings
+
+
+class ServerPhase(Enum):
+    """Whether the server starts, runs or stops. It only moves forward."""
+
+    NEW = auto()
+    """Nothing has been started."""
+    STARTING = auto()
+    """The servers start for the first time: none of them may fail, unless a reloader runs."""
+    RUNNING = auto()
+    """Each worker is supervised by itself."""
+    START_FAILED = auto()
+    """A server failed at its first start. No process is started any more."""
+    LEFT = auto()
+    """The loop was told to end. No process is started any more; those that run were not told to stop."""
+    STOPPING = auto()
+    """Every process was told to stop. No process is started any more."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the loop is to be left."""
+        return self in (ServerPhase.LEFT, ServerPhase.STOPPING)
+
+    @property
+    def starts_processes(self) -> bool:
+        """Whether processes are still started."""
+        return self in (ServerPhase.NEW, ServerPhase.STARTING, ServerPhase.RUNNING)
+
+
+# Requests
+
+
+@dataclass(frozen=True)
+class RestartRequest:
+    """A slot is to have a new process.
+
+    Attributes:
+        order: Which comes first.
+        made_at: When it was made, on the clock of the supervisor, seconds.
+        config: What the new process is given as ``config``.
+        operations: The operations that it is a part of.
+    """
+
+    order: RestartOrder
+    made_at: float
+    config: Mapping[str, Any] = field(default_factory=dict)
+    operations: tuple[Operation, ...] = ()
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the code that it brings has been seen to start."""
+        return all(operation.proven for operation in self.operations)
+
+
+@dataclass(frozen=True)
+class RestartMode:
+    """How a slot gets its new process: which comes first, and whether the start waits for the exit."""
+
+    order: RestartOrder
+    at_once: bool = False
+
+
+# Slots
+
+
+@dataclass(frozen=True)
+class SlotRecord:
+    """The lifecycle data of a slot.
+
+    Attributes:
+        phase: Its phase.
+        retry_at: When the next process is to be started, on the monotonic clock; ``inf``: not by itself.
+        exits: How the last processes exited that were not ready for long, one after the other.
+        restarts: How often the restart policy has replaced a process.
+        has_replaced_starting: Whether its starting process took the turn of one that was starting.
+        request: The request that its current process was started for, if there was one.
+        last_exit: The last exit that no ready process has followed yet.
+    """
+
+    phase: Phase = Phase.STOPPED
+    retry_at: float = math.inf
+    exits: tuple[str, ...] = ()
+    restarts: int = 0
+    has_replaced_starting: bool = False
+    request: RestartRequest | None = None
+    last_exit: Exit | None = None
+
+
+@dataclass(frozen=True)
+class SlotView:
+    """A slot as a decision sees it.
+
+    Attributes:
+        phase: Its phase.
+        is_server: Whether it serves requests.
+        exclusive: Whether what it binds cannot be bound twice.
+        has_replaced_starting: As in :class:`SlotRecord`.
+    """
+
+    phase: Phase
+    is_server: bool = True
+    exclusive: bool = False
+    has_replaced_starting: bool = False
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a decision about one slot goes by, besides the event.
+
+    Attributes:
+        record: The slot's own record.
+        name: The name of the slot.
+        state: The state of its current process.
+        is_server: Whether it serves requests.
+        is_reloader: Whether its process reports changes of the code.
+        restart_policy: Its restart policy.
+        is_alive: Tells whether its current process runs.
+        is_occupied: Whether any process runs in the slot, or has not been collected.
+        has_previous: Whether a previous process serves while the current one starts.
+        requests: The requests that wait, by slot.
+        pending: The request that waits for this slot.
+        waits_for_change: Whether a server that fails to start is left until a file changes.
+        settings: The limits.
+        now: The time, on the clock of the supervisor, seconds.
+        chance: A random number from 0 to 1, for the jitter of a backoff.
+    """
+
+    record: SlotRecord
+    name: str
+    state: ProcessState
+    is_server: bool
+    is_reloader: bool
+    restart_policy: str
+    is_alive: Callable[[], bool]
+    is_occupied: bool
+    has_previous: bool
+    requests: Mapping[WorkerProcess, RestartRequest]
+    pending: RestartRequest | None
+    waits_for_change: bool
+    settings: Settings
+    now: float
+    chance: float
+
+
+# Events
+
+
+@dataclass(frozen=True)
+class StartAsked:
+    """Its first process is to be started."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process has been started in it."""
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    """The main process could not start a process in it.
+
+    Attributes:
+        exit: An exit that no process had.
+        order: Which was to come first.
+        is_refused: Whether it was refused before anything was done.
+    """
+
+    exit: Exit
+    order: RestartOrder
+    is_refused: bool = False
+
+
+@dataclass(frozen=True)
+class RestartDue:
+    """It is its turn in a rollout."""
+
+    mode: RestartMode
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Its current process is ready."""
+
+    child: ChildProcess
+
+
+@dataclass(frozen=True)
+class StartTimedOut:
+    """Its current process was not ready in time."""
+
+    child: ChildProcess
+
+
+@dataclass(frozen=True)
+class Exited:
+    """Its current process has exited."""
+
+    exit: Exit
+
+
+@dataclass(frozen=True)
+class PreviousExited:
+    """Its previous process has exited while the current one was starting."""
+
+    exit: Exit
+
+
+@dataclass(frozen=True)
+class StoppedExited:
+    """A process that had been told to stop has exited."""
+
+    exit: Exit
+
+
+@dataclass(frozen=True)
+class BackoffOver:
+    """It is time for the next process."""
+
+
+@dataclass(frozen=True)
+class StopSent:
+    """Its processes were told to stop for good."""
+
+
+SlotEvent = (
+    StartAsked
+    | Started
+    | StartFailed
+    | RestartDue
+    | Ready
+    | StartTimedOut
+    | Exited
+    | PreviousExited
+    | StoppedExited
+    | BackoffOver
+    | StopSent
+)
+
+
+# Actions
+
+
+@dataclass(frozen=True)
+class Enter:
+    """Be in a phase from now on, and show it in the state entry."""
+
+    phase: Phase
+
+
+@dataclass(frozen=True)
+class Update:
+    """Change other fields of the slot's record."""
+
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StartProcess:
+    """Start the next process for the request that waits, if there is one."""
+
+    order: RestartOrder
+    replaces_starting: bool = False
+
+
+@dataclass(frozen=True)
+class StopCurrent:
+    """Tell the current process to stop; the next one is started when it has exited."""
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """Let the state entry be the current process's, and tell the previous one to stop."""
+
+
+@dataclass(frozen=True)
+class RollBack:
+    """Let the previous process be the current one again."""
+
+
+@dataclass(frozen=True)
+class ContinueAlone:
+    """Forget the previous process."""
+
+
+@dataclass(frozen=True)
+class MarkReady:
+    """Take note that a process is ready."""
+
+    child: ChildProcess
+
+
+@dataclass(frozen=True)
+class Acknowledge:
+    """Count the start of the current process as acknowledged."""
+
+
+@dataclass(frozen=True)
+class KillUnready:
+    """Kill a process that was not ready in time."""
+
+    child: ChildProcess
+
+
+@dataclass(frozen=True)
+class SetState:
+    """Set the state of the current process."""
+
+    state: ProcessState
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class ShowNotServing:
+    """Show in the state entry that no process serves in the slot."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """Write to the state entry."""
+
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Note an exit in the state entry, and log it."""
+
+    exit: Exit
+    consequence: str
+    delay: float = math.inf
+
+
+@dataclass(frozen=True)
+class Log:
+    """Log a line at a level of :mod:`logging`."""
+
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Let a request wait for the slot's turn."""
+
+    request: RestartRequest
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Drop the requests that wait for these slots; by default, that of the slot itself."""
+
+    slots: tuple[WorkerProcess, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Prove:
+    """Trust the code of these operations."""
+
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Tell the operations of the slot's request that its new process is ready."""
+
+
+@dataclass(frozen=True)
+class Abort:
+    """Do nothing more for these operations."""
+
+    operations: tuple[Operation, ...]
+    reason: str
+
+
+Action = (
+    Enter
+    | Update
+    | StartProcess
+    | StopCurrent
+    | HandOver
+    | RollBack
+    | ContinueAlone
+    | MarkReady
+    | Acknowledge
+    | KillUnready
+    | SetState
+    | ShowNotServing
+    | Note
+    | Report
+    | Log
+    | Ask
+    | Forget
+    | Prove
+    | Pass
+    | Abort
+)

@@ -1,0 +1,280 @@
+"""The transition table of a slot, and its decisions: pure functions from a situation and an event to actions.
+
+:data:`TRANSITIONS` says which decision is taken for an event, in each phase. An event without an entry is
+impossible there: it is logged, and nothing is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from worker._supervisor.model import (
+    Abort,
+    Acknowledge,
+    Action,
+    Ask,
+    BackoffOver,
+    ContinueAlone,
+    Enter,
+    Exited,
+    Forget,
+    HandOver,
+    KillUnready,
+    Log,
+    MarkReady,
+    Note,
+    Pass,
+    PreviousExited,
+    Prove,
+    Ready,
+    Report,
+    RestartDue,
+    RollBack,
+    SetState,
+    ShowNotServing,
+    Situation,
+    SlotEvent,
+    StartAsked,
+    Started,
+    StartFailed,
+    StartProcess,
+    StartTimedOut,
+    StopCurrent,
+    StoppedExited,
+    StopSent,
+    Update,
+)
+from worker._supervisor.restart_policy import Decision, Exit, decide
+from worker._supervisor.rollout import IS_STARTING, merge
+from worker.constants import Phase, ProcessState, RestartOrder
+
+__all__ = ["TRANSITIONS", "Decide"]
+
+Actions = list[Action]
+Decide = Callable[[Situation, Any], Actions]
+
+
+def await_ready(slot: Situation, event: Started) -> Actions:
+    """Wait until the process is ready."""
+    return [Enter(Phase.REPLACING if slot.has_previous else Phase.STARTING)]
+
+
+def start(slot: Situation, event: StartAsked | RestartDue | BackoffOver) -> Actions:
+    """Start the next process. A request begins a new row of exits."""
+    actions: Actions = [StartProcess(RestartOrder.SHUTDOWN_FIRST)]
+    return actions if slot.pending is None else [Update({"exits": ()}), *actions]
+
+
+def start_after_exit(slot: Situation, event: Exited | StoppedExited) -> Actions:
+    """Start the next process, once the one before it is gone."""
+    told: Actions = [Log(logging.DEBUG, f"{event.exit}, as it was told to")]
+    return told if slot.is_alive() else [*told, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
+
+
+def restart(slot: Situation, event: RestartDue) -> Actions:
+    """Replace the process, in the order of the rollout."""
+    if event.mode.order is RestartOrder.STARTUP_FIRST or event.mode.at_once:
+        return [StartProcess(event.mode.order)]
+    return [Enter(Phase.DRAINING), StopCurrent()]
+
+
+def replace_starting(slot: Situation, event: RestartDue) -> Actions:
+    """Replace the starting process; one that is ready stays."""
+    return [StartProcess(event.mode.order, replaces_starting=True)]
+
+
+def mark_ready(slot: Situation, event: Ready) -> Actions:
+    """Count the process as ready."""
+    actions: Actions = [MarkReady(event.child), Enter(Phase.READY)]
+    if slot.is_server and slot.state < ProcessState.ACKED:
+        actions.append(Acknowledge())
+    if slot.record.last_exit is not None:
+        actions += [Note({"why": f"{slot.record.last_exit}; it was replaced"}), Update({"last_exit": None})]
+    return [*actions, Pass()]
+
+
+def hand_over(slot: Situation, event: Ready) -> Actions:
+    """Count the process as ready, and stop the previous one."""
+    return [*mark_ready(slot, event), HandOver()]
+
+
+def kill_unready(slot: Situation, event: StartTimedOut) -> Actions:
+    """Kill the process; its exit is a failed start."""
+    return [KillUnready(event.child)]
+
+
+def roll_back(slot: Situation, event: Exited) -> Actions:
+    """Keep the previous process, and abort the rollout."""
+    exit, request = event.exit, slot.record.request  # noqa: A001
+    actions: Actions = [Enter(Phase.READY), RollBack()]
+    if exit.is_address_in_use and request is not None and request.order is RestartOrder.SHUTDOWN_FIRST:
+        # The code may be sound: it cannot bind the address while the process that it is to replace runs.
+        text = f"{exit}; the restart goes on with SHUTDOWN_FIRST, as it was asked for"
+        again = request if slot.pending is None else merge(request, slot.pending)
+        return [*actions, Prove(request.operations), Ask(again), Log(logging.INFO, text)]
+    aborted, text = _abort(slot, exit)
+    return [*actions, *aborted, Report(exit, "its predecessor stays" + text)]
+
+
+def continue_alone(slot: Situation, event: PreviousExited) -> Actions:
+    """Wait for the starting process; no other one serves now."""
+    return [Enter(Phase.STARTING), ContinueAlone(), Report(event.exit, "its successor is starting")]
+
+
+def apply_restart_policy(slot: Situation, event: Exited) -> Actions:
+    """Let the restart policy decide what follows."""
+    return _after_exit(slot, event.exit)
+
+
+def start_failed(slot: Situation, event: StartFailed) -> Actions:
+    """Keep the processes that run; without one, treat it as an exit."""
+    exit, phase = event.exit, slot.record.phase  # noqa: A001
+    refused = event.is_refused and phase in (Phase.READY, *IS_STARTING)
+    if refused or (event.order is RestartOrder.STARTUP_FIRST and slot.is_alive()):
+        # Nothing was stopped, but perhaps a starting process that was to be replaced.
+        aborted, text = _abort(slot, exit)
+        return [
+            Enter(phase if refused else Phase.READY),
+            *aborted,
+            Log(logging.ERROR, f"{exit}; the previous worker stays{text}"),
+        ]
+    return [Enter(Phase.DRAINING)] if slot.is_alive() else _after_exit(slot, exit)
+
+
+def stop(slot: Situation, event: StopSent) -> Actions:
+    """Start nothing any more."""
+    return [
+        Forget(),
+        Update({"retry_at": math.inf}),
+        Enter(Phase.STOPPING if slot.is_occupied else Phase.STOPPED),
+    ]
+
+
+def mark_stopped(slot: Situation, event: Exited | StoppedExited) -> Actions:
+    """Once no process is left, the slot is stopped."""
+    actions: Actions = [Log(logging.DEBUG, f"{event.exit}, as it was told to")]
+    if event.exit.others_left:
+        return actions
+    actions.append(Enter(Phase.STOPPED))
+    if slot.state < ProcessState.TERMINATED:
+        # It ended by itself while the server began to stop.
+        actions.append(SetState(_final_state(event.exit)))
+    return actions
+
+
+def ignore(slot: Situation, event: StoppedExited | StopSent) -> Actions:
+    """Nothing is left to do."""
+    return []
+
+
+def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
+    record = slot.record
+    actions: Actions = [SetState(_final_state(exit), force=True), ShowNotServing()]
+    if exit.others_left and exit.ready_for is None and exit.is_address_in_use:
+        text = f"{exit}; it is started again when its predecessor has left"
+        again: Actions = [Ask(record.request)] if record.request is not None and slot.pending is None else []
+        return [*actions, Enter(Phase.DRAINING), *again, Log(logging.INFO, text)]
+    aborted, text = _abort(slot, exit) if record.request is not None and exit.ready_for is None else ([], "")
+    if slot.waits_for_change and slot.is_server and exit.has_run and exit.ready_for is None:
+        reason = "it is started again at the next change of a file"
+        decision = Decision(math.inf, True, reason, record.exits)
+    else:
+        decision = decide(
+            record.exits, exit, slot.restart_policy, slot.settings, slot.chance, never_fails=slot.is_reloader
+        )
+    actions += [
+        *aborted,
+        Update({"exits": decision.exits}),
+        Report(exit, decision.reason + text, decision.delay),
+    ]
+    if decision.delay < math.inf:
+        changes = {"restarts": record.restarts + 1, "retry_at": slot.now + decision.delay}
+        return [*actions, Update(changes), Enter(Phase.BACKOFF)]
+    if decision.failed:
+        return [*actions, Enter(Phase.FAILED), SetState(ProcessState.FAILED, force=True)]
+    return [*actions, Enter(Phase.STOPPED)]
+
+
+def _abort(slot: Situation, exit: Exit) -> tuple[Actions, str]:  # noqa: A002
+    """Drop all requests made before the process that failed was started; return that in words as well."""
+    dropped = {one: request for one, request in slot.requests.items() if request.made_at <= exit.started_at}
+    failed = [slot.record.request] if slot.record.request is not None else []
+    operations = tuple(one for request in (*failed, *dropped.values()) for one in request.operations)
+    text = f", and the restart of {len(dropped)} more is given up" if dropped else ""
+    return [Forget(tuple(dropped)), Abort(operations, str(exit))], text
+
+
+def _final_state(exit: Exit) -> ProcessState:  # noqa: A002
+    return ProcessState.COMPLETED if exit.code == 0 else ProcessState.FAILED
+
+
+TRANSITIONS: Mapping[Phase, Mapping[type[SlotEvent], Decide]] = {
+    Phase.STOPPED: {
+        StartAsked: start,
+        Started: await_ready,
+        StartFailed: start_failed,
+        RestartDue: start,
+        StopSent: stop,
+        StoppedExited: ignore,
+    },
+    Phase.STARTING: {
+        RestartDue: replace_starting,
+        Started: await_ready,
+        StartFailed: start_failed,
+        Ready: mark_ready,
+        StartTimedOut: kill_unready,
+        Exited: apply_restart_policy,
+        StopSent: stop,
+        StoppedExited: ignore,
+    },
+    Phase.READY: {
+        RestartDue: restart,
+        Started: await_ready,
+        StartFailed: start_failed,
+        Exited: apply_restart_policy,
+        StopSent: stop,
+        StoppedExited: ignore,
+    },
+    Phase.REPLACING: {
+        RestartDue: replace_starting,
+        Started: await_ready,
+        StartFailed: start_failed,
+        Ready: hand_over,
+        StartTimedOut: kill_unready,
+        Exited: roll_back,
+        PreviousExited: continue_alone,
+        StopSent: stop,
+        StoppedExited: ignore,
+    },
+    Phase.DRAINING: {
+        Started: await_ready,
+        StartFailed: start_failed,
+        Exited: start_after_exit,
+        StoppedExited: start_after_exit,
+        StopSent: stop,
+    },
+    Phase.BACKOFF: {
+        RestartDue: start,
+        BackoffOver: start,
+        Started: await_ready,
+        StartFailed: start_failed,
+        StopSent: stop,
+        StoppedExited: ignore,
+    },
+    Phase.FAILED: {
+        RestartDue: start,
+        Started: await_ready,
+        StartFailed: start_failed,
+        StopSent: stop,
+        StoppedExited: ignore,
+    },
+    Phase.STOPPING: {
+        Exited: mark_stopped,
+        StoppedExited: mark_stopped,
+        StopSent: ignore,
+    },
+}
+"""The lifecycle of a slot: the decision for each event, by phase."""

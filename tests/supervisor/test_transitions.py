@@ -1,0 +1,102 @@
+"""The transition table: what is decided for an event, in each phase of a slot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+
+from worker._supervisor import model, transitions
+from worker._supervisor.lifecycle import Lifecycle
+from worker._supervisor.model import Enter, Log, Situation, SlotRecord, StartProcess
+from worker._supervisor.restart_policy import Exit
+from worker._supervisor.transitions import TRANSITIONS
+from worker.constants import Phase, ProcessState, RestartOrder
+from worker.settings import resolve
+
+SITUATION = Situation(
+    record=SlotRecord(),
+    name="Sanic-Server-0-0",
+    state=ProcessState.STARTED,
+    is_server=True,
+    is_reloader=False,
+    restart_policy="always",
+    is_alive=lambda: False,
+    is_occupied=False,
+    has_previous=False,
+    requests={},
+    pending=None,
+    waits_for_change=False,
+    settings=resolve({}),
+    now=100.0,
+    chance=0.5,
+)
+
+
+def situation(phase: Phase = Phase.STOPPED, **changes: Any) -> Situation:
+    return replace(SITUATION, record=SlotRecord(phase), **changes)
+
+
+def test_every_phase_is_in_it() -> None:
+    assert set(TRANSITIONS) == set(Phase)
+
+
+def test_every_event_is_in_it() -> None:
+    assert {event for row in TRANSITIONS.values() for event in row} == set(get_args(model.SlotEvent))
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_stop_is_obeyed_in_every_phase(phase: Phase) -> None:
+    decide = TRANSITIONS[phase][model.StopSent]
+    assert decide is (transitions.ignore if phase is Phase.STOPPING else transitions.stop)
+
+
+def test_an_impossible_event_is_logged_and_nothing_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    """A process is ready in a slot that is stopped: no method of the slot is called."""
+    slot: Any = SimpleNamespace(name="Sanic-Server-0-0")
+    child: Any = None
+    lifecycle = Lifecycle(
+        lambda: [slot], resolve({}), lambda: 0.0, lambda: 0.5, lambda slot: False, lambda slot: False, list
+    )
+    # A namespace cannot be hashed; a slot that no record is kept of is not asked for one.
+    lifecycle.phase = lambda slot: Phase.STOPPED  # type: ignore[method-assign]
+    lifecycle.handle(slot, model.Ready(child))
+    assert vars(slot) == {"name": "Sanic-Server-0-0"}
+    assert caplog.messages == [f"Impossible for Sanic-Server-0-0: Ready, while {Phase.STOPPED.value}"]
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_next_process_waits_for_the_exit_of_the_one_before(alive: bool) -> None:
+    """The exit of a process that had been stopped earlier does not count."""
+    slot = situation(Phase.DRAINING, is_alive=lambda: alive)
+    actions = transitions.start_after_exit(slot, model.StoppedExited(Exit("X [1]", 0)))
+    started = [action for action in actions if isinstance(action, StartProcess)]
+    assert started == ([] if alive else [StartProcess(RestartOrder.SHUTDOWN_FIRST)])
+
+
+def test_a_decision_changes_nothing() -> None:
+    slot = situation(Phase.STARTING)
+    first = transitions.apply_restart_policy(slot, model.Exited(Exit("X [1]", 1)))
+    assert transitions.apply_restart_policy(slot, model.Exited(Exit("X [1]", 1))) == first
+    assert Enter(Phase.BACKOFF) in first
+    assert slot.record == SlotRecord(Phase.STARTING)
+
+
+def test_a_retry_is_due_after_its_backoff() -> None:
+    actions = transitions.apply_restart_policy(situation(Phase.READY), model.Exited(Exit("X [1]", 1)))
+    (changes,) = (
+        action.changes
+        for action in actions
+        if isinstance(action, model.Update) and "restarts" in action.changes
+    )
+    assert changes["restarts"] == 1
+    assert 100 < changes["retry_at"] < math.inf
+
+
+def test_what_a_stopping_slot_is_told_of_is_at_most_logged() -> None:
+    exit_ = Exit("X [1]", 0, others_left=True)
+    (action,) = transitions.mark_stopped(situation(Phase.STOPPING), model.Exited(exit_))
+    assert isinstance(action, Log)
