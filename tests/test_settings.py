@@ -263,7 +263,7 @@ def test_the_pages_are_those_that_are_generated(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, root / "scripts" / "pages.py", tmp_path], check=True)
     written = {page.name: page.read_text() for page in tmp_path.iterdir()}
-    assert written == {name: (root / "docs" / name).read_text() for name in ("settings.md", "life.md")}
+    assert written == {name: (root / "docs" / name).read_text() for name in ("settings.md", "lifecycle.md")}
 
 
 def test_install_gives_them_to_every_manager_and_uninstall_takes_them_back(tmp_path: Path) -> None:

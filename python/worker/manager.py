@@ -1,4 +1,7 @@
-"""The manager: the table of workers, the verbs that change it, and the loop that obeys messages."""
+"""The manager: the process table, and the verbs that change it.
+
+This file is longer than 450 lines: it is one public class, whose every parameter is documented here.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ from sanic.log import error_logger, logger
 
 from worker import settings
 from worker._compat import later_names
-from worker._control.receive import fileno
 from worker._supervisor.loop import Loop, frozen_heap
 from worker._supervisor.model import ServerPhase
 from worker._supervisor.operations import Kind, Operation
@@ -424,7 +426,7 @@ class WorkerManager:
             with suppress(ServerKilled):
                 self.kill()
         logger.info("Received signal %s. Shutting down.", signals.Signals(signal).name)
-        if fileno(self.monitor_publisher) is None:
+        if not self._loop.can_be_woken:
             self.monitor_publisher.send(None)
         self.shutdown()
 

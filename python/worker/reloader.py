@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 import time
 from asyncio import AbstractEventLoop, new_event_loop
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
@@ -13,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from signal import signal as signal_func
-from tempfile import gettempdir
 from threading import Lock
 from typing import Any
 
@@ -26,11 +24,11 @@ from worker._control.send import Publisher, send
 from worker._core import Scanner
 from worker._core.messages import encoded_files
 from worker._reload import ignore
-from worker._reload.file_events import Hints, absolute, resolved
+from worker._reload.file_events import Hints, absolute, resolved, shared_directories
 from worker._reload.outputs import Outputs
 from worker.loader import AppLoader
 
-__all__ = ["Reloader", "shared_directories"]
+__all__ = ["Reloader"]
 
 # How many paths the workers are told at most: whoever removes a tree of 100,000 files wants one restart,
 # and a message that is too long would be dropped.
@@ -334,15 +332,6 @@ def _package(loader: AppLoader) -> list[str]:
             directory = os.path.dirname(absolute(file))
             return [] if resolved(directory) in shared_directories() else [directory]
     return []
-
-
-def shared_directories() -> set[str]:
-    """Directories of which no application owns more than what lies in them by chance."""
-    shared = {os.sep, os.path.expanduser("~"), *sysconfig.get_paths().values()}
-    # There need not be any that can be written to.
-    with suppress(OSError):
-        shared.add(gettempdir())
-    return set(map(resolved, shared))
 
 
 def _below(directory: Path) -> Iterator[Path]:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from sanic.log import error_logger
 
 from worker.constants import ProcessState, RestartOrder
-
-if TYPE_CHECKING:
-    from worker.process import WorkerProcess
 
 __all__ = ["Restarter"]
 
 # How many names are shown in an error, which may have come with as many as fit into a message.
 SHOWN = 20
 _FINAL = (ProcessState.COMPLETED, ProcessState.FAILED, ProcessState.NONE)
+
+
+class Restartable(Protocol):
+    """A slot of the process table, as :class:`Restarter` uses it."""
+
+    name: str
+    state: ProcessState
+    restartable: bool
+
+    def restart(self, restart_order: RestartOrder = ..., **kwargs: Any) -> None:
+        """Restart it."""
 
 
 class Restarter:
@@ -28,8 +36,8 @@ class Restarter:
 
     def restart(
         self,
-        transient_processes: Iterable[WorkerProcess],
-        durable_processes: Iterable[WorkerProcess],
+        transient_processes: Iterable[Restartable],
+        durable_processes: Iterable[Restartable],
         process_names: Sequence[str] | None = None,
         restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST,
         **kwargs: Any,
@@ -75,7 +83,7 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _has_ended(process: WorkerProcess) -> bool:
+def _has_ended(process: Restartable) -> bool:
     if process.state in _FINAL:
         return True
     error_logger.error(

@@ -33,10 +33,9 @@ from worker._compat import setup_logging
 from worker._state import identity
 from worker._state.foreign import shared
 from worker._state.shared import SharedState
-from worker.constants import prefixed
+from worker.constants import SERVER_LABEL, WORKER_PREFIX, prefixed
 from worker.loader import AppLoader, CertLoader
 from worker.multiplexer import WorkerMultiplexer
-from worker.process import Worker, WorkerProcess
 
 __all__ = ["worker_serve"]
 
@@ -211,7 +210,7 @@ def _hydrate(server_info: dict[str, list[ApplicationServerInfo]] | None) -> None
 
 def _is_server_process() -> bool:
     name = os.environ.get("SANIC_WORKER_NAME", "")
-    return name.startswith(prefixed(Worker.WORKER_PREFIX, WorkerProcess.SERVER_LABEL))
+    return name.startswith(prefixed(WORKER_PREFIX, SERVER_LABEL))
 
 
 def _count_requests(loop: asyncio.AbstractEventLoop, state: Any, version: HTTP, counts: Any) -> Any:

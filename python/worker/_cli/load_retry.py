@@ -17,9 +17,8 @@ from typing import NoReturn
 from sanic.log import error_logger
 from watchfiles import watch
 
-from worker._reload.file_events import resolved
+from worker._reload.file_events import resolved, shared_directories
 from worker.loader import AppLoader
-from worker.reloader import shared_directories
 
 __all__ = ["wait_and_begin_anew"]
 

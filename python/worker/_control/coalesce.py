@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from worker._core.messages import Command, Event, Opaque, Received, Restart
-from worker.constants import RestartOrder
 
 __all__ = ["Coalescing", "coalesce"]
 
@@ -24,7 +23,7 @@ class Coalescing:
 
     def __init__(self) -> None:
         self._events: list[Event] = []
-        self._alike: dict[tuple[bool, str | None, bool], tuple[Received, Restart, dict[str, None]]] = {}
+        self._alike: dict[tuple[bool, str | None, str], tuple[Received, Restart, dict[str, None]]] = {}
         self.size = 0
 
     def add(self, event: Event) -> None:
@@ -65,9 +64,9 @@ class Coalescing:
         self._alike.clear()
 
 
-def _kind(command: Restart) -> tuple[bool, str | None, bool]:
-    # Not the order itself: an enum takes its time to be hashed.
-    return command.names is None, command.files, command.order is RestartOrder.STARTUP_FIRST
+def _kind(command: Restart) -> tuple[bool, str | None, str]:
+    # Its name: to hash the member of an enum takes longer.
+    return command.names is None, command.files, command.order.name
 
 
 def coalesce(events: Iterable[Event]) -> list[Event]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+import sysconfig
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from tempfile import gettempdir
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from worker._core import Scanner
 if TYPE_CHECKING:
     from watchfiles._rust_notify import RustNotify
 
-__all__ = ["Hints", "absolute", "resolved"]
+__all__ = ["Hints", "absolute", "resolved", "shared_directories"]
 
 # File systems that tell nothing of what others do: other machines, or the host of a container.
 SILENT = re.compile(
@@ -334,3 +336,12 @@ def _is_polling_forced() -> bool:
     # As watchfiles takes it.
     forced = os.environ.get("WATCHFILES_FORCE_POLLING", "")
     return bool(forced) and forced.lower() not in ("false", "disable", "disabled")
+
+
+def shared_directories() -> set[str]:
+    """Return directories that no application owns as a whole: the root, home, temporary and library ones."""
+    shared = {os.sep, os.path.expanduser("~"), *sysconfig.get_paths().values()}
+    # There need not be any that can be written to.
+    with suppress(OSError):
+        shared.add(gettempdir())
+    return set(map(resolved, shared))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+
+from sanic.log import error_logger
 
 from worker._spawn import liveness
 from worker._spawn.processes import ManagedProcess
@@ -72,6 +75,34 @@ class ChildProcess:
         return Exit(
             str(self), code, self.started_at, now - self.started_at, ready_for, self.error, others_left
         )
+
+    def note_stop(self, now: float) -> None:
+        """Take note of the signal to stop that it was sent, if that has not been done."""
+        if self.stop_sent_at is None:
+            sent = self.slot.stop_sent(self.base)
+            self.stop_sent_at = now if sent is None else sent.at
+            self.resend = sent.signum if sent is not None and sent.may_be_lost else 0
+
+    def resend_stop(self, flags: Mapping[str, Any]) -> None:
+        """Send a signal that may be lost once more, as soon as it cannot be lost.
+
+        Args:
+            flags (Mapping[str, Any]): Those of the process in the shared state.
+        """
+        if flags.get("stopping"):
+            self.resend = 0
+        elif flags.get("stoppable"):
+            self.signal(self.resend)
+            self.resend = 0
+
+    def escalate_stop(self, now: float, grace: float) -> float:
+        """Kill it if it has taken longer than ``grace`` seconds to stop; return when that is."""
+        assert self.stop_sent_at is not None
+        if now >= self.stop_sent_at + grace:
+            error_logger.error("%s did not end within %s seconds; killing it", self, grace)
+            self.stop_sent_at = math.inf
+            self.kill()
+        return self.stop_sent_at + grace
 
     def signal(self, signum: int) -> None:
         """Send it a signal; if it is gone already, nothing happens."""

@@ -260,8 +260,8 @@ class Lifecycle:
                 for operation in operations:
                     operation.proven = True
             case model.Pass():
-                request = self.record(slot).request
-                for operation in request.operations if request is not None else ():
+                fulfilled = self.record(slot).request
+                for operation in fulfilled.operations if fulfilled is not None else ():
                     operation.ready(slot)
             case model.Abort(operations, reason):
                 self.operations.abort(operations, reason)

@@ -20,7 +20,7 @@ from sanic.log import logger
 from worker._child import descriptors
 from worker._child.signals import MORE, RELOAD, REQUESTS, STOPS
 from worker._control.coalesce import coalesce
-from worker._control.receive import ConnectionMonitor, MonitorProtocol, open_monitor
+from worker._control.receive import ConnectionMonitor, MonitorProtocol, fileno, open_monitor
 from worker._core.messages import Command, Corrupt, Event, Exited, Received, Restart, ScaleBy
 from worker._spawn import preload
 from worker._spawn.reap import Reaper
@@ -72,6 +72,7 @@ def frozen_heap() -> Iterator[None]:
 class LoopHost(CommandHandler, ProcessTable, Protocol):
     """The manager, as its loop uses it."""
 
+    monitor_publisher: Any
     monitor_subscriber: Any
 
     @property
@@ -122,6 +123,11 @@ class Loop:
     def stop_asked(self) -> bool:
         """Whether a stop was asked for, obeyed or not."""
         return self.is_over or self._stop_is_queued
+
+    @property
+    def can_be_woken(self) -> bool:
+        """Whether a signal ends a wait: the control channel has a file descriptor."""
+        return fileno(self._manager.monitor_publisher) is not None
 
     @property
     def _stop_is_queued(self) -> bool:

@@ -276,9 +276,8 @@ class Supervisor:
             child.error = entry.get("start_error") or child.error
         others_left = any(one.slot is slot and one is not child for one in self._children.values())
         exit_ = child.exit(exitcode if code is None else code, time.monotonic(), others_left)
-        event: model.SlotEvent
         if base is slot.previous:
-            event = model.PreviousExited(exit_)
+            event: model.SlotEvent = model.PreviousExited(exit_)
         else:
             event = model.Exited(exit_) if child.is_current else model.StoppedExited(exit_)
         if self._fails_start(slot, event):
@@ -349,12 +348,14 @@ class Supervisor:
         if self.phase is not ServerPhase.STARTING:
             deadlines += [child.ready_by for child in starting]
         for child in stopping:
-            self._resend_stop(child, now)
+            child.note_stop(now)
+            if child.resend:
+                child.resend_stop(self._flags(child))
         if starting or self._lifecycle.operations or self._may_resend():
             deadlines.append(self._state_watcher.arm(now))
         else:
             self._state_watcher.disarm()
-        deadlines += [self._escalate_stop(child, now) for child in stopping]
+        deadlines += [child.escalate_stop(now, self._table.settings.graceful_timeout) for child in stopping]
         self.reconcile_at = min(deadlines)
 
     # Parts of these
@@ -375,8 +376,7 @@ class Supervisor:
         sentinel = getattr(base, "sentinel", None)
         if type(base.pid) is int and type(sentinel) is int:
             child = ChildProcess(slot, base, now, now + limit, limit)
-            if not slot.is_server:
-                child.ready_at = now
+            child.ready_at = math.inf if slot.is_server else now
             self._children[str(child)] = child
             self._monitor.watch(str(child), base.pid, sentinel)
         self._lifecycle.handle(slot, model.Started())
@@ -442,31 +442,6 @@ class Supervisor:
             child.slot is slot and self._is_stopping(child) and not self._flags(child).get("stopping")
             for child in self._children.values()
         )
-
-    # Stopping processes
-
-    def _resend_stop(self, child: ChildProcess, now: float) -> None:
-        """Send a signal that may be lost once more, as soon as it cannot be lost."""
-        if child.stop_sent_at is None:
-            sent = child.slot.stop_sent(child.base)
-            child.stop_sent_at = now if sent is None else sent.at
-            child.resend = sent.signum if sent is not None and sent.may_be_lost else 0
-        flags = self._flags(child) if child.resend else {}
-        if flags.get("stopping"):
-            child.resend = 0
-        elif flags.get("stoppable"):
-            child.signal(child.resend)
-            child.resend = 0
-
-    def _escalate_stop(self, child: ChildProcess, now: float) -> float:
-        """Kill a process that has taken too long to stop; return when that is."""
-        grace = self._table.settings.graceful_timeout
-        assert child.stop_sent_at is not None
-        if now >= child.stop_sent_at + grace:
-            error_logger.error("%s did not end within %s seconds; killing it", child, grace)
-            child.stop_sent_at = math.inf
-            child.kill()
-        return child.stop_sent_at + grace
 
     def _may_resend(self) -> bool:
         return any(child.resend for child in self._children.values())
