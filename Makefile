@@ -62,6 +62,7 @@ lint: $(NATIVE) ## check style, types, the stub and the rules of the house
 	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml, $(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	$(BIN)/zizmor --quiet --offline --min-severity=medium .github
+	$(BIN)/pre-commit validate-config
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path benches/limit/Cargo.toml
