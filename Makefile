@@ -22,6 +22,7 @@ NATIVE := .venv/native
 WHEEL := dist/wheel
 FUZZER := .cache/tools/bin/cargo-fuzz
 LIMIT := target/limit/_limit.abi3.so
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
@@ -55,6 +56,13 @@ lint: $(NATIVE) ## check style, types, the stub and the rules of the house
 	$(BIN)/mypy
 	$(PY) -m mypy.stubtest worker._native
 	$(PY) scripts/import_rules.py
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(SCHEMA) vendor.dependabot .github/dependabot.yml
+	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml, $(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/zizmor --quiet --offline --min-severity=medium .github
+	$(BIN)/pre-commit validate-config
 	cargo fmt --check
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo fmt --check --manifest-path benches/limit/Cargo.toml

@@ -245,6 +245,15 @@ def test_no_link_of_the_readme_is_relative() -> None:
     assert [link for link in found if not link.startswith("https://")] == []
 
 
+def test_the_architecture_names_modules_that_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    names = set(re.findall(r"(?<=`)[a-z_]+(?:/[a-z_]+)?(?=`)|\b_[a-z]+(?:/[a-z_]+)?", text))
+    assert names >= {"_control/send", "_supervisor", "multiplexer"}
+    package = ROOT / "python" / "worker"
+    modules = {path.relative_to(package).with_suffix("").as_posix() for path in package.rglob("*")}
+    assert names - modules == set()
+
+
 def test_both_manifests_name_one_repository() -> None:
     (repository,) = re.findall(r'^repository = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
     assert repository == REPOSITORY
