@@ -4,8 +4,8 @@ use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::state::change::Failure;
 use crate::state::memory::Corrupt;
-use crate::state::ops::Failure;
 use crate::state::writer::Refused;
 
 /// The error that a `dict` raises.

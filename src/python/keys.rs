@@ -5,7 +5,7 @@ use pyo3::types::{PyDict, PyMapping, PyString};
 
 use super::codec::dumps;
 use super::messages;
-use crate::state::ops::Bearer;
+use crate::state::change::Author;
 
 /// How a key is kept: a text as it is, anything else as a pickle.
 pub const TEXT: u8 = b's';
@@ -77,11 +77,11 @@ pub fn own(py: Python<'_>, pid: u32) -> PyResult<Vec<u8>> {
 }
 
 /// The process that bears the name; nobody of 0.
-pub fn bearer(pid: u32, value: &[u8]) -> Option<Bearer<'_>> {
-    let bearer = Bearer {
+pub fn author(pid: u32, value: &[u8]) -> Option<Author<'_>> {
+    let author = Author {
         pid,
-        key: OWNER,
-        value,
+        owner_key: OWNER,
+        owner_value: value,
     };
-    (pid != 0).then_some(bearer)
+    (pid != 0).then_some(author)
 }

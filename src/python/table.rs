@@ -7,23 +7,23 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
-use super::cache::{Entries, Held, Item, Known};
+use super::cache::{Cache, CachedEntry, CachedKey, CachedValue};
 use super::codec::{Made, counted, is_plain, is_simple, loads, unreadable};
 use super::errors::{corrupt, failed, missing, refused};
-use super::keys::{NUMBERS, OWNER, Pairs, any_key, are_vital, bearer, own, pairs, text_key};
+use super::keys::{NUMBERS, OWNER, Pairs, any_key, are_vital, author, own, pairs, text_key};
 use super::{lent, messages, os_error};
+use crate::state::change::{Change, Failure};
 use crate::state::node::Entry;
-use crate::state::ops::{Change, Failure};
 use crate::state::records::Identity;
-use crate::state::table::{OpenError, Seen, Shared};
+use crate::state::table::{LastSeen, OpenError, SharedTable};
 
-/// Entries with keys and values, in memory that several processes share.
+/// Cache with keys and values, in memory that several processes share.
 #[pyclass(frozen, module = "worker._native")]
 pub struct Table {
-    shared: Shared,
+    shared: SharedTable,
     /// Locked only where no code of Python's runs.
-    known: Mutex<Entries>,
-    seen: Mutex<Seen>,
+    known: Mutex<Cache>,
+    seen: Mutex<LastSeen>,
 }
 
 #[pymethods]
@@ -34,7 +34,7 @@ impl Table {
             .and_then(|memory| Ok((memory, lent(wake)?)))
             .map_err(OpenError::from)
             // SAFETY: that nobody makes it shorter is what the documentation asks for.
-            .and_then(|(memory, wake)| unsafe { Shared::new(memory, wake) });
+            .and_then(|(memory, wake)| unsafe { SharedTable::new(memory, wake) });
         Ok(Self {
             shared: shared.map_err(|error| match error {
                 OpenError::Os(error) => os_error(py, &error.into()),
@@ -42,8 +42,8 @@ impl Table {
                     "the file is no table: it is below 4 MiB, or holds something else",
                 ),
             })?,
-            known: Mutex::new(Entries::default()),
-            seen: Mutex::new(Seen::default()),
+            known: Mutex::new(Cache::default()),
+            seen: Mutex::new(LastSeen::default()),
         })
     }
 
@@ -119,7 +119,7 @@ impl Table {
         let keys = keys.into_iter().map(|key| Ok((text_key(&key)?, key)));
         let keys: Vec<_> = keys.collect::<PyResult<_>>()?;
         let wanted = |entry: &Entry, one: &[u8]| {
-            Identity::of(entry.pid).map_or(0, |its| its.pid) == pid
+            Identity::from_word(entry.staged_by).map_or(0, |its| its.pid) == pid
                 && keys.iter().any(|(key, _)| key == one)
         };
         let (bucket, parts) = self.parts(name, &wanted)?;
@@ -132,9 +132,9 @@ impl Table {
         };
         for (bytes, key) in &keys {
             if let Some(item) = part.and_then(|part| part.find(bytes)) {
-                let is_plain = match &item.held {
-                    Held::Pickle(kept) => is_plain(kept),
-                    Held::Object(_) | Held::Unread => true,
+                let is_plain = match &item.value {
+                    CachedValue::Encoded(kept) => is_plain(kept),
+                    CachedValue::Object(_) | CachedValue::Unread => true,
                 };
                 if is_plain {
                     some.set_item(key, self.object(py, bucket, item)?)?;
@@ -146,9 +146,9 @@ impl Table {
 
     /// Whether there is an entry, once all that is kept under its name has been read anew.
     fn check(&self, name: &Bound<'_, PyString>) -> PyResult<bool> {
-        let parts = (self.shared.memory()).parts(&messages::encode(name)?, |_| true);
+        let parts = (self.shared.memory()).versions(&messages::encode(name)?, |_| true);
         let mut parts = parts.map_err(corrupt)?.into_iter();
-        Ok(parts.any(|part| part.entry.pid == 0))
+        Ok(parts.any(|part| part.entry.staged_by == 0))
     }
 
     /// All entries.
@@ -162,13 +162,13 @@ impl Table {
                     entries.forget(bucket);
                     continue;
                 }
-                let parts = entries.look(py, memory, bucket, &|entry, _| entry.pid == 0);
+                let parts = entries.read(py, memory, bucket, &|entry, _| entry.staged_by == 0);
                 let parts = parts.map_err(corrupt)?;
-                let visible = parts.iter().filter(|part| part.entry.pid == 0);
+                let visible = parts.iter().filter(|part| part.entry.staged_by == 0);
                 all.extend(visible.map(|part| (bucket, part.clone_ref(py))));
             }
         }
-        all.sort_unstable_by_key(|(_, part)| part.entry.born);
+        all.sort_unstable_by_key(|(_, part)| part.entry.created);
         let numbers = self.shared.all_numbers();
         let result = PyDict::new(py);
         for (bucket, part) in &all {
@@ -193,10 +193,10 @@ impl Table {
                 if memory.is_empty(bucket) {
                     continue;
                 }
-                let parts = entries.look(py, memory, bucket, &|_, _| false);
+                let parts = entries.read(py, memory, bucket, &|_, _| false);
                 let visible = parts.map_err(corrupt)?.iter();
-                let visible = visible.filter(|part| part.entry.pid == 0);
-                all.extend(visible.map(|part| (part.entry.born, part.name.clone_ref(py))));
+                let visible = visible.filter(|part| part.entry.staged_by == 0);
+                all.extend(visible.map(|part| (part.entry.created, part.name.clone_ref(py))));
             }
         }
         all.sort_unstable_by_key(|(born, _)| *born);
@@ -221,7 +221,7 @@ impl Table {
         let pairs = self.pairs(name, changes)?;
         let own = own(name.py(), pid)?;
         self.change(name, are_vital(&pairs), &mut |change| {
-            change.merge(&pairs, bearer(pid, &own))
+            change.merge(&pairs, author(pid, &own))
         })
     }
 
@@ -238,7 +238,7 @@ impl Table {
         let result = self
             .shared
             .change(&messages::encode(name)?, false, |change| {
-                change.discard(&bytes, bearer(pid, &own))
+                change.discard(&bytes, author(pid, &own))
             });
         match result {
             Err(Failure::NoKey) => Err(missing(key)),
@@ -275,7 +275,7 @@ impl Table {
 
     /// Forget what a process has written apart.
     fn drop(&self, name: &Bound<'_, PyString>, pid: u32) -> PyResult<()> {
-        self.change(name, false, &mut |change| change.drop_part(pid))
+        self.change(name, false, &mut |change| change.drop_staged(pid))
     }
 
     /// Note that a process is alive.
@@ -302,7 +302,7 @@ impl Table {
 
     /// Let others use what a process had.
     fn bury(&self, pid: u32) {
-        self.shared.bury(pid);
+        self.shared.reclaim(pid);
     }
 
     /// The names under which something has changed since the last call.
@@ -329,7 +329,7 @@ impl Table {
 }
 
 impl Table {
-    fn known(&self) -> MutexGuard<'_, Entries> {
+    fn known(&self) -> MutexGuard<'_, Cache> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -338,27 +338,27 @@ impl Table {
         &self,
         name: &Bound<'_, PyString>,
         wanted: &dyn Fn(&Entry, &[u8]) -> bool,
-    ) -> PyResult<(usize, Vec<Known>)> {
+    ) -> PyResult<(usize, Vec<CachedEntry>)> {
         let (py, bytes) = (name.py(), messages::encode(name)?);
         let memory = self.shared.memory();
         let bucket = memory.bucket_of(&bytes);
         let wanted = |entry: &Entry, key: &[u8]| entry.name == *bytes && wanted(entry, key);
         let mut entries = self.known();
-        let parts = entries.look(py, memory, bucket, &wanted).map_err(corrupt)?;
+        let parts = entries.read(py, memory, bucket, &wanted).map_err(corrupt)?;
         let parts = parts.iter().filter(|part| part.entry.name == *bytes);
         Ok((bucket, parts.map(|part| part.clone_ref(py)).collect()))
     }
 
     /// What a process has written apart.
-    fn part_of<'a>(&self, parts: &'a [Known], pid: u32) -> Option<&'a Known> {
-        let is_its = |part: &&Known| self.shared.is_part_of(part.entry.pid, pid);
+    fn part_of<'a>(&self, parts: &'a [CachedEntry], pid: u32) -> Option<&'a CachedEntry> {
+        let is_its = |part: &&CachedEntry| self.shared.is_staged_by(part.entry.staged_by, pid);
         parts.iter().find(is_its)
     }
 
     /// The `dict` of what was read.
-    fn made<'py>(&self, py: Python<'py>, bucket: usize, part: &Known) -> PyResult<Made<'py>> {
+    fn made<'py>(&self, py: Python<'py>, bucket: usize, part: &CachedEntry) -> PyResult<Made<'py>> {
         let mut made = Made::new(py);
-        for item in &part.items {
+        for item in &part.keys {
             let key = match &item.text {
                 Some(text) => text.bind(py).clone().into_any(),
                 None => match loads(py, &item.bytes[1..]).and_then(|key| key.hash().and(Ok(key))) {
@@ -382,19 +382,19 @@ impl Table {
         &self,
         py: Python<'py>,
         bucket: usize,
-        item: &Item,
+        item: &CachedKey,
     ) -> PyResult<Bound<'py, PyAny>> {
-        match &item.held {
-            Held::Object(object) => Ok(object.bind(py).clone()),
-            Held::Pickle(pickle) => {
+        match &item.value {
+            CachedValue::Object(object) => Ok(object.bind(py).clone()),
+            CachedValue::Encoded(pickle) => {
                 let object = loads(py, pickle)?;
                 if is_simple(&object)? {
                     let kept = object.clone().unbind();
-                    self.known().remember(bucket, item.value, kept);
+                    self.known().remember(bucket, item.block, kept);
                 }
                 Ok(object)
             }
-            Held::Unread => Err(PyRuntimeError::new_err("a value was not read")),
+            CachedValue::Unread => Err(PyRuntimeError::new_err("a value was not read")),
         }
     }
 
@@ -406,7 +406,7 @@ impl Table {
         }
         key.hash()?;
         let (_, parts) = self.parts(name, &|_, _| false)?;
-        for item in parts.iter().flat_map(|part| &part.items) {
+        for item in parts.iter().flat_map(|part| &part.keys) {
             let is_same = |one: Bound<'_, PyAny>| one.eq(key).unwrap_or(false);
             if item.text.is_none() && loads(py, &item.bytes[1..]).is_ok_and(is_same) {
                 return Ok(item.bytes.to_vec());
@@ -430,13 +430,13 @@ impl Table {
     }
 
     fn error(&self, name: &Bound<'_, PyString>, failure: &Failure) -> PyErr {
-        failed(name, failure, self.shared.ceiling())
+        failed(name, failure, self.shared.size())
     }
 }
 
 /// What everybody sees.
-fn visible(parts: &[Known]) -> Option<&Known> {
-    parts.iter().find(|part| part.entry.pid == 0)
+fn visible(parts: &[CachedEntry]) -> Option<&CachedEntry> {
+    parts.iter().find(|part| part.entry.staged_by == 0)
 }
 
 fn or_this_process(pid: u32) -> u32 {

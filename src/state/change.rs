@@ -1,22 +1,24 @@
-//! What can be done with what is kept under a name.
+//! The changes of an entry.
 //!
-//! Everybody sees one entry. It belongs to the process whose pid it holds; what another one of the same name
-//! writes, in the time of a restart, is kept apart, until main hands the name over to it or drops it.
+//! Every process sees one current entry under a name. It belongs to the process whose pid it holds. During a
+//! restart, the next process of that name writes to a staged entry, until the main process hands the name
+//! over to it or drops the staged entry.
 
 use super::heap::Ref;
-use super::liveness::Whereabouts;
-use super::memory::{Memory, Part};
+use super::liveness::Liveness;
+use super::memory::Memory;
 use super::node::Key;
+use super::read::Version;
 use super::records::Identity;
 use super::writer::{Refused, Writer};
 
-/// From so many parts of one name on it is looked for those of the dead.
-const MANY: usize = 8;
+/// The number of versions above which staged entries of exited processes are dropped.
+const MANY_VERSIONS: usize = 8;
 
-/// Why a change was not made. The table is as it was.
+/// The reason why a change was not made. The table is unchanged then.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// There is no room, or no table.
+    /// There is no space, or the memory is damaged.
     Refused(Refused),
     /// There is no such entry.
     NoEntry,
@@ -30,143 +32,154 @@ impl From<Refused> for Failure {
     }
 }
 
-/// A process that writes in the name that it bears.
+/// The process that writes, under its own name.
 #[derive(Debug, Clone, Copy)]
-pub struct Bearer<'a> {
-    /// Who it is.
+pub struct Author<'a> {
+    /// Its pid.
     pub pid: u32,
-    /// The key that says whose an entry is.
-    pub key: &'a [u8],
-    /// What that key holds if the entry is its own.
-    pub value: &'a [u8],
+    /// The key that holds the pid of an entry's owner.
+    pub owner_key: &'a [u8],
+    /// The value of that key if this process is the owner.
+    pub owner_value: &'a [u8],
 }
 
-impl Bearer<'_> {
-    /// In which part it writes.
-    fn part(self, parts: &[Part], census: Census<'_>) -> u64 {
-        let visible = parts.iter().find(|part| part.entry.pid == 0);
-        let owner = visible.and_then(|part| part.keys.iter().find(|(key, _)| key.key == self.key));
-        let is_anothers = owner.is_some_and(|(_, value)| value.as_deref() != Some(self.value));
+impl Author<'_> {
+    /// Return the `staged_by` of the version that it writes to.
+    fn target(self, versions: &[Version], liveness: LivenessOf<'_>) -> u64 {
+        let current = versions.iter().find(|version| version.entry.staged_by == 0);
+        let owner = current.and_then(|version| {
+            version
+                .keys
+                .iter()
+                .find(|(key, _)| key.key == self.owner_key)
+        });
+        let is_anothers =
+            owner.is_some_and(|(_, value)| value.as_deref() != Some(self.owner_value));
         if !is_anothers {
             return 0;
         }
-        let mut its = parts.iter().map(|part| part.entry.pid);
-        let who = identity(self.pid, census);
-        its.find(|part| is_of(*part, who)).unwrap_or(who.word())
+        let mut words = versions.iter().map(|version| version.entry.staged_by);
+        let author = identity(self.pid, liveness);
+        words
+            .find(|word| is_of(*word, author))
+            .unwrap_or(author.word())
     }
 }
 
-/// What is known of a pid.
-pub type Census<'a> = &'a dyn Fn(u32) -> Whereabouts;
+/// A function that returns the liveness of a pid.
+pub type LivenessOf<'a> = &'a dyn Fn(u32) -> Liveness;
 
-/// The process that has a pid, as far as it is known.
-fn identity(pid: u32, census: Census<'_>) -> Identity {
-    match census(pid) {
-        Whereabouts::Lives(who) => who,
-        Whereabouts::Dead | Whereabouts::Unknown => Identity::undated(pid),
+/// Return the process that has a pid, undated if the kernel does not tell.
+fn identity(pid: u32, liveness: LivenessOf<'_>) -> Identity {
+    match liveness(pid) {
+        Liveness::Running(identity) => identity,
+        Liveness::Exited | Liveness::Unknown => Identity::undated(pid),
     }
 }
 
-/// Whether a part is that of a process, and not of another one that had its pid before.
-fn is_of(part: u64, who: Identity) -> bool {
-    Identity::of(part).is_some_and(|its| its.may_be(who))
+/// Return whether an entry was staged by this process, and not by an earlier one with its pid.
+fn is_of(staged_by: u64, process: Identity) -> bool {
+    Identity::from_word(staged_by).is_some_and(|stager| stager.may_be(process))
 }
 
-/// Whether a part is that of a process which has ended.
-fn is_of_the_dead(part: u64, census: Census<'_>) -> bool {
-    Identity::of(part).is_some_and(|its| match census(its.pid) {
-        Whereabouts::Lives(now) => !its.may_be(now),
-        Whereabouts::Dead => true,
-        Whereabouts::Unknown => false,
+/// Return whether an entry was staged by a process that has exited.
+fn is_of_exited(staged_by: u64, liveness: LivenessOf<'_>) -> bool {
+    Identity::from_word(staged_by).is_some_and(|stager| match liveness(stager.pid) {
+        Liveness::Running(now) => !stager.may_be(now),
+        Liveness::Exited => true,
+        Liveness::Unknown => false,
     })
 }
 
-/// Keys with the bytes of their values.
+/// Encoded keys, each with the bytes of its value.
 pub type Pairs<'a> = &'a [(Vec<u8>, Vec<u8>)];
-type Parts = Vec<(u64, Vec<Key>)>;
+/// The versions of an entry: the `staged_by` and the keys of each.
+type Versions = Vec<(u64, Vec<Key>)>;
 
-/// One process's way to change the table.
+/// A change of the entry of one name, by one process.
 pub struct Change<'a, 'b> {
-    /// By whom.
+    /// The blocks of the process.
     pub writer: &'a mut Writer,
-    /// Where.
+    /// The memory of the table.
     pub memory: Memory<'b>,
-    /// What it is about.
+    /// The name of the entry.
     pub name: &'a [u8],
-    /// Who lives.
-    pub census: Census<'a>,
+    /// The liveness of processes.
+    pub liveness: LivenessOf<'a>,
 }
 
 impl Change<'_, '_> {
-    /// Let the entry have these keys and no others; make it if there is none, or none that can be read.
+    /// Replace all keys of the entry. Create the entry if there is none, or if it is damaged.
     pub fn put(&mut self, pairs: Pairs<'_>) -> Result<bool, Failure> {
         let new = self.values(pairs)?;
-        self.writer.anew = true;
-        let result = self.act(|mut parts| {
-            match parts.iter_mut().find(|(pid, _)| *pid == 0) {
+        self.writer.replaces_damaged = true;
+        let result = self.act(|mut versions| {
+            match versions.iter_mut().find(|(staged_by, _)| *staged_by == 0) {
                 Some((_, keys)) => keys.clone_from(&new),
-                None => parts.push((0, new.clone())),
+                None => versions.push((0, new.clone())),
             }
-            Ok(parts)
+            Ok(versions)
         });
-        self.writer.anew = false;
+        self.writer.replaces_damaged = false;
         result
     }
 
-    /// Set some keys; of the part of the bearer, if there is one.
-    pub fn merge(&mut self, pairs: Pairs<'_>, by: Option<Bearer<'_>>) -> Result<bool, Failure> {
-        let (new, census) = (self.values(pairs)?, self.census);
-        self.act_as(by, |mut parts, at| {
-            if !parts.iter().any(|(part, _)| *part == at) {
-                // One that had the same pid before is gone.
-                parts.retain(|(part, _)| *part == 0 || !has_pid(*part, at));
-                if parts.len() > MANY {
-                    parts.retain(|(part, _)| !is_of_the_dead(*part, census));
+    /// Set some keys. An author that is not the owner writes to its staged entry.
+    pub fn merge(&mut self, pairs: Pairs<'_>, by: Option<Author<'_>>) -> Result<bool, Failure> {
+        let (new, liveness) = (self.values(pairs)?, self.liveness);
+        self.act_as(by, |mut versions, at| {
+            if !versions.iter().any(|(staged_by, _)| *staged_by == at) {
+                // An earlier process with the same pid has exited.
+                versions.retain(|(staged_by, _)| *staged_by == 0 || !has_pid(*staged_by, at));
+                if versions.len() > MANY_VERSIONS {
+                    versions.retain(|(staged_by, _)| !is_of_exited(*staged_by, liveness));
                 }
             }
-            merge(&mut parts, at, &new)?;
-            Ok(parts)
+            merge(&mut versions, at, &new)?;
+            Ok(versions)
         })
     }
 
-    /// Remove a key; of the part of the bearer, if there is one.
-    pub fn discard(&mut self, key: &[u8], by: Option<Bearer<'_>>) -> Result<bool, Failure> {
-        self.act_as(by, |mut parts, at| {
-            has_entry(&parts)?;
-            let part = parts.iter_mut().find(|(pid, _)| *pid == at);
-            let (_, keys) = part.ok_or(Failure::NoKey)?;
+    /// Remove a key. An author that is not the owner removes it from its staged entry.
+    pub fn discard(&mut self, key: &[u8], by: Option<Author<'_>>) -> Result<bool, Failure> {
+        self.act_as(by, |mut versions, at| {
+            has_entry(&versions)?;
+            let version = versions.iter_mut().find(|(staged_by, _)| *staged_by == at);
+            let (_, keys) = version.ok_or(Failure::NoKey)?;
             let found = keys.iter().position(|one| one.key == key);
             keys.remove(found.ok_or(Failure::NoKey)?);
-            Ok(parts)
+            Ok(versions)
         })
     }
 
-    /// Remove the entry, and all that is kept apart from it.
+    /// Remove the entry, and those staged for its name.
     pub fn remove(&mut self) -> Result<bool, Failure> {
-        self.act(|parts| {
-            has_entry(&parts)?;
+        self.act(|versions| {
+            has_entry(&versions)?;
             Ok(Vec::new())
         })
     }
 
-    /// From now on the entry belongs to this process: it has these keys, and what that has written already.
+    /// Hand the entry over to a process: set these keys, then those that the process has staged.
     pub fn hand_over(&mut self, to: u32, pairs: Pairs<'_>) -> Result<bool, Failure> {
         let new = self.values(pairs)?;
-        let who = identity(to, self.census);
-        self.act(|mut parts| {
-            let at = parts.iter().position(|(part, _)| is_of(*part, who));
-            let apart = at.map(|at| parts.remove(at).1).unwrap_or_default();
-            merge(&mut parts, 0, &new)?;
-            merge(&mut parts, 0, &apart)?;
-            Ok(parts)
+        let process = identity(to, self.liveness);
+        self.act(|mut versions| {
+            let at = versions
+                .iter()
+                .position(|(staged_by, _)| is_of(*staged_by, process));
+            let staged = at.map(|at| versions.remove(at).1).unwrap_or_default();
+            merge(&mut versions, 0, &new)?;
+            merge(&mut versions, 0, &staged)?;
+            Ok(versions)
         })
     }
 
-    /// Forget what this process has written apart, if it has.
-    pub fn drop_part(&mut self, of: u32) -> Result<bool, Failure> {
-        self.act(|mut parts| {
-            parts.retain(|(part, _)| *part == 0 || !has_pid(*part, of.into()));
-            Ok(parts)
+    /// Drop the entry staged by this process, if there is one.
+    pub fn drop_staged(&mut self, of: u32) -> Result<bool, Failure> {
+        self.act(|mut versions| {
+            versions.retain(|(staged_by, _)| *staged_by == 0 || !has_pid(*staged_by, of.into()));
+            Ok(versions)
         })
     }
 
@@ -187,46 +200,56 @@ impl Change<'_, '_> {
 
     fn act(
         &mut self,
-        mut act: impl FnMut(Parts) -> Result<Parts, Failure>,
+        mut act: impl FnMut(Versions) -> Result<Versions, Failure>,
     ) -> Result<bool, Failure> {
-        self.act_as(None, |parts, _| act(parts))
+        self.act_as(None, |versions, _| act(versions))
     }
 
     fn act_as(
         &mut self,
-        by: Option<Bearer<'_>>,
-        mut act: impl FnMut(Parts, u64) -> Result<Parts, Failure>,
+        by: Option<Author<'_>>,
+        mut act: impl FnMut(Versions, u64) -> Result<Versions, Failure>,
     ) -> Result<bool, Failure> {
-        let (wanted, census) = (
-            |key: &Key| by.is_some_and(|by| by.key == key.key),
-            self.census,
+        let (wanted, liveness) = (
+            |key: &Key| by.is_some_and(|by| by.owner_key == key.key),
+            self.liveness,
         );
-        self.writer.change(self.memory, self.name, wanted, |parts| {
-            let at = by.map_or(0, |by| by.part(&parts, census));
-            let keys = |part: Part| part.keys.into_iter().map(|(key, _)| key).collect();
-            let parts = parts.into_iter();
-            act(parts.map(|part| (part.entry.pid, keys(part))).collect(), at)
-        })
+        self.writer
+            .change(self.memory, self.name, wanted, |versions| {
+                let at = by.map_or(0, |by| by.target(&versions, liveness));
+                let keys =
+                    |version: Version| version.keys.into_iter().map(|(key, _)| key).collect();
+                let versions = versions.into_iter();
+                act(
+                    versions
+                        .map(|version| (version.entry.staged_by, keys(version)))
+                        .collect(),
+                    at,
+                )
+            })
     }
 }
 
-/// Whether a part is that of a process with the pid of another part.
-fn has_pid(part: u64, other: u64) -> bool {
-    let pid = |part| Identity::of(part).map(|who| who.pid);
-    pid(part) == pid(other)
+/// Return whether two identity words have the same pid.
+fn has_pid(one: u64, other: u64) -> bool {
+    let pid = |word| Identity::from_word(word).map(|identity| identity.pid);
+    pid(one) == pid(other)
 }
 
-fn has_entry(parts: &Parts) -> Result<(), Failure> {
-    let there = parts.iter().any(|(pid, _)| *pid == 0);
+fn has_entry(versions: &Versions) -> Result<(), Failure> {
+    let there = versions.iter().any(|(staged_by, _)| *staged_by == 0);
     there.then_some(()).ok_or(Failure::NoEntry)
 }
 
-fn merge(parts: &mut Parts, at: u64, new: &[Key]) -> Result<(), Failure> {
-    has_entry(parts)?;
-    if !parts.iter().any(|(pid, _)| *pid == at) {
-        parts.push((at, Vec::new()));
+fn merge(versions: &mut Versions, at: u64, new: &[Key]) -> Result<(), Failure> {
+    has_entry(versions)?;
+    if !versions.iter().any(|(staged_by, _)| *staged_by == at) {
+        versions.push((at, Vec::new()));
     }
-    for (_, keys) in parts.iter_mut().filter(|(pid, _)| *pid == at) {
+    for (_, keys) in versions
+        .iter_mut()
+        .filter(|(staged_by, _)| *staged_by == at)
+    {
         for new in new {
             match keys.iter_mut().find(|key| key.key == new.key) {
                 Some(key) => key.value = new.value,
