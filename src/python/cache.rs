@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Acquire;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::keys::{PICKLE, TEXT};
+use super::keys::{TEXT, VALUE};
 use super::messages;
 use crate::state::heap::Ref;
 use crate::state::memory::{Corrupt, Memory};
@@ -221,7 +221,7 @@ fn merged(
             None => CachedKey {
                 text: match key.key.split_first() {
                     Some((&TEXT, bytes)) => Some(text(py, bytes)?),
-                    Some((&PICKLE, _)) => None,
+                    Some((&VALUE, _)) => None,
                     _ => return Err(Corrupt),
                 },
                 bytes: key.key.into(),

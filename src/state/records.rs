@@ -11,8 +11,8 @@ pub enum Field {
     Beat = 2,
     /// The same time in nanoseconds since 1970.
     BeatAt,
-    /// The number of requests served.
-    Requests,
+    /// A count, such as that of the requests served.
+    Count,
     /// Flags, one bit each.
     Flags,
 }

@@ -32,10 +32,10 @@ const PROCESSES: usize = 16_384;
 /// The number of new records after which the space of exited processes is reclaimed. The main process reports
 /// the exits of its own children only.
 const RECLAIM_EVERY: usize = 64;
-const STOPPABLE: u64 = 1;
-const STOPPING: u64 = 2;
 /// The bit of the flags word that is set once any flag was set or cleared.
-const WRITTEN: u64 = 1 << 63;
+const WRITTEN: u64 = 1 << MAX_FLAGS;
+/// The number of flags that a process can have.
+pub const MAX_FLAGS: usize = 63;
 
 /// A mapped file.
 #[derive(Debug)]
@@ -128,12 +128,10 @@ pub struct Numbers {
     pub beat: u64,
     /// The same in nanoseconds since 1970.
     pub beat_at: u64,
-    /// The number of requests served.
-    pub requests: u64,
-    /// Whether it obeys a signal to stop.
-    pub stoppable: bool,
-    /// Whether it has obeyed one.
-    pub stopping: bool,
+    /// A count, such as that of the requests served.
+    pub count: u64,
+    /// The flags, one bit each.
+    pub flags: u64,
 }
 
 impl Numbers {
@@ -143,9 +141,8 @@ impl Numbers {
         (beat != 0 || flags != 0).then(|| Self {
             beat,
             beat_at: record.get(memory, Field::BeatAt),
-            requests: record.get(memory, Field::Requests),
-            stoppable: flags & STOPPABLE != 0,
-            stopping: flags & STOPPING != 0,
+            count: record.get(memory, Field::Count),
+            flags: flags & !WRITTEN,
         })
     }
 }
@@ -248,8 +245,8 @@ impl SharedTable {
         }
     }
 
-    /// Write the heartbeat of a process, and add to its number of requests.
-    pub fn beat(&self, pid: u32, requests: u64) -> Result<(), Refused> {
+    /// Write the heartbeat of a process, and add to its count.
+    pub fn beat(&self, pid: u32, more: u64) -> Result<(), Refused> {
         let now = |clock| {
             let now = clock_gettime(clock);
             u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or_default()
@@ -257,27 +254,15 @@ impl SharedTable {
         self.with_record(pid, |memory, record| {
             record.set(memory, Field::Beat, now(ClockId::Monotonic));
             record.set(memory, Field::BeatAt, now(ClockId::Realtime));
-            record.add(memory, Field::Requests, requests);
+            record.add(memory, Field::Count, more);
         })
     }
 
-    /// Set or clear flags of a process, and notify the main process if it waits for changes.
-    pub fn flag(
-        &self,
-        pid: u32,
-        stoppable: Option<bool>,
-        stopping: Option<bool>,
-    ) -> Result<(), Refused> {
-        let (mut on, mut off) = (WRITTEN, 0);
-        for (flag, given) in [(STOPPABLE, stoppable), (STOPPING, stopping)] {
-            match given {
-                Some(true) => on |= flag,
-                Some(false) => off |= flag,
-                None => {}
-            }
-        }
+    /// Set the flags `on` and clear the flags `off` of a process, and notify the main process if it waits for
+    /// changes.
+    pub fn flag(&self, pid: u32, on: u64, off: u64) -> Result<(), Refused> {
         self.with_record(pid, |memory, record| {
-            record.set_bits(memory, Field::Flags, on, off);
+            record.set_bits(memory, Field::Flags, on | WRITTEN, off & !WRITTEN);
             // Flags are in no bucket. Any dirty bit makes the main process check; it finds no name changed.
             dirty_bits::set(memory, 0);
             if dirty_bits::is_armed(memory) {

@@ -84,7 +84,7 @@ fn use_it(memory: Memory<'_>, writer: &mut Writer) {
     );
     reclaim::reclaim(memory, |identity| identity.pid % 2 == 0);
     let record = Record::claim(memory, Identity::undated(9));
-    let _ = records::find(memory, 9).map(|record| record.get(memory, Field::Requests));
+    let _ = records::find(memory, 9).map(|record| record.get(memory, Field::Count));
     let mut next = Writer::new(record.map_or(99, |record| record.serial));
     for writer in [writer, &mut next] {
         for (name, key, size) in VALUES {

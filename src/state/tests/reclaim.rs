@@ -53,7 +53,7 @@ fn a_process_killed_while_it_claims_a_record_leaves_it_free() {
         assert!(
             records::find(memory, EXITED.pid).is_some_and(|record| record.serial == next.serial)
         );
-        assert_eq!(next.get(memory, Field::Requests), 0);
+        assert_eq!(next.get(memory, Field::Count), 0);
         was_killed
     });
 }
@@ -182,15 +182,15 @@ fn a_pid_belongs_to_the_process_that_had_it_last() {
     let memory = Memory::new(&words, layout).unwrap();
     for process in [EXITED, OTHER, NEXT] {
         let record = Record::claim(memory, process).unwrap();
-        record.set(memory, Field::Requests, u64::from(process.started));
+        record.set(memory, Field::Count, u64::from(process.started));
     }
-    let requests = |pid| {
+    let count = |pid| {
         records::find(memory, pid)
             .unwrap()
-            .get(memory, Field::Requests)
+            .get(memory, Field::Count)
     };
-    assert_eq!(requests(NEXT.pid), 2);
+    assert_eq!(count(NEXT.pid), 2);
     reclaim(memory);
-    assert_eq!(requests(NEXT.pid), 2);
-    assert_eq!(requests(OTHER.pid), 1);
+    assert_eq!(count(NEXT.pid), 2);
+    assert_eq!(count(OTHER.pid), 1);
 }
