@@ -1,4 +1,4 @@
-//! What is recognised is a pickle of `None` or of a text in all its bytes, and a text means one thing.
+//! A recognised payload is a pickle of `None` or of a text in all its bytes, and a text has one meaning.
 #![no_main]
 
 use _native::control::command::{Command, parse};
@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
     a_text(input);
 });
 
-/// As what comes down the pipe.
+/// Take the input for a payload.
 fn a_payload(payload: &[u8]) {
     let Some(value) = recognise(payload) else {
         return;
@@ -29,7 +29,7 @@ fn a_payload(payload: &[u8]) {
             texts(text)
         }
     };
-    // One of the forms that are known, to the last byte, but for what the memo is called.
+    // The payload is one of the known forms to the last byte, except for the number of the memo.
     let known = forms.iter().any(|form| alike(form, payload));
     assert!(known, "{payload:?} is no form of {value:?}");
     for end in 0..payload.len() {
@@ -44,7 +44,7 @@ fn a_payload(payload: &[u8]) {
     }
 }
 
-/// As what is pickled: recognised in every form if it is a text, in none if it is not.
+/// Take the input for a text: it is recognised in every form if it is one, and in none if it is not.
 fn a_text(text: &[u8]) {
     means_one_thing(text);
     let wanted = is_text(text).then_some(Value::Text(text));
@@ -73,7 +73,7 @@ fn means_one_thing(text: &[u8]) {
             startup_first,
         } => {
             assert!(!text.starts_with(SCALE) && !text.is_empty());
-            // Invalid bytes are no white space, so they may all look alike here.
+            // Invalid bytes are no white space, so all of them may become the same character here.
             let shown = |name| String::from_utf8_lossy(name).into_owned();
             let names = names.map(|names| names.iter().map(shown).collect::<Vec<_>>());
             restart(text, names, files, startup_first);
@@ -81,7 +81,7 @@ fn means_one_thing(text: &[u8]) {
     }
 }
 
-/// The number that a text scales to, in Rust's own reading.
+/// Return the number of a scale command, as Rust's own parser reads it.
 fn scale(text: &[u8]) -> Option<i64> {
     let number = text.strip_prefix(SCALE)?.strip_prefix(b":")?;
     let is_space = |char: char| matches!(char, ' ' | '\t'..='\r');
@@ -108,14 +108,14 @@ fn restart(text: &[u8], names: Option<Vec<String>>, files: Option<&[u8]>, startu
     }
 }
 
-/// A name without white space around it, as Python's `str.strip` has it.
+/// Strip a name as Python's `str.strip` does.
 fn stripped(name: &[u8]) -> String {
     let is_space = |char: char| char.is_whitespace() || matches!(char, '\x1c'..='\x1f');
     let name = String::from_utf8_lossy(name);
     name.trim_matches(is_space).to_owned()
 }
 
-/// Every form that the pickle of a text can have.
+/// Return every form of the pickle of a text.
 fn texts(text: &[u8]) -> Vec<Vec<u8>> {
     let size = text.len();
     let mut values = vec![
@@ -128,7 +128,7 @@ fn texts(text: &[u8]) -> Vec<Vec<u8>> {
     values.iter().flat_map(|value| forms(value)).collect()
 }
 
-/// A pickled value in each protocol, with each memo, in a frame of the pickle or not.
+/// Return a pickled value in each protocol, with each memo, in a pickle frame or without.
 fn forms(value: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = Vec::new();
     for memo in MEMOS {
@@ -142,7 +142,7 @@ fn forms(value: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
-/// Whether `payload` is this form, the number in its memo aside.
+/// Return whether `payload` has this form, ignoring the number of the memo.
 fn alike(form: &[u8], payload: &[u8]) -> bool {
     let number = match form {
         [.., b'q', 0, b'.'] => 2,
@@ -153,7 +153,7 @@ fn alike(form: &[u8], payload: &[u8]) -> bool {
     form.len() == payload.len() && form[..start] == payload[..start] && payload.ends_with(b".")
 }
 
-/// Whether these are UTF-8 with surrogates, told in another way than the crate does.
+/// Return whether these bytes are UTF-8 with surrogates, by another method than the crate's.
 fn is_text(bytes: &[u8]) -> bool {
     let mut plain = bytes.to_vec();
     for at in 1..plain.len() {

@@ -1,7 +1,7 @@
-//! A framer gives the same however the bytes come, keeps no more than it may and loses no whole frame.
+//! A framer yields the same for chunks of any size, keeps no more than its limit and loses no whole frame.
 //!
-//! The input is the limit less one, how many sizes of chunks there are (less than 16), these sizes, which
-//! take turns, and the stream: a byte each but for the last.
+//! The input is the limit less one, the number of chunk sizes (below 16), these sizes, which take turns, and
+//! the stream: a byte each, except for the stream.
 #![no_main]
 
 use _native::control::frame::{Fault, Framer, Item};
@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
     whole_frames(stream, sizes, limit);
 });
 
-/// Whatever comes: cut or not, it is the same, and within bounds.
+/// Any stream: the result is the same in one chunk and in several, and within bounds.
 fn any_stream(stream: &[u8], sizes: &[u8], limit: usize) {
     let (mut at_once, mut in_parts) = (Framer::new(limit), Framer::new(limit));
     let mut whole = fed(&mut at_once, [stream], limit);
@@ -42,7 +42,7 @@ fn any_stream(stream: &[u8], sizes: &[u8], limit: usize) {
     for pair in whole.iter().zip(&parts) {
         match pair {
             (Got::Payload(one), Got::Payload(other)) => assert_eq!(one, other),
-            // What is dropped later is not in the sample.
+            // The sample lacks the bytes that are dropped later.
             (Got::Fault(one), Got::Fault(other)) => {
                 assert_eq!(one.reason, other.reason);
                 assert!(one.sample.starts_with(&other.sample));
@@ -50,19 +50,19 @@ fn any_stream(stream: &[u8], sizes: &[u8], limit: usize) {
             (one, other) => panic!("{one:?} is not {other:?}"),
         }
     }
-    told_is_right(&whole, stream, limit);
+    check_result(&whole, stream, limit);
     for mut framer in [at_once, in_parts] {
         assert_eq!((framer.pending(), framer.abandon()), (0, None));
         if limit > 1 {
-            // It is as new, so it takes whatever is framed.
+            // The framer is as new, so it accepts any payload.
             let wanted = [Got::Payload(NO_PICKLE[SHORT..].to_vec())];
             assert_eq!(fed(&mut framer, [NO_PICKLE], limit), wanted);
         }
     }
 }
 
-/// What was told, an unfinished frame included, is what is in the stream, place by place.
-fn told_is_right(told: &[Got], stream: &[u8], limit: usize) {
+/// Compare the result, an unfinished frame included, with the stream, place by place.
+fn check_result(told: &[Got], stream: &[u8], limit: usize) {
     let mut told = told.iter();
     let mut at = 0;
     while let Some((start, size)) = header(&stream[at..]) {
@@ -85,7 +85,7 @@ fn told_is_right(told: &[Got], stream: &[u8], limit: usize) {
             break;
         };
         if begins(&stream[next..], limit).is_none() {
-            // Too little is left to be told of, or it may be a frame.
+            // The rest is too short to be reported, or may be a frame.
             at = if stream.len() - next < SHORT + 2 {
                 stream.len()
             } else {
@@ -98,7 +98,7 @@ fn told_is_right(told: &[Got], stream: &[u8], limit: usize) {
     assert_eq!(told.len(), usize::from(at < stream.len()));
 }
 
-/// How long a header is and what size it announces, if it is complete.
+/// Return the length of a header and the size that it announces, if it is complete.
 fn header(bytes: &[u8]) -> Option<(usize, i128)> {
     let short = i32::from_be_bytes(*bytes.first_chunk()?);
     if short != -1 {
@@ -108,7 +108,7 @@ fn header(bytes: &[u8]) -> Option<(usize, i128)> {
     Some((LONG, u64::from_be_bytes(*long).into()))
 }
 
-/// Whether a frame may begin here after a loss; `None` if more bytes would tell.
+/// Return whether a frame may begin here while out of sync; `None` if more bytes are needed.
 fn begins(bytes: &[u8], limit: usize) -> Option<bool> {
     let mark = *bytes.get(SHORT)?;
     if mark != 0x80 {
@@ -122,7 +122,7 @@ fn begins(bytes: &[u8], limit: usize) -> Option<bool> {
     Some(*bytes.get(SHORT + size - 1)? == b'.')
 }
 
-/// Nothing but frames: each is handed over, and nothing else is told.
+/// Frames only: each is yielded, without a fault.
 fn whole_frames(stream: &[u8], sizes: &[u8], limit: usize) {
     let payloads: Vec<&[u8]> = chunks(stream, sizes)
         .filter(|chunk| chunk.len() <= limit)
@@ -135,13 +135,13 @@ fn whole_frames(stream: &[u8], sizes: &[u8], limit: usize) {
         .collect();
     let mut framer = Framer::new(limit);
     assert_eq!(fed(&mut framer, [frames.as_slice()], limit), wanted);
-    // Turned round, for other cuts than between the frames.
+    // In reverse order, to cut within the frames.
     let sizes: Vec<u8> = sizes.iter().rev().copied().collect();
     assert_eq!(fed(&mut framer, chunks(&frames, &sizes), limit), wanted);
     assert_eq!((framer.pending(), framer.abandon()), (0, None));
 }
 
-/// A payload as it may be sent; one of an odd size with the long header.
+/// Frame a payload; one of an odd size with the long header.
 fn frame(payload: &[u8]) -> Vec<u8> {
     let size = payload.len();
     let header = if size % 2 == 0 {
@@ -152,7 +152,7 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     [header.as_slice(), payload].concat()
 }
 
-/// The stream in parts of these sizes, which take turns; in one part if they lead nowhere.
+/// Split the stream into chunks of these sizes, which take turns; into one chunk if all sizes are 0.
 fn chunks<'a>(mut stream: &'a [u8], sizes: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let usable = sizes.iter().any(|&size| size > 0);
     let sizes = if usable { sizes } else { &[u8::MAX] };
@@ -166,7 +166,7 @@ fn chunks<'a>(mut stream: &'a [u8], sizes: &'a [u8]) -> impl Iterator<Item = &'a
     })
 }
 
-/// Feed chunks; return what they brought to an end.
+/// Feed chunks; return the payloads and faults.
 fn fed<'a>(
     framer: &mut Framer,
     chunks: impl IntoIterator<Item = &'a [u8]>,

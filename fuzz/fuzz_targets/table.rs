@@ -1,17 +1,18 @@
-//! A table in memory that something else has written to: whatever is done with it ends, in order.
+//! Another program has written into the memory of the table: every operation still ends, without a panic.
 //!
-//! The input is a byte that says whether there was a table before, then words to be overwritten: two bytes
-//! that say which, one how, and eight of the new word.
+//! The first byte of the input decides whether the memory held a table before. Words to overwrite follow: two
+//! bytes of place, one of operation, and eight of the new word.
 #![no_main]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use _native::state::heap::UNIT;
+use _native::state::change::Change;
+use _native::state::heap::SEGMENT;
 use _native::state::layout::Layout;
-use _native::state::liveness::Whereabouts;
+use _native::state::liveness::Liveness;
 use _native::state::memory::Memory;
-use _native::state::ops::Change;
-use _native::state::records::{self, Identity, Slot};
+use _native::state::reclaim;
+use _native::state::records::{Identity, Record};
 use _native::state::segments;
 use _native::state::writer::Writer;
 use libfuzzer_sys::fuzz_target;
@@ -19,7 +20,7 @@ use libfuzzer_sys::fuzz_target;
 const LAYOUT: Layout = Layout {
     buckets: 64,
     processes: 4,
-    units: 16,
+    segments: 16,
 };
 const VALUES: [(&[u8], &[u8], usize); 4] = [
     (b"one", b"a", 1),
@@ -37,12 +38,12 @@ fuzz_target!(|input: &[u8]| {
         panic!("zeros are a table");
     };
     let mut writer =
-        Writer::new(Slot::take(memory, Identity::undated(7)).map_or(1, |slot| slot.serial));
+        Writer::new(Record::claim(memory, Identity::undated(7)).map_or(1, |record| record.serial));
     if filled % 2 == 1 {
         write(memory, &mut writer);
     }
-    // What is in use: the beginning, and the first units.
-    let used = LAYOUT.heap() + 8 * UNIT;
+    // The words in use: the parts before the heap, and the first segments.
+    let used = LAYOUT.heap() + 8 * SEGMENT;
     for scribble in scribbles.chunks_exact(11) {
         let at = usize::from(u16::from_le_bytes([scribble[0], scribble[1]])) % used;
         let mut word = [0; 8];
@@ -60,8 +61,8 @@ fuzz_target!(|input: &[u8]| {
         );
     }
     for (name, key, size) in VALUES {
-        for part in memory.parts(name, |_| true).into_iter().flatten() {
-            for (found, value) in part.keys {
+        for version in memory.versions(name, |_| true).into_iter().flatten() {
+            for (found, value) in version.keys {
                 if found.key == key {
                     assert_eq!(value, Some(vec![b'x'; size]));
                 }
@@ -76,7 +77,7 @@ fn change<'a, 'b>(writer: &'a mut Writer, memory: Memory<'b>, name: &'a [u8]) ->
         writer,
         memory,
         name,
-        census: &|_| Whereabouts::Unknown,
+        liveness: &|_| Liveness::Unknown,
     }
 }
 
@@ -94,17 +95,17 @@ fn use_it(memory: Memory<'_>, writer: &mut Writer) {
         let _ = memory.read(bucket, |found| Some(found.entries.len()));
     }
     let _ = memory.live(|_| true);
-    records::bury(memory, |who| who.pid % 2 == 0);
+    reclaim::reclaim(memory, |identity| identity.pid % 2 == 0);
     write(memory, writer);
-    let slot = Slot::take(memory, Identity::undated(9));
-    let mut newcomer = Writer::new(slot.map_or(99, |slot| slot.serial));
-    write(memory, &mut newcomer);
+    let record = Record::claim(memory, Identity::undated(9));
+    let mut next = Writer::new(record.map_or(99, |record| record.serial));
+    write(memory, &mut next);
     for (name, key, _) in VALUES {
-        let _ = change(&mut newcomer, memory, name).hand_over(9, &[]);
+        let _ = change(&mut next, memory, name).hand_over(9, &[]);
         let _ = change(writer, memory, name).discard(key, None);
-        let _ = change(&mut newcomer, memory, name).drop_part(9);
+        let _ = change(&mut next, memory, name).drop_staged(9);
         let _ = change(writer, memory, name).remove();
     }
-    segments::recycle(memory, 3);
-    segments::disown(memory, |_| true);
+    reclaim::free_abandoned(memory, 3);
+    segments::abandon(memory, |_| true);
 }

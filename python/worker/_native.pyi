@@ -289,7 +289,17 @@ class Table:
     changes something raises :exc:`MemoryError` where there is no room for it; then nothing is changed.
     """
 
-    def __new__(cls, memory: int, wake: int) -> Table: ...
+    def __new__(
+        cls,
+        memory: int,
+        wake: int,
+        *,
+        owner: str,
+        beat: str,
+        count: str,
+        flags: Sequence[str],
+        essential: Sequence[str],
+    ) -> Table: ...
     def entry(self, name: str, pid: int = 0) -> dict[Any, Any]:
         """Return an entry. :exc:`KeyError` if there is none.
 
@@ -351,13 +361,13 @@ class Table:
     def drop(self, name: str, pid: int) -> None:
         """Forget what a process has written apart, if it has."""
 
-    def beat(self, requests: int = 0, pid: int = 0) -> None:
+    def beat(self, count: int = 0, pid: int = 0) -> None:
         """Note that a process is alive, and that it has served so many more requests.
 
         0 is the calling process. It may speak as one that has forked it; if that is dead, nothing is noted.
         """
 
-    def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None, pid: int = 0) -> None:
+    def flag(self, *, pid: int = 0, **flags: bool | None) -> None:
         """Set or clear the flags of a process; ``None`` leaves one as it is. ``pid`` as for :meth:`beat`."""
 
     def numbers(self, pid: int) -> dict[str, Any]:

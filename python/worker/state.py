@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMapping, ValuesView
 from typing import Any
 
-from worker._core.codec import NUMBERS
-from worker._state import identity
+from worker._state import identity, schema
 from worker._state.foreign import shared, snapshot
 from worker._state.shared import SharedState
 
@@ -28,16 +27,7 @@ class WorkerState(Mapping[str, Any]):
         KeyError: On use, while the process has no entry.
     """
 
-    RESTRICTED = (
-        "health",
-        "pid",
-        "requests",
-        "restart_at",
-        "server",
-        "start_at",
-        "starts",
-        "state",
-    )
+    RESTRICTED = schema.RESTRICTED
 
     def __init__(self, state: MutableMapping[str, Any], current: str) -> None:
         self._name = current
@@ -119,7 +109,7 @@ class WorkerState(Mapping[str, Any]):
         return shared(self._state).entry(self._name, identity.worker_pid())
 
     def _refuse_restricted(self, keys: Mapping[str, Any] | tuple[str, ...]) -> None:
-        restricted = [key for key in keys if key in self.RESTRICTED or key in NUMBERS]
+        restricted = [key for key in keys if key in self.RESTRICTED or key in schema.NUMBERS]
         if restricted:
             plural = "s" if len(restricted) > 1 else ""
             names = ", ".join(restricted)

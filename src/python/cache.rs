@@ -1,7 +1,7 @@
-//! What was read of the table, so that what has not changed is neither read nor unpickled again.
+//! A cache of entries, so that an unchanged value is neither read nor unpickled again.
 //!
-//! Nothing here runs code of Python's that could come back: values wait as bytes until somebody unpickles
-//! them outside, and tells what came of it.
+//! The cache runs no Python code, which could call back into it. It keeps a value as bytes. The table
+//! unpickles the bytes and passes the object to [`Cache::remember`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
@@ -9,217 +9,234 @@ use std::sync::atomic::Ordering::Acquire;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::keys::{PICKLE, TEXT};
+use super::keys::{TEXT, VALUE};
 use super::messages;
 use crate::state::heap::Ref;
-use crate::state::memory::{Corrupt, Memory, Part};
-use crate::state::node::Entry;
+use crate::state::memory::{Corrupt, Memory};
+use crate::state::node::{Entry, Key};
+use crate::state::read::Version;
 
-/// A value, as far as it was asked for.
+/// A value in the cache.
 #[derive(Debug)]
-pub enum Held {
-    /// It was not.
+pub enum CachedValue {
+    /// It was never asked for.
     Unread,
-    /// Its pickle.
-    Pickle(Arc<[u8]>),
-    /// An object that nobody can change.
+    /// Its encoded bytes.
+    Encoded(Arc<[u8]>),
+    /// An immutable object.
     Object(Py<PyAny>),
 }
 
-/// A key of an entry and its value.
+/// A key of an entry, with its value.
 #[derive(Debug)]
-pub struct Item {
-    /// The key as it is kept.
+pub struct CachedKey {
+    /// The encoded key.
     pub bytes: Arc<[u8]>,
-    /// The key itself, if it is a text.
+    /// The key itself, if it is a `str`.
     pub text: Option<Py<PyString>>,
-    /// Which value that is.
-    pub value: Ref,
-    /// What is known of it.
-    pub held: Held,
+    /// The block of the value.
+    pub block: Ref,
+    /// The value.
+    pub value: CachedValue,
 }
 
-impl Item {
+impl CachedKey {
     fn clone_ref(&self, py: Python<'_>) -> Self {
         Self {
             bytes: self.bytes.clone(),
             text: self.text.as_ref().map(|text| text.clone_ref(py)),
-            value: self.value,
-            held: match &self.held {
-                Held::Unread => Held::Unread,
-                Held::Pickle(pickle) => Held::Pickle(pickle.clone()),
-                Held::Object(object) => Held::Object(object.clone_ref(py)),
+            block: self.block,
+            value: match &self.value {
+                CachedValue::Unread => CachedValue::Unread,
+                CachedValue::Encoded(bytes) => CachedValue::Encoded(bytes.clone()),
+                CachedValue::Object(object) => CachedValue::Object(object.clone_ref(py)),
             },
         }
     }
 }
 
-/// An entry, or a part that is kept apart, at one moment.
+/// A version of an entry, current or staged, at one moment.
 #[derive(Debug)]
-pub struct Known {
-    /// Which one.
+pub struct CachedEntry {
+    /// The version.
     pub entry: Entry,
     /// Its name.
     pub name: Py<PyString>,
-    /// Its keys.
-    pub items: Vec<Item>,
+    /// Its keys, in their order.
+    pub keys: Vec<CachedKey>,
 }
 
-impl Known {
-    /// A copy, of the same moment.
+impl CachedEntry {
+    /// Return a copy, of the same moment.
     pub fn clone_ref(&self, py: Python<'_>) -> Self {
         Self {
             entry: self.entry.clone(),
             name: self.name.clone_ref(py),
-            items: self.items.iter().map(|item| item.clone_ref(py)).collect(),
+            keys: self.keys.iter().map(|key| key.clone_ref(py)).collect(),
         }
     }
 
-    /// The value of a key.
-    pub fn find(&self, key: &[u8]) -> Option<&Item> {
-        self.items.iter().find(|item| *item.bytes == *key)
+    /// Return a key with its value.
+    pub fn find(&self, key: &[u8]) -> Option<&CachedKey> {
+        self.keys.iter().find(|one| *one.bytes == *key)
     }
 
     fn is(&self, entry: &Entry) -> bool {
-        self.entry.pid == entry.pid && self.entry.name == entry.name
+        self.entry.staged_by == entry.staged_by && self.entry.name == entry.name
     }
 
-    fn has_read(&self, value: Ref) -> bool {
-        let read = |item: &Item| item.value == value && !matches!(item.held, Held::Unread);
-        self.items.iter().any(read)
+    fn has_read(&self, block: Ref) -> bool {
+        let read =
+            |key: &CachedKey| key.block == block && !matches!(key.value, CachedValue::Unread);
+        self.keys.iter().any(read)
     }
 }
 
-/// All of one hash.
+/// The entries of one bucket.
 #[derive(Debug)]
 struct Bucket {
     root: Ref,
-    parts: Vec<Known>,
+    entries: Vec<CachedEntry>,
 }
 
 impl Bucket {
     fn empty() -> Self {
         Self {
             root: Ref::NONE,
-            parts: Vec::new(),
+            entries: Vec::new(),
         }
     }
 }
 
-/// What this process knows of the table.
+/// The cached buckets of a table.
 #[derive(Debug, Default)]
-pub struct Entries {
+pub struct Cache {
     buckets: Vec<Bucket>,
 }
 
-impl Entries {
-    /// A bucket as it is now, with at least the values that are `wanted` (of which entry, which key).
-    pub fn look(
+impl Cache {
+    /// Return the present entries of a bucket, with at least the values that are `wanted`, by entry and key.
+    pub fn read(
         &mut self,
         py: Python<'_>,
         memory: Memory<'_>,
         number: usize,
         wanted: &dyn Fn(&Entry, &[u8]) -> bool,
-    ) -> Result<&[Known], Corrupt> {
+    ) -> Result<&[CachedEntry], Corrupt> {
         if self.buckets.is_empty() {
             let empty = |_| Bucket::empty();
             self.buckets = (0..memory.layout().buckets).map(empty).collect();
         }
-        let known = &mut self.buckets[number];
-        let unread = |part: &Known| {
-            let lacks =
-                |item: &Item| matches!(item.held, Held::Unread) && wanted(&part.entry, &item.bytes);
-            part.items.iter().any(lacks)
+        let cached = &mut self.buckets[number];
+        let unread = |one: &CachedEntry| {
+            let lacks = |key: &CachedKey| {
+                matches!(key.value, CachedValue::Unread) && wanted(&one.entry, &key.bytes)
+            };
+            one.keys.iter().any(lacks)
         };
-        let is_same = memory.root(number).load(Acquire) == known.root.0;
-        if !is_same || known.parts.iter().any(unread) {
-            let (root, parts) = memory.read(number, |now| {
-                let part = |entry: &Entry| {
-                    let before = known.parts.iter().find(|part| part.is(entry));
-                    memory.part(entry, &mut |key| {
+        let is_same = memory.root(number).load(Acquire) == cached.root.0;
+        if !is_same || cached.entries.iter().any(unread) {
+            let (root, versions) = memory.read(number, |now| {
+                let version = |entry: &Entry| {
+                    let before = cached.entries.iter().find(|one| one.is(entry));
+                    memory.version(entry, &mut |key| {
                         wanted(entry, &key.key)
-                            && !before.is_some_and(|part| part.has_read(key.value))
+                            && !before.is_some_and(|one| one.has_read(key.value))
                     })
                 };
-                let parts: Option<Vec<_>> = now.entries.iter().map(part).collect();
-                Some((now.root, parts?))
+                let versions: Option<Vec<_>> = now.entries.iter().map(version).collect();
+                Some((now.root, versions?))
             })?;
-            let mut before = std::mem::take(&mut known.parts);
-            let parts = parts.into_iter().map(|part| {
-                let at = before.iter().position(|known| known.is(&part.entry));
-                merged(py, part, at.map(|at| before.swap_remove(at)))
+            let mut before = std::mem::take(&mut cached.entries);
+            let entries = versions.into_iter().map(|version| {
+                let at = before.iter().position(|one| one.is(&version.entry));
+                merged(py, version, at.map(|at| before.swap_remove(at)))
             });
-            match parts.collect() {
-                Ok(parts) => *known = Bucket { root, parts },
+            match entries.collect() {
+                Ok(entries) => *cached = Bucket { root, entries },
                 Err(corrupt) => {
-                    known.root = Ref::NONE;
+                    cached.root = Ref::NONE;
                     return Err(corrupt);
                 }
             }
         }
-        Ok(&known.parts)
+        Ok(&cached.entries)
     }
 
-    /// There is nothing in a bucket now: what was there is not kept.
+    /// Drop the entries of a bucket that is empty now.
     pub fn forget(&mut self, number: usize) {
-        if let Some(known) = self.buckets.get_mut(number)
-            && known.root != Ref::NONE
+        if let Some(cached) = self.buckets.get_mut(number)
+            && cached.root != Ref::NONE
         {
-            *known = Bucket::empty();
+            *cached = Bucket::empty();
         }
     }
 
-    /// A value was unpickled, and nobody can change what came of it.
-    pub fn remember(&mut self, number: usize, value: Ref, object: Py<PyAny>) {
-        let parts = self.buckets.get_mut(number).map(|bucket| &mut bucket.parts);
-        let mut items = parts.into_iter().flatten().flat_map(|part| &mut part.items);
-        if let Some(item) = items.find(|item| item.value == value) {
-            item.held = Held::Object(object);
+    /// Keep the object of a value that was decoded. The object must be immutable.
+    pub fn remember(&mut self, number: usize, block: Ref, object: Py<PyAny>) {
+        let bucket = self.buckets.get_mut(number);
+        let entries = bucket.map(|bucket| &mut bucket.entries);
+        let mut keys = entries
+            .into_iter()
+            .flatten()
+            .flat_map(|entry| &mut entry.keys);
+        if let Some(key) = keys.find(|key| key.block == block) {
+            key.value = CachedValue::Object(object);
         }
     }
 }
 
-/// A name or a key, as it was encoded.
+/// Decode a name, or a key that is a `str`.
 fn text(py: Python<'_>, bytes: &[u8]) -> Result<Py<PyString>, Corrupt> {
     let text = messages::string(py, bytes).map_err(|_| Corrupt)?;
     Ok(text.unbind())
 }
 
-/// What was read now, with what is known of it from before.
-fn merged(py: Python<'_>, part: Part, before: Option<Known>) -> Result<Known, Corrupt> {
+/// Merge a version that was read with the cached one.
+fn merged(
+    py: Python<'_>,
+    version: Version,
+    before: Option<CachedEntry>,
+) -> Result<CachedEntry, Corrupt> {
     let (name, mut before) = match before {
-        Some(known) => (known.name, known.items),
-        None => (text(py, &part.entry.name)?, Vec::new()),
+        Some(cached) => (cached.name, cached.keys),
+        None => (text(py, &version.entry.name)?, Vec::new()),
     };
-    let item = |(key, read): (crate::state::node::Key, Option<Vec<u8>>)| {
-        let at = before.iter().position(|item| *item.bytes == *key.key);
+    let merge = |(key, read): (Key, Option<Vec<u8>>)| {
+        let at = before.iter().position(|one| *one.bytes == *key.key);
         let before = at.map(|at| before.swap_remove(at));
-        let read = read.map_or(Held::Unread, |bytes| Held::Pickle(bytes.into()));
+        let read = read.map_or(CachedValue::Unread, |bytes| {
+            CachedValue::Encoded(bytes.into())
+        });
         Ok(match before {
-            Some(item) => Item {
-                held: if item.value == key.value && matches!(read, Held::Unread) {
-                    item.held
+            Some(cached) => CachedKey {
+                value: if cached.block == key.value && matches!(read, CachedValue::Unread) {
+                    cached.value
                 } else {
                     read
                 },
-                value: key.value,
-                ..item
+                block: key.value,
+                ..cached
             },
-            None => Item {
+            None => CachedKey {
                 text: match key.key.split_first() {
                     Some((&TEXT, bytes)) => Some(text(py, bytes)?),
-                    Some((&PICKLE, _)) => None,
+                    Some((&VALUE, _)) => None,
                     _ => return Err(Corrupt),
                 },
                 bytes: key.key.into(),
-                value: key.value,
-                held: read,
+                block: key.value,
+                value: read,
             },
         })
     };
-    Ok(Known {
-        items: part.keys.into_iter().map(item).collect::<Result<_, _>>()?,
-        entry: part.entry,
+    Ok(CachedEntry {
+        keys: version
+            .keys
+            .into_iter()
+            .map(merge)
+            .collect::<Result<_, _>>()?,
+        entry: version.entry,
         name,
     })
 }

@@ -1,4 +1,4 @@
-//! Values as bytes, and entries made of them.
+//! The encoding of values as bytes. The Python module `worker._core.codec` has the other half.
 
 use pyo3::exceptions::{PyException, PySystemExit};
 use pyo3::prelude::*;
@@ -6,179 +6,75 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyNone, PyString, PyType};
 
 use crate::control::pickle;
-use crate::state::table::Numbers;
 
-/// What a time begins with; all else is a pickle. `worker._core.codec` knows both.
+/// The first byte of an encoded time. Any other value is a pickle.
 const TIME: &[u8] = b"t";
 
-/// A `dict` in the making.
-pub struct Made<'py> {
-    /// What could be read.
-    pub dict: Bound<'py, PyDict>,
-    unreadable: Vec<(Bound<'py, PyAny>, PyErr)>,
-}
-
-impl<'py> Made<'py> {
-    /// Nothing yet.
-    pub fn new(py: Python<'py>) -> Self {
-        Self {
-            dict: PyDict::new(py),
-            unreadable: Vec::new(),
-        }
-    }
-
-    /// A value, or a key, cannot be unpickled.
-    pub fn fails(&mut self, key: Bound<'py, PyAny>, error: PyErr) -> PyResult<()> {
-        if ends_nobody(key.py(), &error) {
-            self.unreadable.push((key, error));
-            return Ok(());
-        }
-        Err(error)
-    }
-
-    /// The process that an entry belongs to.
-    pub fn owner(&self) -> PyResult<Option<u32>> {
-        let owner = self.dict.get_item(pyo3::intern!(self.dict.py(), "pid"))?;
-        Ok(owner.and_then(|owner| owner.extract().ok()))
-    }
-
-    /// Whether it is that of this process, or of nobody.
-    pub fn belongs_to(&self, pid: u32) -> PyResult<bool> {
-        let owner = pyo3::intern!(self.dict.py(), "pid");
-        for (key, _) in &self.unreadable {
-            if key.eq(owner).unwrap_or(false) {
-                return Ok(false);
-            }
-        }
-        match self.dict.get_item(owner)? {
-            Some(owner) => owner.eq(pid),
-            None => Ok(true),
-        }
-    }
-
-    /// What is in the other one takes precedence.
-    pub fn add(&mut self, other: Self) -> PyResult<()> {
-        for (key, _) in &other.unreadable {
-            if self.dict.contains(key).unwrap_or(false) {
-                self.dict.del_item(key)?;
-            }
-        }
-        self.unreadable
-            .retain(|(key, _)| !other.dict.contains(key).unwrap_or(false));
-        self.dict.update(other.dict.as_mapping())?;
-        self.unreadable.extend(other.unreadable);
-        Ok(())
-    }
-
-    /// With the numbers of its process, if it has any.
-    pub fn finish(
-        self,
-        name: &Bound<'py, PyString>,
-        numbers: Option<Numbers>,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let (py, values) = (name.py(), values(name.py())?);
-        if let Some(numbers) = numbers {
-            self.dict.update(counted(py, numbers)?.as_mapping())?;
-        }
-        if self.unreadable.is_empty() {
-            return Ok(self.dict);
-        }
-        let unreadable = PyDict::new(py);
-        for (key, error) in self.unreadable {
-            let error = values
-                .unreadable
-                .bind(py)
-                .call1((name, &key, error.value(py)))?;
-            // A key that cannot even be compared is left out.
-            let _ = unreadable.set_item(key, error);
-        }
-        let partial = values.partial.bind(py).call1((self.dict, unreadable))?;
-        Ok(partial.cast_into()?)
-    }
-}
-
-/// What is needed of Python, found once.
-struct Values {
-    pickled: Py<PyAny>,
-    unpickled: Py<PyAny>,
-    kept: Py<PyAny>,
-    loads: Py<PyAny>,
+/// The Python objects that are used here, imported once.
+struct Codec {
+    pickle_dumps: Py<PyAny>,
+    pickle_loads: Py<PyAny>,
+    encode: Py<PyAny>,
+    decode: Py<PyAny>,
+    utc_time: Py<PyAny>,
     protocol: Py<PyAny>,
-    numbers: Py<PyAny>,
-    unreadable: Py<PyAny>,
-    partial: Py<PyAny>,
+    unreadable_error: Py<PyAny>,
+    partial_entry: Py<PyAny>,
     datetime: Py<PyType>,
     timezone: Py<PyType>,
 }
 
-fn values(py: Python<'_>) -> PyResult<&Values> {
-    static VALUES: PyOnceLock<Values> = PyOnceLock::new();
-    VALUES.get_or_try_init(py, || {
+fn codec(py: Python<'_>) -> PyResult<&Codec> {
+    static CODEC: PyOnceLock<Codec> = PyOnceLock::new();
+    CODEC.get_or_try_init(py, || {
         let (pickle, times) = (py.import("pickle")?, py.import("datetime")?);
         let ours = py.import("worker._core.codec")?;
-        Ok(Values {
-            pickled: pickle.getattr("dumps")?.unbind(),
-            unpickled: pickle.getattr("loads")?.unbind(),
-            kept: ours.getattr("dumps")?.unbind(),
-            loads: ours.getattr("loads")?.unbind(),
+        Ok(Codec {
+            pickle_dumps: pickle.getattr("dumps")?.unbind(),
+            pickle_loads: pickle.getattr("loads")?.unbind(),
+            encode: ours.getattr("dumps")?.unbind(),
+            decode: ours.getattr("loads")?.unbind(),
+            utc_time: ours.getattr("utc_time")?.unbind(),
             protocol: ours.getattr("PROTOCOL")?.unbind(),
-            numbers: ours.getattr("numbers")?.unbind(),
-            unreadable: ours.getattr("UnreadableError")?.unbind(),
-            partial: ours.getattr("PartialEntry")?.unbind(),
+            unreadable_error: ours.getattr("UnreadableError")?.unbind(),
+            partial_entry: ours.getattr("PartialEntry")?.unbind(),
             datetime: times.getattr("datetime")?.cast_into()?.unbind(),
             timezone: times.getattr("timezone")?.cast_into()?.unbind(),
         })
     })
 }
 
-/// What is counted of a process, as keys of its entry.
-pub fn counted(py: Python<'_>, numbers: Numbers) -> PyResult<Bound<'_, PyDict>> {
-    let numbers = (
-        numbers.beat_at,
-        numbers.requests,
-        numbers.stoppable,
-        numbers.stopping,
-    );
-    Ok(values(py)?.numbers.bind(py).call1(numbers)?.cast_into()?)
-}
-
-/// Whether an error is the value's own, which makes it unreadable: `SystemExit`, too, ends no reader.
-pub fn ends_nobody(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<PyException>(py) || error.is_instance_of::<PySystemExit>(py)
-}
-
-/// A value as bytes.
-pub fn dumps<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+/// Encode a value.
+pub fn encode<'py>(value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     let py = value.py();
-    let values = values(py)?;
-    let bytes = if value.get_type().is(&values.datetime) {
-        values.kept.bind(py).call1((value,))?
+    let codec = codec(py)?;
+    let bytes = if value.get_type().is(&codec.datetime) {
+        codec.encode.bind(py).call1((value,))?
     } else {
-        let arguments = (value, &values.protocol);
-        values.pickled.bind(py).call1(arguments)?
+        let arguments = (value, &codec.protocol);
+        codec.pickle_dumps.bind(py).call1(arguments)?
     };
     Ok(bytes.cast_into()?)
 }
 
-/// The value again.
-pub fn loads<'py>(py: Python<'py>, kept: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let values = values(py)?;
-    let loads = if kept.starts_with(TIME) {
-        &values.loads
+/// Decode a value.
+pub fn decode<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let codec = codec(py)?;
+    let decode = if bytes.starts_with(TIME) {
+        &codec.decode
     } else {
-        &values.unpickled
+        &codec.pickle_loads
     };
-    loads.bind(py).call1((PyBytes::new(py, kept),))
+    decode.bind(py).call1((PyBytes::new(py, bytes),))
 }
 
-/// Whether to make the value of its bytes takes no code but Python's own: it is a number, a text, bytes, or a
-/// time.
-pub fn is_plain(kept: &[u8]) -> bool {
-    kept.starts_with(TIME) || pickle::is_plain(kept)
+/// Return whether decoding these bytes runs only Python's own code: for a number, a text, bytes, or a time.
+pub fn is_plain(bytes: &[u8]) -> bool {
+    bytes.starts_with(TIME) || pickle::is_plain(bytes)
 }
 
-/// Whether nobody can change it, so that all may have the same one.
-pub fn is_simple(object: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// Return whether an object is immutable, so that several callers may share it.
+pub fn is_immutable(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = object.py();
     if object.is_exact_instance_of::<PyString>()
         || object.is_exact_instance_of::<PyInt>()
@@ -189,29 +85,57 @@ pub fn is_simple(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     {
         return Ok(true);
     }
-    let values = values(py)?;
-    if !object.get_type().is(&values.datetime) {
+    let codec = codec(py)?;
+    if !object.get_type().is(&codec.datetime) {
         return Ok(false);
     }
     let zone = object.getattr(pyo3::intern!(py, "tzinfo"))?;
-    Ok(zone.is_none() || zone.get_type().is(&values.timezone))
+    Ok(zone.is_none() || zone.get_type().is(&codec.timezone))
 }
 
-/// The error of a value that cannot be unpickled.
+/// Return the `datetime` of a time in nanoseconds since 1970.
+pub fn utc_time(py: Python<'_>, nanoseconds: u64) -> PyResult<Bound<'_, PyAny>> {
+    codec(py)?.utc_time.bind(py).call1((nanoseconds,))
+}
+
+/// Return whether an error makes the value unreadable. `SystemExit` from a value must not end the reader,
+/// either.
+pub fn makes_unreadable(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyException>(py) || error.is_instance_of::<PySystemExit>(py)
+}
+
+/// Return the error for the caller that asked for a value which cannot be decoded.
 pub fn unreadable(
     py: Python<'_>,
     name: &Bound<'_, PyString>,
     key: &Bound<'_, PyAny>,
     error: PyErr,
 ) -> PyResult<PyErr> {
-    if !ends_nobody(py, &error) {
+    if !makes_unreadable(py, &error) {
         return Ok(error);
     }
-    let made = values(py)?
-        .unreadable
-        .bind(py)
-        .call1((name, key, error.value(py)))?;
-    let made = PyErr::from_value(made);
-    made.set_cause(py, Some(error));
-    Ok(made)
+    let unreadable = PyErr::from_value(unreadable_error(name, key, &error)?);
+    unreadable.set_cause(py, Some(error));
+    Ok(unreadable)
+}
+
+/// Create an `UnreadableError`.
+pub fn unreadable_error<'py>(
+    name: &Bound<'py, PyString>,
+    key: &Bound<'py, PyAny>,
+    error: &PyErr,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = name.py();
+    let class = codec(py)?.unreadable_error.bind(py);
+    class.call1((name, key, error.value(py)))
+}
+
+/// Create a `PartialEntry` from the readable values, and the errors of the others by key.
+pub fn partial_entry<'py>(
+    readable: &Bound<'py, PyDict>,
+    unreadable: &Bound<'py, PyDict>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let py = readable.py();
+    let class = codec(py)?.partial_entry.bind(py);
+    Ok(class.call1((readable, unreadable))?.cast_into()?)
 }

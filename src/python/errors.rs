@@ -1,24 +1,24 @@
-//! The errors that a table raises.
+//! The errors of a table, as Python exceptions.
 
 use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::state::change::Failure;
 use crate::state::memory::Corrupt;
-use crate::state::ops::Failure;
 use crate::state::writer::Refused;
 
-/// The error that a `dict` raises.
+/// Create the error of a `dict` without that key.
 pub fn missing(key: &Bound<'_, PyAny>) -> PyErr {
     PyKeyError::new_err((key.clone().unbind(),))
 }
 
-/// What was read is not what a table writes.
+/// Create the error of damaged memory.
 pub fn corrupt(_: Corrupt) -> PyErr {
     PyRuntimeError::new_err("something else has written to the memory of the table")
 }
 
-/// A process has no place to write its numbers in.
+/// Create the error of numbers that were not written.
 pub fn refused(refused: &Refused) -> PyErr {
     match refused {
         Refused::Full => {
@@ -28,8 +28,8 @@ pub fn refused(refused: &Refused) -> PyErr {
     }
 }
 
-/// An entry was not changed, in a table of so many bytes.
-pub fn failed(name: &Bound<'_, PyString>, failure: &Failure, ceiling: usize) -> PyErr {
+/// Create the error of a change that was not made, in a table of `size` bytes.
+pub fn failed(name: &Bound<'_, PyString>, failure: &Failure, size: usize) -> PyErr {
     match failure {
         Failure::NoEntry | Failure::NoKey => missing(name),
         Failure::Refused(Refused::Full) => {
@@ -37,7 +37,7 @@ pub fn failed(name: &Bound<'_, PyString>, failure: &Failure, ceiling: usize) -> 
                 .repr()
                 .map_or_else(|_| String::new(), |name| name.to_string());
             PyMemoryError::new_err(format!(
-                "no room for a change of the entry {name}: the table may have {ceiling} bytes, and they \
+                "no room for a change of the entry {name}: the table may have {size} bytes, and they \
                  are taken; `state_max_bytes` sets how many"
             ))
         }

@@ -1,4 +1,4 @@
-//! `Framer`.
+//! The class `Framer`.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -6,7 +6,7 @@ use pyo3::types::{PyBytes, PyList};
 
 use crate::control::frame::{self, Fault, Item, LIMIT};
 
-/// The framing of one stream of bytes: bytes in, whole payloads out.
+/// The framer of one stream of bytes; the stub documents it.
 #[pyclass(module = "worker._native")]
 pub struct Framer {
     framer: frame::Framer,
@@ -30,13 +30,13 @@ impl Framer {
         })
     }
 
-    /// How many bytes are kept.
+    /// Return the number of bytes kept.
     #[getter]
     fn pending(&self) -> usize {
         self.framer.pending()
     }
 
-    /// Take more bytes; return the payloads that are whole now.
+    /// Take more bytes; return the payloads that they complete.
     fn feed<'py>(&mut self, chunk: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyList>> {
         let py = chunk.py();
         let mut payloads = Vec::new();
@@ -47,7 +47,7 @@ impl Framer {
         PyList::new(py, payloads)
     }
 
-    /// Return, and forget, what was dropped: why, and the first bytes of it.
+    /// Return the faults since the last call: for each the reason, and the first bytes that were dropped.
     fn faults<'py>(&mut self, py: Python<'py>) -> Vec<(String, Bound<'py, PyBytes>)> {
         std::mem::take(&mut self.faults)
             .into_iter()
@@ -55,7 +55,7 @@ impl Framer {
             .collect()
     }
 
-    /// Drop what is left, as its writer is gone.
+    /// Drop the unfinished frame of a sender that has exited.
     fn finish(&mut self) {
         self.faults.extend(self.framer.abandon());
     }

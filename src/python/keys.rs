@@ -1,53 +1,33 @@
-//! How keys are kept, and those that mean something.
+//! The encoding of keys, and of mappings from keys to values.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping, PyString};
 
-use super::codec::dumps;
+use super::codec;
 use super::messages;
-use crate::state::ops::Bearer;
 
-/// How a key is kept: a text as it is, anything else as a pickle.
+/// The first byte of a key that is a `str`; its UTF-8 follows.
 pub const TEXT: u8 = b's';
-/// See [`TEXT`].
-pub const PICKLE: u8 = b'p';
-/// The key that says whose an entry is.
-pub const OWNER: &[u8] = b"spid";
-/// The keys of what is counted.
-pub const NUMBERS: [&[u8]; 4] = [b"slast_beat", b"srequests", b"sstoppable", b"sstopping"];
-/// Without these no process can start, so they are written even where there is no room for anything else.
-const VITAL: [&[u8]; 7] = [
-    OWNER,
-    b"sserver",
-    b"sserving",
-    b"sstate",
-    b"sstart_at",
-    b"sstarts",
-    b"srestart_at",
-];
+/// The first byte of any other key; its encoded value follows.
+pub const VALUE: u8 = b'p';
 
-/// Keys and values, as they are kept.
+/// Encoded keys and values.
 pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A key that is a text.
-pub fn text_key(text: &Bound<'_, PyString>) -> PyResult<Vec<u8>> {
+/// Encode a key that is a `str`.
+pub fn encode_text(text: &Bound<'_, PyString>) -> PyResult<Vec<u8>> {
     Ok([&[TEXT], &*messages::encode(text)?].concat())
 }
 
-/// Any key; one that is no text as a pickle of its own.
-pub fn any_key(key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+/// Encode any key.
+pub fn encode_key(key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
     match key.cast::<PyString>() {
-        Ok(text) => text_key(text),
-        Err(_) => Ok([&[PICKLE], dumps(key)?.as_bytes()].concat()),
+        Ok(text) => encode_text(text),
+        Err(_) => Ok([&[VALUE], codec::encode(key)?.as_bytes()].concat()),
     }
 }
 
-/// Whether all of it is what no process can do without.
-pub fn are_vital(pairs: &Pairs) -> bool {
-    pairs.iter().all(|(key, _)| VITAL.contains(&key.as_slice()))
-}
-
-/// A mapping as bytes.
+/// Encode a mapping; `key` encodes its keys.
 pub fn pairs(
     given: &Bound<'_, PyAny>,
     key: impl Fn(&Bound<'_, PyAny>) -> PyResult<Vec<u8>>,
@@ -61,27 +41,16 @@ pub fn pairs(
     };
     let pair = |item: Bound<'_, PyAny>| {
         let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
-        Ok((key(&name)?, dumps(&value)?.as_bytes().to_vec()))
+        Ok((key(&name)?, codec::encode(&value)?.as_bytes().to_vec()))
     };
     items.iter().map(pair).collect()
 }
 
-/// What the key of its owner holds in an entry of this process.
-pub fn own(py: Python<'_>, pid: u32) -> PyResult<Vec<u8>> {
+/// Encode a pid as a value; 0 is encoded as no bytes, which no value is.
+pub fn encode_pid(py: Python<'_>, pid: u32) -> PyResult<Vec<u8>> {
     if pid == 0 {
         return Ok(Vec::new());
     }
-    Ok(dumps(&pid.into_pyobject(py)?.into_any())?
-        .as_bytes()
-        .to_vec())
-}
-
-/// The process that bears the name; nobody of 0.
-pub fn bearer(pid: u32, value: &[u8]) -> Option<Bearer<'_>> {
-    let bearer = Bearer {
-        pid,
-        key: OWNER,
-        value,
-    };
-    (pid != 0).then_some(bearer)
+    let pid = pid.into_pyobject(py)?.into_any();
+    Ok(codec::encode(&pid)?.as_bytes().to_vec())
 }

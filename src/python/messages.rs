@@ -1,4 +1,4 @@
-//! Builds the classes of `worker._core.messages`.
+//! Creates instances of the classes in `worker._core.messages`.
 
 use std::borrow::Cow;
 use std::ffi::c_void;
@@ -13,8 +13,8 @@ use crate::control::command::{self, Command, Names};
 use crate::control::frame::Fault;
 use crate::control::pickle::{self, Value};
 
-/// One of the frozen classes with slots. Its `__init__` takes longer than all that comes before it, so
-/// an instance is made as `copy` makes one: allocated, and each slot set by its descriptor.
+/// A frozen class with slots. Its `__init__` takes longer than all steps before it. An instance is therefore
+/// created as `copy` does: allocated, and each slot set by its descriptor.
 struct Class<const N: usize> {
     class: Py<PyType>,
     slots: [Slot; N],
@@ -33,7 +33,7 @@ impl<const N: usize> Class<N> {
             let text = format!("{name} has the slots {slots:?}, not {fields:?}");
             return Err(PyTypeError::new_err(text));
         }
-        // SAFETY: it is a type.
+        // SAFETY: the pointer is that of a type.
         let flags = unsafe { ffi::PyType_GetFlags(class.as_type_ptr()) };
         if flags & ffi::Py_TPFLAGS_HAVE_GC == 0 {
             return Err(PyTypeError::new_err(format!("{name} is not collected")));
@@ -52,35 +52,37 @@ impl<const N: usize> Class<N> {
         values: [&Bound<'py, PyAny>; N],
     ) -> PyResult<Bound<'py, PyAny>> {
         let class = self.class.as_ptr().cast();
-        // SAFETY: it is a type, made by a class statement, whose instances have no variable part.
+        // SAFETY: the pointer is that of a type, created by a class statement, whose instances have no
+        // variable part.
         let made = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyType_GenericAlloc(class, 0))? };
         for (slot, value) in self.slots.iter().zip(values) {
-            // SAFETY: the descriptor is one of this very class, and the function that of its type; all
-            // three objects are alive.
+            // SAFETY: the descriptor is one of this class, and the function is that of its type. All three
+            // objects are alive.
             let failed =
                 unsafe { (slot.set)(slot.descriptor.as_ptr(), made.as_ptr(), value.as_ptr()) };
             if failed != 0 {
                 return Err(PyErr::fetch(py));
             }
         }
-        forget(&made);
+        untrack(&made);
         Ok(made)
     }
 }
 
-/// Take an object out of the books of the garbage collector. What is made here holds texts and numbers,
-/// so it is never part of a cycle; and thousands of objects at once that outlive their first collection
-/// make the collector go through all there is, for 30 ms and more, in the middle of a flood.
-fn forget(made: &Bound<'_, PyAny>) {
-    // SAFETY: it is a tuple, or of a class that was found to be collected; nobody has seen it yet.
+/// Exempt an object from garbage collection. The objects created here hold texts and numbers, and are never
+/// part of a cycle. Thousands of new objects that survive their first collection would trigger a full
+/// collection, which takes 30 ms and more in the middle of a flood of messages.
+fn untrack(made: &Bound<'_, PyAny>) {
+    // SAFETY: the object is a tuple, or of a class that was checked to be collected. No other code has a
+    // reference to it yet.
     unsafe { ffi::PyObject_GC_UnTrack(made.as_ptr().cast()) }
 }
 
 impl Slot {
     fn of(class: &Bound<'_, PyType>, name: &str) -> PyResult<Self> {
         let descriptor = class.getattr(name)?;
-        // SAFETY: since Python 3.10 any type may be asked; what is given is a function of the type that
-        // is asked for, or null.
+        // SAFETY: since Python 3.10 any type is allowed. The result is null, or a function of the type of
+        // that slot.
         let set = unsafe {
             let set =
                 ffi::PyType_GetSlot(descriptor.get_type().as_type_ptr(), ffi::Py_tp_descr_set);
@@ -93,7 +95,7 @@ impl Slot {
     }
 }
 
-/// The classes, and what is the same each time.
+/// The classes, and the instances that never differ.
 struct Messages {
     stop: Py<PyAny>,
     terminate: Py<PyAny>,
@@ -132,7 +134,7 @@ fn messages(py: Python<'_>) -> PyResult<&Messages> {
     })
 }
 
-/// The UTF-8 of a string, lone surrogates included.
+/// Return the UTF-8 of a string, lone surrogates included.
 pub fn encode<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
     if let Ok(text) = text.to_str() {
         return Ok(Cow::Borrowed(text.as_bytes()));
@@ -147,11 +149,11 @@ pub fn encode<'a>(text: &'a Bound<'_, PyString>) -> PyResult<Cow<'a, [u8]>> {
     Ok(Cow::Owned(encoded.cast::<PyBytes>()?.as_bytes().to_vec()))
 }
 
-/// The string of what [`encode`] gave.
+/// Return the string that [`encode`] encoded.
 pub fn string<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     let size = ffi::Py_ssize_t::try_from(bytes.len())?;
-    // SAFETY: the bytes and the name of the error handler outlive the call, which copies what it needs
-    // and returns a new str, or null and an exception.
+    // SAFETY: the bytes and the name of the error handler outlive the call, which copies them. It returns a
+    // new str, or null and sets an exception.
     let text = unsafe {
         let text =
             ffi::PyUnicode_DecodeUTF8(bytes.as_ptr().cast(), size, c"surrogatepass".as_ptr());
@@ -169,11 +171,11 @@ fn tuple<'py>(py: Python<'py>, names: Names<'_>) -> PyResult<Bound<'py, PyTuple>
             PyTuple::new(py, all?)?
         }
     };
-    forget(&tuple);
+    untrack(&tuple);
     Ok(tuple)
 }
 
-/// A command; `text` is what it was parsed from.
+/// Create a command, which was parsed from `text`.
 pub fn command<'py>(
     py: Python<'py>,
     command: &Command<'_>,
@@ -217,7 +219,7 @@ pub fn command<'py>(
     }
 }
 
-/// What a payload asks for; `whole` gives it as Python's bytes.
+/// Decode the command in a payload; `whole` returns the payload as a Python object.
 pub fn decode<'py>(
     py: Python<'py>,
     payload: &[u8],
@@ -230,7 +232,7 @@ pub fn decode<'py>(
     }
 }
 
-/// A `Received`.
+/// Create a `Received`.
 pub fn received<'py>(
     py: Python<'py>,
     payload: &[u8],
@@ -240,7 +242,7 @@ pub fn received<'py>(
     messages(py)?.received.make(py, [&command, sender])
 }
 
-/// A `Corrupt`.
+/// Create a `Corrupt`.
 pub fn corrupt<'py>(
     py: Python<'py>,
     fault: &Fault,
@@ -251,7 +253,7 @@ pub fn corrupt<'py>(
     messages(py)?.corrupt.make(py, [&reason, &sample, sender])
 }
 
-/// An `Exited`.
+/// Create an `Exited`.
 pub fn exited<'py>(
     py: Python<'py>,
     key: &[u8],

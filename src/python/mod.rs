@@ -1,7 +1,13 @@
-//! What Python sees of the core: the one place that knows it.
+//! The Python module `worker._native`: one file per class.
+//!
+//! Each class wraps a type of another module: it checks arguments, releases the GIL around waits and long
+//! work, and converts the results. File descriptors, pids, numbers and paths go in; objects of Python come
+//! out. No other module names pyo3.
 
 mod cache;
 mod codec;
+mod entries;
+mod entry;
 mod errors;
 mod framer;
 mod keys;
@@ -9,6 +15,7 @@ mod messages;
 mod monitor;
 mod parent_watch;
 mod scanner;
+mod schema;
 mod table;
 
 use std::os::fd::{BorrowedFd, RawFd};
@@ -16,7 +23,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use pyo3::prelude::*;
 use rustix::io::Errno;
 
-/// The native core; `worker._core` is what imports it.
+/// The native core, which only `worker._core` imports.
 #[pymodule(gil_used = true)]
 mod _native {
     use pyo3::prelude::*;
@@ -45,14 +52,14 @@ mod _native {
         "release"
     };
 
-    /// Say what a text of the pipe asks for.
+    /// Parse a text of the control channel.
     #[pyfunction]
     fn parse<'py>(text: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
         let bytes = messages::encode(text)?;
         messages::command(text.py(), &command::parse(&bytes), &bytes)
     }
 
-    /// Say what a pickle asks for if it is None or a str; nothing is executed.
+    /// Decode the command in a pickle of None or a str; run no code.
     #[pyfunction]
     fn decode<'py>(payload: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
         let py = payload.py();
@@ -60,7 +67,7 @@ mod _native {
     }
 }
 
-/// An `OSError` as Python itself would raise it.
+/// Create the `OSError` that Python itself would raise.
 fn os_error(py: Python<'_>, error: &std::io::Error) -> PyErr {
     let Some(errno) = error.raw_os_error() else {
         return pyo3::exceptions::PyOSError::new_err(error.to_string());
@@ -74,7 +81,7 @@ fn os_error(py: Python<'_>, error: &std::io::Error) -> PyErr {
     }
 }
 
-/// A file descriptor of the caller, who keeps it open for as long as the call lasts.
+/// Borrow a file descriptor, which the caller keeps open during the call.
 fn lent<'a>(fd: RawFd) -> Result<BorrowedFd<'a>, Errno> {
     if fd < 0 {
         return Err(Errno::BADF);

@@ -1,70 +1,87 @@
-//! `Table`.
+//! The class `Table`.
 
 use std::os::fd::RawFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyList, PyString};
 
-use super::cache::{Entries, Held, Item, Known};
-use super::codec::{Made, counted, is_plain, is_simple, loads, unreadable};
+use super::cache::CachedValue;
+use super::codec;
+use super::entries::{Entries, current};
 use super::errors::{corrupt, failed, missing, refused};
-use super::keys::{NUMBERS, OWNER, Pairs, any_key, are_vital, bearer, own, pairs, text_key};
+use super::keys::{Pairs, encode_key, encode_pid, encode_text, pairs};
+use super::schema::Schema;
 use super::{lent, messages, os_error};
+use crate::state::change::{Change, Failure};
 use crate::state::node::Entry;
-use crate::state::ops::{Change, Failure};
 use crate::state::records::Identity;
-use crate::state::table::{OpenError, Seen, Shared};
+use crate::state::table::{LastSeen, OpenError, SharedTable};
 
-/// Entries with keys and values, in memory that several processes share.
+/// Entries with keys and values, in memory that several processes map; the stub documents it.
 #[pyclass(frozen, module = "worker._native")]
 pub struct Table {
-    shared: Shared,
-    /// Locked only where no code of Python's runs.
-    known: Mutex<Entries>,
-    seen: Mutex<Seen>,
+    entries: Entries,
+    seen: Mutex<LastSeen>,
 }
 
 #[pymethods]
 impl Table {
     #[new]
-    fn new(py: Python<'_>, memory: RawFd, wake: RawFd) -> PyResult<Self> {
-        let shared = lent(memory)
+    #[pyo3(signature = (memory, wake, *, owner, beat, count, flags, essential))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each keyword is one part of the schema"
+    )]
+    fn new(
+        py: Python<'_>,
+        memory: RawFd,
+        wake: RawFd,
+        owner: &Bound<'_, PyString>,
+        beat: &Bound<'_, PyString>,
+        count: &Bound<'_, PyString>,
+        flags: Vec<Bound<'_, PyString>>,
+        essential: Vec<Bound<'_, PyString>>,
+    ) -> PyResult<Self> {
+        let schema = Schema::new(owner, beat, count, &flags, &essential)?;
+        let table = lent(memory)
             .and_then(|memory| Ok((memory, lent(wake)?)))
             .map_err(OpenError::from)
-            // SAFETY: that nobody makes it shorter is what the documentation asks for.
-            .and_then(|(memory, wake)| unsafe { Shared::new(memory, wake) });
+            // SAFETY: the stub requires that no process shortens the file.
+            .and_then(|(memory, wake)| unsafe { SharedTable::new(memory, wake) });
+        let table = table.map_err(|error| match error {
+            OpenError::Os(error) => os_error(py, &error.into()),
+            OpenError::Corrupt => PyValueError::new_err(
+                "the file is no table: it is below 4 MiB, or holds something else",
+            ),
+        });
         Ok(Self {
-            shared: shared.map_err(|error| match error {
-                OpenError::Os(error) => os_error(py, &error.into()),
-                OpenError::Corrupt => PyValueError::new_err(
-                    "the file is no table: it is below 4 MiB, or holds something else",
-                ),
-            })?,
-            known: Mutex::new(Entries::default()),
-            seen: Mutex::new(Seen::default()),
+            entries: Entries::new(table?, schema),
+            seen: Mutex::new(LastSeen::default()),
         })
     }
 
-    /// An entry.
+    /// Return an entry.
     #[pyo3(signature = (name, pid = 0))]
     fn entry<'py>(&self, name: &Bound<'py, PyString>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
         let py = name.py();
-        let (bucket, parts) = self.parts(name, &|_, _| true)?;
-        let visible = visible(&parts).ok_or_else(|| missing(name))?;
-        let mut made = self.made(py, bucket, visible)?;
+        let (bucket, versions) = self.entries.versions(name, &|_, _| true)?;
+        let current = current(&versions).ok_or_else(|| missing(name))?;
+        let mut built = self.entries.build(py, bucket, current)?;
         if pid != 0
-            && !made.belongs_to(pid)?
-            && let Some(own) = self.part_of(&parts, pid)
+            && !built.belongs_to(pid)?
+            && let Some(staged) = self.entries.staged_by(&versions, pid)
         {
-            made.add(self.made(py, bucket, own)?)?;
+            built.overlay(self.entries.build(py, bucket, staged)?)?;
         }
-        let numbers = made.owner()?.and_then(|pid| self.shared.numbers(pid));
-        made.finish(name, numbers)
+        let numbers = built
+            .owner()?
+            .and_then(|pid| self.entries.table.numbers(pid));
+        built.finish(name, numbers)
     }
 
-    /// One value of an entry.
+    /// Return one value of an entry.
     #[pyo3(signature = (name, key, pid = 0))]
     fn value<'py>(
         &self,
@@ -73,41 +90,47 @@ impl Table {
         pid: u32,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = name.py();
-        let bytes = self.key(name, key)?;
-        let is_number = NUMBERS.contains(&&*bytes) && self.shared.has_numbers();
-        let asks_whose = pid != 0 || is_number;
-        let wanted = |_: &Entry, one: &[u8]| one == bytes || (asks_whose && one == OWNER);
-        let (bucket, parts) = self.parts(name, &wanted)?;
-        let visible = visible(&parts).ok_or_else(|| missing(name))?;
-        let own = match (self.part_of(&parts, pid), visible.find(OWNER)) {
-            (Some(own), Some(owner)) => {
-                let owner = self.object(py, bucket, owner)?;
-                if owner.eq(pid)? { None } else { Some(own) }
+        let bytes = self.entries.key(name, key)?;
+        let owner_key = self.entries.schema.owner();
+        let is_number = self.entries.schema.is_number(&bytes) && self.entries.table.has_numbers();
+        let needs_owner = pid != 0 || is_number;
+        let wanted = |_: &Entry, one: &[u8]| one == bytes || (needs_owner && one == owner_key);
+        let (bucket, versions) = self.entries.versions(name, &wanted)?;
+        let current = current(&versions).ok_or_else(|| missing(name))?;
+        let staged = match (
+            self.entries.staged_by(&versions, pid),
+            current.find(owner_key),
+        ) {
+            (Some(staged), Some(owner)) => {
+                let owner = self.entries.object(py, bucket, owner)?;
+                if owner.eq(pid)? { None } else { Some(staged) }
             }
             _ => None,
         };
         let find = |key| {
-            own.and_then(|own| own.find(key))
-                .or_else(|| visible.find(key))
+            staged
+                .and_then(|staged| staged.find(key))
+                .or_else(|| current.find(key))
         };
-        if is_number && let Some(owner) = find(OWNER) {
-            let owner = self.object(py, bucket, owner)?.extract().ok();
-            let numbers = owner.and_then(|owner| self.shared.numbers(owner));
-            let counted = numbers.map(|numbers| counted(py, numbers)).transpose()?;
-            if let Some(number) = counted.and_then(|counted| counted.get_item(key).transpose()) {
-                return number;
+        if is_number && let Some(owner) = find(owner_key) {
+            let owner = self.entries.object(py, bucket, owner)?.extract().ok();
+            let numbers = owner.and_then(|owner| self.entries.table.numbers(owner));
+            let numbers = numbers.map(|numbers| self.entries.schema.numbers(py, numbers));
+            let found = numbers.transpose()?.map(|numbers| numbers.get_item(key));
+            if let Some(number) = found.transpose()?.flatten() {
+                return Ok(number);
             }
         }
         match find(&bytes) {
-            Some(item) => {
-                let object = self.object(py, bucket, item);
-                object.or_else(|error| Err(unreadable(py, name, key, error)?))
+            Some(found) => {
+                let object = self.entries.object(py, bucket, found);
+                object.or_else(|error| Err(codec::unreadable(py, name, key, error)?))
             }
             None => Err(missing(key)),
         }
     }
 
-    /// Those of some keys that an entry has, or a part that is kept apart, and that are plain.
+    /// Return the plain values of some keys, of the current entry or of a staged one.
     #[pyo3(signature = (name, keys, pid = 0))]
     fn some<'py>(
         &self,
@@ -116,98 +139,102 @@ impl Table {
         pid: u32,
     ) -> PyResult<Bound<'py, PyDict>> {
         let py = name.py();
-        let keys = keys.into_iter().map(|key| Ok((text_key(&key)?, key)));
+        let keys = keys.into_iter().map(|key| Ok((encode_text(&key)?, key)));
         let keys: Vec<_> = keys.collect::<PyResult<_>>()?;
         let wanted = |entry: &Entry, one: &[u8]| {
-            Identity::of(entry.pid).map_or(0, |its| its.pid) == pid
+            Identity::from_word(entry.staged_by).map_or(0, |stager| stager.pid) == pid
                 && keys.iter().any(|(key, _)| key == one)
         };
-        let (bucket, parts) = self.parts(name, &wanted)?;
-        let visible = visible(&parts).ok_or_else(|| missing(name))?;
-        let some = PyDict::new(py);
-        let part = if pid == 0 {
-            Some(visible)
+        let (bucket, versions) = self.entries.versions(name, &wanted)?;
+        let current = current(&versions).ok_or_else(|| missing(name))?;
+        let version = if pid == 0 {
+            Some(current)
         } else {
-            self.part_of(&parts, pid)
+            self.entries.staged_by(&versions, pid)
         };
+        let some = PyDict::new(py);
         for (bytes, key) in &keys {
-            if let Some(item) = part.and_then(|part| part.find(bytes)) {
-                let is_plain = match &item.held {
-                    Held::Pickle(kept) => is_plain(kept),
-                    Held::Object(_) | Held::Unread => true,
+            if let Some(found) = version.and_then(|version| version.find(bytes)) {
+                let is_plain = match &found.value {
+                    CachedValue::Encoded(bytes) => codec::is_plain(bytes),
+                    CachedValue::Object(_) | CachedValue::Unread => true,
                 };
                 if is_plain {
-                    some.set_item(key, self.object(py, bucket, item)?)?;
+                    some.set_item(key, self.entries.object(py, bucket, found)?)?;
                 }
             }
         }
         Ok(some)
     }
 
-    /// Whether there is an entry, once all that is kept under its name has been read anew.
+    /// Read all versions of an entry past the cache; return whether there is a current one.
     fn check(&self, name: &Bound<'_, PyString>) -> PyResult<bool> {
-        let parts = (self.shared.memory()).parts(&messages::encode(name)?, |_| true);
-        let mut parts = parts.map_err(corrupt)?.into_iter();
-        Ok(parts.any(|part| part.entry.pid == 0))
+        let versions = (self.entries.table.memory()).versions(&messages::encode(name)?, |_| true);
+        let mut versions = versions.map_err(corrupt)?.into_iter();
+        Ok(versions.any(|version| version.entry.staged_by == 0))
     }
 
-    /// All entries.
+    /// Return all entries.
     fn entries<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let memory = self.shared.memory();
+        let memory = self.entries.table.memory();
         let mut all = Vec::new();
         {
-            let mut entries = self.known();
+            let mut cache = self.entries.cache();
             for bucket in 0..memory.layout().buckets {
                 if memory.is_empty(bucket) {
-                    entries.forget(bucket);
+                    cache.forget(bucket);
                     continue;
                 }
-                let parts = entries.look(py, memory, bucket, &|entry, _| entry.pid == 0);
-                let parts = parts.map_err(corrupt)?;
-                let visible = parts.iter().filter(|part| part.entry.pid == 0);
-                all.extend(visible.map(|part| (bucket, part.clone_ref(py))));
+                let entries = cache.read(py, memory, bucket, &|entry, _| entry.staged_by == 0);
+                let current =
+                    (entries.map_err(corrupt)?.iter()).filter(|cached| cached.entry.staged_by == 0);
+                all.extend(current.map(|cached| (bucket, cached.clone_ref(py))));
             }
         }
-        all.sort_unstable_by_key(|(_, part)| part.entry.born);
-        let numbers = self.shared.all_numbers();
+        all.sort_unstable_by_key(|(_, cached)| cached.entry.created);
+        let numbers = self.entries.table.all_numbers();
         let result = PyDict::new(py);
-        for (bucket, part) in &all {
-            let made = self.made(py, *bucket, part)?;
-            let numbers = match made.owner()? {
+        for (bucket, cached) in &all {
+            let built = self.entries.build(py, *bucket, cached)?;
+            let numbers = match built.owner()? {
                 Some(pid) if !numbers.is_empty() => numbers.get(&pid).copied(),
                 _ => None,
             };
-            let name = part.name.bind(py);
-            result.set_item(name, made.finish(name, numbers)?)?;
+            let name = cached.name.bind(py);
+            result.set_item(name, built.finish(name, numbers)?)?;
         }
         Ok(result)
     }
 
-    /// The names of all entries.
+    /// Return the names of all entries.
     fn names<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let memory = self.shared.memory();
+        let memory = self.entries.table.memory();
         let mut all = Vec::new();
         {
-            let mut entries = self.known();
+            let mut cache = self.entries.cache();
             for bucket in 0..memory.layout().buckets {
                 if memory.is_empty(bucket) {
                     continue;
                 }
-                let parts = entries.look(py, memory, bucket, &|_, _| false);
-                let visible = parts.map_err(corrupt)?.iter();
-                let visible = visible.filter(|part| part.entry.pid == 0);
-                all.extend(visible.map(|part| (part.entry.born, part.name.clone_ref(py))));
+                let entries = cache.read(py, memory, bucket, &|_, _| false);
+                let current =
+                    (entries.map_err(corrupt)?.iter()).filter(|cached| cached.entry.staged_by == 0);
+                all.extend(current.map(|cached| (cached.entry.created, cached.name.clone_ref(py))));
             }
         }
-        all.sort_unstable_by_key(|(born, _)| *born);
+        all.sort_unstable_by_key(|(created, _)| *created);
         PyList::new(py, all.into_iter().map(|(_, name)| name))
     }
 
-    /// Let an entry have these keys and no others.
+    /// Replace all keys of an entry.
     fn put(&self, name: &Bound<'_, PyString>, entry: &Bound<'_, PyAny>) -> PyResult<()> {
-        // The keys are taken as they are, whatever was there.
-        let pairs = pairs(entry, any_key)?;
-        self.change(name, are_vital(&pairs), &mut |change| change.put(&pairs))
+        // All keys are replaced, so none is looked up among those that are there.
+        let pairs = pairs(entry, encode_key)?;
+        self.change(
+            name,
+            self.entries.schema.are_essential(&pairs),
+            &mut |change| change.put(&pairs),
+        )
     }
 
     /// Set some keys of an entry.
@@ -219,10 +246,12 @@ impl Table {
         pid: u32,
     ) -> PyResult<()> {
         let pairs = self.pairs(name, changes)?;
-        let own = own(name.py(), pid)?;
-        self.change(name, are_vital(&pairs), &mut |change| {
-            change.merge(&pairs, bearer(pid, &own))
-        })
+        let owner = encode_pid(name.py(), pid)?;
+        self.change(
+            name,
+            self.entries.schema.are_essential(&pairs),
+            &mut |change| change.merge(&pairs, self.entries.schema.author(pid, &owner)),
+        )
     }
 
     /// Remove a key of an entry.
@@ -233,12 +262,13 @@ impl Table {
         key: &Bound<'_, PyAny>,
         pid: u32,
     ) -> PyResult<()> {
-        let bytes = self.key(name, key)?;
-        let own = own(name.py(), pid)?;
+        let bytes = self.entries.key(name, key)?;
+        let owner = encode_pid(name.py(), pid)?;
         let result = self
-            .shared
+            .entries
+            .table
             .change(&messages::encode(name)?, false, |change| {
-                change.discard(&bytes, bearer(pid, &own))
+                change.discard(&bytes, self.entries.schema.author(pid, &owner))
             });
         match result {
             Err(Failure::NoKey) => Err(missing(key)),
@@ -246,21 +276,24 @@ impl Table {
         }
     }
 
-    /// Remove an entry, and what is kept apart from it.
+    /// Remove an entry, and those staged for its name.
     fn remove(&self, name: &Bound<'_, PyString>) -> PyResult<()> {
         self.change(name, false, &mut |change| change.remove())
     }
 
-    /// What a process has written apart from the entry.
+    /// Return the entry staged by a process.
     fn part<'py>(&self, name: &Bound<'py, PyString>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
-        let (bucket, parts) = self.parts(name, &|_, _| true)?;
-        match self.part_of(&parts, pid) {
-            Some(own) => self.made(name.py(), bucket, own)?.finish(name, None),
+        let (bucket, versions) = self.entries.versions(name, &|_, _| true)?;
+        match self.entries.staged_by(&versions, pid) {
+            Some(staged) => self
+                .entries
+                .build(name.py(), bucket, staged)?
+                .finish(name, None),
             None => Ok(PyDict::new(name.py())),
         }
     }
 
-    /// Merge into an entry what a process has written apart, and more.
+    /// Merge changes and the entry staged by a process into the current entry.
     fn hand_over(
         &self,
         name: &Bound<'_, PyString>,
@@ -268,175 +301,90 @@ impl Table {
         changes: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let pairs = self.pairs(name, changes)?;
-        self.change(name, are_vital(&pairs), &mut |change| {
-            change.hand_over(pid, &pairs)
-        })
+        self.change(
+            name,
+            self.entries.schema.are_essential(&pairs),
+            &mut |change| change.hand_over(pid, &pairs),
+        )
     }
 
-    /// Forget what a process has written apart.
+    /// Drop the entry staged by a process.
     fn drop(&self, name: &Bound<'_, PyString>, pid: u32) -> PyResult<()> {
-        self.change(name, false, &mut |change| change.drop_part(pid))
+        self.change(name, false, &mut |change| change.drop_staged(pid))
     }
 
-    /// Note that a process is alive.
-    #[pyo3(signature = (requests = 0, pid = 0))]
-    fn beat(&self, requests: u64, pid: u32) -> PyResult<()> {
-        let result = self.shared.beat(or_this_process(pid), requests);
+    /// Write the heartbeat of a process, and add to its count.
+    #[pyo3(signature = (count = 0, pid = 0))]
+    fn beat(&self, count: u64, pid: u32) -> PyResult<()> {
+        let result = self.entries.table.beat(or_this_process(pid), count);
         result.map_err(|error| refused(&error))
     }
 
-    /// Set or clear the flags of a process.
-    #[pyo3(signature = (*, stoppable = None, stopping = None, pid = 0))]
-    fn flag(&self, stoppable: Option<bool>, stopping: Option<bool>, pid: u32) -> PyResult<()> {
-        let result = self.shared.flag(or_this_process(pid), stoppable, stopping);
+    /// Set or clear flags of a process.
+    #[pyo3(signature = (*, pid = 0, **flags))]
+    fn flag(&self, pid: u32, flags: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        let (on, off) = self.entries.schema.flags(flags)?;
+        let result = self.entries.table.flag(or_this_process(pid), on, off);
         result.map_err(|error| refused(&error))
     }
 
-    /// What a process has said of itself in numbers.
+    /// Return the numbers of a process.
     fn numbers<'py>(&self, py: Python<'py>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
-        match self.shared.numbers(pid) {
-            Some(numbers) => counted(py, numbers),
+        match self.entries.table.numbers(pid) {
+            Some(numbers) => self.entries.schema.numbers(py, numbers),
             None => Ok(PyDict::new(py)),
         }
     }
 
-    /// Let others use what a process had.
+    /// Reclaim the space of a process that has exited.
     fn bury(&self, pid: u32) {
-        self.shared.bury(pid);
+        self.entries.table.reclaim(pid);
     }
 
-    /// The names under which something has changed since the last call.
+    /// Return the names whose entries have changed since the last call.
     #[pyo3(signature = (everything = false))]
     fn changes<'py>(&self, py: Python<'py>, everything: bool) -> PyResult<Bound<'py, PyList>> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let names = self.shared.changes(&mut seen, everything);
-        // One that is no text is nobody's.
+        let names = self.entries.table.changes(&mut seen, everything);
+        // A name that is no text was damaged.
         let names = names
             .iter()
             .filter_map(|name| messages::string(py, name).ok());
         PyList::new(py, names.collect::<Vec<_>>())
     }
 
-    /// Have changes wake.
+    /// Have changes notify the main process.
     fn arm(&self) -> bool {
-        self.shared.arm()
+        self.entries.table.arm()
     }
 
-    /// Have changes wake no more.
+    /// Have changes notify no more.
     fn disarm(&self) {
-        self.shared.disarm();
+        self.entries.table.disarm();
     }
 }
 
 impl Table {
-    fn known(&self) -> MutexGuard<'_, Entries> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// All that is kept under a name, with the values that are wanted, and in which bucket that is.
-    fn parts(
-        &self,
-        name: &Bound<'_, PyString>,
-        wanted: &dyn Fn(&Entry, &[u8]) -> bool,
-    ) -> PyResult<(usize, Vec<Known>)> {
-        let (py, bytes) = (name.py(), messages::encode(name)?);
-        let memory = self.shared.memory();
-        let bucket = memory.bucket_of(&bytes);
-        let wanted = |entry: &Entry, key: &[u8]| entry.name == *bytes && wanted(entry, key);
-        let mut entries = self.known();
-        let parts = entries.look(py, memory, bucket, &wanted).map_err(corrupt)?;
-        let parts = parts.iter().filter(|part| part.entry.name == *bytes);
-        Ok((bucket, parts.map(|part| part.clone_ref(py)).collect()))
-    }
-
-    /// What a process has written apart.
-    fn part_of<'a>(&self, parts: &'a [Known], pid: u32) -> Option<&'a Known> {
-        let is_its = |part: &&Known| self.shared.is_part_of(part.entry.pid, pid);
-        parts.iter().find(is_its)
-    }
-
-    /// The `dict` of what was read.
-    fn made<'py>(&self, py: Python<'py>, bucket: usize, part: &Known) -> PyResult<Made<'py>> {
-        let mut made = Made::new(py);
-        for item in &part.items {
-            let key = match &item.text {
-                Some(text) => text.bind(py).clone().into_any(),
-                None => match loads(py, &item.bytes[1..]).and_then(|key| key.hash().and(Ok(key))) {
-                    Ok(key) => key,
-                    Err(error) => {
-                        made.fails(PyBytes::new(py, &item.bytes[1..]).into_any(), error)?;
-                        continue;
-                    }
-                },
-            };
-            let value = self.object(py, bucket, item);
-            if let Err(error) = value.and_then(|value| made.dict.set_item(&key, value)) {
-                made.fails(key, error)?;
-            }
-        }
-        Ok(made)
-    }
-
-    /// A value that was read.
-    fn object<'py>(
-        &self,
-        py: Python<'py>,
-        bucket: usize,
-        item: &Item,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        match &item.held {
-            Held::Object(object) => Ok(object.bind(py).clone()),
-            Held::Pickle(pickle) => {
-                let object = loads(py, pickle)?;
-                if is_simple(&object)? {
-                    let kept = object.clone().unbind();
-                    self.known().remember(bucket, item.value, kept);
-                }
-                Ok(object)
-            }
-            Held::Unread => Err(PyRuntimeError::new_err("a value was not read")),
-        }
-    }
-
-    /// How a key is kept: as the one that is equal to it, if there is one.
-    fn key(&self, name: &Bound<'_, PyString>, key: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
-        let py = name.py();
-        if let Ok(text) = key.cast::<PyString>() {
-            return text_key(text);
-        }
-        key.hash()?;
-        let (_, parts) = self.parts(name, &|_, _| false)?;
-        for item in parts.iter().flat_map(|part| &part.items) {
-            let is_same = |one: Bound<'_, PyAny>| one.eq(key).unwrap_or(false);
-            if item.text.is_none() && loads(py, &item.bytes[1..]).is_ok_and(is_same) {
-                return Ok(item.bytes.to_vec());
-            }
-        }
-        any_key(key)
-    }
-
     fn pairs(&self, name: &Bound<'_, PyString>, given: &Bound<'_, PyAny>) -> PyResult<Pairs> {
-        pairs(given, |key| self.key(name, key))
+        pairs(given, |key| self.entries.key(name, key))
     }
 
     fn change(
         &self,
         name: &Bound<'_, PyString>,
-        vital: bool,
+        essential: bool,
         act: &mut dyn FnMut(&mut Change<'_, '_>) -> Result<bool, Failure>,
     ) -> PyResult<()> {
-        let result = self.shared.change(&messages::encode(name)?, vital, act);
+        let result = self
+            .entries
+            .table
+            .change(&messages::encode(name)?, essential, act);
         result.map_err(|failure| self.error(name, &failure))
     }
 
     fn error(&self, name: &Bound<'_, PyString>, failure: &Failure) -> PyErr {
-        failed(name, failure, self.shared.ceiling())
+        failed(name, failure, self.entries.table.size())
     }
-}
-
-/// What everybody sees.
-fn visible(parts: &[Known]) -> Option<&Known> {
-    parts.iter().find(|part| part.entry.pid == 0)
 }
 
 fn or_this_process(pid: u32) -> u32 {

@@ -1,46 +1,48 @@
-//! Which buckets have changed, and whether main wants to be woken by the next change.
+//! One dirty bit per bucket, and whether the main process is to be notified of the next change.
 //!
-//! A writer marks, then looks whether it is to wake; main says that it is, then looks for marks. Whichever of the two
-//! comes later in the one order of their fences sees what the other one has said.
+//! A writer sets a dirty bit, then reads whether to notify. The main process arms the notification, then
+//! reads the dirty bits. Both steps are separated by sequentially consistent fences, so at least one side
+//! sees the other: no notification is lost.
 
-use super::layout::Single;
+use super::layout::Header;
 use super::memory::Memory;
 use super::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use super::sync::fence;
 
-/// How many words of marks there are.
+/// Return the number of words that hold the dirty bits.
 pub fn words(memory: Memory<'_>) -> usize {
-    memory.layout().changed().len()
+    memory.layout().dirty_bits().len()
 }
 
-/// A bucket has changed.
+/// Set the dirty bit of a bucket.
 pub fn set(memory: Memory<'_>, bucket: usize) {
     let (word, bit) = (bucket / 64, 1 << (bucket % 64));
-    memory.changed(word).fetch_or(bit, Release);
+    memory.dirty_bits(word).fetch_or(bit, Release);
 }
 
-/// Take the marks of 64 buckets. What they tell of can be seen from then on.
+/// Clear the dirty bits of 64 buckets and return them. The changes that they announce are visible from then
+/// on.
 pub fn take(memory: Memory<'_>, word: usize) -> u64 {
-    match memory.changed(word).load(Relaxed) {
+    match memory.dirty_bits(word).load(Relaxed) {
         0 => 0,
-        _ => memory.changed(word).swap(0, Acquire),
+        _ => memory.dirty_bits(word).swap(0, Acquire),
     }
 }
 
-/// Whether main is to be woken; asked after [`set`].
-pub fn awaited(memory: Memory<'_>) -> bool {
+/// Return whether to notify the main process. To be called after [`set`].
+pub fn is_armed(memory: Memory<'_>) -> bool {
     fence(SeqCst);
-    memory.single(Single::Asleep).load(Relaxed) != 0
+    memory.header(Header::Armed).load(Relaxed) != 0
 }
 
-/// Be woken from now on; tell whether there are marks already.
+/// Ask for a notification of the next change; return whether a dirty bit is set already.
 pub fn arm(memory: Memory<'_>) -> bool {
-    memory.single(Single::Asleep).store(1, Relaxed);
+    memory.header(Header::Armed).store(1, Relaxed);
     fence(SeqCst);
-    (0..words(memory)).any(|word| memory.changed(word).load(Relaxed) != 0)
+    (0..words(memory)).any(|word| memory.dirty_bits(word).load(Relaxed) != 0)
 }
 
-/// Be woken no more.
+/// Ask for no more notifications.
 pub fn disarm(memory: Memory<'_>) {
-    memory.single(Single::Asleep).store(0, Relaxed);
+    memory.header(Header::Armed).store(0, Relaxed);
 }

@@ -1,95 +1,95 @@
-//! Where in the memory what is.
+//! The place of each part in the memory.
 
 use std::ops::Range;
 
-use super::heap::{GRANULE, GRANULES, UNIT};
+use super::heap::{GRANULE, GRANULES, SEGMENT};
 
-/// What the memory begins with.
+/// The first word of the memory.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"sanicwk1");
 
-/// Single words at the beginning.
+/// The single words at the beginning.
 #[derive(Debug, Clone, Copy)]
-pub enum Single {
-    /// Tells that this is such a memory.
+pub enum Header {
+    /// [`MAGIC`], once the memory is in use.
     Magic,
-    /// How many processes have written so far.
+    /// The number of processes that have written so far.
     Processes,
-    /// How many entries there have been so far.
+    /// The number of entries created so far.
     Entries,
-    /// Whether main wants to be woken by a change.
-    Asleep,
-    /// Units from here on were never taken.
+    /// Whether the main process is to be notified of the next change.
+    Armed,
+    /// The first segment that was never claimed, as were all behind it.
     Top,
-    /// Places of processes from here on were never taken.
-    Slots,
-    /// How many stamps have been given out.
+    /// The first process record that was never claimed, as were all behind it.
+    Records,
+    /// The number of stamps given out.
     Stamps,
-    /// How many words of blocks were given up by others than those who own them.
+    /// The number of words in blocks that a process other than their owner released.
     Freed,
 }
 
-/// Words of a process: who it is, and what it counts.
-pub const PROCESS: usize = 8;
-const SINGLES: usize = 8;
+/// Words in a process record: its identity, and its numbers.
+pub const RECORD: usize = 8;
+const HEADERS: usize = 8;
 
-/// How large each part is.
+/// The size of each part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    /// Chains of entries whose names have the same hash; a multiple of 64.
+    /// The number of buckets, a multiple of 64. A bucket holds the entries whose names have the same hash.
     pub buckets: usize,
-    /// How many processes can write at the same time.
+    /// The number of processes that can write at the same time.
     pub processes: usize,
-    /// How many units there are.
-    pub units: usize,
+    /// The number of segments.
+    pub segments: usize,
 }
 
 impl Layout {
-    /// As many units as fit in so many words, beside all else.
+    /// Lay out that many words: as many segments as fit beside all other parts.
     pub fn new(words: usize, buckets: usize, processes: usize) -> Self {
         let mut layout = Self {
             buckets,
             processes,
-            units: 0,
+            segments: 0,
         };
-        // More than that no reference can name.
+        // No reference can name a block beyond that.
         let words = words.min(GRANULE << GRANULES);
-        layout.units = words.saturating_sub(layout.heap()) / (UNIT + 1);
-        while layout.heap() + layout.units * UNIT > words && layout.units > 0 {
-            layout.units -= 1;
+        layout.segments = words.saturating_sub(layout.heap()) / (SEGMENT + 1);
+        while layout.heap() + layout.segments * SEGMENT > words && layout.segments > 0 {
+            layout.segments -= 1;
         }
         layout
     }
 
-    /// Where the blocks that the buckets refer to.
+    /// Return the references to the blocks of the buckets.
     pub fn roots(&self) -> Range<usize> {
-        SINGLES..SINGLES + self.buckets
+        HEADERS..HEADERS + self.buckets
     }
 
-    /// A bit for each bucket: whether it has changed.
-    pub fn changed(&self) -> Range<usize> {
+    /// Return the dirty bits, one per bucket.
+    pub fn dirty_bits(&self) -> Range<usize> {
         let start = self.roots().end;
         start..start + self.buckets.div_ceil(64)
     }
 
-    /// The processes.
-    pub fn slots(&self) -> Range<usize> {
-        let start = self.changed().end.next_multiple_of(PROCESS);
-        start..start + self.processes * PROCESS
+    /// Return the process records.
+    pub fn records(&self) -> Range<usize> {
+        let start = self.dirty_bits().end.next_multiple_of(RECORD);
+        start..start + self.processes * RECORD
     }
 
-    /// A word for each unit: whose it is, and how it is cut.
+    /// Return the owner words, one per segment.
     pub fn owners(&self) -> Range<usize> {
-        let start = self.slots().end;
-        start..start + self.units
+        let start = self.records().end;
+        start..start + self.segments
     }
 
-    /// Where the first unit begins: at the same place in every block's granule.
+    /// Return the start of the first segment. It is aligned, so that every block begins at a granule.
     pub fn heap(&self) -> usize {
-        self.owners().end.next_multiple_of(UNIT)
+        self.owners().end.next_multiple_of(SEGMENT)
     }
 
-    /// How many words all of it takes.
+    /// Return the number of words of all parts together.
     pub fn words(&self) -> usize {
-        self.heap() + self.units * UNIT
+        self.heap() + self.segments * SEGMENT
     }
 }

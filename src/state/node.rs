@@ -1,52 +1,53 @@
-//! What stands in the blocks: buckets of entries, entries of keys, and values.
+//! The encoding of blocks as words: a bucket holds entries, an entry holds keys, a key refers to a value.
 
 use super::heap::Ref;
 
-/// One of the entries of a bucket.
+/// An entry of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// What it is called.
+    /// Its name.
     pub name: Vec<u8>,
-    /// 0 for what everybody sees under the name; else who has written it, apart from that (see `Identity::word`).
-    pub pid: u64,
-    /// When it was made, counted in entries.
-    pub born: u64,
-    /// Where its keys are; another one after each change.
+    /// 0 for the current entry of the name. For a staged entry, the identity word of the process that wrote
+    /// it.
+    pub staged_by: u64,
+    /// Its position in the order of creation.
+    pub created: u64,
+    /// The block of its keys, a new one after each change.
     pub keys: Ref,
 }
 
-/// One of the keys of an entry.
+/// A key of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// What it is.
+    /// The encoded key.
     pub key: Vec<u8>,
-    /// Where its value is; another one after each change.
+    /// The block of its value, a new one after each change.
     pub value: Ref,
 }
 
-/// The content of a bucket's block.
+/// Encode the block of a bucket.
 pub fn bucket(entries: &[Entry]) -> Vec<u64> {
     let mut content = vec![entries.len() as u64];
     for entry in entries {
-        content.extend([entry.keys.0, entry.born, entry.pid]);
+        content.extend([entry.keys.0, entry.created, entry.staged_by]);
         put(&mut content, &entry.name);
     }
     content
 }
 
-/// The entries in a bucket's block, if it holds some.
+/// Decode the block of a bucket; `None` if it is no such block.
 pub fn entries(content: &[u64]) -> Option<Vec<Entry>> {
     Words(content).list(|rest| {
         Some(Entry {
             keys: Ref(rest.word()?),
-            born: rest.word()?,
-            pid: rest.word()?,
+            created: rest.word()?,
+            staged_by: rest.word()?,
             name: rest.bytes()?,
         })
     })
 }
 
-/// The content of an entry's block.
+/// Encode the block of an entry's keys.
 pub fn entry(keys: &[Key]) -> Vec<u64> {
     let mut content = vec![keys.len() as u64];
     for key in keys {
@@ -56,7 +57,7 @@ pub fn entry(keys: &[Key]) -> Vec<u64> {
     content
 }
 
-/// The keys in an entry's block, if it holds some.
+/// Decode the block of an entry's keys; `None` if it is no such block.
 pub fn keys(content: &[u64]) -> Option<Vec<Key>> {
     Words(content).list(|rest| {
         Some(Key {
@@ -66,19 +67,19 @@ pub fn keys(content: &[u64]) -> Option<Vec<Key>> {
     })
 }
 
-/// The content of a value's block.
+/// Encode the block of a value.
 pub fn value(bytes: &[u8]) -> Vec<u64> {
     let mut content = Vec::with_capacity(1 + bytes.len().div_ceil(8));
     put(&mut content, bytes);
     content
 }
 
-/// The value in a value's block, if it holds one.
+/// Decode the block of a value; `None` if it is no such block.
 pub fn bytes(content: &[u64]) -> Option<Vec<u8>> {
     Words(content).bytes()
 }
 
-/// The size in bytes, and the bytes.
+/// Append the size in bytes, and the bytes.
 fn put(content: &mut Vec<u64>, bytes: &[u8]) {
     content.push(bytes.len() as u64);
     content.extend(bytes.chunks(8).map(|chunk| {
@@ -88,7 +89,7 @@ fn put(content: &mut Vec<u64>, bytes: &[u8]) {
     }));
 }
 
-/// What is still to be read.
+/// The words that are still to be decoded.
 struct Words<'a>(&'a [u64]);
 
 impl Words<'_> {
@@ -107,10 +108,10 @@ impl Words<'_> {
         Some(bytes)
     }
 
-    /// As many items as the next word says.
+    /// Decode a list: the number of items, and the items.
     fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         let count = self.word()?;
-        // No more than there are words: each item takes some.
+        // A damaged count must not exhaust memory. Each item takes at least one word.
         let mut items = Vec::with_capacity(usize::try_from(count).ok()?.min(self.0.len()));
         for _ in 0..count {
             items.push(item(self)?);

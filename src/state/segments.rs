@@ -1,177 +1,178 @@
-//! Whose the units are. One word a unit: the number of its owner, and how it is cut.
+//! The owners of segments. The owner word of a segment holds the serial number of its owner and a tag for the
+//! size of its blocks. A segment with the serial number 0 and a tag is abandoned: its owner has exited.
 
-use super::heap::{self, Class, GRANULE, UNIT};
-use super::layout::Single;
+use super::heap::{self, Class, GRANULE, SEGMENT};
+use super::layout::Header;
 use super::memory::Memory;
 use super::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-/// What marks the units behind the first of those that one block takes.
-const BEHIND: u64 = 0xff;
+/// The tag of the segments after the first one of a block that takes several.
+const CONTINUATION: u64 = 0xff;
 
-fn mark(class: Class) -> u64 {
+fn tag(class: Class) -> u64 {
     u64::from(class.0) + 1
 }
 
-/// The size of the blocks of a unit of which this is the word, if there can be such blocks in this place.
-fn class(memory: Memory<'_>, unit: usize, word: u64) -> Option<Class> {
+/// Return the size of the blocks from an owner word, if blocks of that size can be in this segment.
+fn class(memory: Memory<'_>, segment: usize, word: u64) -> Option<Class> {
     let class = Class(u32::try_from((word & 0xff).checked_sub(1)?).ok()?);
-    let can_be = class <= Class::MOST && unit + class.shape().0 <= memory.layout().units;
+    let can_be = class <= Class::MOST && segment + class.shape().0 <= memory.layout().segments;
     can_be.then_some(class)
 }
 
-/// The number of the owner of a unit (0: nobody), and the size of its blocks; of a block's first unit only.
-pub fn owner(memory: Memory<'_>, unit: usize) -> Option<(u64, Class)> {
-    if unit >= memory.layout().units {
+/// Return the serial number of the owner (0 for none) and the size of the blocks. `None` for a segment
+/// without blocks, or one that continues the block of another.
+pub fn owner(memory: Memory<'_>, segment: usize) -> Option<(u64, Class)> {
+    if segment >= memory.layout().segments {
         return None;
     }
-    let word = memory.owner(unit).load(Acquire);
-    Some((word >> 8, class(memory, unit, word)?))
+    let word = memory.owner(segment).load(Acquire);
+    Some((word >> 8, class(memory, segment, word)?))
 }
 
-/// The size of the block that begins at a granule, if there is one.
+/// Return the size of the block that begins at a granule, if one begins there.
 pub fn block(memory: Memory<'_>, granule: usize) -> Option<Class> {
     let at = (granule * GRANULE).checked_sub(memory.layout().heap())?;
-    let (_, class) = owner(memory, at / UNIT)?;
-    (at % UNIT % class.words() == 0).then_some(class)
+    let (_, class) = owner(memory, at / SEGMENT)?;
+    (at % SEGMENT % class.words() == 0).then_some(class)
 }
 
-/// The blocks in a unit, in granules.
+/// Return the first granule of each block in a segment.
 pub fn blocks(
     memory: Memory<'_>,
-    unit: usize,
+    segment: usize,
     class: Class,
 ) -> impl Iterator<Item = usize> + Clone {
     let (_, count) = class.shape();
-    let first = memory.granule(unit);
+    let first = memory.granule(segment);
     (0..count).map(move |block| first + block * class.words() / GRANULE)
 }
 
-/// Take units of the dead, or as many as one block takes, that are cut like that: at most so many of their first
-/// ones, in order. There may be references to their blocks.
-pub fn inherit(memory: Memory<'_>, class: Class, serial: u64, most: usize) -> Vec<usize> {
-    let (orphan, own) = (mark(class), serial << 8 | mark(class));
-    let is_orphan = |unit: &usize| memory.owner(*unit).load(Relaxed) == orphan;
-    let last = memory.layout().units.saturating_sub(class.shape().0 - 1);
-    let orphans = (0..used(memory).min(last)).filter(is_orphan);
-    let taken = orphans.filter(|unit| swap(memory, *unit, orphan, own));
+/// Take over abandoned segments with blocks of this size, at most `most`. Return the first segment of each,
+/// in order. Their blocks may be referred to.
+pub fn adopt(memory: Memory<'_>, class: Class, serial: u64, most: usize) -> Vec<usize> {
+    let (abandoned, own) = (tag(class), serial << 8 | tag(class));
+    let is_abandoned = |segment: &usize| memory.owner(*segment).load(Relaxed) == abandoned;
+    let last = memory.layout().segments.saturating_sub(class.shape().0 - 1);
+    let found = (0..used(memory).min(last)).filter(is_abandoned);
+    let taken = found.filter(|segment| swap(memory, *segment, abandoned, own));
     taken.take(most).collect()
 }
 
-/// Take a unit that is nobody's, or as many as one block takes; tell the first one. The last ones are for those who
-/// are about to make room.
+/// Take over every abandoned segment; return each with the size of its blocks, in order.
+pub fn adopt_all(memory: Memory<'_>, serial: u64) -> Vec<(usize, Class)> {
+    let mut taken = Vec::new();
+    for segment in 0..used(memory) {
+        let word = memory.owner(segment).load(Acquire);
+        if let Some(class) = class(memory, segment, word)
+            && word >> 8 == 0
+            && swap(memory, segment, word, serial << 8 | word)
+        {
+            taken.push((segment, class));
+        }
+    }
+    taken
+}
+
+/// Give back an own segment as abandoned, its blocks untouched.
+pub fn return_abandoned(memory: Memory<'_>, segment: usize, class: Class, serial: u64) {
+    swap(memory, segment, serial << 8 | tag(class), tag(class));
+}
+
+/// Claim a free segment, or as many as one block takes, and return the first one. The last segments are
+/// `reserved` for changes that make space.
 pub fn claim(memory: Memory<'_>, class: Class, serial: u64, reserved: bool) -> Option<usize> {
     let (count, _) = class.shape();
-    let units = memory.layout().units;
+    let segments = memory.layout().segments;
     let limit = if reserved {
-        units
+        segments
     } else {
-        units - reserve(units)
+        segments - reserve(segments)
     };
     let mut first = 0;
     while first + count <= limit {
         let last = first + count - 1;
-        let is_taken = |unit: &usize| memory.owner(*unit).load(Relaxed) != 0;
+        let is_taken = |segment: &usize| memory.owner(*segment).load(Relaxed) != 0;
         if let Some(in_the_way) = (first..=last).rev().find(is_taken) {
             first = in_the_way + 1;
             continue;
         }
-        // Before they are taken, so that whoever looks for those of the dead looks far enough.
-        let top = memory.single(Single::Top);
+        // Raise the top before the segments are taken, so that a search for abandoned ones includes them.
+        let top = memory.header(Header::Top);
         top.fetch_max(last as u64 + 1, AcqRel);
-        // From the last to the first: only what has a first one is a block.
-        let mark = |unit| if unit == first { mark(class) } else { BEHIND };
-        let take = |unit: &usize| swap(memory, *unit, 0, serial << 8 | mark(*unit));
+        // From the last to the first: only the tag of a first segment makes a block.
+        let tag = |segment| {
+            if segment == first {
+                tag(class)
+            } else {
+                CONTINUATION
+            }
+        };
+        let take = |segment: &usize| swap(memory, *segment, 0, serial << 8 | tag(*segment));
         let taken = (first..=last).rev().take_while(take).count();
         if taken == count {
             return Some(first);
         }
-        for unit in last + 1 - taken..=last {
-            memory.owner(unit).store(0, Release);
+        for segment in last + 1 - taken..=last {
+            memory.owner(segment).store(0, Release);
         }
     }
     None
 }
 
-/// Give back a unit, or as many as one block takes, of which nothing is referred to: it may be cut anew.
-pub fn release(memory: Memory<'_>, unit: usize, class: Class, serial: u64) {
-    heap::erase(memory.words(), blocks(memory, unit, class));
-    let behind = unit + 1..unit + class.shape().0;
-    // Those behind the first may still bear the number of a dead owner, where nobody would look for them.
-    for unit in behind.clone() {
-        memory.owner(unit).store(serial << 8 | BEHIND, Relaxed);
+/// Free an own segment, or as many as one block takes, to whose blocks nothing refers.
+pub fn release(memory: Memory<'_>, segment: usize, class: Class, serial: u64) {
+    heap::erase(memory.words(), blocks(memory, segment, class));
+    let rest = segment + 1..segment + class.shape().0;
+    // The continuations of an adopted block still have the number of an owner that exited. No search would
+    // find them there.
+    for segment in rest.clone() {
+        memory
+            .owner(segment)
+            .store(serial << 8 | CONTINUATION, Relaxed);
     }
-    // From the first to the last: see above.
-    swap(memory, unit, serial << 8 | mark(class), 0);
-    for unit in behind {
-        swap(memory, unit, serial << 8 | BEHIND, 0);
+    // From the first to the last, the reverse of `claim`.
+    swap(memory, segment, serial << 8 | tag(class), 0);
+    for segment in rest {
+        swap(memory, segment, serial << 8 | CONTINUATION, 0);
     }
 }
 
-/// Give back those of the dead of which nothing is referred to; tell whether there were any.
-pub fn recycle(memory: Memory<'_>, serial: u64) -> bool {
-    let mut taken = Vec::new();
-    for unit in 0..used(memory) {
-        let word = memory.owner(unit).load(Acquire);
-        if let Some(class) = class(memory, unit, word)
-            && word >> 8 == 0
-            && swap(memory, unit, word, serial << 8 | word)
-        {
-            taken.push((unit, class));
-        }
-    }
-    let is_taken = |granule| {
-        taken
-            .binary_search_by_key(&memory.unit(granule), |(unit, _)| *unit)
-            .is_ok()
-    };
-    let live = memory.live(is_taken);
-    let mut recycled = false;
-    for (unit, class) in taken {
-        if blocks(memory, unit, class).any(|block| live.contains(&block)) {
-            swap(memory, unit, serial << 8 | mark(class), mark(class));
+/// Make the segments of exited processes abandoned, so that any process can adopt them.
+pub fn abandon(memory: Memory<'_>, has_exited: impl Fn(u64) -> bool) {
+    let mut segment = 0;
+    while segment < used(memory) {
+        let word = memory.owner(segment).load(Acquire);
+        let is_abandoned = word >> 8 != 0 && has_exited(word >> 8);
+        if let Some(class) = class(memory, segment, word) {
+            if is_abandoned {
+                swap(memory, segment, word, tag(class));
+            }
+            segment += class.shape().0;
         } else {
-            release(memory, unit, class, serial);
-            recycled = true;
+            // The claim of this block was never completed.
+            if is_abandoned {
+                swap(memory, segment, word, 0);
+            }
+            segment += 1;
         }
     }
-    recycled
 }
 
-/// How many units have ever been taken.
+/// Return the number of segments that were ever claimed.
 fn used(memory: Memory<'_>) -> usize {
-    let top = memory.single(Single::Top).load(Acquire);
+    let top = memory.header(Header::Top).load(Acquire);
     usize::try_from(top)
         .unwrap_or(usize::MAX)
-        .min(memory.layout().units)
+        .min(memory.layout().segments)
 }
 
-/// How many units are kept for those who make room.
-fn reserve(units: usize) -> usize {
-    (units / 64).max(16).min(units / 4)
+/// Return the number of segments that are kept for changes that make space.
+fn reserve(segments: usize) -> usize {
+    (segments / 64).max(16).min(segments / 4)
 }
 
-fn swap(memory: Memory<'_>, unit: usize, from: u64, to: u64) -> bool {
-    let word = memory.owner(unit);
+fn swap(memory: Memory<'_>, segment: usize, from: u64, to: u64) -> bool {
+    let word = memory.owner(segment);
     word.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
-}
-
-/// Give the units of dead processes to whoever wants them.
-pub fn disown(memory: Memory<'_>, is_dead: impl Fn(u64) -> bool) {
-    let mut unit = 0;
-    while unit < used(memory) {
-        let word = memory.owner(unit).load(Acquire);
-        let is_of_the_dead = word >> 8 != 0 && is_dead(word >> 8);
-        if let Some(class) = class(memory, unit, word) {
-            if is_of_the_dead {
-                swap(memory, unit, word, mark(class));
-            }
-            unit += class.shape().0;
-        } else {
-            // The beginning of its block was never taken.
-            if is_of_the_dead {
-                swap(memory, unit, word, 0);
-            }
-            unit += 1;
-        }
-    }
 }

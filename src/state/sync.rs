@@ -1,5 +1,7 @@
-//! What is shared: atomics of the machine; or, to try every order of events, of `loom`; or, to stop a thread
-//! between any two of its accesses, of the tests.
+//! The atomics of the shared memory.
+//!
+//! These are the machine's own; or those of `loom`, which tries every order of events; or those of the tests,
+//! which can stop a thread between any two accesses.
 
 #[cfg(all(test, not(loom)))]
 pub use super::tests::steps::AtomicU64;

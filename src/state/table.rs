@@ -1,4 +1,5 @@
-//! The table as one process has it: its view of the memory, its way to write, and what wakes main.
+//! The table as one process has it: its mapping of the memory, its writer, and the notification of the main
+//! process.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,42 +12,44 @@ use rustix::io::{Errno, Result as Io};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::change::{Change, Failure};
 use super::dirty_bits;
 use super::heap::Ref;
 use super::layout::Layout;
-use super::liveness::{self, Whereabouts};
+use super::liveness::{self, Liveness};
 use super::memory::{Corrupt, Memory};
 use super::node::Entry;
-use super::ops::{Change, Failure};
-use super::records::{self, Field, Identity, Slot};
+use super::reclaim::reclaim;
+use super::records::{self, Field, Identity, Record};
 use super::sync::AtomicU64;
 use super::sync::Ordering::{Acquire, Relaxed};
 use super::writer::{Refused, Writer};
 
-/// Names with the same hash share a bucket, so there may be any number of entries.
+/// The number of buckets. Names with the same hash share one, so the number of entries is not limited.
 const BUCKETS: usize = 4096;
-/// How many processes may have written and be alive at the same time.
+/// The number of processes that can have written and be running at the same time.
 const PROCESSES: usize = 16_384;
-/// After how many processes those are looked for that have died unseen: main is told of its own children alone.
-const SWEEP: usize = 64;
-const STOPPABLE: u64 = 1;
-const STOPPING: u64 = 2;
-/// Some flag was set or cleared.
-const WRITTEN: u64 = 1 << 63;
+/// The number of new records after which the space of exited processes is reclaimed. The main process reports
+/// the exits of its own children only.
+const RECLAIM_EVERY: usize = 64;
+/// The bit of the flags word that is set once any flag was set or cleared.
+const WRITTEN: u64 = 1 << MAX_FLAGS;
+/// The number of flags that a process can have.
+pub const MAX_FLAGS: usize = 63;
 
-/// The memory of a file, for as long as this lives.
+/// A mapped file.
 #[derive(Debug)]
-struct Mapped {
+struct Mapping {
     start: NonNull<AtomicU64>,
     words: usize,
 }
 
-// SAFETY: atomics may be used from any thread, and it is only unmapped when nobody borrows it.
-unsafe impl Send for Mapped {}
+// SAFETY: atomics may be used from any thread, and the memory is unmapped only when no borrow exists.
+unsafe impl Send for Mapping {}
 // SAFETY: as above.
-unsafe impl Sync for Mapped {}
+unsafe impl Sync for Mapping {}
 
-impl Mapped {
+impl Mapping {
     fn new(file: BorrowedFd<'_>) -> Io<Option<Self>> {
         let size = usize::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::FBIG)?;
         let (access, how) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
@@ -54,22 +57,22 @@ impl Mapped {
         if words == 0 {
             return Ok(None);
         }
-        // SAFETY: the kernel chooses where, so that nothing else is there.
+        // SAFETY: the kernel chooses an address where nothing else is mapped.
         let start = unsafe { mmap(std::ptr::null_mut(), size, access, how, file, 0)? };
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
         Ok(Some(Self { start, words }))
     }
 
     fn words(&self) -> &[AtomicU64] {
-        // SAFETY: it is mapped, at the beginning of a page, and only as atomics looked at. That the file is not
-        // made shorter is what `Shared::new` asks for.
+        // SAFETY: the words are mapped from the beginning of a page and used as atomics only. The caller of
+        // `SharedTable::new` ensures that the file is not shortened.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
     }
 }
 
-impl Drop for Mapped {
+impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: it was mapped with this size, and nobody borrows it.
+        // SAFETY: the memory was mapped with this size, and no borrow exists.
         let _ = unsafe {
             munmap(
                 self.start.as_ptr().cast(),
@@ -79,25 +82,25 @@ impl Drop for Mapped {
     }
 }
 
-/// What this process writes with; a forked child has that of its parent, and must not use it.
+/// The writer of this process. A forked child inherits it, and must make one of its own before it writes.
 #[derive(Debug)]
-struct Own {
-    me: Identity,
+struct WriterState {
+    process: Identity,
     generation: u32,
     writer: Writer,
-    /// Where its numbers are; if it has several tables of one memory, at the same place.
-    numbers: Slot,
+    /// The record with the numbers of this process; the same one for several tables of one memory.
+    numbers: Record,
 }
 
-impl Own {
-    /// Whether it is that of the calling process.
-    fn is_present(&self) -> bool {
-        self.me.pid == std::process::id() && self.generation == generation()
+impl WriterState {
+    /// Return whether this is the writer of the calling process.
+    fn is_own(&self) -> bool {
+        self.process.pid == std::process::id() && self.generation == generation()
     }
 }
 
-/// How often the processes before this one were forked. The pid does not tell a process from its ancestors: it may
-/// be that of a dead one.
+/// Return the number of forks between this process and the first one. A pid does not distinguish a process
+/// from its ancestors, because it may be the reused pid of an ancestor that has exited.
 fn generation() -> u32 {
     static GENERATION: AtomicU32 = AtomicU32::new(0);
     static IS_COUNTED: Once = Once::new();
@@ -105,228 +108,221 @@ fn generation() -> u32 {
         GENERATION.fetch_add(1, Relaxed);
     }
     IS_COUNTED.call_once(|| {
-        // SAFETY: what is called in the child does nothing but count.
+        // SAFETY: the function called in the child only increments a counter.
         unsafe { libc::pthread_atfork(None, None, Some(count)) };
     });
     GENERATION.load(Relaxed)
 }
 
-/// What was in the table when it was last looked at.
+/// The content of the table at the last [`SharedTable::changes`].
 #[derive(Debug, Default)]
-pub struct Seen {
-    before: bool,
+pub struct LastSeen {
+    is_filled: bool,
     buckets: HashMap<usize, (Ref, Vec<Entry>)>,
 }
 
-/// What a process has said of itself in numbers.
+/// The numbers and flags that a process has written about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Numbers {
-    /// When it last gave a sign of life, in nanoseconds of the clock that only goes forward; 0: never.
+    /// The time of the last heartbeat, in nanoseconds of the monotonic clock; 0 for none.
     pub beat: u64,
     /// The same in nanoseconds since 1970.
     pub beat_at: u64,
-    /// How many requests it has served.
-    pub requests: u64,
-    /// Whether it obeys a signal to stop.
-    pub stoppable: bool,
-    /// Whether it has obeyed one.
-    pub stopping: bool,
+    /// A count, such as that of the requests served.
+    pub count: u64,
+    /// The flags, one bit each.
+    pub flags: u64,
 }
 
 impl Numbers {
-    fn of(memory: Memory<'_>, slot: Slot) -> Option<Self> {
-        let flags = slot.get(memory, Field::Flags);
-        let beat = slot.get(memory, Field::Beat);
+    fn of(memory: Memory<'_>, record: Record) -> Option<Self> {
+        let flags = record.get(memory, Field::Flags);
+        let beat = record.get(memory, Field::Beat);
         (beat != 0 || flags != 0).then(|| Self {
             beat,
-            beat_at: slot.get(memory, Field::BeatAt),
-            requests: slot.get(memory, Field::Requests),
-            stoppable: flags & STOPPABLE != 0,
-            stopping: flags & STOPPING != 0,
+            beat_at: record.get(memory, Field::BeatAt),
+            count: record.get(memory, Field::Count),
+            flags: flags & !WRITTEN,
         })
     }
 }
 
-/// Why there is no table.
+/// The reason why a table cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// The kernel says so.
+    /// The kernel refused.
     Os(Errno),
-    /// It is too small, or holds something else.
+    /// The file is too small, or is not a table.
     Corrupt,
 }
 
-/// A table that several processes share.
+/// A table in memory that several processes map.
 #[derive(Debug)]
-pub struct Shared {
-    mapped: Mapped,
+pub struct SharedTable {
+    mapping: Mapping,
     layout: Layout,
-    wake: OwnedFd,
-    own: Mutex<Option<Own>>,
+    /// The descriptor to write to in order to notify the main process.
+    notify_fd: OwnedFd,
+    writer: Mutex<Option<WriterState>>,
 }
 
-impl Shared {
-    /// The table in a file that is all zeros or has been one before, and what to write to in order to wake main.
+impl SharedTable {
+    /// Open the table in a file, which is all zeros or was used as a table before. A write to `notify_fd`
+    /// notifies the main process.
     ///
     /// # Safety
-    /// Nobody may make the file shorter.
-    pub unsafe fn new(file: BorrowedFd<'_>, wake: BorrowedFd<'_>) -> Result<Self, OpenError> {
-        // In this order: a number that is not open may come to mean what is opened here.
-        let mapped = Mapped::new(file)?.ok_or(OpenError::Corrupt)?;
-        let wake = wake.try_clone_to_owned().map_err(|_| Errno::BADF)?;
-        let layout = Layout::new(mapped.words, BUCKETS, PROCESSES);
-        Memory::new(mapped.words(), layout).map_err(|Corrupt| OpenError::Corrupt)?;
-        let own = Mutex::new(None);
+    /// No process may shorten the file.
+    pub unsafe fn new(file: BorrowedFd<'_>, notify_fd: BorrowedFd<'_>) -> Result<Self, OpenError> {
+        // Map first. A descriptor opened here could get the number of one that is passed in but not open.
+        let mapping = Mapping::new(file)?.ok_or(OpenError::Corrupt)?;
+        let notify_fd = notify_fd.try_clone_to_owned().map_err(|_| Errno::BADF)?;
+        let layout = Layout::new(mapping.words, BUCKETS, PROCESSES);
+        Memory::new(mapping.words(), layout).map_err(|Corrupt| OpenError::Corrupt)?;
         Ok(Self {
-            mapped,
+            mapping,
             layout,
-            wake,
-            own,
+            notify_fd,
+            writer: Mutex::new(None),
         })
     }
 
-    /// What is there now.
+    /// Return the memory.
     pub fn memory(&self) -> Memory<'_> {
-        Memory::again(self.mapped.words(), self.layout)
+        Memory::reopen(self.mapping.words(), self.layout)
     }
 
-    /// How much it holds at the most, in bytes, with all that it needs itself.
-    pub fn ceiling(&self) -> usize {
-        self.mapped.words * size_of::<AtomicU64>()
+    /// Return the size of the memory in bytes.
+    pub fn size(&self) -> usize {
+        self.mapping.words * size_of::<AtomicU64>()
     }
 
-    /// Change what is kept under a name, and wake main if it waits for that. What is `vital` may take the room
-    /// that is kept for when there is none.
+    /// Change the entry of a name, and notify the main process if it waits for changes. An `essential` change
+    /// may use the reserved space.
     pub fn change(
         &self,
         name: &[u8],
-        vital: bool,
+        essential: bool,
         mut act: impl FnMut(&mut Change<'_, '_>) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         let memory = self.memory();
-        let changed = self.with_own(|own| {
-            own.writer.vital = vital;
-            let me = own.me;
-            let census = |pid| known(Some(me), pid);
+        let changed = self.with_writer(|state| {
+            state.writer.may_use_reserve = essential;
+            let process = state.process;
+            let liveness = |pid| liveness_of(Some(process), pid);
             let mut change = || {
-                let writer = &mut own.writer;
+                let writer = &mut state.writer;
                 act(&mut Change {
                     writer,
                     memory,
                     name,
-                    census: &census,
+                    liveness: &liveness,
                 })
             };
             match change() {
                 Err(Failure::Refused(Refused::Full)) => {
-                    records::bury(memory, liveness::is_dead);
+                    reclaim(memory, liveness::has_exited);
                     change()
                 }
                 result => result,
             }
         })??;
-        if changed && dirty_bits::awaited(memory) {
-            self.wake();
+        if changed && dirty_bits::is_armed(memory) {
+            self.notify();
         }
         Ok(())
     }
 
-    /// Whether a part is that of the process which has this pid now, and not of one that had it before.
-    pub fn is_part_of(&self, part: u64, pid: u32) -> bool {
-        let Some(its) = Identity::of(part).filter(|its| its.pid == pid) else {
+    /// Return whether an entry was staged by the process that has this pid now, not by an earlier one.
+    pub fn is_staged_by(&self, staged_by: u64, pid: u32) -> bool {
+        let Some(stager) = Identity::from_word(staged_by).filter(|stager| stager.pid == pid) else {
             return false;
         };
-        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let me = own.as_ref().filter(|own| own.is_present());
-        match known(me.map(|own| own.me), pid) {
-            Whereabouts::Lives(now) => its.may_be(now),
-            Whereabouts::Dead | Whereabouts::Unknown => true,
+        let state = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = state.as_ref().filter(|state| state.is_own());
+        match liveness_of(own.map(|state| state.process), pid) {
+            Liveness::Running(now) => stager.may_be(now),
+            Liveness::Exited | Liveness::Unknown => true,
         }
     }
 
-    /// Note that a process is alive, and that it has served more requests.
-    pub fn beat(&self, pid: u32, requests: u64) -> Result<(), Refused> {
+    /// Write the heartbeat of a process, and add to its count.
+    pub fn beat(&self, pid: u32, more: u64) -> Result<(), Refused> {
         let now = |clock| {
             let now = clock_gettime(clock);
             u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or_default()
         };
-        self.with_slot(pid, |memory, slot| {
-            slot.set(memory, Field::Beat, now(ClockId::Monotonic));
-            slot.set(memory, Field::BeatAt, now(ClockId::Realtime));
-            slot.add(memory, Field::Requests, requests);
+        self.with_record(pid, |memory, record| {
+            record.set(memory, Field::Beat, now(ClockId::Monotonic));
+            record.set(memory, Field::BeatAt, now(ClockId::Realtime));
+            record.add(memory, Field::Count, more);
         })
     }
 
-    /// Set or clear flags of a process, and wake main if it waits for changes.
-    pub fn flag(
-        &self,
-        pid: u32,
-        stoppable: Option<bool>,
-        stopping: Option<bool>,
-    ) -> Result<(), Refused> {
-        let (mut on, mut off) = (WRITTEN, 0);
-        for (flag, given) in [(STOPPABLE, stoppable), (STOPPING, stopping)] {
-            match given {
-                Some(true) => on |= flag,
-                Some(false) => off |= flag,
-                None => {}
-            }
-        }
-        self.with_slot(pid, |memory, slot| {
-            slot.mark(memory, Field::Flags, on, off);
-            // Flags lie in no bucket. Under the mark of any, main looks, and finds no name changed.
+    /// Set the flags `on` and clear the flags `off` of a process, and notify the main process if it waits for
+    /// changes.
+    pub fn flag(&self, pid: u32, on: u64, off: u64) -> Result<(), Refused> {
+        self.with_record(pid, |memory, record| {
+            record.set_bits(memory, Field::Flags, on | WRITTEN, off & !WRITTEN);
+            // Flags are in no bucket. Any dirty bit makes the main process check; it finds no name changed.
             dirty_bits::set(memory, 0);
-            if dirty_bits::awaited(memory) {
-                self.wake();
+            if dirty_bits::is_armed(memory) {
+                self.notify();
             }
         })
     }
 
-    /// The numbers of a process, if it has written any.
+    /// Return the numbers of a process, if it has written any.
     pub fn numbers(&self, pid: u32) -> Option<Numbers> {
         let memory = self.memory();
-        records::of(memory, pid).and_then(|slot| Numbers::of(memory, slot))
+        records::find(memory, pid).and_then(|record| Numbers::of(memory, record))
     }
 
-    /// Whether any process has written numbers.
+    /// Return whether any process has written numbers.
     pub fn has_numbers(&self) -> bool {
         !self.all_numbers().is_empty()
     }
 
-    /// The numbers of all processes, by their pids.
+    /// Return the numbers of all processes, by pid.
     pub fn all_numbers(&self) -> HashMap<u32, Numbers> {
         let memory = self.memory();
-        let numbers = |(who, slot): (Identity, Slot)| Some((who.pid, Numbers::of(memory, slot)?));
+        let numbers = |(identity, record): (Identity, Record)| {
+            Some((identity.pid, Numbers::of(memory, record)?))
+        };
         records::all(memory).filter_map(numbers).collect()
     }
 
-    /// This process is dead: what it had is for others.
-    pub fn bury(&self, pid: u32) {
-        // Another one may have its pid by now.
-        let lives = |who| Whereabouts::of(pid) == Whereabouts::Lives(who);
-        records::bury(self.memory(), |who| who.pid == pid && !lives(who));
+    /// Reclaim the space of a process that has exited.
+    pub fn reclaim(&self, pid: u32) {
+        // A running process may have its pid by now.
+        let is_running = |identity| Liveness::of(pid) == Liveness::Running(identity);
+        reclaim(self.memory(), |identity| {
+            identity.pid == pid && !is_running(identity)
+        });
     }
 
-    /// Be woken by changes from now on; tell whether there has been one since they were last asked for.
+    /// Have changes notify the main process; return whether there was one since the last
+    /// [`changes`](Self::changes).
     pub fn arm(&self) -> bool {
         dirty_bits::arm(self.memory())
     }
 
-    /// Be woken no more.
+    /// Have changes notify no more.
     pub fn disarm(&self) {
         dirty_bits::disarm(self.memory());
     }
 
-    /// The names under which something has changed since `seen`, which is brought up to date. Each change is told
-    /// of once, to the one who asks. Where a process has died between a change and the mark that tells of it, only
-    /// a look at `all` finds it. What was in a bucket that cannot be read any more has changed.
-    pub fn changes(&self, seen: &mut Seen, all: bool) -> BTreeSet<Vec<u8>> {
+    /// Return the names whose entries have changed since `seen`, and update `seen`.
+    ///
+    /// Each change is reported once, to one caller. A process that exits between a change and its dirty bit
+    /// leaves a change that only a comparison of `all` buckets finds. All entries of a damaged bucket count
+    /// as changed.
+    pub fn changes(&self, seen: &mut LastSeen, all: bool) -> BTreeSet<Vec<u8>> {
         let memory = self.memory();
-        let all = all || !seen.before;
-        seen.before = true;
+        let all = all || !seen.is_filled;
+        seen.is_filled = true;
         let mut names = BTreeSet::new();
         for word in 0..dirty_bits::words(memory) {
-            let marks = dirty_bits::take(memory, word);
+            let dirty = dirty_bits::take(memory, word);
             for bit in 0..64 {
                 let bucket = word * 64 + bit;
                 let last = seen
@@ -334,7 +330,7 @@ impl Shared {
                     .get(&bucket)
                     .map_or(Ref::NONE, |(root, _)| *root);
                 let root = || Ref(memory.root(bucket).load(Acquire));
-                if marks >> bit & 1 == 1 || (all && root() != last) {
+                if dirty >> bit & 1 == 1 || (all && root() != last) {
                     let now = memory.read(bucket, |now| Some((now.root, now.entries.clone())));
                     let now = now.unwrap_or_else(|Corrupt| (root(), Vec::new()));
                     let (_, before) = seen
@@ -352,64 +348,64 @@ impl Shared {
         names
     }
 
-    fn wake(&self) {
-        let mut wake = [PollFd::new(&self.wake, PollFlags::OUT)];
-        // One that cannot be written is full of wakes, or there is nobody to wake.
-        if poll(&mut wake, Some(&Timespec::default())).is_ok_and(|ready| ready == 1) {
-            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    fn notify(&self) {
+        let mut fds = [PollFd::new(&self.notify_fd, PollFlags::OUT)];
+        // A descriptor that cannot be written holds a notification already, or its other end is closed.
+        if poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready == 1) {
+            let _ = rustix::io::write(&self.notify_fd, &1_u64.to_ne_bytes());
         }
     }
 
-    fn with_own<T>(&self, act: impl FnOnce(&mut Own) -> T) -> Result<T, Refused> {
-        let mut guard = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = match guard.take() {
-            Some(own) if own.is_present() => own,
-            _ => self.begin()?,
+    fn with_writer<T>(&self, act: impl FnOnce(&mut WriterState) -> T) -> Result<T, Refused> {
+        let mut guard = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = match guard.take() {
+            Some(state) if state.is_own() => state,
+            _ => self.new_writer()?,
         };
-        Ok(act(guard.insert(own)))
+        Ok(act(guard.insert(state)))
     }
 
-    /// Do something with the numbers of a process: of this one, or of one that it was forked by.
-    fn with_slot(&self, pid: u32, act: impl FnOnce(Memory<'_>, Slot)) -> Result<(), Refused> {
+    /// Use the record of a process: of the calling one, or of one that it was forked from.
+    fn with_record(&self, pid: u32, act: impl FnOnce(Memory<'_>, Record)) -> Result<(), Refused> {
         let memory = self.memory();
         if pid == std::process::id() {
-            return self.with_own(|own| act(memory, own.numbers));
+            return self.with_writer(|state| act(memory, state.numbers));
         }
-        let who = match Whereabouts::of(pid) {
-            Whereabouts::Lives(who) => who,
-            Whereabouts::Unknown => Identity::undated(pid),
-            // There is nobody to speak as.
-            Whereabouts::Dead => return Ok(()),
+        let process = match Liveness::of(pid) {
+            Liveness::Running(identity) => identity,
+            Liveness::Unknown => Identity::undated(pid),
+            // A process that has exited has no numbers.
+            Liveness::Exited => return Ok(()),
         };
-        let its = records::of(memory, pid).filter(|slot| slot.is_of(memory, who));
-        act(memory, its.map_or_else(|| self.take_slot(who), Ok)?);
+        let its = records::find(memory, pid).filter(|record| record.is_of(memory, process));
+        act(memory, its.map_or_else(|| self.claim_record(process), Ok)?);
         Ok(())
     }
 
-    fn take_slot(&self, who: Identity) -> Result<Slot, Refused> {
+    fn claim_record(&self, process: Identity) -> Result<Record, Refused> {
         let memory = self.memory();
-        let slot = Slot::take(memory, who).or_else(|| {
-            records::bury(memory, liveness::is_dead);
-            Slot::take(memory, who)
+        let record = Record::claim(memory, process).or_else(|| {
+            reclaim(memory, liveness::has_exited);
+            Record::claim(memory, process)
         });
-        slot.ok_or(Refused::Full)
+        record.ok_or(Refused::Full)
     }
 
-    fn begin(&self) -> Result<Own, Refused> {
+    fn new_writer(&self) -> Result<WriterState, Refused> {
         let memory = self.memory();
         let pid = std::process::id();
-        let me = match Whereabouts::of(pid) {
-            Whereabouts::Lives(me) => me,
+        let process = match Liveness::of(pid) {
+            Liveness::Running(identity) => identity,
             _ => Identity::undated(pid),
         };
-        let slot = self.take_slot(me)?;
-        if slot.number % SWEEP == SWEEP - 1 {
-            records::bury(memory, liveness::is_dead);
+        let record = self.claim_record(process)?;
+        if record.number % RECLAIM_EVERY == RECLAIM_EVERY - 1 {
+            reclaim(memory, liveness::has_exited);
         }
-        let writer = Writer::new(slot.serial);
-        let numbers = records::of(memory, pid).unwrap_or(slot);
-        Ok(Own {
-            me,
+        let writer = Writer::new(record.serial);
+        let numbers = records::find(memory, pid).unwrap_or(record);
+        Ok(WriterState {
+            process,
             generation: generation(),
             writer,
             numbers,
@@ -417,17 +413,17 @@ impl Shared {
     }
 }
 
-/// What is known of a pid, also by the process that has it: that need not ask.
-fn known(me: Option<Identity>, pid: u32) -> Whereabouts {
-    match me.filter(|me| me.pid == pid) {
-        Some(me) => Whereabouts::Lives(me),
-        None => Whereabouts::of(pid),
+/// Return the liveness of a pid. For the calling process, whose identity is given, no system call is needed.
+fn liveness_of(own: Option<Identity>, pid: u32) -> Liveness {
+    match own.filter(|own| own.pid == pid) {
+        Some(own) => Liveness::Running(own),
+        None => Liveness::of(pid),
     }
 }
 
-impl AsFd for Shared {
+impl AsFd for SharedTable {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+        self.notify_fd.as_fd()
     }
 }
 

@@ -1,25 +1,27 @@
-//! How one process writes: it fills blocks of its own, and publishes them with one compare-and-swap.
+//! Writes: a process fills blocks of its own, and publishes them with one compare-and-swap.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 
 use super::dirty_bits;
-use super::heap::{self, Class, GRANULES, Kind, Ref, UNIT};
-use super::layout::Single;
-use super::memory::{Bucket, Corrupt, Memory, Part};
+use super::heap::{self, Class, GRANULES, Kind, Ref, SEGMENT};
+use super::layout::Header;
+use super::memory::{Corrupt, Memory};
 use super::node::{self, Entry, Key};
+use super::read::{Bucket, Version};
+use super::reclaim;
 use super::segments;
 use super::sync::Ordering::{AcqRel, Acquire, Relaxed};
 
-/// How many stamps are taken at once.
+/// The number of stamps taken at once.
 const STAMPS: u64 = 1024;
 
-/// Why a change was not made. The table is as it was.
+/// The reason why a change was not made. The table is unchanged then.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// There is no room for it.
+    /// There is no space for it.
     Full,
-    /// Something else has written to the memory.
+    /// The memory is damaged.
     Corrupt,
 }
 
@@ -29,85 +31,85 @@ impl From<Corrupt> for Refused {
     }
 }
 
-/// What came of a try.
+/// The result of one attempt.
 #[derive(Debug, PartialEq, Eq)]
 enum Published {
-    /// All see it.
-    New,
-    /// There was nothing to change.
-    Same,
-    /// Another was quicker.
+    /// The change is visible to all processes.
+    Changed,
+    /// There was no difference to publish.
+    Unchanged,
+    /// Another process published first.
     Lost,
 }
 
-/// A process that writes.
+/// The blocks and segments with which one process writes.
 #[derive(Debug)]
 pub struct Writer {
     serial: u64,
-    units: Vec<(usize, Class)>,
-    /// Blocks to which nothing refers, by class; those that were given up first are used first, so that whoever
-    /// still reads them has as long as can be.
+    segments: Vec<(usize, Class)>,
+    /// Blocks to which nothing refers, by class. The block released first is used first, which gives a
+    /// process that still reads it the longest time.
     free: Vec<VecDeque<usize>>,
-    /// Blocks that were filled, and are not published yet.
+    /// Blocks that were filled and not published yet.
     filled: Vec<Ref>,
-    /// Words that were filled since the last look for blocks that others have made free.
+    /// Words filled since the last [`collect`](Self::collect).
     spent: usize,
-    /// Numbers for the next fillings.
+    /// Stamps for the next fillings.
     stamps: Range<u64>,
-    /// How many words others had given up, in all, at that last look.
+    /// The number of words that other processes had released, in all, at the last [`collect`](Self::collect).
     freed: u64,
-    /// Whether what is being done takes something away.
+    /// Whether the present change makes the table smaller.
     shrinks: bool,
-    /// Whether it may take the room that is kept for when there is none.
-    pub vital: bool,
-    /// Whether what cannot be read is replaced, as if there were nothing.
-    pub anew: bool,
+    /// Whether a change may use the reserved space.
+    pub may_use_reserve: bool,
+    /// Whether a change replaces a damaged entry, as if it did not exist.
+    pub replaces_damaged: bool,
 }
 
 impl Writer {
-    /// A writer that owns what is taken in the name of this number.
+    /// Create a writer that owns the segments with this serial number.
     pub fn new(serial: u64) -> Self {
         Self {
             serial,
-            units: Vec::new(),
+            segments: Vec::new(),
             free: Vec::new(),
             filled: Vec::new(),
             spent: 0,
             stamps: 0..0,
             freed: 0,
             shrinks: false,
-            vital: false,
-            anew: false,
+            may_use_reserve: false,
+            replaces_damaged: false,
         }
     }
 
-    /// Keep a value for the next [`change`](Self::change).
+    /// Store a value for the next [`change`](Self::change).
     pub fn value(&mut self, memory: Memory<'_>, bytes: &[u8]) -> Result<Ref, Refused> {
         self.fill(memory, Kind::Value, &node::value(bytes))
     }
 
-    /// Let go of the values that no change has taken.
+    /// Release the values that no change has used.
     pub fn discard(&mut self, memory: Memory<'_>) {
         for filled in std::mem::take(&mut self.filled) {
-            self.give_back(memory, filled);
+            self.release(memory, filled);
         }
     }
 
-    /// Change what is kept under a name: `act` is told the parts with the values that are `wanted`, and says what
-    /// they are to be, each by its pid. It may be asked again, when another process was quicker. Tells whether that
-    /// is a change.
+    /// Change the entry of a name: `act` receives its versions with the values that are `wanted`, and returns
+    /// the new versions, each with its `staged_by`. It is called again if another process published first.
+    /// Return whether there was a difference to publish.
     pub fn change<E: From<Refused>>(
         &mut self,
         memory: Memory<'_>,
         name: &[u8],
         mut wanted: impl FnMut(&Key) -> bool,
-        mut act: impl FnMut(Vec<Part>) -> Result<Vec<(u64, Vec<Key>)>, E>,
+        mut act: impl FnMut(Vec<Version>) -> Result<Vec<(u64, Vec<Key>)>, E>,
     ) -> Result<bool, E> {
-        self.give_back_what_others_freed(memory);
+        self.collect_if_others_released_much(memory);
         let result = loop {
             match self.publish(memory, name, &mut wanted, &mut act) {
                 Ok(Published::Lost) => {}
-                Ok(published) => break Ok(published == Published::New),
+                Ok(published) => break Ok(published == Published::Changed),
                 Err(error) => break Err(error),
             }
         };
@@ -116,61 +118,65 @@ impl Writer {
         result
     }
 
-    /// Try once.
+    /// Make one attempt.
     fn publish<E: From<Refused>>(
         &mut self,
         memory: Memory<'_>,
         name: &[u8],
         wanted: &mut impl FnMut(&Key) -> bool,
-        act: &mut impl FnMut(Vec<Part>) -> Result<Vec<(u64, Vec<Key>)>, E>,
+        act: &mut impl FnMut(Vec<Version>) -> Result<Vec<(u64, Vec<Key>)>, E>,
     ) -> Result<Published, E> {
         let number = memory.bucket_of(name);
         let look = |bucket: &Bucket| {
             let (same, others): (Vec<_>, Vec<_>) =
                 (bucket.entries.iter().cloned()).partition(|entry| entry.name == name);
-            let parts: Option<Vec<Part>> = (same.iter())
-                .map(|entry| memory.part(entry, wanted))
+            let versions: Option<Vec<Version>> = (same.iter())
+                .map(|entry| memory.version(entry, wanted))
                 .collect();
-            Some((bucket.root, others, parts?))
+            Some((bucket.root, others, versions?))
         };
-        let (root, mut entries, parts) = match memory.read(number, look) {
-            Err(Corrupt) if self.anew => Self::what_is_left(memory, number, name),
+        let (root, mut entries, versions) = match memory.read(number, look) {
+            Err(Corrupt) if self.replaces_damaged => Self::salvage(memory, number, name),
             read => read.map_err(Refused::from)?,
         };
-        let values = |part: &Part| part.keys.iter().map(|(key, _)| key.value).collect();
-        let before: Vec<(Entry, Vec<Ref>)> = (parts.iter())
-            .map(|part| (part.entry.clone(), values(part)))
+        let values = |version: &Version| version.keys.iter().map(|(key, _)| key.value).collect();
+        let before: Vec<(Entry, Vec<Ref>)> = (versions.iter())
+            .map(|version| (version.entry.clone(), values(version)))
             .collect();
-        let after = act(parts)?;
+        let after = act(versions)?;
 
-        let keys =
-            |parts: &[(u64, Vec<Key>)]| parts.iter().map(|(_, keys)| keys.len()).sum::<usize>();
+        let keys = |versions: &[(u64, Vec<Key>)]| {
+            versions.iter().map(|(_, keys)| keys.len()).sum::<usize>()
+        };
         let held: usize = before.iter().map(|(_, values)| values.len()).sum();
         self.shrinks = self.filled.is_empty() && keys(&after) + after.len() < held + before.len();
         let mut made = Vec::new();
-        let mut given_up = vec![root];
-        for (pid, keys) in &after {
-            let part = before.iter().find(|(entry, _)| entry.pid == *pid);
+        let mut released = vec![root];
+        for (staged_by, keys) in &after {
+            let version = before
+                .iter()
+                .find(|(entry, _)| entry.staged_by == *staged_by);
             let now = || keys.iter().map(|key| key.value);
-            if let Some((entry, _)) = part.filter(|(_, values)| now().eq(values.iter().copied())) {
+            if let Some((entry, _)) = version.filter(|(_, values)| now().eq(values.iter().copied()))
+            {
                 entries.push(entry.clone());
                 continue;
             }
-            let count = || memory.single(Single::Entries).fetch_add(1, Relaxed);
+            let count = || memory.header(Header::Entries).fetch_add(1, Relaxed);
             let block = self.fill(memory, Kind::Keys, &node::entry(keys))?;
             made.push(block);
             entries.push(Entry {
                 name: name.to_vec(),
-                pid: *pid,
-                born: part.map_or_else(count, |(entry, _)| entry.born),
+                staged_by: *staged_by,
+                created: version.map_or_else(count, |(entry, _)| entry.created),
                 keys: block,
             });
         }
         let kept = |block: Ref| entries.iter().any(|entry| entry.keys == block);
         let left = before.iter().map(|(entry, _)| entry.keys);
-        given_up.extend(left.filter(|block| !kept(*block)));
-        if given_up.len() == 1 && made.is_empty() {
-            return Ok(Published::Same);
+        released.extend(left.filter(|block| !kept(*block)));
+        if released.len() == 1 && made.is_empty() {
+            return Ok(Published::Unchanged);
         }
         let new = if entries.is_empty() {
             Ref::NONE
@@ -182,7 +188,7 @@ impl Writer {
         self.filled.retain(|filled| !made.contains(filled));
         if swap.is_err() {
             for made in made {
-                self.give_back(memory, made);
+                self.release(memory, made);
             }
             return Ok(Published::Lost);
         }
@@ -194,19 +200,15 @@ impl Writer {
         let is_used = |value: &Ref| now.binary_search(value).is_ok();
         self.filled.retain(|filled| !is_used(filled));
         let values = before.iter().flat_map(|(_, values)| values.iter());
-        given_up.extend(values.filter(|value| !is_used(value)));
-        for given_up in given_up {
-            self.give_back(memory, given_up);
+        released.extend(values.filter(|value| !is_used(value)));
+        for released in released {
+            self.release(memory, released);
         }
-        Ok(Published::New)
+        Ok(Published::Changed)
     }
 
-    /// What can be read of a bucket beside what is kept under a name.
-    fn what_is_left(
-        memory: Memory<'_>,
-        number: usize,
-        name: &[u8],
-    ) -> (Ref, Vec<Entry>, Vec<Part>) {
+    /// Return the root of a damaged bucket, and its entries of other names as far as they can be read.
+    fn salvage(memory: Memory<'_>, number: usize, name: &[u8]) -> (Ref, Vec<Entry>, Vec<Version>) {
         let others = |bucket: &Bucket| {
             let entries = bucket.entries.iter().filter(|entry| entry.name != name);
             Some((bucket.root, entries.cloned().collect(), Vec::new()))
@@ -229,42 +231,43 @@ impl Writer {
 
     fn stamp(&mut self, memory: Memory<'_>) -> u64 {
         if self.stamps.is_empty() {
-            let given = memory.single(Single::Stamps).fetch_add(STAMPS, Relaxed);
-            // No reference has room for more bits; 0 is no stamp.
+            let given = memory.header(Header::Stamps).fetch_add(STAMPS, Relaxed);
+            // A reference has space for that many bits, and 0 is no stamp.
             let next = given % (1 << (u64::BITS - GRANULES)) + 1;
             self.stamps = next..next + STAMPS;
         }
         self.stamps.next().unwrap_or_default()
     }
 
-    /// A block is free, if it is one's own: others see to theirs.
-    fn give_back(&mut self, memory: Memory<'_>, block: Ref) {
-        let unit = memory.unit(block.granule());
+    /// Release a block that was replaced. An own block is free; a block of another process is only counted,
+    /// and its owner finds it.
+    fn release(&mut self, memory: Memory<'_>, block: Ref) {
+        let segment = memory.segment(block.granule());
         if block == Ref::NONE {
             return;
         }
-        if let Some((serial, class)) = segments::owner(memory, unit) {
+        if let Some((serial, class)) = segments::owner(memory, segment) {
             if serial == self.serial {
                 self.free(class).push_back(block.granule());
             } else if serial != 0 {
-                let freed = memory.single(Single::Freed);
+                let freed = memory.header(Header::Freed);
                 freed.fetch_add(class.words() as u64, Relaxed);
             }
         }
     }
 
-    /// When others have given up much, see whether it was one's own.
-    fn give_back_what_others_freed(&mut self, memory: Memory<'_>) {
-        let freed = memory.single(Single::Freed).load(Relaxed);
+    /// Find free blocks if other processes have released many: some may be this writer's.
+    fn collect_if_others_released_much(&mut self, memory: Memory<'_>) {
+        let freed = memory.header(Header::Freed).load(Relaxed);
         let since = usize::try_from(freed.wrapping_sub(self.freed)).unwrap_or(usize::MAX);
-        if since >= UNIT && since > self.owned() / 2 {
+        if since >= SEGMENT && since > self.owned() / 2 {
             self.collect(memory, None);
         }
     }
 
     fn owned(&self) -> usize {
-        let shapes = self.units.iter().map(|(_, class)| class.shape());
-        shapes.map(|(units, _)| units * UNIT).sum()
+        let shapes = self.segments.iter().map(|(_, class)| class.shape());
+        shapes.map(|(segments, _)| segments * SEGMENT).sum()
     }
 
     fn free(&mut self, class: Class) -> &mut VecDeque<usize> {
@@ -282,37 +285,37 @@ impl Writer {
         if self.free(class).is_empty() && !self.claim(memory, class) {
             self.collect(memory, Some(class));
             if self.free(class).is_empty() && !self.claim(memory, class) {
-                segments::recycle(memory, self.serial);
+                reclaim::free_abandoned(memory, self.serial);
                 self.claim(memory, class);
             }
         }
         self.free(class).pop_front().ok_or(Refused::Full)
     }
 
-    /// Take units until there is a free block; tell whether there is.
+    /// Take segments until there is a free block; return whether there is.
     fn claim(&mut self, memory: Memory<'_>, class: Class) -> bool {
-        // What is inherited may have no free block.
+        // An adopted segment may have no free block.
         while self.free(class).is_empty() {
-            // As many as there are already, so that all is not looked at for each of them.
-            let most = self.units.len().max(1);
-            let inherited = segments::inherit(memory, class, self.serial, most);
+            // Adopt as many as this writer has, so that the number of searches for live blocks stays small.
+            let most = self.segments.len().max(1);
+            let adopted = segments::adopt(memory, class, self.serial, most);
             let mut live = HashSet::new();
-            if !inherited.is_empty() {
-                let asked = |granule| inherited.binary_search(&memory.unit(granule)).is_ok();
+            if !adopted.is_empty() {
+                let asked = |granule| adopted.binary_search(&memory.segment(granule)).is_ok();
                 live = memory.live(asked);
             }
-            let reserved = self.shrinks || self.vital;
+            let reserved = self.shrinks || self.may_use_reserve;
             let fresh = || segments::claim(memory, class, self.serial, reserved);
-            let taken = match inherited.len() {
+            let taken = match adopted.len() {
                 0 => Vec::from_iter(fresh()),
-                _ => inherited,
+                _ => adopted,
             };
             if taken.is_empty() {
                 return false;
             }
-            for unit in taken {
-                self.units.push((unit, class));
-                let blocks = segments::blocks(memory, unit, class);
+            for segment in taken {
+                self.segments.push((segment, class));
+                let blocks = segments::blocks(memory, segment, class);
                 self.free(class)
                     .extend(blocks.filter(|block| !live.contains(block)));
             }
@@ -320,13 +323,13 @@ impl Writer {
         true
     }
 
-    /// Find all blocks of one's own that nothing refers to; give back the units that have no others, but of the
-    /// class that is wanted.
+    /// Find all own blocks to which nothing refers. Free the segments that hold no other blocks, except those
+    /// of the class that is wanted.
     fn collect(&mut self, memory: Memory<'_>, wanted: Option<Class>) {
         self.spent = 0;
-        self.freed = memory.single(Single::Freed).load(Relaxed);
+        self.freed = memory.header(Header::Freed).load(Relaxed);
         let mine = |granule| {
-            segments::owner(memory, memory.unit(granule))
+            segments::owner(memory, memory.segment(granule))
                 .is_some_and(|(serial, _)| serial == self.serial)
         };
         let mut kept = memory.live(mine);
@@ -334,14 +337,14 @@ impl Writer {
         for free in &mut self.free {
             free.clear();
         }
-        for (unit, class) in std::mem::take(&mut self.units) {
-            let blocks = segments::blocks(memory, unit, class);
+        for (segment, class) in std::mem::take(&mut self.segments) {
+            let blocks = segments::blocks(memory, segment, class);
             let is_used = |block: &usize| kept.contains(block);
             if Some(class) != wanted && !blocks.clone().any(|block| is_used(&block)) {
-                segments::release(memory, unit, class, self.serial);
+                segments::release(memory, segment, class, self.serial);
                 continue;
             }
-            self.units.push((unit, class));
+            self.segments.push((segment, class));
             self.free(class)
                 .extend(blocks.filter(|block| !is_used(block)));
         }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sanic import Sanic
 from support.running import House, errors, logged, until
+from support.tables import SCHEMA
 
 import worker
 from worker._state.entry import Entry
@@ -73,7 +74,7 @@ def test_each_call_of_an_entry_survives(caplog: pytest.LogCaptureFixture) -> Non
     ):
         damage(state, NAME)
         # One that has seen it keeps what it has seen.
-        state._table = type(state._table)(state._memory, state._wake)
+        state._table = type(state._table)(state._memory, state._wake, **SCHEMA)
         with pytest.raises(RuntimeError, match=GONE):
             state.copy()
         worker.install()

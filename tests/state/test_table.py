@@ -14,7 +14,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 import pytest
-from support.tables import MEBIBYTE, Memory
+from support.tables import MEBIBYTE, SCHEMA, Memory
 
 pytestmark = pytest.mark.native
 
@@ -351,13 +351,13 @@ def test_descriptors_that_are_none(core: ModuleType, memory: Memory) -> None:
     os.close(closed)
     for fd, wake in ((closed, memory.wake), (memory.fd, closed), (-1, memory.wake), (reading, memory.wake)):
         with pytest.raises(OSError):
-            core.Table(fd, wake)
+            core.Table(fd, wake, **SCHEMA)
     os.close(reading)
 
 
 def test_the_descriptors_stay_the_callers(core: ModuleType, memory: Memory) -> None:
     fd, wake = os.dup(memory.fd), os.dup(memory.wake)
-    table = core.Table(fd, wake)
+    table = core.Table(fd, wake, **SCHEMA)
     os.close(fd)
     os.close(wake)
     table.put("a", {})
@@ -373,6 +373,6 @@ def test_a_table_is_a_file_as_well(core: ModuleType, memory: Memory, tmp_path: P
     with path.open("w+b") as file:
         path.unlink()
         file.truncate(4 * MEBIBYTE)
-        first, second = (core.Table(file.fileno(), memory.wake) for _ in range(2))
+        first, second = (core.Table(file.fileno(), memory.wake, **SCHEMA) for _ in range(2))
         first.put("a", {"x": 1})
         assert second.entries() == {"a": {"x": 1}}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.processes import Children
-from support.tables import Memory
+from support.tables import SCHEMA, Memory
 
 pytestmark = pytest.mark.native
 
@@ -198,7 +198,7 @@ def test_waking_does_not_wait(core: ModuleType, memory: Memory, blocking: bool) 
         while True:
             os.write(writing, bytes(4096))
     os.set_blocking(writing, blocking)
-    table = core.Table(memory.fd, writing)
+    table = core.Table(memory.fd, writing, **SCHEMA)
     table.arm()
     table.put("a", {})
     os.close(reading)
@@ -209,7 +209,7 @@ def test_waking_does_not_wait(core: ModuleType, memory: Memory, blocking: bool) 
 
 def test_a_pipe_is_woken_by_eight_bytes(core: ModuleType, memory: Memory) -> None:
     reading, writing = os.pipe()
-    table = core.Table(memory.fd, writing)
+    table = core.Table(memory.fd, writing, **SCHEMA)
     table.arm()
     table.put("a", {})
     assert len(os.read(reading, 100)) == 8

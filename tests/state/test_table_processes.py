@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from support.processes import LONG, Children
-from support.tables import MEBIBYTE, Memory, fill
+from support.tables import MEBIBYTE, SCHEMA, Memory, fill
 
 pytestmark = pytest.mark.native
 
@@ -336,7 +336,8 @@ def test_who_gives_up_its_privileges_goes_on(memory: Memory, children: Children)
 
 def run(core: ModuleType, memory: Memory, code: str) -> str:
     """Run code in a process of its own that was given the descriptors alone; return what it prints."""
-    begin = f"import os, {core.__name__} as core\ntable = core.Table({memory.fd}, {memory.wake})\n"
+    table = f"core.Table({memory.fd}, {memory.wake}, **{SCHEMA})"
+    begin = f"import os, {core.__name__} as core\ntable = {table}\n"
     # It may fork by the hundred, which takes long where each child is measured.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)

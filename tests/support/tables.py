@@ -7,7 +7,16 @@ import os
 from types import ModuleType, TracebackType
 from typing import Any
 
+from worker._state import schema
+
 MEBIBYTE = 1024 * 1024
+SCHEMA = {
+    "owner": schema.OWNER,
+    "beat": schema.LAST_BEAT,
+    "count": schema.REQUESTS,
+    "flags": schema.FLAGS,
+    "essential": schema.ESSENTIAL,
+}
 
 
 class Memory:
@@ -33,7 +42,7 @@ class Memory:
 
     def table(self) -> Any:
         """Make one more table of it."""
-        return self._core.Table(self.fd, self.wake)
+        return self._core.Table(self.fd, self.wake, **SCHEMA)
 
     def woken(self) -> bool:
         """Tell whether main was woken since it was last asked for."""

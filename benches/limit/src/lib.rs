@@ -1,4 +1,4 @@
-//! What the machine can do at best: the kernel's work, one Python object a message, and nothing else.
+//! The limit of the machine: the kernel's work and one Python object per message, and nothing else.
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -14,7 +14,7 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{RecvFlags, recv};
 
 const HEADER: usize = 4;
-/// As much as the monitor reads at once.
+/// The number of bytes read at once.
 const READ: usize = 256 * 1024;
 
 /// Reads frames from a socket.
@@ -28,7 +28,7 @@ struct Reader {
 impl Reader {
     #[new]
     fn new(fd: RawFd) -> PyResult<Self> {
-        // SAFETY: the caller keeps it open during this call, and only a duplicate is used after it.
+        // SAFETY: the caller keeps the descriptor open during this call; later only a duplicate is used.
         let socket = fcntl_dupfd_cloexec(unsafe { BorrowedFd::borrow_raw(fd) }, 0);
         Ok(Self {
             socket: socket.map_err(std::io::Error::from)?,
@@ -36,7 +36,7 @@ impl Reader {
         })
     }
 
-    /// Wait for something to read, read all there is, and return the payloads that are whole.
+    /// Wait for bytes, read all of them, and return the whole payloads.
     fn take<'py>(&mut self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let socket = &self.socket;
         py.detach(|| poll(&mut [PollFd::new(socket, PollFlags::IN)], None))
@@ -74,7 +74,7 @@ impl Reader {
     }
 }
 
-/// A list of files to look at.
+/// A list of files.
 #[pyclass(frozen, module = "_limit")]
 struct Files(Vec<CString>);
 
@@ -86,15 +86,15 @@ impl Files {
         Ok(Self(paths?))
     }
 
-    /// Look at each of them, on so many threads; return how many there are.
+    /// Call `stat` on each file, on that many threads; return the number of existing files.
     fn stat(&self, py: Python<'_>, threads: usize) -> usize {
         let count = |paths: &[CString]| paths.iter().filter(|&path| stat(path).is_ok()).count();
         py.detach(|| {
-            let mut shares = self.0.chunks(self.0.len().div_ceil(threads).max(1));
-            let own = shares.next().unwrap_or_default();
+            let mut slices = self.0.chunks(self.0.len().div_ceil(threads).max(1));
+            let own = slices.next().unwrap_or_default();
             thread::scope(|scope| {
-                let others: Vec<_> = shares
-                    .map(|share| scope.spawn(move || count(share)))
+                let others: Vec<_> = slices
+                    .map(|slice| scope.spawn(move || count(slice)))
                     .collect();
                 let counts = others
                     .into_iter()

@@ -7,10 +7,7 @@ from collections.abc import Iterator, KeysView, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-__all__ = ["NUMBERS", "PROTOCOL", "PartialEntry", "UnreadableError", "dumps", "loads", "numbers"]
-
-NUMBERS = frozenset({"last_beat", "requests", "stoppable", "stopping"})
-"""The keys of what a process says of itself in numbers."""
+__all__ = ["PROTOCOL", "PartialEntry", "UnreadableError", "dumps", "loads", "utc_time"]
 
 # Every supported Python has it, and all processes of a server run the same one.
 PROTOCOL = 5
@@ -104,14 +101,6 @@ def loads(kept: bytes) -> Any:
     return pickle.loads(kept)
 
 
-def numbers(beat_at: int, requests: int, stoppable: bool, stopping: bool) -> dict[str, Any]:
-    """What a process has said of itself in numbers, as keys of its entry.
-
-    Args:
-        beat_at (int): When it last gave a sign of life, in nanoseconds since 1970; 0: never.
-        requests (int): How many requests it has served.
-        stoppable (bool): Whether it obeys a signal to stop.
-        stopping (bool): Whether it has obeyed one.
-    """
-    beat = {"last_beat": EPOCH + timedelta(microseconds=beat_at // 1000)} if beat_at else {}
-    return {**beat, "requests": requests, "stoppable": stoppable, "stopping": stopping}
+def utc_time(nanoseconds: int) -> datetime:
+    """Return the time that many nanoseconds after 1970, in UTC."""
+    return EPOCH + timedelta(microseconds=nanoseconds // 1000)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
-from datetime import datetime
 from typing import Any, TypeVar
 
 from sanic.log import error_logger, logger
 
+from worker._state import schema
 from worker._state.foreign import ForeignState, shared
 from worker._state.shared import SharedState
 
@@ -15,13 +15,10 @@ __all__ = ["Entry", "known"]
 
 T = TypeVar("T")
 
-# What main goes by.
-KEYS = {"state": str, "serving": bool, "start_at": datetime, "starts": int, "start_error": str}
-
 
 def known(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return what main goes by of an entry; what is of another type counts as absent, whoever has set it."""
-    return {key: entry[key] for key, kind in KEYS.items() if isinstance(entry.get(key), kind)}
+    return {key: entry[key] for key, kind in schema.OBSERVED.items() if isinstance(entry.get(key), kind)}
 
 
 class Entry:
@@ -76,7 +73,7 @@ class Entry:
         Empty if there is none. The users' keys are left alone: to unpickle runs code of theirs.
         """
         try:
-            return known(self._mended(lambda: self._state.some(self._name, [*KEYS], pid)))
+            return known(self._mended(lambda: self._state.some(self._name, [*schema.OBSERVED], pid)))
         except (KeyError, OSError, EOFError, MemoryError, RuntimeError):
             return {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
+from worker._state import schema
 from worker._state.shared import SharedState
 
 __all__ = ["ForeignState", "shared", "snapshot"]
@@ -58,7 +59,7 @@ class ForeignState:
 
     def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
         """Set these keys, and the pid; what is there already is left alone: its process writes, too."""
-        entry, changes = self._state[name], {**changes, "pid": pid}
+        entry, changes = self._state[name], {**changes, schema.OWNER: pid}
         if not changes.items() <= entry.items():
             self.update_entry(name, changes)
 

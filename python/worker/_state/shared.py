@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from worker import settings
 from worker._core import IS_NATIVE, Table
-from worker._state import identity
+from worker._state import identity, schema
 
 __all__ = ["SharedState"]
 
@@ -103,7 +103,15 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
 
     def _take(self, memory: int, wake: int, bell: int | None, token: str) -> None:
         """Own these descriptors, and be found by this token."""
-        self._table = Table(memory, wake)
+        self._table = Table(
+            memory,
+            wake,
+            owner=schema.OWNER,
+            beat=schema.LAST_BEAT,
+            count=schema.REQUESTS,
+            flags=schema.FLAGS,
+            essential=schema.ESSENTIAL,
+        )
         self._damaged: set[str] = set()
         self._memory, self._wake, self._bell, self._token = memory, wake, bell, token
         _open[token] = self
@@ -235,7 +243,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             KeyError: There is no such entry.
             MemoryError: There is no room for it.
         """
-        self._table.hand_over(name, pid, {**changes, "pid": pid})
+        self._table.hand_over(name, pid, {**changes, schema.OWNER: pid})
 
     def drop_part(self, name: str, pid: int) -> None:
         """Forget what a process has written apart."""

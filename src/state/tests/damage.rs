@@ -1,12 +1,14 @@
-//! Whatever something else writes into the memory: what is read is what was written, or an error; never a panic.
+//! Another program writes into the memory at random. A read then yields the value that was written, or an
+//! error; never a panic.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::state::heap::{GRANULE, UNIT};
-use crate::state::records::{self, Field, Slot};
+use crate::state::heap::{GRANULE, SEGMENT};
+use crate::state::reclaim;
+use crate::state::records::{self, Field, Record};
 
-/// What is in the table: small values, one that takes a block of several units, and many keys.
+/// The content of the table: small values, a block of several segments, and several keys.
 const VALUES: [(&str, &str, usize); 5] = [
     ("one", "a", 1),
     ("one", "b", 300),
@@ -21,7 +23,7 @@ enum Scribble {
     Set(u64),
     Flip(u32),
     Add(u64),
-    /// With the word in this place.
+    /// Overwrite it with the word in this place.
     Copy(prop::sample::Index),
 }
 
@@ -47,12 +49,12 @@ fn value(name: &str, key: &str, size: usize) -> Vec<u8> {
     vec![u8::try_from(byte % 256).unwrap(); size]
 }
 
-/// What was written under a name, of which an error or nothing may be left.
+/// Return whether a read of a name yields written values only, nothing, or an error.
 fn is_right(memory: Memory<'_>, name: &str) -> bool {
-    let Ok(parts) = memory.parts(name.as_bytes(), |_| true) else {
+    let Ok(versions) = memory.versions(name.as_bytes(), |_| true) else {
         return true;
     };
-    let keys = parts.iter().flat_map(|part| &part.keys);
+    let keys = versions.iter().flat_map(|version| &version.keys);
     keys.clone().all(|(key, found)| {
         let is_it = |(one, text, size): &&(&str, &str, usize)| {
             *one == name
@@ -63,12 +65,16 @@ fn is_right(memory: Memory<'_>, name: &str) -> bool {
     })
 }
 
-/// Do all that can be done, and see that it ends.
+/// Use every operation; each must end.
 fn use_it(memory: Memory<'_>, writer: &mut Writer) {
     for bucket in 0..memory.layout().buckets {
         let _ = memory.read(bucket, |found| {
-            let part = |entry| memory.part(entry, &mut |_| true);
-            found.entries.iter().map(part).collect::<Option<Vec<_>>>()
+            let version = |entry| memory.version(entry, &mut |_| true);
+            found
+                .entries
+                .iter()
+                .map(version)
+                .collect::<Option<Vec<_>>>()
         });
     }
     let all: HashSet<usize> = memory.live(|_| true);
@@ -76,11 +82,11 @@ fn use_it(memory: Memory<'_>, writer: &mut Writer) {
         all.iter()
             .all(|granule| granule * GRANULE < memory.layout().words())
     );
-    records::bury(memory, |who| who.pid % 2 == 0);
-    let slot = Slot::take(memory, Identity::undated(9));
-    let _ = records::of(memory, 9).map(|slot| slot.get(memory, Field::Requests));
-    let mut newcomer = Writer::new(slot.map_or(99, |slot| slot.serial));
-    for writer in [writer, &mut newcomer] {
+    reclaim::reclaim(memory, |identity| identity.pid % 2 == 0);
+    let record = Record::claim(memory, Identity::undated(9));
+    let _ = records::find(memory, 9).map(|record| record.get(memory, Field::Count));
+    let mut next = Writer::new(record.map_or(99, |record| record.serial));
+    for writer in [writer, &mut next] {
         for (name, key, size) in VALUES {
             let _ = merge(writer, memory, name, &[(key, &value(name, key, size + 1))]);
             let _ = put(writer, memory, name, &[(key, &value(name, key, size))]);
@@ -88,8 +94,8 @@ fn use_it(memory: Memory<'_>, writer: &mut Writer) {
             let _ = remove(writer, memory, name);
         }
     }
-    segments::recycle(memory, 1);
-    segments::disown(memory, |_| true);
+    reclaim::free_abandoned(memory, 1);
+    segments::abandon(memory, |_| true);
     let _ = fits(memory, 77, 10_000);
 }
 
@@ -97,10 +103,10 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_read_is_what_was_written_or_an_error(scribbles in scribbles()) {
+    fn a_read_yields_a_written_value_or_an_error(scribbles in scribbles()) {
         let (words, layout) = room(24);
         let memory = Memory::new(&words, layout).unwrap();
-        let mut writer = Writer::new(Slot::take(memory, Identity::undated(7)).unwrap().serial);
+        let mut writer = Writer::new(Record::claim(memory, Identity::undated(7)).unwrap().serial);
         for name in ["one", "two", "three"] {
             put(&mut writer, memory, name, &[]).unwrap();
         }
@@ -109,14 +115,14 @@ proptest! {
         }
         let begins = layout.heap();
         for (at, is_head, how) in scribbles {
-            // Half of them where it hurts most: what all else is found by.
-            let at = at.index(if is_head { begins } else { begins + 6 * UNIT });
+            // Half of the damage goes before the heap, on which everything else depends.
+            let at = at.index(if is_head { begins } else { begins + 6 * SEGMENT });
             let before = words[at].load(Ordering::Relaxed);
             let new = match how {
                 Scribble::Set(word) => word,
                 Scribble::Flip(bit) => before ^ 1 << bit,
                 Scribble::Add(more) => before.wrapping_add(more),
-                Scribble::Copy(from) => words[from.index(begins + 6 * UNIT)].load(Ordering::Relaxed),
+                Scribble::Copy(from) => words[from.index(begins + 6 * SEGMENT)].load(Ordering::Relaxed),
             };
             words[at].store(new, Ordering::Relaxed);
         }
@@ -127,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn random_words_are_no_table_that_harms(seed: u64, small: bool, density in 1..8_u64) {
+    fn random_words_do_no_harm(seed: u64, small: bool, density in 1..8_u64) {
         let (words, layout) = room(24);
         let mut state = seed | 1;
         for word in &words {
@@ -137,21 +143,23 @@ proptest! {
             let one = if small { state % 600 } else { state };
             word.store(if state % density == 0 { one } else { 0 }, Ordering::Relaxed);
         }
-        let memory = Memory::again(&words, layout);
+        let memory = Memory::reopen(&words, layout);
         use_it(memory, &mut Writer::new(3));
     }
 }
 
-/// A block of two units whose first one says that there is one behind the end of the memory.
+/// An owner word may claim a block that would reach beyond the memory.
 #[test]
-fn a_size_that_cannot_be_is_none() {
+fn an_impossible_size_is_no_block() {
     let (words, layout) = room(8);
     let memory = Memory::new(&words, layout).unwrap();
-    for unit in 0..8 {
+    for segment in 0..8 {
         for mark in 0..=255 {
-            memory.owner(unit).store(1 << 8 | mark, Ordering::Relaxed);
-            if let Some((_, class)) = segments::owner(memory, unit) {
-                let last = segments::blocks(memory, unit, class).last().unwrap() * GRANULE;
+            memory
+                .owner(segment)
+                .store(1 << 8 | mark, Ordering::Relaxed);
+            if let Some((_, class)) = segments::owner(memory, segment) {
+                let last = segments::blocks(memory, segment, class).last().unwrap() * GRANULE;
                 assert!(last + class.words() <= layout.words());
             }
         }

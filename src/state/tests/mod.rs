@@ -1,6 +1,6 @@
-//! What holds the table to its promises: in every order of events, at each step, at any moment.
+//! Tests of the table: in every order of events, at each step, at any moment.
 
-// The model tries a few of them only.
+// Loom runs only a few of the tests.
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 #[cfg(not(loom))]
@@ -22,30 +22,30 @@ pub mod steps;
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::change::{Change, Failure};
 use super::heap::Class;
-use super::layout::{Layout, Single};
-use super::liveness::Whereabouts;
+use super::layout::{Header, Layout};
+use super::liveness::Liveness;
 use super::memory::Memory;
 use super::node;
-use super::ops::{Change, Failure};
 use super::records::Identity;
 use super::segments;
 use super::sync::{AtomicU64, Ordering};
 use super::writer::Writer;
 
-/// What everybody sees of an entry.
+/// The current entry of a name.
 type Seen = BTreeMap<String, Vec<u8>>;
 
 fn words(count: usize) -> Vec<AtomicU64> {
     (0..count).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// Words for so many units, and where in them what is.
-fn room(units: usize) -> (Vec<AtomicU64>, Layout) {
+/// Return the words for that many segments, and their layout.
+fn room(segments: usize) -> (Vec<AtomicU64>, Layout) {
     let mut layout = Layout {
         buckets: 1,
         processes: 4,
-        units,
+        segments,
     };
     if !cfg!(loom) {
         layout.buckets = 64;
@@ -59,7 +59,7 @@ fn change<'a, 'b>(writer: &'a mut Writer, memory: Memory<'b>, name: &'a str) -> 
         writer,
         memory,
         name,
-        census: &|_| Whereabouts::Unknown,
+        liveness: &|_| Liveness::Unknown,
     }
 }
 
@@ -93,48 +93,51 @@ fn remove(writer: &mut Writer, memory: Memory<'_>, name: &str) -> Result<(), Fai
 }
 
 fn read(memory: Memory<'_>, name: &str) -> Option<Seen> {
-    let parts = memory.parts(name.as_bytes(), |_| true).unwrap();
-    let part = parts.into_iter().find(|part| part.entry.pid == 0)?;
+    let versions = memory.versions(name.as_bytes(), |_| true).unwrap();
+    let current = versions
+        .into_iter()
+        .find(|version| version.entry.staged_by == 0)?;
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    let keys = part.keys.into_iter();
+    let keys = current.keys.into_iter();
     Some(
         keys.map(|(key, value)| (text(key.key), value.unwrap()))
             .collect(),
     )
 }
 
-fn disown(memory: Memory<'_>, serial: u64) {
-    segments::disown(memory, |one| one == serial);
+fn abandon(memory: Memory<'_>, serial: u64) {
+    segments::abandon(memory, |one| one == serial);
 }
 
-/// How many values of that size a new process can keep.
+/// Return how many values of that size a new process can store.
 fn fits(memory: Memory<'_>, serial: u64, size: usize) -> usize {
     let mut writer = Writer::new(serial);
     let value = vec![0; size];
     let count = std::iter::repeat_with(|| writer.value(memory, &value));
     let count = count.take_while(Result::is_ok).count();
-    disown(memory, serial);
+    abandon(memory, serial);
     count
 }
 
-/// How many blocks there are for values of that size.
+/// Return how many blocks there are for values of that size.
 fn blocks(memory: Memory<'_>, size: usize) -> usize {
     let wanted = Class::of(node::value(&vec![0; size]).len());
-    let owned = (0..memory.layout().units).filter_map(|unit| segments::owner(memory, unit));
+    let owned =
+        (0..memory.layout().segments).filter_map(|segment| segments::owner(memory, segment));
     owned
         .filter(|(_, class)| *class == wanted)
         .map(|(_, class)| class.shape().1)
         .sum()
 }
 
-/// Whose the units are that are anyone's.
+/// Return the owners of all segments that are not free.
 fn owners(memory: Memory<'_>) -> HashSet<u64> {
-    let (mut unit, mut owners) = (0, HashSet::new());
-    while unit < memory.layout().units {
-        let word = memory.owner(unit).load(Ordering::Acquire);
-        let block = segments::owner(memory, unit);
+    let (mut segment, mut owners) = (0, HashSet::new());
+    while segment < memory.layout().segments {
+        let word = memory.owner(segment).load(Ordering::Acquire);
+        let block = segments::owner(memory, segment);
         owners.extend((word != 0).then_some(word >> 8));
-        unit += block.map_or(1, |(_, class)| class.shape().0);
+        segment += block.map_or(1, |(_, class)| class.shape().0);
     }
     owners
 }

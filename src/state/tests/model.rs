@@ -1,22 +1,22 @@
-//! Whatever is done by several processes, of which some die: it is a map of maps.
+//! Random changes by several processes, some of which exit: the table behaves as a map of maps.
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::state::writer::Refused;
 
-/// How many processes there are.
+/// The number of processes.
 const WRITERS: usize = 3;
 
-/// Something that is done.
+/// A random step.
 #[derive(Debug, Clone)]
 enum Step {
     Put(usize, u8, Vec<(u8, usize)>),
     Merge(usize, u8, Vec<(u8, usize)>),
     Discard(usize, u8, u8),
     Remove(usize, u8),
-    /// In the middle of a change.
-    Die(usize),
+    /// The process exits in the middle of a change.
+    Exit(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -29,7 +29,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             6 => (writer.clone(), name.clone(), pairs).prop_map(|(w, n, p)| Step::Merge(w, n, p)),
             2 => (writer.clone(), name.clone(), key).prop_map(|(w, n, k)| Step::Discard(w, n, k)),
             2 => (writer.clone(), name).prop_map(|(w, n)| Step::Remove(w, n)),
-            1 => writer.prop_map(Step::Die),
+            1 => writer.prop_map(Step::Exit),
         ],
         1..120,
     )
@@ -58,7 +58,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn it_is_a_map_of_maps(steps in steps()) {
+    fn the_table_is_a_map_of_maps(steps in steps()) {
         let (words, layout) = room(48);
         let memory = Memory::new(&words, layout).unwrap();
         let mut serial = WRITERS as u64;
@@ -106,9 +106,9 @@ proptest! {
                     let there = model.remove(&name).is_some();
                     prop_assert_eq!(done, if there { Ok(()) } else { Err(Failure::NoEntry) });
                 }
-                Step::Die(writer) => {
+                Step::Exit(writer) => {
                     let _ = writers[*writer].value(memory, &vec![1; 300]);
-                    disown(memory, serials[*writer]);
+                    abandon(memory, serials[*writer]);
                     serial += 1;
                     serials[*writer] = serial;
                     writers[*writer] = Writer::new(serial);
@@ -123,9 +123,9 @@ proptest! {
             remove(&mut writers[0], memory, name).unwrap();
         }
         for serial in serials {
-            disown(memory, serial);
+            abandon(memory, serial);
         }
-        // All but what is kept for those who make room.
+        // All segments but the reserve.
         prop_assert!(fits(memory, serial + 1, 10_000) >= 48 - 12);
     }
 }

@@ -1,4 +1,4 @@
-//! Every order of events that the memory model allows, tried by `loom`.
+//! Every order of events that the memory model allows, explored by `loom`.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -7,7 +7,7 @@ use super::*;
 use crate::state::dirty_bits;
 use crate::state::heap::{self, Class, Kind, Ref};
 
-/// Try them all, with so many changes of threads where none has to be.
+/// Try every order, with at most that many preemptions.
 fn in_every_order(preemptions: usize, act: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -24,12 +24,12 @@ impl Room {
     }
 
     fn memory(&self) -> Memory<'_> {
-        Memory::again(&self.0, self.1)
+        Memory::reopen(&self.0, self.1)
     }
 }
 
 #[test]
-fn whoever_follows_a_reference_sees_what_was_referred_to_or_nothing() {
+fn a_reader_of_a_reference_sees_that_filling_or_none() {
     in_every_order(3, || {
         let shared = Arc::new((words(32), AtomicU64::new(0)));
         let publish = |shared: &(Vec<AtomicU64>, AtomicU64), granule, stamp| {
@@ -54,7 +54,7 @@ fn whoever_follows_a_reference_sees_what_was_referred_to_or_nothing() {
 }
 
 #[test]
-fn a_block_that_is_cut_anew_is_not_taken_for_what_it_was() {
+fn a_block_divided_anew_is_not_read_as_the_old_one() {
     in_every_order(3, || {
         let shared = Arc::new((words(40), AtomicU64::new(0)));
         let block = heap::fill(&shared.0, 2, 1, Kind::Value, &[1, 1]);
@@ -64,7 +64,7 @@ fn a_block_that_is_cut_anew_is_not_taken_for_what_it_was() {
             thread::spawn(move || {
                 shared.1.store(0, Ordering::Release);
                 heap::erase(&shared.0, [1, 2].into_iter());
-                // It covers both.
+                // The new block covers both.
                 heap::fill(&shared.0, 1, 2, Kind::Value, &[2; 12]);
             })
         };
@@ -78,7 +78,7 @@ fn a_block_that_is_cut_anew_is_not_taken_for_what_it_was() {
 }
 
 #[test]
-fn two_that_change_one_entry_lose_nothing() {
+fn two_writers_of_one_entry_lose_no_change() {
     in_every_order(2, || {
         let room = Room::new(8);
         put(&mut Writer::new(3), room.memory(), "entry", &[]).unwrap();
@@ -99,7 +99,7 @@ fn two_that_change_one_entry_lose_nothing() {
 }
 
 #[test]
-fn who_reads_sees_a_merge_whole_or_not_at_all() {
+fn a_reader_sees_a_merge_whole_or_not_at_all() {
     in_every_order(2, || {
         let room = Room::new(8);
         let mut writer = Writer::new(1);
@@ -129,18 +129,18 @@ fn who_reads_sees_a_merge_whole_or_not_at_all() {
 }
 
 #[test]
-fn no_wake_is_lost() {
+fn no_notification_is_lost() {
     in_every_order(4, || {
         let room = Room::new(1);
         let writer = {
             let room = room.clone();
             thread::spawn(move || {
                 dirty_bits::set(room.memory(), 0);
-                dirty_bits::awaited(room.memory())
+                dirty_bits::is_armed(room.memory())
             })
         };
-        let is_marked = dirty_bits::arm(room.memory());
-        let wakes = writer.join().unwrap();
-        assert!(is_marked || wakes);
+        let is_dirty = dirty_bits::arm(room.memory());
+        let notifies = writer.join().unwrap();
+        assert!(is_dirty || notifies);
     });
 }

@@ -9,12 +9,13 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use super::*;
-use crate::state::records::{self, Slot};
+use crate::state::reclaim;
+use crate::state::records::Record;
 
 const CHILDREN: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Memory that forked children share.
+/// Memory shared with forked children.
 struct Shared {
     start: *mut AtomicU64,
     layout: Layout,
@@ -25,13 +26,13 @@ impl Shared {
         let layout = Layout {
             buckets: 64,
             processes: 16,
-            units: 512,
+            segments: 512,
         };
         let size = layout.words() * size_of::<AtomicU64>();
         let file = File::from(rustix::fs::memfd_create("table", MemfdFlags::CLOEXEC).unwrap());
         file.set_len(size as u64).unwrap();
         let (access, how) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-        // SAFETY: the kernel chooses where.
+        // SAFETY: the kernel chooses an address where nothing else is mapped.
         let start = unsafe { mmap(std::ptr::null_mut(), size, access, how, file.as_fd(), 0) };
         let shared = Self {
             start: start.unwrap().cast(),
@@ -42,18 +43,18 @@ impl Shared {
     }
 
     fn words(&self) -> &[AtomicU64] {
-        // SAFETY: as many are mapped, as long as this lives.
+        // SAFETY: that many words are mapped until this is dropped.
         unsafe { std::slice::from_raw_parts(self.start, self.layout.words()) }
     }
 
     fn memory(&self) -> Memory<'_> {
-        Memory::again(self.words(), self.layout)
+        Memory::reopen(self.words(), self.layout)
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: it was mapped with this size.
+        // SAFETY: the memory was mapped with this size.
         unsafe {
             munmap(
                 self.start.cast(),
@@ -64,7 +65,7 @@ impl Drop for Shared {
     }
 }
 
-/// One that writes until it is killed.
+/// A process that writes until it is killed.
 struct Child {
     number: usize,
     pid: Pid,
@@ -72,7 +73,7 @@ struct Child {
 
 impl Child {
     fn new(shared: &Shared, number: usize) -> Self {
-        // SAFETY: the child touches nothing but this memory and its own heap, and never returns.
+        // SAFETY: the child uses only this memory and its own heap, and never returns.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             write_for_ever(shared.memory(), number);
@@ -88,15 +89,15 @@ impl Child {
     fn kill(&self, shared: &Shared) {
         kill_process(self.pid, Signal::KILL).unwrap();
         waitpid(Some(self.pid), WaitOptions::empty()).unwrap();
-        records::bury(shared.memory(), |who| who.pid == self.id());
+        reclaim::reclaim(shared.memory(), |identity| identity.pid == self.id());
     }
 }
 
 fn write_for_ever(memory: Memory<'_>, number: usize) -> ! {
     let pid = std::process::id();
-    let who = Identity { pid, began: 0 };
+    let identity = Identity { pid, started: 0 };
     let mut writer =
-        Writer::new(Slot::take(memory, who).map_or_else(|| stop(), |slot| slot.serial));
+        Writer::new(Record::claim(memory, identity).map_or_else(|| stop(), |record| record.serial));
     let own = format!("own-{number}");
     let before = read(memory, "shared").and_then(|entry| entry.get(&own).map(|bytes| count(bytes)));
     for count in before.unwrap_or_default() + 1.. {
@@ -114,7 +115,7 @@ fn write_for_ever(memory: Memory<'_>, number: usize) -> ! {
 }
 
 fn stop() -> ! {
-    // SAFETY: it is meant to end at once.
+    // SAFETY: the process is meant to end at once.
     unsafe { libc::_exit(1) }
 }
 
@@ -130,7 +131,7 @@ fn count(bytes: &[u8]) -> u64 {
     u64::from_le_bytes(bytes.try_into().unwrap_or_default())
 }
 
-/// Look at everything, and at how far each has come.
+/// Check all entries; return the count of each child.
 fn look(memory: Memory<'_>) -> [u64; CHILDREN] {
     for name in ["shared", "comes and goes"] {
         let Some(entry) = read(memory, name) else {
@@ -162,7 +163,7 @@ impl Random {
 }
 
 #[test]
-fn who_is_killed_or_stopped_at_any_moment_holds_nobody_up() {
+fn a_process_killed_or_stopped_at_any_moment_blocks_no_other() {
     let soak: u64 = std::env::var("SOAK_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());
     let shared = Shared::new();
     let memory = shared.memory();
@@ -192,10 +193,10 @@ fn who_is_killed_or_stopped_at_any_moment_holds_nobody_up() {
                 (0..CHILDREN).all(|one| one == number || now[one] > before[one] + 2)
             };
             while !others_go_on(watch()) {
-                assert!(Instant::now() < deadline, "held up by one that is stopped");
+                assert!(Instant::now() < deadline, "blocked by a stopped process");
             }
         }
-        // Killed while it is stopped, too.
+        // A stopped process is killed, too.
         if random.below(2) == 0 {
             victim.kill(&shared);
             children[number] = Child::new(&shared, number);
@@ -211,7 +212,7 @@ fn who_is_killed_or_stopped_at_any_moment_holds_nobody_up() {
     for name in ["shared", "comes and goes"] {
         let _ = remove(&mut writer, memory, name);
     }
-    disown(memory, 1 << 40);
-    disown(memory, 1 << 41);
+    abandon(memory, 1 << 40);
+    abandon(memory, 1 << 41);
     assert!(fits(memory, 1 << 42, 10_000) >= 512 - 16 - 8);
 }

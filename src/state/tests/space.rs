@@ -1,13 +1,13 @@
-//! Where room is taken, and what becomes of it.
+//! The space of the table: how it is taken and released.
 
 use super::steps::cost;
 use super::*;
-use crate::state::heap::UNIT;
+use crate::state::heap::SEGMENT;
 use crate::state::writer::Refused;
 
 const FULL: Result<(), Failure> = Err(Failure::Refused(Refused::Full));
 
-/// Two names in one bucket.
+/// Return two names in one bucket.
 fn neighbours(memory: Memory<'_>) -> [String; 2] {
     let bucket = |name: &String| memory.bucket_of(name.as_bytes());
     let mut names = (0..).map(|number| format!("entry-{number}"));
@@ -16,7 +16,7 @@ fn neighbours(memory: Memory<'_>) -> [String; 2] {
     [one, other]
 }
 
-/// Make entries with a value of that size, until there is no room left. Tell their names.
+/// Create entries with a value of that size until no space is left; return their names.
 fn fill(writer: &mut Writer, memory: Memory<'_>, size: usize) -> Vec<String> {
     let names = (0..).map(|number| format!("filler-{number}"));
     let value = vec![7; size];
@@ -31,42 +31,42 @@ fn fill(writer: &mut Writer, memory: Memory<'_>, size: usize) -> Vec<String> {
 }
 
 #[test]
-fn units_of_the_dead_that_have_no_free_block_are_no_obstacle() {
+fn abandoned_segments_without_a_free_block_are_no_obstacle() {
     let (words, layout) = room(64);
     let memory = Memory::new(&words, layout).unwrap();
-    let mut dead = Writer::new(1);
+    let mut exited = Writer::new(1);
     for number in 0..1_000 {
         put(
-            &mut dead,
+            &mut exited,
             memory,
             &format!("entry-{number}"),
             &[("key", b"1")],
         )
         .unwrap();
     }
-    disown(memory, 1);
-    let mut heir = Writer::new(2);
+    abandon(memory, 1);
+    let mut successor = Writer::new(2);
     for number in 0..1_000 {
         let name = format!("entry-{number}");
-        merge(&mut heir, memory, &name, &[("key", b"2")]).unwrap();
+        merge(&mut successor, memory, &name, &[("key", b"2")]).unwrap();
         assert_eq!(read(memory, &name).unwrap()["key"], b"2");
     }
 }
 
 #[test]
-fn what_an_heir_gives_back_is_all_that_it_has_inherited() {
+fn a_successor_releases_all_that_it_has_adopted() {
     let (words, layout) = room(16);
     let memory = Memory::new(&words, layout).unwrap();
-    let (several, one) = (vec![7; 3 * UNIT * 8], vec![7; UNIT * 4]);
+    let (several, one) = (vec![7; 3 * SEGMENT * 8], vec![7; SEGMENT * 4]);
     let all = fits(memory, 1, one.len());
     Writer::new(2).value(memory, &several).unwrap();
-    disown(memory, 2);
-    let mut heir = Writer::new(3);
-    heir.value(memory, &several).unwrap();
-    heir.discard(memory);
-    // It needs the room for something else, and dies as well.
-    while heir.value(memory, &one).is_ok() {}
-    disown(memory, 3);
+    abandon(memory, 2);
+    let mut successor = Writer::new(3);
+    successor.value(memory, &several).unwrap();
+    successor.discard(memory);
+    // It needs the space for other blocks, and exits as well.
+    while successor.value(memory, &one).is_ok() {}
+    abandon(memory, 3);
     assert_eq!(fits(memory, 4, one.len()), all);
 }
 
@@ -83,7 +83,7 @@ fn a_refused_change_leaves_the_table_as_it_was() {
         assert_eq!(merge(&mut writer, memory, &names[0], &new), FULL);
         assert_eq!(put(&mut writer, memory, "another", &new), FULL);
         assert_eq!(merge(&mut Writer::new(2), memory, &names[1], &new), FULL);
-        disown(memory, 2);
+        abandon(memory, 2);
     }
     let after: Vec<_> = names.iter().map(|name| read(memory, name)).collect();
     assert_eq!(before, after);
@@ -91,7 +91,7 @@ fn a_refused_change_leaves_the_table_as_it_was() {
 }
 
 #[test]
-fn a_full_table_can_be_made_emptier_by_anyone() {
+fn any_process_can_remove_from_a_full_table() {
     let (words, layout) = room(64);
     let memory = Memory::new(&words, layout).unwrap();
     let mut writer = Writer::new(1);
@@ -118,7 +118,7 @@ fn a_full_table_can_be_made_emptier_by_anyone() {
 }
 
 #[test]
-fn what_another_removes_comes_back_to_the_one_that_made_it() {
+fn blocks_removed_by_another_process_return_to_their_owner() {
     let (words, layout) = room(64);
     let memory = Memory::new(&words, layout).unwrap();
     let (mut one, mut other) = (Writer::new(1), Writer::new(2));
@@ -132,7 +132,7 @@ fn what_another_removes_comes_back_to_the_one_that_made_it() {
 }
 
 #[test]
-fn what_others_remove_is_anybodys_when_its_owner_has_written_again() {
+fn segments_emptied_by_others_are_free_once_their_owner_writes_again() {
     let (words, layout) = room(64);
     let memory = Memory::new(&words, layout).unwrap();
     let (mut owner, mut other) = (Writer::new(1), Writer::new(2));
@@ -141,32 +141,32 @@ fn what_others_remove_is_anybodys_when_its_owner_has_written_again() {
     for name in &names {
         remove(&mut other, memory, name).unwrap();
     }
-    // As small a change as can be: there has been a free block for it all the time.
+    // The smallest change, for which there was a free block all the time.
     merge(&mut owner, memory, "mine", &[("key", b"2")]).unwrap();
     assert!(fits(memory, 3, 10_000) + 4 >= names.len());
     assert_eq!(read(memory, "mine").unwrap()["key"], b"2");
 }
 
 #[test]
-fn what_is_vital_finds_room_where_there_is_none() {
+fn an_essential_change_finds_space_in_a_full_table() {
     let (words, layout) = room(64);
     let memory = Memory::new(&words, layout).unwrap();
     fill(&mut Writer::new(1), memory, 3_000);
-    let mut newcomer = Writer::new(2);
-    assert_eq!(put(&mut newcomer, memory, "new", &[("pid", b"7")]), FULL);
-    newcomer.vital = true;
-    put(&mut newcomer, memory, "new", &[("pid", b"7")]).unwrap();
-    merge(&mut newcomer, memory, "new", &[("state", b"ACKED")]).unwrap();
+    let mut next = Writer::new(2);
+    assert_eq!(put(&mut next, memory, "new", &[("pid", b"7")]), FULL);
+    next.may_use_reserve = true;
+    put(&mut next, memory, "new", &[("pid", b"7")]).unwrap();
+    merge(&mut next, memory, "new", &[("state", b"ACKED")]).unwrap();
     assert_eq!(read(memory, "new").unwrap().len(), 2);
 }
 
 #[test]
-fn values_come_and_go_in_the_same_room_for_ever() {
+fn values_come_and_go_in_the_same_space_for_ever() {
     let (words, layout) = room(64);
     let memory = Memory::new(&words, layout).unwrap();
     let mut writers = [Writer::new(1), Writer::new(2)];
     put(&mut writers[0], memory, "entry", &[]).unwrap();
-    let taken = || memory.single(Single::Top).load(Ordering::Relaxed);
+    let taken = || memory.header(Header::Top).load(Ordering::Relaxed);
     let mut write = |rounds: usize| {
         for round in 0..rounds {
             let value = vec![7; [1, 100, 3_000, 40_000][round % 4]];
@@ -180,30 +180,30 @@ fn values_come_and_go_in_the_same_room_for_ever() {
 }
 
 #[test]
-fn only_what_is_used_is_touched() {
+fn only_used_memory_is_touched() {
     let (words, layout) = room(10_000);
     let memory = Memory::new(&words, layout).unwrap();
     let mut writer = Writer::new(1);
     let size = 1 << 20;
     put(&mut writer, memory, "entry", &[("key", &vec![7; size])]).unwrap();
     put(&mut writer, memory, "other", &[("key", b"1")]).unwrap();
-    disown(memory, 1);
-    let mut heir = Writer::new(2);
-    put(&mut heir, memory, "other", &[("key", b"2")]).unwrap();
+    abandon(memory, 1);
+    let mut successor = Writer::new(2);
+    put(&mut successor, memory, "other", &[("key", b"2")]).unwrap();
     let touched = |word: &&AtomicU64| word.load(Ordering::Relaxed) != 0;
-    // The block, its unit's words, and what is small.
+    // The block, the owner words of its segments, and the small parts.
     let most = size / 8 + Class::of(size / 8).shape().0 + 200;
     assert!(words.iter().filter(touched).count() < most);
-    let owners = cost(|| disown(memory, 2));
-    assert!(owners < 200, "{owners} looked at");
+    let owners = cost(|| abandon(memory, 2));
+    assert!(owners < 200, "{owners} accesses");
 }
 
 #[test]
-fn what_a_change_costs_is_not_a_matter_of_how_much_there_is() {
+fn the_cost_of_a_change_does_not_grow_with_the_table() {
     let layout = Layout {
         buckets: 4_096,
         processes: 4,
-        units: 6_000,
+        segments: 6_000,
     };
     let words = words(layout.words());
     let memory = Memory::new(&words, layout).unwrap();
@@ -212,7 +212,7 @@ fn what_a_change_costs_is_not_a_matter_of_how_much_there_is() {
     let mut costs = Vec::new();
     for number in 0..5 {
         for filler in 0..500 {
-            // Each takes a unit.
+            // Each takes a segment.
             let name = format!("{number} {filler}");
             put(&mut writer, memory, &name, &[("key", &[7; 9_000])]).unwrap();
         }
@@ -226,7 +226,7 @@ fn what_a_change_costs_is_not_a_matter_of_how_much_there_is() {
 }
 
 #[test]
-fn what_an_inheritance_costs_is_not_its_square() {
+fn the_cost_of_an_adoption_is_not_quadratic() {
     let costs = [200, 1_600].map(|count| {
         let (words, layout) = room(count * 2);
         let memory = Memory::new(&words, layout).unwrap();
@@ -235,11 +235,17 @@ fn what_an_inheritance_costs_is_not_its_square() {
         for number in 0..count {
             put(&mut writer, memory, &name(number), &[("key", &[7; 9_000])]).unwrap();
         }
-        disown(memory, 1);
-        let mut heir = Writer::new(2);
+        abandon(memory, 1);
+        let mut successor = Writer::new(2);
         cost(|| {
             for number in 0..count / 2 {
-                merge(&mut heir, memory, &name(number), &[("key", &[8; 9_000])]).unwrap();
+                merge(
+                    &mut successor,
+                    memory,
+                    &name(number),
+                    &[("key", &[8; 9_000])],
+                )
+                .unwrap();
             }
         }) / count
     });
@@ -247,17 +253,17 @@ fn what_an_inheritance_costs_is_not_its_square() {
 }
 
 #[test]
-fn there_is_no_more_room_than_can_be_referred_to() {
+fn there_is_no_more_space_than_references_can_name() {
     let layout = Layout::new(1 << 40, 4_096, 16_384);
     assert!(layout.words() <= 1 << 31);
-    assert!(layout.words() > (1 << 31) - 2 * UNIT);
+    assert!(layout.words() > (1 << 31) - 2 * SEGMENT);
 }
 
 #[test]
-fn memory_too_small_for_anything_is_refused() {
+fn memory_too_small_for_a_segment_is_refused() {
     for count in [0, 1, 100, 6_000] {
         let words = words(count);
         let layout = Layout::new(count, 64, 16);
-        assert!(Memory::new(&words, layout).is_err() || layout.units > 0);
+        assert!(Memory::new(&words, layout).is_err() || layout.segments > 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Atomics that count: a thread can be stopped before any of its accesses, to go on later or never.
+//! Atomics that count their accesses. A thread can be stopped before any access, to continue later or never.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -6,7 +6,7 @@ use std::sync::atomic::{self, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-/// What the table is made of, in tests.
+/// The word of the table, in tests.
 #[derive(Debug, Default)]
 #[repr(transparent)]
 pub struct AtomicU64(atomic::AtomicU64);
@@ -63,21 +63,21 @@ impl AtomicU64 {
     }
 }
 
-/// How many steps are left to a thread, whom it tells when there are none, and who tells it how to go on.
+/// The steps left to a thread, the channel to report that none are left, and the channel of its fate.
 struct Stop {
     left: usize,
     stopped: Sender<()>,
     fate: Receiver<Fate>,
 }
 
-/// What becomes of one that was stopped.
+/// The fate of a stopped thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    GoesOn,
-    Dies,
+    Continues,
+    Exits,
 }
 
-/// What a thread leaves behind that is killed.
+/// The panic of a thread that is killed.
 struct Killed;
 
 thread_local! {
@@ -97,15 +97,15 @@ fn step() {
     });
     if let Some(stop) = stop {
         stop.stopped.send(()).unwrap();
-        if stop.fate.recv() != Ok(Fate::GoesOn) {
-            // As a signal would: what follows is never done.
+        if stop.fate.recv() != Ok(Fate::Continues) {
+            // As after SIGKILL, no further step is made.
             resume_unwind(Box::new(Killed));
         }
     }
 }
 
-/// Let `act` take so many steps, and stop it there while `meanwhile` looks at what it has left and says what becomes
-/// of it. The result is that of `act`, if it has come to an end, and whether it was stopped.
+/// Let `act` take that many steps and stop it there. `meanwhile` then inspects the memory and decides its
+/// fate. Return the result of `act`, if it came to an end, and whether it was stopped.
 pub fn stopped_after<T: Send>(
     steps: usize,
     act: impl FnOnce() -> T + Send,
@@ -139,14 +139,14 @@ pub fn stopped_after<T: Send>(
     })
 }
 
-/// Stop at each step in turn, until `once`, told how many steps to allow, says that it was not stopped any more. Of
-/// the many alike in the middle of something large, some will do.
+/// Call `once` with each number of steps in turn, until it returns that it was not stopped any more. Of the
+/// many similar steps in the middle of a large change, a sample suffices.
 pub fn at_each_step(mut once: impl FnMut(usize) -> bool) -> usize {
     let steps = (0..).filter(|steps| !(100..2_000).contains(steps) || steps % 61 == 0);
     steps.take_while(|steps| once(*steps)).count()
 }
 
-/// How many accesses it takes.
+/// Return the number of accesses that `act` makes.
 pub fn cost(act: impl FnOnce()) -> usize {
     let before = TAKEN.get();
     act();

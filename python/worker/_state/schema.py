@@ -1,0 +1,74 @@
+"""The keys of a state entry: their only list.
+
+The native table knows no key by name. It receives :data:`OWNER`, :data:`LAST_BEAT`, :data:`REQUESTS`,
+:data:`FLAGS` and :data:`ESSENTIAL` when it is opened.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+__all__ = [
+    "ESSENTIAL",
+    "FLAGS",
+    "LAST_BEAT",
+    "NUMBERS",
+    "OBSERVED",
+    "OWNER",
+    "REQUESTS",
+    "RESTRICTED",
+    "SCHEMA",
+]
+
+OWNER = "pid"
+"""The key that holds the pid of the process to which the entry belongs."""
+
+LAST_BEAT = "last_beat"
+REQUESTS = "requests"
+FLAGS = ("stoppable", "stopping")
+
+
+class Key(NamedTuple):
+    """One key of a state entry. Any other key belongs to the users.
+
+    Attributes:
+        name: The key.
+        kind: The type of its value.
+        restricted: Only the manager may set it, as in Sanic.
+        essential: No process can start without it. In a full state, it may use the reserved space.
+        observed: The supervisor decides by it. A value of another type counts as absent.
+        number: A process writes it about itself, with :meth:`~worker.state.SharedState.beat` and
+            :meth:`~worker.state.SharedState.flag`; it is not written as a key of the entry.
+    """
+
+    name: str
+    kind: type
+    restricted: bool = False
+    essential: bool = False
+    observed: bool = False
+    number: bool = False
+
+
+SCHEMA = (
+    Key(OWNER, int, restricted=True, essential=True),
+    Key("server", bool, restricted=True, essential=True),
+    Key("state", str, restricted=True, essential=True, observed=True),
+    Key("serving", bool, essential=True, observed=True),
+    Key("start_at", datetime, restricted=True, essential=True, observed=True),
+    Key("starts", int, restricted=True, essential=True, observed=True),
+    Key("restart_at", datetime, restricted=True, essential=True),
+    Key("start_error", str, observed=True),
+    Key("ready_at", datetime),
+    Key("phase", str),
+    # Sanic restricts it, too.
+    Key("health", str, restricted=True),
+    Key(LAST_BEAT, datetime, number=True),
+    Key(REQUESTS, int, restricted=True, number=True),
+    *(Key(flag, bool, number=True) for flag in FLAGS),
+)
+
+RESTRICTED = tuple(sorted(key.name for key in SCHEMA if key.restricted))
+ESSENTIAL = tuple(key.name for key in SCHEMA if key.essential)
+OBSERVED = {key.name: key.kind for key in SCHEMA if key.observed}
+NUMBERS = tuple(key.name for key in SCHEMA if key.number)

@@ -1,0 +1,126 @@
+//! The keys of an entry that have a meaning for the table.
+//!
+//! Python passes their names when it opens a table. No name of a key is known in Rust.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyString};
+
+use super::codec;
+use super::keys::{Pairs, encode_text};
+use crate::state::change::Author;
+use crate::state::table::{MAX_FLAGS, Numbers};
+
+/// A key, as an object and encoded.
+struct Key {
+    text: Py<PyString>,
+    bytes: Vec<u8>,
+}
+
+impl Key {
+    fn new(text: &Bound<'_, PyString>) -> PyResult<Self> {
+        Ok(Self {
+            bytes: encode_text(text)?,
+            text: text.clone().unbind(),
+        })
+    }
+}
+
+/// The keys that a table treats specially.
+pub struct Schema {
+    /// The pid of the process that the entry belongs to.
+    owner: Key,
+    /// The numbers of that process, which its record holds: the time of its last heartbeat, a count, and
+    /// flags.
+    beat: Key,
+    count: Key,
+    flags: Vec<Key>,
+    /// A change of these keys alone may use the reserved space: without them no process can start.
+    essential: Vec<Vec<u8>>,
+}
+
+impl Schema {
+    /// Keep the names of the keys.
+    pub fn new(
+        owner: &Bound<'_, PyString>,
+        beat: &Bound<'_, PyString>,
+        count: &Bound<'_, PyString>,
+        flags: &[Bound<'_, PyString>],
+        essential: &[Bound<'_, PyString>],
+    ) -> PyResult<Self> {
+        if flags.len() > MAX_FLAGS {
+            let message = format!("{} flags, {MAX_FLAGS} are allowed", flags.len());
+            return Err(PyValueError::new_err(message));
+        }
+        Ok(Self {
+            owner: Key::new(owner)?,
+            beat: Key::new(beat)?,
+            count: Key::new(count)?,
+            flags: flags.iter().map(Key::new).collect::<PyResult<_>>()?,
+            essential: essential.iter().map(encode_text).collect::<PyResult<_>>()?,
+        })
+    }
+
+    /// Return the encoded key of an entry's owner.
+    pub fn owner(&self) -> &[u8] {
+        &self.owner.bytes
+    }
+
+    /// Return the key of an entry's owner.
+    pub fn owner_text<'py>(&self, py: Python<'py>) -> &Bound<'py, PyString> {
+        self.owner.text.bind(py)
+    }
+
+    /// Return whether a change has essential keys only.
+    pub fn are_essential(&self, pairs: &Pairs) -> bool {
+        pairs.iter().all(|(key, _)| self.essential.contains(key))
+    }
+
+    /// Return the author of a change by the process `pid`; `None` for 0. `owner` is the encoded pid.
+    pub fn author<'a>(&'a self, pid: u32, owner: &'a [u8]) -> Option<Author<'a>> {
+        let author = Author {
+            pid,
+            owner_key: self.owner(),
+            owner_value: owner,
+        };
+        (pid != 0).then_some(author)
+    }
+
+    /// Return whether a record holds the value of this key.
+    pub fn is_number(&self, key: &[u8]) -> bool {
+        let mut flags = self.flags.iter();
+        key == self.beat.bytes || key == self.count.bytes || flags.any(|flag| key == flag.bytes)
+    }
+
+    /// Return the numbers of a process as a `dict`.
+    pub fn numbers<'py>(&self, py: Python<'py>, numbers: Numbers) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        if numbers.beat_at != 0 {
+            dict.set_item(&self.beat.text, codec::utc_time(py, numbers.beat_at)?)?;
+        }
+        dict.set_item(&self.count.text, numbers.count)?;
+        for (number, flag) in self.flags.iter().enumerate() {
+            let is_set = numbers.flags >> number & 1 == 1;
+            dict.set_item(&flag.text, PyBool::new(py, is_set))?;
+        }
+        Ok(dict)
+    }
+
+    /// Return the bits to set and the bits to clear for flags given by name; `None` leaves a flag as it is.
+    pub fn flags(&self, given: Option<&Bound<'_, PyDict>>) -> PyResult<(u64, u64)> {
+        let (mut on, mut off) = (0, 0);
+        for (name, value) in given.into_iter().flatten() {
+            let name: Bound<'_, PyString> = name.cast_into()?;
+            let bytes = encode_text(&name)?;
+            let found = self.flags.iter().position(|flag| flag.bytes == bytes);
+            let number = found
+                .ok_or_else(|| PyTypeError::new_err(format!("the table has no flag {name:?}")))?;
+            match value.extract::<Option<bool>>()? {
+                Some(true) => on |= 1 << number,
+                Some(false) => off |= 1 << number,
+                None => {}
+            }
+        }
+        Ok((on, off))
+    }
+}

@@ -1,0 +1,91 @@
+"""The keys with a meaning are those that a table was opened with; it knows none by itself."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from types import ModuleType
+from typing import Any
+
+import pytest
+from support.tables import SCHEMA, Memory, fill
+
+from worker._state import schema
+
+pytestmark = pytest.mark.native
+ME = os.getpid()
+NEXT = 4_000_000
+
+
+def opened(core: ModuleType, memory: Memory, **names: Any) -> Any:
+    return core.Table(memory.fd, memory.wake, **{**SCHEMA, **names})
+
+
+def test_any_key_can_hold_the_owner(core: ModuleType, memory: Memory) -> None:
+    table = opened(core, memory, owner="holder")
+    table.put("a", {"holder": ME, "pid": NEXT, "x": 1})
+    table.update("a", {"x": 2}, NEXT)
+    assert table.entry("a") == {"holder": ME, "pid": NEXT, "x": 1}
+    assert table.entry("a", NEXT)["x"] == table.value("a", "x", NEXT) == 2
+    table.hand_over("a", NEXT, {"holder": NEXT})
+    assert table.entry("a") == {"holder": NEXT, "pid": NEXT, "x": 2}
+
+
+def test_any_keys_can_show_the_numbers(core: ModuleType, memory: Memory) -> None:
+    table = opened(core, memory, beat="seen", count="jobs", flags=["idle", "full", "\udc80"])
+    table.put("a", {"pid": ME, "requests": "mine"})
+    before = datetime.now(tz=timezone.utc)
+    table.beat(3)
+    table.flag(full=True, idle=None)
+    entry = table.entry("a")
+    assert before <= entry["seen"] <= datetime.now(tz=timezone.utc)
+    expected = {"pid": ME, "requests": "mine", "seen": entry["seen"], "jobs": 3}
+    assert entry == {**expected, "idle": False, "full": True, "\udc80": False}
+    assert table.entries() == {"a": entry}
+    assert [table.value("a", key) for key in entry] == list(entry.values())
+    table.flag(full=False, **{"\udc80": True})
+    assert (table.value("a", "full"), table.value("a", "\udc80")) == (False, True)
+
+
+def test_essential_keys_find_space_in_a_full_table(core: ModuleType, memory: Memory) -> None:
+    table = opened(core, memory, essential=["role"])
+    fill(table, b"x" * 100_000)
+    fill(table, b"", "small")
+    with pytest.raises(MemoryError):
+        table.put("next", {"role": 1, "server": True})
+    table.put("next", {"role": 1})
+    assert table.entry("next") == {"role": 1}
+
+
+def test_a_flag_that_the_table_does_not_have_is_refused(core: ModuleType, memory: Memory) -> None:
+    table = opened(core, memory)
+    with pytest.raises(TypeError, match="no flag 'idle'"):
+        table.flag(stoppable=True, idle=True)
+    assert table.numbers(ME) == {}
+    with pytest.raises(TypeError):
+        table.flag(stoppable=1)
+
+
+def test_the_number_of_flags_is_limited(core: ModuleType, memory: Memory) -> None:
+    names = [f"flag-{number}" for number in range(64)]
+    with pytest.raises(ValueError, match="64 flags, 63 are allowed"):
+        opened(core, memory, flags=names)
+    table = opened(core, memory, flags=names[:63])
+    table.put("a", {"pid": ME})
+    table.flag(**{names[62]: True})
+    assert [name for name, is_set in table.entry("a").items() if is_set is True] == [names[62]]
+
+
+def test_each_part_of_the_schema_has_to_be_named(core: ModuleType, memory: Memory) -> None:
+    for part in SCHEMA:
+        with pytest.raises(TypeError, match=part):
+            core.Table(memory.fd, memory.wake, **{name: SCHEMA[name] for name in SCHEMA if name != part})
+
+
+def test_the_lists_are_those_of_the_schema() -> None:
+    names = [key.name for key in schema.SCHEMA]
+    assert len(set(names)) == len(names)
+    assert set(schema.NUMBERS) == {schema.LAST_BEAT, schema.REQUESTS, *schema.FLAGS}
+    # Of the keys without which no process starts, a worker may set one.
+    unrestricted = {key.name for key in schema.SCHEMA if not key.restricted and key.essential}
+    assert unrestricted == {"serving"}
