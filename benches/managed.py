@@ -193,8 +193,8 @@ class Exits:
                 kind, "set_state", lambda process, state, *_: process.pid if state.name == "FAILED" else 0
             )
         else:
-            kind = import_module("worker._supervisor.loop").Loop
-            self._tell(kind, "_exited", lambda loop, watched, *_: watched.base.pid)
+            kind = import_module("worker._supervisor.supervisor").Overseer
+            self._tell(kind, "exited", lambda overseer, key, *_: overseer._watched[key].base.pid)
 
     def _tell(self, kind: Any, name: str, dead: Callable[..., int]) -> None:
         original = getattr(kind, name)
