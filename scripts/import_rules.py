@@ -1,7 +1,7 @@
-"""Hold the source to the rules of the house that no linter knows.
+"""Hold the source to the project's rules that no linter knows.
 
-Each rule is a function that yields its breaches, as ``(path, line, what is wrong)``. The script prints
-them all and ends with 1 if there is one.
+Each rule is a function that yields its breaches, as ``(path, line, text)``. The script prints them all and
+ends with 1 if there is one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Import(NamedTuple):
 
 
 def imports(path: Path) -> Iterator[Import]:
-    """Yield what a module of the package imports, wherever in it, relative and dynamic imports included."""
+    """Yield the imports of a module of the package, anywhere in it, relative and dynamic imports included."""
     package = ["worker", *path.relative_to(PACKAGE).parent.parts]
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
@@ -75,7 +75,7 @@ def pyo3_stays_in_python() -> Iterator[Breach]:
 
 
 def modules_keep_their_place() -> Iterator[Breach]:
-    """Who may import the cores, the integration and the stock package; what the leaves may import."""
+    """Only some modules import a core, the integration or the stock package; the leaves import nothing."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for imported in imports(path):
             within = "_core" in path.relative_to(PACKAGE).parts
@@ -93,7 +93,7 @@ def modules_keep_their_place() -> Iterator[Breach]:
 
 
 def files_are_short() -> Iterator[Breach]:
-    """No file is longer than can be kept in mind."""
+    """No file is longer than a reader can keep in mind."""
     for folder in ("python", "src", "tests", "scripts", "examples", "benches"):
         for suffix in ("py", "pyi", "rs"):
             for path in sorted((ROOT / folder).rglob(f"*.{suffix}")):
