@@ -88,7 +88,10 @@ class TestDeath:
         server.signal(SIGHUP)
         server.wait_line("its predecessor stays, and the restart of 1 more is given up")
         assert pids(server, 2) == before
-        entry = next(entry for entry in server.table().values() if entry.get("last_exit"))
+        (entry,) = wait_until(
+            lambda: [entry for entry in server.table().values() if entry.get("last_exit")],
+            "an exit in the state",
+        )
         assert (entry["last_exit"], entry["state"]) == ("exit code 1", "ACKED")
         assert "SyntaxError: broken on purpose" in entry["why"]
         (tmp_path / "code").unlink()
