@@ -1,4 +1,4 @@
-"""The policy of restarts, in no time: what follows from a death."""
+"""The restart policy decides on the exit of a process: a pure function, tested without a clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def settings(**given: Any) -> Settings:
 
 
 def deaths(count: int, life: Life, **given: Any) -> list[float]:
-    """The delays after so many deaths in a row, one second after the start each."""
+    """Return the delays after this many exits in a row, each one second after the start."""
     limits = settings(**given)
     return [judge(life, Death("X [1]", 1, served=1.0), "always", limits, EVEN).delay for _ in range(count)]
 
@@ -77,7 +77,7 @@ class TestBackoff:
         )
 
     def test_of_one_that_is_never_given_up(self) -> None:
-        """It goes on at the longest backoff, says so, and does not keep all that has been."""
+        """The delay stays at the longest backoff, the message says so, and the list of exits stays short."""
         life, limits = Life(), settings(max_consecutive_failures=3, backoff_initial=1, backoff_max=30)
         verdicts = [
             judge(life, Death("X [1]", code), "always", limits, EVEN, endures=True) for code in range(100)
@@ -167,7 +167,7 @@ class TestTable:
         assert LIFE[phase][Happening.STOP] in (Act.DISMISS, Act.NOTHING)
 
     def test_what_is_not_in_it_is_logged_and_nothing_is_done(self, caplog: pytest.LogCaptureFixture) -> None:
-        """A process that is ready in a place that is empty: no method of the place is called."""
+        """A process becomes ready in an empty slot: no method of the slot is called."""
         place: Any = SimpleNamespace(name="Sanic-Server-0-0", life=Life())
         lives = Lives(lambda: [place], settings(), lambda: 0.0, lambda: EVEN, nobody, nobody)
         lives.happens(place, Happening.READY)
@@ -178,7 +178,7 @@ class TestTable:
 
     @pytest.mark.parametrize("alive", [True, False])
     def test_a_successor_waits_for_its_predecessor(self, alive: bool) -> None:
-        """Another one, which had left before, does not count."""
+        """Another process, which was stopped before, does not count."""
         begun: list[RestartOrder] = []
         place: Any = SimpleNamespace(
             name="X",

@@ -1,4 +1,4 @@
-"""The plan of a restart: whose turn it is."""
+"""The plan of a rollout: the servers to replace next."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def plan(
     max_unavailable: int = 1,
     **seat: bool,
 ) -> dict[str, How]:
-    """Whose turn it is among servers called a, b, ...; all are wanted, or those named."""
+    """Return the next servers among those called a, b, ...; all are requested, or the named ones."""
     names = "abcdefgh"[: len(phases)]
     seats = {name: Seat(phase, **seat) for name, phase in zip(names, phases, strict=True)}
     wishes = {name: Wish(order, 0.0) for name in (names if wanted is None else wanted)}

@@ -1,4 +1,4 @@
-"""Stand-ins of the same shape as what they stand for."""
+"""Fakes with the interface of the real objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.constants import ProcessState
 
 
 class FakePublisher:
-    """Keeps what is sent. ``on_send`` is called with each message, before it is kept."""
+    """Keep sent messages. ``on_send`` is called with each message, before it is kept."""
 
     def __init__(self, on_send: Callable[[Any], None] | None = None) -> None:
         self.sent: list[Any] = []
@@ -23,7 +23,7 @@ class FakePublisher:
 
 
 class FakeProcess:
-    """A worker process that notes how it is restarted."""
+    """A worker process that records its restarts."""
 
     def __init__(self, name: str, state: ProcessState = ProcessState.ACKED, restartable: bool = True) -> None:
         self.name = name
@@ -36,26 +36,26 @@ class FakeProcess:
 
 
 class Overseeing:
-    """A loop at work."""
+    """A running loop."""
 
     at_work = True
 
     def watch(self, process: Any) -> None:
-        """Nothing here ends by itself."""
+        """Do nothing: no process exits by itself."""
 
     def moved(self, process: Any) -> None:
-        """Nobody looks."""
+        """Do nothing: no check follows."""
 
     def stops(self, process: Any, signum: int) -> bool:
-        """Each stop is the first."""
+        """Whether this is the first stop: each one is."""
         return True
 
     def wish(self, process: Any, order: Any, config: Any) -> None:
-        """It is never its turn."""
+        """Never give it a turn."""
 
 
 class FakeBase:
-    """A process of ``multiprocessing`` that exists on paper."""
+    """A simulated process of ``multiprocessing``."""
 
     made: list[FakeBase]
     on_start: Callable[[FakeBase], None] = staticmethod(lambda base: None)
