@@ -106,7 +106,7 @@ class TestServers:
         house.run(act)
 
     def test_the_end_of_a_backoff_during_a_stop_is_nobodys_business(self, tmp_path: Path) -> None:
-        """The main process waits for stopping workers; an elapsed backoff does not wake it again and again."""
+        """The main process waits for stopping workers; an elapsed backoff does not wake it repeatedly."""
         house = House(tmp_path, "stubborn", number=2, backoff_initial=0.1, graceful_timeout=0.8)
         turns: list[None] = []
         turn = house.manager._loop.turn
