@@ -124,7 +124,7 @@ def head(results: Mapping[str, Any], tables: Mapping[Section, Table]) -> Iterato
         "",
         *wrap(
             "`make bench` measures both cores of this package, *native* and *pure*, and *stock*, the manager "
-            "that comes with Sanic, in turns: every round has all of them. The figures are medians of "
+            "that comes with Sanic, in turns. Every round has all of them. The figures are medians of "
             f"{rounds} rounds. *Limit* is the time that the machine itself takes for the work.",
             WIDTH,
         ),

@@ -284,7 +284,7 @@ SECTIONS = (
         "bench_streamed",
         "Messages sent meanwhile",
         "µs a message",
-        "Another process sends more than the control channel holds. The limit is the same as above, but no "
+        "Another process sends more than the control channel holds. The limit is the same as above. It is no "
         "lower bound: a reader that is quicker than the writer is woken more often, and reads less each "
         "time.",
         duration(lambda params: SIZES[params["size"]], 1e6, "messages"),
@@ -377,12 +377,12 @@ SECTIONS = (
         "bench_interpreter",
         "How long another thread waits for the interpreter",
         "ms",
-        "A second thread reads the clock as often as it can, while the main thread is in the native core and "
-        "sweeps the largest of the trees. *Gap*: the time from one reading to the next. *Kept*: the part of "
-        "a gap in which neither thread was queued for a processor, so that the interpreter itself was "
+        "A second thread reads the clock as often as it can. Meanwhile the main thread is in the native core "
+        "and sweeps the largest of the trees. *Gap*: the time from one reading to the next. *Kept*: the part "
+        "of a gap in which neither thread was queued for a processor, so that the interpreter itself was "
         "withheld. Both are the worst of all rounds. *Nothing* is the main thread asleep. The pure core and "
-        "stock are not measured: they release the interpreter at each system call, and beside such a thread "
-        "get it back after 5 ms each time.",
+        "stock are not measured: they release the interpreter at each system call. Beside such a thread, "
+        "they get it back after 5 ms each time.",
         gaps,
         (at_most("longest kept", 1),),
         of_rounds=max,
