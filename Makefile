@@ -1,4 +1,4 @@
-# Everything a developer types; `make help` lists it. It needs cargo, Python >= 3.10 and a C compiler.
+# The developer's commands; `make help` lists them. They need cargo, Python >= 3.10 and a C compiler.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -38,19 +38,19 @@ help: ## show this
 run: $(NATIVE) ## start the example: two workers, reloading, with an inspector
 	@echo 'http://$(HOST):$(PORT)/ is $(APP). To try, from another terminal:'
 	@printf '  %-40s %s\n' \
-		'curl http://$(HOST):$(PORT)/' 'who answers' \
-		'$(BIN)/sanic inspect' 'what the manager sees' \
-		'$(BIN)/sanic inspect scale 3' 'three workers instead of $(WORKERS)' \
-		'$(BIN)/sanic inspect reload' 'new processes for all of them' \
-		'edit examples/hello.py' 'and the workers are reloaded'
-	@echo 'Ctrl-C here stops it all.'
+		'curl http://$(HOST):$(PORT)/' 'shows the worker that answers' \
+		'$(BIN)/sanic inspect' 'shows the state of all processes' \
+		'$(BIN)/sanic inspect scale 3' 'runs three workers instead of $(WORKERS)' \
+		'$(BIN)/sanic inspect reload' 'replaces all workers' \
+		'edit examples/hello.py' 'reloads the workers'
+	@echo 'Ctrl-C here stops the server.'
 	@exec $(PY) scripts/foreground.py $(BIN)/sanic-worker $(APP) --host $(HOST) --port $(PORT) --workers $(WORKERS) --reload
 
 test: $(NATIVE) ## run the tests of both languages
 	cargo test --quiet --locked --no-default-features
 	$(PY) -m pytest $(ARGS)
 
-lint: $(NATIVE) ## check style, types, the stub and the rules of the house
+lint: $(NATIVE) ## check style, types, the stub and the rules of the project
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -86,7 +86,7 @@ test-pythons: $(WHEEL) ## run the tests, a few of the long ones, on every CPytho
 test-upstream: $(WHEEL) ## run the worker tests of each supported Sanic on this package
 	$(PY) scripts/upstream.py -- $(ARGS)
 
-soak: $(NATIVE) ## repeat for minutes what must never fail
+soak: $(NATIVE) ## repeat for minutes the tests that must never fail
 	SOAK_ROUNDS=$(SOAK_ROUNDS) cargo test --quiet --locked --no-default-features at_any_moment
 	SOAK_ROUNDS=$(SOAK_ROUNDS) $(PY) -m pytest -m soak $(ARGS)
 
@@ -113,14 +113,14 @@ bench-quick: $(NATIVE) $(LIMIT) ## the same in five minutes, only printed
 	$(PY) -m pytest benches --quick --benchmark-json=target/bench-quick.json $(ARGS)
 	$(PY) scripts/benchmarks.py target/bench-quick.json
 
-bench-serving: $(NATIVE) ## what a server pays to count requests and to have TLS handshakes in sight, beside stock
+bench-serving: $(NATIVE) ## measure the cost of counting requests and observing TLS handshakes, beside stock
 	$(PY) benches/counting.py
 	$(PY) benches/handshakes.py
 
 coverage: $(NATIVE) ## measure the tests: branches of python/, lines of src/
 	$(PY) scripts/measure.py $(ARGS)
 
-clean: ## remove all that was built, environments and caches included
+clean: ## remove all build products, environments and caches included
 	rm -rf .venv .venvs .cache dist target htmlcov .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf fuzz/target fuzz/corpus fuzz/artifacts fuzz/coverage
 	rm -f python/worker/*.so

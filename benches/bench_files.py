@@ -1,4 +1,4 @@
-"""Look for changes among the files of a tree, and for the files that modules come from."""
+"""Scan the files of a tree for changes, and find the files that modules come from."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sanic.worker.reloader import Reloader
 from scale import CONTENDERS, Scale, core
 from trees import EACH, Trees
 
-# Modules, and how many of them are in one package.
+# Modules, and modules in one package.
 MODULES = 1_500
 PACKAGE = 10
-# From how many entries on src/scan/parallel.rs takes one more thread, and how many it takes at most.
+# The native core takes one more thread for each of this many entries, and this many threads at most.
 SHARED = 1_000
 THREADS = 4
 
@@ -31,7 +31,7 @@ Look = Callable[[], object]
 def bench_first_sweep(
     benchmark: BenchmarkFixture, scale: Scale, trees: Trees, files: int, contender: str
 ) -> None:
-    """Of a tree that is new to whoever looks; the limit is ``find``."""
+    """Scan a tree that is new to the scanner; the limit is ``find``."""
     root = trees.root(files, EACH)
 
     def setup() -> tuple[tuple[Look], dict[str, Any]]:
@@ -44,7 +44,7 @@ def bench_first_sweep(
 def bench_later_sweep(
     benchmark: BenchmarkFixture, scale: Scale, trees: Trees, files: int, contender: str
 ) -> None:
-    """Of a tree that is known and has not changed; the limit is to look at each file, and no more."""
+    """Scan a known tree that has not changed; the limit is to look at each file, and no more."""
     if contender == "limit":
         look = _looking_at(trees.paths(files, EACH), _threads(files))
     else:
@@ -54,7 +54,7 @@ def bench_later_sweep(
 
 @pytest.fixture
 def modules(trees: Trees) -> Iterator[Collection[ModuleType]]:
-    """So many modules more in ``sys.modules``, with files; all that are there."""
+    """Add this many modules with files to ``sys.modules``; yield all that are there."""
     made = {}
     for number, path in enumerate(trees.paths(MODULES, PACKAGE)):
         module = made[f"bench_module_{number}"] = ModuleType(f"bench_module_{number}")
@@ -72,7 +72,7 @@ def bench_first_modules(
     modules: Collection[ModuleType],
     contender: str,
 ) -> None:
-    """The files of modules, asked for the first time; the limit is to look at each of them, and no more."""
+    """Find the files of modules for the first time; the limit is to look at each of them, and no more."""
 
     def setup() -> tuple[tuple[Look], dict[str, Any]]:
         return (_naming(contender, modules),), {}
@@ -88,13 +88,13 @@ def bench_later_modules(
     modules: Collection[ModuleType],
     contender: str,
 ) -> None:
-    """The files of modules, asked for again."""
+    """Find the files of modules again."""
     benchmark.pedantic(_naming(contender, modules), rounds=scale.repeats, warmup_rounds=2)
     benchmark.extra_info["modules"] = len(modules)
 
 
 def sweeping(contender: str, root: Path) -> Look:
-    """What looks for changes below ``root``, all that is there being new to it."""
+    """Return a function that scans below ``root``, where all files are new to it."""
     if contender != "stock":
         scan: Look = core(contender).Scanner([root]).scan
         return scan
@@ -128,7 +128,7 @@ def _threads(files: int) -> int:
 
 
 def _repeats(scale: Scale, files: int) -> int:
-    """Fewer of what takes long."""
+    """Return fewer rounds for a large tree."""
     return max(2, min(scale.repeats, scale.repeats * 1_000 // files))
 
 

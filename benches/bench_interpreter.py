@@ -1,4 +1,4 @@
-"""How long the native core keeps the interpreter from another thread that always wants it."""
+"""Measure how long the native core keeps the interpreter from another thread that always wants it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from trees import Trees
 LIBC = ctypes.PyDLL(None)
 # Files a directory.
 EACH = 20
-# A gap is noted from so many seconds on: longer than a turn of the loop takes, shorter than what matters.
+# The shortest gap that is noted, seconds: longer than a turn of the loop, shorter than a gap that matters.
 NOTED = 50e-6
-# How long the main thread does nothing, or waits, seconds.
+# How long the main thread sleeps or waits, seconds.
 REST = 0.3
 
 
 class Busy(threading.Thread):
-    """Looks at the clock as often as it can, and notes when it could not.
+    """Read the clock as often as possible, and note the gaps.
 
     Attributes:
-        gaps: How long each was, seconds.
-        kept: What of each was not the scheduler's doing, seconds: this thread neither had a processor nor was
-            in the queue for one, nor was the main thread. It waited for the interpreter, while that ran.
+        gaps: The length of each gap, seconds.
+        kept: The part of each gap that was not the scheduler's doing, seconds. In it this thread neither had
+            a processor nor was queued for one, and the main thread was not queued. It waited for the
+            interpreter.
     """
 
     def __init__(self) -> None:
@@ -51,16 +52,16 @@ class Busy(threading.Thread):
             self._ready.set()
             over = False
             while not over:
-                # Asked before the gap is noted: the one in which the end was told counts too.
+                # Read before the gap is noted, so that the gap at the end counts too.
                 over = self._over
-                # The account is drawn up before a gap may begin, and once more when it is over.
+                # The account is taken before a gap may begin, and once more when it is over.
                 until_now, now = account(), perf_counter()
                 if now - last > NOTED:
                     worked, queued, main_queued = (
                         new - old for new, old in zip(account(), before, strict=True)
                     )
                     self.gaps.append(now - last)
-                    # If both stood in their queues it may have been at the same time.
+                    # Both threads may have been queued at the same time.
                     self.kept.append(max(0.0, now - last - worked - max(queued, main_queued)))
                 before, last = until_now, now
 
@@ -69,7 +70,7 @@ class Busy(threading.Thread):
         self.start()
         self._ready.wait()
         try:
-            # Held until the end: to let go of many objects takes its time too.
+            # Held until the end: releasing many objects takes time too.
             result = act()
         finally:
             self._over = True
@@ -78,7 +79,7 @@ class Busy(threading.Thread):
 
 
 class _Queue:
-    """How long a thread of this process has stood in the queue for a processor."""
+    """The time for which a thread of this process has been queued for a processor."""
 
     def __init__(self, thread: int) -> None:
         self._file = open(f"/proc/self/task/{thread}/schedstat", "rb")  # noqa: SIM115
@@ -91,15 +92,15 @@ class _Queue:
         self._file.close()
 
     def seconds(self) -> float:
-        """All of it so far."""
-        # Not os.pread: that gives the interpreter away.
+        """Return the time so far."""
+        # Not os.pread: that releases the interpreter.
         LIBC.pread(self._file.fileno(), self._text, len(self._text), 0)
         return int(self._text.value.split()[1]) / 1e9
 
 
 @pytest.mark.parametrize("doing", ["nothing", "waiting", "first sweep", "later sweep", "all changed"])
 def bench_interpreter(benchmark: BenchmarkFixture, scale: Scale, trees: Trees, doing: str) -> None:
-    """The longest gaps of a busy thread while another one is in the core."""
+    """Measure the longest gaps of a busy thread while another thread is in the core."""
     files = scale.trees[-1]
     scanner = core("native").Scanner([trees.root(files, EACH)])
     busy = Busy()

@@ -1,4 +1,4 @@
-"""Receive messages and say what they ask for, as a manager's monitor does."""
+"""Receive messages and decode the commands, as a manager's monitor does."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Take = Callable[[int], None]
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Connection, Connection]]:
-    """The manager's pipe: where is read, where is written."""
+    """Yield the two ends of a control channel: the reader and the writer."""
     subscriber, publisher = Pipe(True)
     with subscriber, publisher:
         yield subscriber, publisher
@@ -40,7 +40,7 @@ def bench_queued(
     size: int,
     contender: str,
 ) -> None:
-    """Messages that are there already."""
+    """Receive messages that are there already."""
     subscriber, publisher = ends
     messages = [message(number, size) for number in range(QUEUED)]
 
@@ -62,7 +62,7 @@ def bench_streamed(
     size: int,
     contender: str,
 ) -> None:
-    """Messages that another process sends meanwhile: more than the pipe holds."""
+    """Receive messages that another process sends meanwhile: more than the channel holds."""
     subscriber, publisher = ends
     count = scale.streamed // size
     with taking(contender, subscriber) as take, sending(publisher, size, count) as start:
@@ -76,14 +76,14 @@ def bench_streamed(
 
 
 def message(number: int, size: int) -> str:
-    """A request to restart a process of its own name, of about so many bytes when it is pickled."""
+    """Return a request to restart a process of its own name, of about this many bytes when it is pickled."""
     text = f"Sanic-Server-{number}-0:"
     return text + "x" * (size - len(pickle.dumps(text)))
 
 
 @contextmanager
 def taking(contender: str, subscriber: Connection) -> Iterator[Take]:
-    """What takes so many messages from the pipe."""
+    """Return a function that takes this many messages from the channel."""
     if contender == "stock":
 
         def take(count: int) -> None:
@@ -111,8 +111,8 @@ def _all_of(some: Callable[[], list[Any]]) -> Take:
 
 @contextmanager
 def sending(publisher: Connection, size: int, count: int) -> Iterator[Callable[[], object]]:
-    """A process that sends so many messages each time that it is told to."""
-    # What is measured is the reader: the writer has its pickles ready.
+    """Yield a function that makes a process send this many messages."""
+    # The reader is measured, so the writer has its pickles ready.
     payloads = [pickle.dumps(message(number, size)) for number in range(count)]
     told, telling = os.pipe()
 

@@ -1,4 +1,4 @@
-"""A reloader at work (``reloading.py``), and a server whose code is edited (``saved.py``)."""
+"""Measure a reloader at work (``reloading.py``), and a server whose code is edited (``saved.py``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scale import CONTENDERS, Scale
 from trees import EACH, Trees
 
 HERE = Path(__file__).parent
-# How many files are looked at where there are no events.
+# The number of files scanned where there are no events.
 SCANNED = 10_000
 
 
@@ -24,7 +24,7 @@ def _rounds(scale: Scale, turn: int) -> None:
 
 @pytest.mark.parametrize("contender", [*CONTENDERS, "limit"])
 def bench_edits(benchmark: BenchmarkFixture, scale: Scale, trees: Trees, files: int, contender: str) -> None:
-    """One file of a tree is edited time and again; the limit is ``watchfiles`` alone."""
+    """Edit one file of a tree again and again; the limit is ``watchfiles`` alone."""
     benchmark.extra_info.update(run(benchmark, scale, trees.root(files, EACH), contender))
 
 
@@ -32,20 +32,20 @@ def bench_edits(benchmark: BenchmarkFixture, scale: Scale, trees: Trees, files: 
 def bench_scanning(
     benchmark: BenchmarkFixture, scale: Scale, trees: Trees, contender: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same where there are no events."""
+    """Do the same where there are no events."""
     monkeypatch.setenv("WATCHFILES_FORCE_POLLING", "1")
     benchmark.extra_info.update(run(benchmark, scale, trees.root(SCANNED, EACH), contender))
 
 
 @pytest.mark.parametrize("contender", CONTENDERS)
 def bench_saved(benchmark: BenchmarkFixture, scale: Scale, contender: str) -> None:
-    """The code of a server is edited time and again."""
+    """Edit the code of a server again and again."""
     command = [sys.executable, str(HERE / "saved.py"), contender, str(scale.edits)]
     benchmark.extra_info.update(benchmark.pedantic(output, (command, contender)))
 
 
 def run(benchmark: BenchmarkFixture, scale: Scale, root: Path, contender: str) -> dict[str, object]:
-    """Run the program; return what it has found out."""
+    """Run the program; return its findings."""
     amounts = [str(scale.edits), str(scale.rest)]
     command = [sys.executable, str(HERE / "reloading.py"), contender, str(root), *amounts]
     result: dict[str, object] = benchmark.pedantic(output, (command, contender))

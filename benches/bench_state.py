@@ -1,4 +1,4 @@
-"""What processes know of each other (``stated.py``), what rest costs, and how soon a server answers."""
+"""Measure the shared state (``stated.py``), the cost of an idle manager, and the time to the first answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEWER = 20
     ids=str,
 )
 def bench_state(benchmark: BenchmarkFixture, scale: Scale, what: str, entries: int, contender: str) -> None:
-    """One thing that is done with it."""
+    """Measure one use of the state."""
     amount = {"all": 10, "all-at-once": 10}.get(what, 1)
     amount = scale.changes // (amount * (FEWER if contender == "stock" else 1))
     command = [sys.executable, str(FOLDER / "stated.py"), contender, what, str(entries), str(amount)]
@@ -34,7 +34,7 @@ def bench_state(benchmark: BenchmarkFixture, scale: Scale, what: str, entries: i
 
 @pytest.mark.parametrize("contender", CONTENDERS[:1])
 def bench_beat(benchmark: BenchmarkFixture, scale: Scale, contender: str) -> None:
-    """A sign of life, which the native core alone knows."""
+    """Measure a heartbeat, which stock does not have."""
     command = [sys.executable, str(FOLDER / "stated.py"), contender, "beat", "2", str(scale.changes)]
     benchmark.extra_info.update(benchmark.pedantic(output, (command, contender)))
 
@@ -42,18 +42,18 @@ def bench_beat(benchmark: BenchmarkFixture, scale: Scale, contender: str) -> Non
 @pytest.mark.parametrize("contender", CONTENDERS)
 @pytest.mark.parametrize("processes", [2, 64])
 def bench_idle(benchmark: BenchmarkFixture, scale: Scale, processes: int, contender: str) -> None:
-    """Nothing to do."""
+    """Measure a manager without work."""
     benchmark.extra_info.update(run(benchmark, contender, "idle", processes, scale.idle))
 
 
 @pytest.mark.parametrize("contender", CONTENDERS)
 def bench_start(benchmark: BenchmarkFixture, contender: str) -> None:
-    """From the command to the first answer."""
+    """Measure the time from the command to the first answer."""
     benchmark.extra_info["seconds"] = benchmark.pedantic(start, (contender,))
 
 
 def start(contender: str) -> float:
-    """Start a server, ask until it answers, stop it; return how long the answer took, seconds."""
+    """Start a server, ask until it answers, stop it; return the time to the answer, seconds."""
     port = free_port()
     core = {"WORKER_CORE": contender} if contender != "stock" else {}
     command = [sys.executable, str(FOLDER / "served.py"), contender, str(port)]

@@ -1,4 +1,4 @@
-"""How the benches run: round by round, each round with every contender, at one of two scales."""
+"""Run the benches round by round, each round with every contender, at one of two scales."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Have every bench once a round, and those of trees of files once a size."""
+    """Parametrize every bench by the round, and those with trees of files by the size."""
     scale = metafunc.config.stash[SCALE]
     metafunc.fixturenames.append("turn")
     metafunc.parametrize("turn", range(scale.rounds))
@@ -33,18 +33,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Go round by round, so that what the machine does meanwhile falls on all contenders alike."""
+    """Go round by round, so that disturbances of the machine affect all contenders alike."""
     items.sort(key=lambda item: item.callspec.params["turn"])  # type: ignore[attr-defined]
 
 
 @pytest.fixture
 def scale(request: pytest.FixtureRequest) -> Scale:
-    """How much is measured in this run."""
+    """Return the scale of this run."""
     return request.config.stash[SCALE]
 
 
 @pytest.fixture(scope="session")
 def trees() -> Iterator[Trees]:
-    """The trees of files of this run."""
+    """Return the trees of files of this run."""
     with TemporaryDirectory(prefix="benches-") as folder:
         yield Trees(Path(folder))

@@ -1,8 +1,9 @@
 """Measure the cost of counting requests, beside a trivial handler: ``counting.py [ROUNDS]``.
 
-Pipelined requests go through a connection of Sanic's, over a transport that drops what is written. Prints the
-CPU time of a request with the counts of stock (a mapping for each connection) and with ours (one for all,
-added up by a timer), in nanoseconds, and that of a beat, which comes once a second at most.
+Pipelined requests go through a connection of Sanic's, over a transport that drops its output. The program
+prints the CPU time of a request, in nanoseconds, with the counts of stock (a mapping for each connection) and
+with those of this package (one mapping for all, added up by a timer). It also prints the CPU time of a beat,
+which comes once a second at most.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Transport(asyncio.Transport):
-    """Counts what is written, and tells when all is answered."""
+    """Count the bytes written, and tell when all requests are answered."""
 
     def __init__(self, done: asyncio.Event) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
@@ -38,25 +39,25 @@ class Transport(asyncio.Transport):
             self._done.set()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Nothing is buffered."""
+        """Say that nothing is buffered."""
 
     def get_write_buffer_size(self) -> int:
-        """Nothing is buffered."""
+        """Say that nothing is buffered."""
         return 0
 
     def pause_reading(self) -> None:
-        """All is there."""
+        """Return at once."""
 
     def resume_reading(self) -> None:
-        """All is there."""
+        """Return at once."""
 
     def is_closing(self) -> bool:
-        """Whether all is answered."""
+        """Whether all requests are answered."""
         return self._done.is_set()
 
 
 async def answer(app: Any, counts: dict[str, Any] | None) -> float:
-    """Answer many requests; return the nanoseconds that one took."""
+    """Answer many requests; return the nanoseconds of one."""
     done = asyncio.Event()
     loop = asyncio.get_running_loop()
     protocol: Any = HttpProtocol(loop=loop, app=app, signal=Signal(), connections=set(), state=counts)
@@ -71,7 +72,7 @@ async def answer(app: Any, counts: dict[str, Any] | None) -> float:
 
 
 async def main(rounds: int) -> None:
-    """Measure in turns."""
+    """Measure the contenders in turns."""
     app: Any = Sanic("counting", configure_logging=False)
     app.config.ACCESS_LOG = False
     app.get("/")(lambda request: text("counted"))

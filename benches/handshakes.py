@@ -1,6 +1,6 @@
-"""TLS as the server of a worker accepts it, beside the loop's own way: ``handshakes.py [ROUNDS]``.
+"""Measure TLS as a worker's server accepts it, beside the loop's own way: ``handshakes.py [ROUNDS]``.
 
-Prints the CPU time that the server takes for a handshake, and for a request that it echoes over a kept
+The program prints the CPU time of the server for a handshake, and for a request that it echoes over a kept
 connection, in microseconds, with the ratio of the two. A busy machine hardly changes CPU times.
 """
 
@@ -28,7 +28,7 @@ CONTENDERS = ("ours", "stock")
 
 
 class Echo(SanicProtocol):
-    """Sends back what it receives, without an application."""
+    """Send received data back, without an application."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop, app=None)  # type: ignore[arg-type]
@@ -38,10 +38,10 @@ class Echo(SanicProtocol):
         self.transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is to be done."""
+        """Do nothing."""
 
     def data_received(self, data: bytes) -> None:
-        """Echo."""
+        """Echo the data."""
         self.transport.write(data)  # type: ignore[union-attr]
 
 
@@ -66,14 +66,14 @@ def connect(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 
 def handshakes(port: int, context: ssl.SSLContext) -> int:
-    """Make some; return how many."""
+    """Make some connections; return their number."""
     for _ in range(CONNECTIONS):
         connect(port, context).close()
     return CONNECTIONS
 
 
 def requests(port: int, context: ssl.SSLContext) -> int:
-    """Send some over one connection; return how many."""
+    """Send some requests over one connection; return their number."""
     with connect(port, context) as connection:
         for _ in range(REQUESTS):
             connection.sendall(b"x" * 100)

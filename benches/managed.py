@@ -1,9 +1,9 @@
-"""A manager at work: ``managed.py CONTENDER LOAD PROCESSES AMOUNT`` prints what came of it as JSON.
+"""Measure a manager at work: ``managed.py CONTENDER LOAD PROCESSES AMOUNT`` prints the result as JSON.
 
-A program of its own, since a process has one core for good, which ``WORKER_CORE`` chooses. The manager is a
-real one, with real processes that idle and a real shared state. Its verb ``restart`` is replaced, as anybody
-may replace it, by one that takes note. Another process, the driver, gives the manager something to do, once
-that has obeyed a first message and so is known to be at work.
+This is a program of its own because a process has one core for good, which ``WORKER_CORE`` chooses. The
+manager is a real one, with real processes that idle and a real shared state. Its verb ``restart`` is replaced
+by one that records its calls; any user may replace it. Another process, the driver, makes the load. It begins
+when the manager has obeyed a first message, and so is known to be at work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from typing import Any, Protocol
 
 from usage import resident, used
 
-# What the tests need, and Sanic imports wherever it finds it, would count as memory of the manager.
+# Packages that the tests need, and that Sanic imports if they are there, would count as memory of the
+# manager.
 sys.modules.update(dict.fromkeys(("aioquic", "trustme")))  # type: ignore[arg-type]
 
 from sanic.exceptions import ServerKilled  # noqa: E402
@@ -37,36 +38,36 @@ CONTEXT = get_context("fork")
 BLOCK = 64 * 1024
 # Many more names than a wait takes at once, so that no name comes twice among them.
 BLOCKS = 16
-# How long after the driver has stopped the manager may go on with what is queued, seconds.
+# How long the manager may go on with queued messages after the driver has stopped, seconds.
 GRACE = 1.0
-# The pause before each single event, in which the manager comes to rest, seconds.
+# The pause before each single event, in which the manager becomes idle, seconds.
 PAUSE = 0.01
-# How often a manager looks around that is not told, seconds: events are spread over it.
+# How often a polling manager looks around, seconds: events are spread over it.
 TICK = 0.1
 # How long a manager is left alone before it is watched, seconds.
 REST = 1.0
-# After how long a death counts as never noticed, seconds.
+# After this time an exit counts as never noticed, seconds.
 NEVER = 2.0
 
 
 class Load(Protocol):
-    """What the manager is given to do."""
+    """The load on a manager."""
 
     def prepare(self, manager: Any) -> None:
-        """Take note of a manager whose processes have been started."""
+        """Take over a manager whose processes have been started."""
 
     def drive(self, publisher: Connection) -> None:
-        """Give it something to do; runs in the driver."""
+        """Make the load; runs in the driver."""
 
     def restart(self, *args: Any, **kwargs: Any) -> None:
-        """Take note, in place of the manager's verb."""
+        """Record a call, in place of the manager's verb."""
 
     def result(self, to_the_end: bool) -> dict[str, Any]:
-        """What came of it, and whether the manager had come to the end of it."""
+        """Return the figures, and whether the manager has reached the end of the load."""
 
 
 class Flood:
-    """As many requests to restart as the manager takes, written in blocks; names and calls are counted.
+    """Write as many restart requests as the manager takes, in blocks; names and calls are counted.
 
     ``different`` says whether each message has a name of its own.
     """
@@ -79,7 +80,7 @@ class Flood:
         self._names = self._calls = 0
 
     def prepare(self, manager: Any) -> None:
-        """Nothing is to be known of it."""
+        """Need nothing of the manager."""
 
     def drive(self, publisher: Connection) -> None:
         """Write blocks for some time, then the end."""
@@ -96,7 +97,7 @@ class Flood:
         publisher.send("__TERMINATE__")
 
     def restart(self, process_names: list[str], **kwargs: Any) -> None:
-        """Count."""
+        """Count the names."""
         now = monotonic()
         if not self._calls:
             self._began = now
@@ -107,8 +108,8 @@ class Flood:
             raise ServerKilled
 
     def result(self, to_the_end: bool) -> dict[str, Any]:
-        """How many messages were taken, how many calls they became, and in which time."""
-        # Where several became one call, only the driver knows how many they were.
+        """Return the number of messages and of calls, and the time they took."""
+        # Where several messages became one call, only the driver knows their number.
         messages = self._sent.value if to_the_end else self._names
         if self._different and messages != self._names:
             raise SystemExit(f"{messages} messages were sent, and {self._names} obeyed")
@@ -126,17 +127,17 @@ def _block(number: Callable[[], int]) -> tuple[int, bytes]:
 
 
 class OneByOne:
-    """One message at a time to a manager at rest: how long from before the sending to the verb."""
+    """Send one message at a time to an idle manager; measure the time from before the sending to the verb."""
 
     def __init__(self, times: float) -> None:
         self._times = int(times)
         self._samples: list[float] = []
 
     def prepare(self, manager: Any) -> None:
-        """Nothing is to be known of it."""
+        """Need nothing of the manager."""
 
     def drive(self, publisher: Connection) -> None:
-        """Send messages that tell when they were sent, then the end."""
+        """Send messages that carry the time of their sending, then the end."""
         for _ in range(self._times):
             sleep(PAUSE)
             publisher.send(f"Sanic-Server-0-0:{monotonic_ns()}")
@@ -144,17 +145,17 @@ class OneByOne:
         publisher.send("__TERMINATE__")
 
     def restart(self, reloaded_files: str, **kwargs: Any) -> None:
-        """See how late it is."""
+        """Record the delay."""
         self._samples.append((monotonic_ns() - int(reloaded_files)) / 1e6)
 
     def result(self, to_the_end: bool) -> dict[str, Any]:
-        """The times, ms."""
+        """Return the times, ms."""
         return {"samples": self._samples}
 
 
 @contextmanager
 def flooding(publisher: Connection) -> Iterator[None]:
-    """Another process writes requests meanwhile, as many as the manager takes."""
+    """Let another process write as many requests as the manager takes."""
 
     def write() -> None:
         numbers = count()
@@ -170,10 +171,10 @@ def flooding(publisher: Connection) -> Iterator[None]:
         writer.join()
 
 
-class Deaths:
-    """One process killed at a time: how long from when the kernel tells of it until the manager knows.
+class Exits:
+    """Kill one process at a time; measure the time from the kernel's report until the manager knows.
 
-    ``flooded`` says whether messages are written meanwhile, as many as it takes.
+    ``flooded`` says whether messages are written meanwhile, as many as the manager takes.
     """
 
     def __init__(self, times: float, *, stock: bool, flooded: bool) -> None:
@@ -184,7 +185,7 @@ class Deaths:
         self._result, self._reporting = Pipe(False)
 
     def prepare(self, manager: Any) -> None:
-        """Tell the driver who there is; be told by the manager of deaths, as early as it can be."""
+        """Send the driver the pids; hook the first line of the manager that handles an exit."""
         self._telling.send([process.pid for process in manager.processes])
         if self._stock:
             kind = import_module("sanic.worker.process").WorkerProcess
@@ -192,8 +193,8 @@ class Deaths:
                 kind, "set_state", lambda process, state, *_: process.pid if state.name == "FAILED" else 0
             )
         else:
-            kind = import_module("worker._supervisor.loop").Loop
-            self._tell(kind, "_exited", lambda loop, watched, *_: watched.base.pid)
+            kind = import_module("worker._supervisor.supervisor").Supervisor
+            self._tell(kind, "on_exit", lambda supervisor, key, *_: supervisor._children[key].base.pid)
 
     def _tell(self, kind: Any, name: str, dead: Callable[..., int]) -> None:
         original = getattr(kind, name)
@@ -207,7 +208,7 @@ class Deaths:
         setattr(kind, name, telling)
 
     def drive(self, publisher: Connection) -> None:
-        """Kill one after the other, then send the end."""
+        """Kill one process after the other, then send the end."""
         pids = self._hearing.recv()
         random = Random(0)
         samples = []
@@ -228,15 +229,17 @@ class Deaths:
         return None
 
     def restart(self, *args: Any, **kwargs: Any) -> None:
-        """Nobody asks for it."""
+        """Record nothing."""
 
     def result(self, to_the_end: bool) -> dict[str, Any]:
-        """The times, ms; None for a death that was not noticed."""
+        """Return the times, ms; ``None`` for an exit that was not noticed."""
         return {"samples": self._result.recv()}
 
 
 class Signals:
-    """One SIGTERM at a time in a flood of messages: how long from its sending to the manager's verb."""
+    """Send one SIGTERM at a time in a flood of messages; measure the time from its sending to the manager's
+    verb.
+    """
 
     def __init__(self, times: float) -> None:
         self._times = int(times)
@@ -244,7 +247,7 @@ class Signals:
         self._samples: list[float] = []
 
     def prepare(self, manager: Any) -> None:
-        """Take note, in place of the manager's verb, and let it go on."""
+        """Record the call, in place of the manager's verb, and let the manager go on."""
 
         def noting(*_: Any) -> None:
             self._samples.append((monotonic_ns() - self._sent.value) / 1e6)
@@ -265,12 +268,12 @@ class Signals:
         """Do nothing."""
 
     def result(self, to_the_end: bool) -> dict[str, Any]:
-        """The times, ms."""
+        """Return the times, ms."""
         return {"samples": self._samples}
 
 
 class Idle:
-    """Nothing: what main takes, and whoever keeps its state, while they wait."""
+    """Make no load; measure the main process, and the process of its state, while they wait."""
 
     def __init__(self, seconds: float, helpers: list[int]) -> None:
         self._seconds = seconds
@@ -279,11 +282,11 @@ class Idle:
         self._result, self._reporting = Pipe(False)
 
     def prepare(self, manager: Any) -> None:
-        """Tell the driver whom to watch."""
+        """Send the driver the pids to watch."""
         self._telling.send([os.getpid(), *self._helpers])
 
     def drive(self, publisher: Connection) -> None:
-        """Watch, then send the end."""
+        """Watch the processes, then send the end."""
         pids = self._hearing.recv()
         sleep(REST)
         before = [used(pid) for pid in pids]
@@ -302,16 +305,16 @@ class Idle:
         publisher.send("__TERMINATE__")
 
     def restart(self, *args: Any, **kwargs: Any) -> None:
-        """Nobody asks for it."""
+        """Record nothing."""
 
     def result(self, to_the_end: bool) -> dict[str, Any]:
-        """Switches a second, percent of a processor, MB."""
+        """Return switches a second, percent of a processor, MB."""
         found: dict[str, Any] = self._result.recv()
         return found
 
 
 def _kill(pid: int) -> int:
-    """Kill a process; return when the kernel told of its death."""
+    """Kill a process; return the time at which the kernel reported its exit."""
     pidfd = os.pidfd_open(pid)
     try:
         waiting = poll()
@@ -324,7 +327,7 @@ def _kill(pid: int) -> int:
 
 
 def idle() -> None:
-    """What the processes in the table do."""
+    """Idle: the target of the processes in the table."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_DFL)
     while True:
@@ -332,7 +335,7 @@ def idle() -> None:
 
 
 class Least:
-    """No manager at all, but the limit of one message at a time: it reads it and calls the verb."""
+    """The limit of one message at a time, without a manager: it reads a message and calls the verb."""
 
     processes = ()
     restart: Callable[..., None]
@@ -341,11 +344,11 @@ class Least:
         self.monitor_publisher, self._subscriber = ends
 
     def start(self) -> None:
-        """There is nothing to start."""
+        """Start nothing."""
 
     def monitor(self) -> None:
         """Read until the end."""
-        # A read of the descriptor is all: the frame's header comes along with its payload.
+        # A read of the descriptor is enough: the frame's header comes along with its payload.
         while (text := pickle.loads(os.read(self._subscriber.fileno(), BLOCK)[4:])) != "__TERMINATE__":
             name, _, files = text.partition(":")
             self.restart(process_names=[name], reloaded_files=files)
@@ -353,7 +356,7 @@ class Least:
 
 @contextmanager
 def state_of(contender: str) -> Iterator[tuple[Any, list[int]]]:
-    """The state of the processes, and who keeps it."""
+    """Return the state of the processes, and the manager of its process."""
     if contender == "stock":
         from multiprocessing.managers import SyncManager
 
@@ -368,9 +371,9 @@ def state_of(contender: str) -> Iterator[tuple[Any, list[int]]]:
 
 
 def load_of(name: str, amount: float, stock: bool, helpers: list[int]) -> Load:
-    """The load of that name; ``amount`` is the seconds of a flood, else how often."""
-    if name.startswith("deaths"):
-        return Deaths(amount, stock=stock, flooded=name == "deaths-in-a-flood")
+    """Return the load of that name; ``amount`` is the seconds of a flood, else the number of events."""
+    if name.startswith("exits"):
+        return Exits(amount, stock=stock, flooded=name == "exits-in-a-flood")
     if name == "idle":
         return Idle(amount, helpers)
     if name == "signals-in-a-flood":
@@ -379,7 +382,7 @@ def load_of(name: str, amount: float, stock: bool, helpers: list[int]) -> Load:
 
 
 def work(manager: Any, load: Load, go: Any) -> bool:
-    """Run the manager until the driver ends it; return whether that was in order."""
+    """Run the manager until the driver ends it; return whether it ended in order."""
 
     def begin(**kwargs: Any) -> None:
         manager.restart = load.restart

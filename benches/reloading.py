@@ -1,9 +1,9 @@
-"""A reloader at work: ``reloading.py CONTENDER ROOT EDITS REST`` prints what came of it as JSON.
+"""Measure a reloader at work: ``reloading.py CONTENDER ROOT EDITS REST`` prints the result as JSON.
 
-A program of its own, since a process has one core for good, which ``WORKER_CORE`` chooses; whether there are
-file events, ``WATCHFILES_FORCE_POLLING`` does. The reloader runs in a spawned process, as that of a server
-does, and watches one directory. This one edits a file in it time and again, and listens for the message. The
-limit is ``watchfiles`` alone, which sends a message whatever it is told.
+This is a program of its own because a process has one core for good, which ``WORKER_CORE`` chooses. Whether
+there are file events, ``WATCHFILES_FORCE_POLLING`` decides. The reloader runs in a spawned process, as a
+server's does, and watches one directory. The program edits a file in it again and again, and waits for the
+message. The limit is ``watchfiles`` alone, which sends a message at every event.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from typing import Any
 
 from usage import resident, used
 
-# What the tests need, and Sanic imports wherever it finds it, would count as memory of the reloader.
+# Packages that the tests need, and that Sanic imports if they are there, would count as memory of the
+# reloader.
 sys.modules.update(dict.fromkeys(("aioquic", "trustme")))  # type: ignore[arg-type]
 
 CONTEXT = get_context("spawn")
-# How long the first look may take, and any message, seconds.
+# How long the first scan may take, and any message, seconds.
 PATIENCE = 60.0
-# How long it is given to come to rest, seconds.
+# How long the reloader has to become idle, seconds.
 REST = 2.0
 
 
 def application() -> Any:
-    """An application like any other."""
+    """Return a plain application."""
     from sanic import Sanic
 
     return Sanic("bench")
@@ -39,7 +40,7 @@ def application() -> Any:
 
 def reload(contender: str, root: Path, publisher: Connection) -> None:
     """Watch, and send a message for each change, until the end."""
-    # What is logged is not the result.
+    # Log lines are not part of the result.
     os.dup2(2, 1)
     if contender == "limit":
         from watchfiles import watch
@@ -59,14 +60,14 @@ def reload(contender: str, root: Path, publisher: Connection) -> None:
 
 
 class Edits:
-    """Edits of one file, each with a time of its own."""
+    """Make edits of one file, each with a time of its own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._time = int(path.stat().st_mtime)
 
     def make(self) -> float:
-        """Edit; return when."""
+        """Edit the file; return the time."""
         self._time += 1
         began = monotonic()
         self._path.write_text(str(self._time))
@@ -75,11 +76,11 @@ class Edits:
 
 
 def measure(process: Any, messages: Connection, edits: Edits, times: int, rest: float) -> dict[str, Any]:
-    """Edit so often, then leave it alone for so many seconds."""
+    """Edit this often, then leave the file alone for this many seconds."""
     chance = Random(7)
     samples: list[float] = []
     began = edits.make()
-    # The first edits fall into the first look.
+    # The first edits fall into the first scan.
     while not messages.poll(1.0):
         assert monotonic() < began + PATIENCE, "it does not see any edit"
         edits.make()
@@ -99,7 +100,7 @@ def measure(process: Any, messages: Connection, edits: Edits, times: int, rest: 
 
 
 def main() -> None:
-    """Start it, measure, print the result."""
+    """Start the reloader, measure, print the result."""
     contender, root, times, rest = sys.argv[1:]
     messages, publisher = CONTEXT.Pipe(False)
     process = CONTEXT.Process(target=reload, args=(contender, Path(root), publisher), daemon=True)

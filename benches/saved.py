@@ -1,6 +1,6 @@
-"""A server whose code is edited: ``saved.py CONTENDER EDITS`` prints how long each edit took, as JSON.
+"""Measure a server whose code is edited: ``saved.py CONTENDER EDITS`` prints the time of each edit as JSON.
 
-From just before the application's file is written to the first answer of the new code.
+The time runs from just before the application's file is written to the first answer of the new code.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ app = Sanic("saved")
 async def version(request):
     return text("{}")
 """
-# How often it is asked, and how long it may take, seconds.
+# How often the server is asked, and how long an answer may take, seconds.
 PAUSE = 0.005
 PATIENCE = 60.0
-# How long it is left alone before each edit, at least, seconds: the last restart is to be over.
+# The shortest pause before each edit, seconds: the last restart must be over.
 REST = 1.5
 
 
 def wait_for(port: int, version: int) -> None:
     """Ask until the answer is of this version."""
     deadline = monotonic() + PATIENCE
-    # Stock has moments in which nobody answers.
+    # Stock has moments in which no worker answers.
     while answer(port, timeout=5) != str(version).encode():
         assert monotonic() < deadline, f"no answer of version {version}"
         sleep(PAUSE)
 
 
 def edits(app: Path, port: int, times: int) -> list[float]:
-    """Edit so often; return how long each took, ms."""
+    """Edit this often; return the time of each edit, ms."""
     chance = Random(7)
     samples = []
     wait_for(port, 0)
-    # A reloader that is just starting takes what it finds for what was there before.
+    # A reloader that is just starting takes an edit for the original.
     sleep(3 * REST)
     for version in range(1, times + 1):
         sleep(REST + chance.random())

@@ -1,4 +1,4 @@
-"""How much is measured, and who takes part."""
+"""Define the scale of the benches, and the contenders."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 CONTENDERS = ("native", "pure", "stock")
-"""Our two cores, and the manager that comes with Sanic."""
+"""The two cores, and the manager that comes with Sanic."""
 
 
 class Scale(NamedTuple):
-    """How much is measured.
+    """The amounts of a run.
 
     Attributes:
-        rounds: How often all is measured; what counts is the median of the rounds.
-        repeats: How often in a round, where that is cheap.
-        seconds: How long a flood of messages lasts.
-        samples: How many single messages are timed in a round.
-        deaths: How many processes are killed in a round.
-        trees: Files in the trees that are swept.
-        streamed: Bytes that are sent of each size of message.
-        changes: How often a key of the state is read, or written.
-        idle: How long a manager is watched that has nothing to do, seconds.
-        reloads: In how many of the rounds a reloader is measured, which takes its time.
-        edits: How often a file is edited in one of these.
-        rest: How long a reloader is watched that has nothing to do, seconds.
+        rounds: Rounds; the figures are their medians.
+        repeats: Repetitions in a round, where that is cheap.
+        seconds: The duration of a flood of messages.
+        samples: Single messages timed in a round.
+        exits: Processes killed in a round.
+        trees: Files in the trees that are scanned.
+        streamed: Bytes sent of each size of message.
+        changes: Reads, or writes, of a key of the state.
+        idle: The time for which an idle manager is watched, seconds.
+        reloads: The rounds in which a reloader is measured, which is slow.
+        edits: Edits of a file in each of these.
+        rest: The time for which an idle reloader is watched, seconds.
     """
 
     rounds: int
     repeats: int
     seconds: float
     samples: int
-    deaths: int
+    exits: int
     trees: tuple[int, ...]
     streamed: int
     changes: int
@@ -46,5 +46,5 @@ QUICK = Scale(2, 10, 0.4, 30, 10, (1_000, 10_000), 4_000_000, 4_000, 2.0, 1, 3, 
 
 
 def core(contender: str) -> Any:
-    """One of our cores, whatever ``WORKER_CORE`` says."""
+    """Return the core of a contender, regardless of ``WORKER_CORE``."""
     return import_module("worker._core.pure" if contender == "pure" else "worker._native")

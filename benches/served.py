@@ -1,4 +1,4 @@
-"""An application of one worker: ``served.py CONTENDER PORT``."""
+"""Serve an application of one worker: ``served.py CONTENDER PORT``."""
 
 from __future__ import annotations
 

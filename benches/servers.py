@@ -1,4 +1,4 @@
-"""A server under measurement: started, asked, and ended with all that it has started."""
+"""Start a server under measurement, ask it, and end it with all processes that it has started."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -24,7 +24,7 @@ def free_port() -> int:
 def running(
     command: list[str], *, cwd: str | Path | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a server; in the end, stop it."""
+    """Start a server; stop it at the end."""
     server = subprocess.Popen(
         command,
         cwd=cwd,
@@ -45,7 +45,7 @@ def running(
 
 
 def answer(port: int, timeout: float) -> bytes:
-    """What the server answers; nothing while nobody does."""
+    """Return the server's answer; nothing while there is none."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=timeout)) as connection:
         try:
             connection.request("GET", "/", headers={"Connection": "close"})

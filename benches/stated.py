@@ -1,7 +1,8 @@
-"""The state of the processes at work: ``stated.py CONTENDER WHAT ENTRIES AMOUNT`` prints JSON.
+"""Measure the shared state at work: ``stated.py CONTENDER WHAT ENTRIES AMOUNT`` prints JSON.
 
-A program of its own, since a process has one core for good, which ``WORKER_CORE`` chooses. What is measured
-is what an application does: ``app.m.state`` and ``app.m.workers`` are the ``WorkerState`` that is used here.
+This is a program of its own because a process has one core for good, which ``WORKER_CORE`` chooses. It
+measures an application's view: ``app.m.state`` and ``app.m.workers`` are the ``WorkerState`` that is used
+here.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 CONTEXT = get_context("fork")
 OWN, SHARED = "Sanic-Server-0-0", "Sanic-Server-1-0"
-# Reads or writes that are timed together, as one takes not much longer than to look at the clock.
+# Reads or writes that are timed together, because one takes not much longer than reading the clock.
 BATCH = 100
 # Processes that read at once.
 READERS = 4
@@ -39,7 +40,7 @@ Found = dict[str, float]
 
 @contextmanager
 def state_of(contender: str) -> Iterator[tuple[Any, Any]]:
-    """The state that the contender shares, and its ``WorkerState``."""
+    """Return the state that the contender shares, and its ``WorkerState``."""
     if contender == "stock":
         with SyncManager(ctx=CONTEXT) as server:
             yield server.dict(), import_module("sanic.worker.state").WorkerState
@@ -50,7 +51,7 @@ def state_of(contender: str) -> Iterator[tuple[Any, Any]]:
 
 
 def fill(state: Any, entries: int) -> None:
-    """As many entries as there are processes, of 8 keys each."""
+    """Make as many entries as there are processes, of 8 keys each."""
     for number in range(entries):
         state[f"Sanic-Server-{number}-0"] = {
             "server": True,
@@ -65,7 +66,7 @@ def fill(state: Any, entries: int) -> None:
 
 
 def timed(times: int, act: Callable[[int], Any], before: Callable[[int], Any] | None = None) -> float:
-    """The median of so many, in µs; what comes ``before`` each of them is not timed."""
+    """Return the median of this many calls, in µs; a call of ``before`` ahead of each is not timed."""
     samples = []
     for number in range(times):
         if before is not None:
@@ -77,7 +78,7 @@ def timed(times: int, act: Callable[[int], Any], before: Callable[[int], Any] | 
 
 
 def batch(act: Callable[[int], Any]) -> Callable[[int], Any]:
-    """The same many times over."""
+    """Repeat the call this often."""
 
     def acts(number: int) -> None:
         for one in range(number * BATCH, (number + 1) * BATCH):
@@ -87,14 +88,14 @@ def batch(act: Callable[[int], Any]) -> Callable[[int], Any]:
 
 
 def read(own: Any, amount: int) -> Found:
-    """One key of the own entry."""
+    """Read one key of the own entry."""
     unchanged = timed(amount // BATCH, batch(lambda _: own["mine"])) / BATCH
     changed = timed(amount, lambda _: own["mine"], lambda number: own.update({"mine": number}))
     return {"unchanged": unchanged, "changed in between": changed}
 
 
 def write(own: Any, amount: int) -> Found:
-    """One key of the own entry."""
+    """Write one key of the own entry."""
 
     def one(value: Callable[[int], Any]) -> float:
         return timed(amount // BATCH, batch(lambda number: own.update({"mine": value(number)}))) / BATCH
@@ -103,17 +104,17 @@ def write(own: Any, amount: int) -> Found:
 
 
 def everything(own: Any, amount: int) -> Found:
-    """All entries, of which one has changed."""
+    """Read all entries, one of which has changed."""
     return {"": timed(amount, lambda _: own.full(), lambda number: own.update({"mine": number}))}
 
 
 def together(reads: Callable[[int], Found], processes: int) -> Found:
-    """The same in several processes at once; the median of their figures."""
+    """Read them in several processes at once; return the median of their figures."""
     ends = []
     for number in range(processes):
         hearing, telling = Pipe(False)
         CONTEXT.Process(target=lambda end=telling, one=number: end.send(reads(one)), daemon=True).start()
-        # So that one which fails is not waited for.
+        # A process that fails must not block the others.
         telling.close()
         ends.append(hearing)
     found = [end.recv() for end in ends]
@@ -121,12 +122,12 @@ def together(reads: Callable[[int], Found], processes: int) -> Found:
 
 
 def beat(state: Any, amount: int) -> Found:
-    """A sign of life."""
+    """Measure a heartbeat."""
     return {"": timed(amount // BATCH, batch(lambda _: state.beat(1))) / BATCH}
 
 
 def lost(state: Any, kind: Any, amount: int) -> Found:
-    """How many of their own writes two processes do not find again, in percent."""
+    """Return the percentage of their own writes that two processes do not find again."""
 
     def write(key: str) -> Found:
         own = kind(state, SHARED)

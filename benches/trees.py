@@ -1,4 +1,4 @@
-"""Trees of files to look at."""
+"""Make trees of files to scan."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
 
-# Files a directory, where nothing else is said.
+# Files a directory, by default.
 EACH = 20
 # Directories a directory.
 DIRECTORIES = 4
-# The time after which a scanner takes a directory's time of change at its word, and a little more, seconds.
+# The age at which a scanner trusts a directory's time of change, and a little more, seconds.
 SETTLED = 2.2
 
 
@@ -23,7 +23,7 @@ class Trees:
         self._made: dict[Path, list[Path]] = {}
 
     def paths(self, files: int, each: int) -> list[Path]:
-        """The files of a tree of so many, so many in each directory."""
+        """Yield the files of a tree of this many, this many in each directory."""
         root = self._folder / f"{files}-{each}"
         if root not in self._made:
             self._made[root] = list(_plant(root, files, each))
@@ -32,7 +32,7 @@ class Trees:
         return self._made[root]
 
     def root(self, files: int, each: int) -> Path:
-        """The directory that all of them are below."""
+        """Return the directory above all of them."""
         return self.paths(files, each)[0].parent
 
 

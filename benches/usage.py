@@ -1,4 +1,4 @@
-"""What a process uses, as the kernel counts it."""
+"""Read the resources that a process uses, as the kernel counts them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def used(pid: int) -> tuple[int, int]:
-    """How often a process has waited of its own accord, and how long it has run, ns."""
+    """Return the voluntary switches of a process, and its running time, ns."""
     switches = running = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         status = (task / "status").read_text()
@@ -16,6 +16,6 @@ def used(pid: int) -> tuple[int, int]:
 
 
 def resident(pid: int) -> int:
-    """The resident memory of a process, KiB."""
+    """Return the resident memory of a process, KiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0])

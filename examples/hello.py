@@ -1,7 +1,7 @@
-"""A small Sanic application to try the process manager with.
+"""A small Sanic application for trying the process manager.
 
-Run it by ``make run``, by ``sanic-worker examples.hello:app``, or as a script; it is an ordinary
-application, so ``sanic examples.hello:app`` serves it on Sanic's own manager.
+Run it by ``make run``, by ``sanic-worker examples.hello:app``, or as a script. It is an ordinary application,
+so ``sanic examples.hello:app`` serves it on Sanic's own manager.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ async def count(_request: Request) -> None:
 
 @app.get("/")
 async def hello(_request: Request) -> HTTPResponse:
-    """Say who answers: restart or scale, and see it change."""
+    """Return the name and pid of the answering worker: restart or scale, and see it change."""
     return json({"name": app.m.name, "pid": os.getpid(), "served": app.ctx.served})
 
 
 @app.get("/workers")
 async def workers(_request: Request) -> HTTPResponse:
-    """Show what the manager knows of every process."""
+    """Return the manager's view of every process."""
     return json({name: dict(state) for name, state in app.m.workers.items()}, default=str)
 
 

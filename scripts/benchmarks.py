@@ -1,7 +1,7 @@
-"""Make a report of a run of the benches: medians, ratios, the limit beside them, and which targets are met.
+"""Make a report of a run of the benches: medians, ratios, the limit beside them, and the targets met.
 
-``benchmarks.py RESULTS [REPORT]``: ``RESULTS`` is what ``pytest benches --benchmark-json`` wrote. The report
-is printed, and written to ``REPORT`` if that is given.
+``benchmarks.py RESULTS [REPORT]``: ``RESULTS`` is the file that ``pytest benches --benchmark-json`` wrote.
+The report is printed, and written to ``REPORT`` if that is given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WIDTH = 120
 
 
 def table_of(section: Section, entries: Iterable[Entry]) -> Table:
-    """The medians of the rounds."""
+    """Return the medians of the rounds."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for entry in entries:
         if entry["name"].partition("[")[0] == section.bench:
@@ -37,7 +37,7 @@ def table_of(section: Section, entries: Iterable[Entry]) -> Table:
 
 
 def ratios(section: Section, row: Mapping[str, float]) -> dict[str, float]:
-    """How the contenders of a row compare, by the words for it."""
+    """Return the ratios of the contenders of a row, by their names."""
     pairs = [(STOCK, NATIVE), (STOCK, PURE), (NATIVE, LIMIT)]
     if section.more_is_better:
         pairs = [(NATIVE, STOCK), (PURE, STOCK)]
@@ -45,17 +45,17 @@ def ratios(section: Section, row: Mapping[str, float]) -> dict[str, float]:
 
 
 def ratio(one: float, other: float) -> float:
-    """How often the one has the other in it; of nothing and nothing, once."""
+    """Return the quotient of two figures: infinite if only the other is 0, and 1 if both are."""
     return one / other if other else math.inf if one else 1.0
 
 
 def judged(section: Section, table: Table) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Each target, with the rows that meet it and those that miss it."""
+    """Yield each target, with the rows that meet it and those that miss it."""
     for target in section.targets:
         met: list[str] = []
         missed: list[str] = []
         for row in table:
-            # A part of the benches may have been run.
+            # A run may have only some of the benches.
             with suppress(KeyError):
                 if row.endswith(target.rows):
                     (met if target.met(table, row) else missed).append(row)
@@ -63,7 +63,7 @@ def judged(section: Section, table: Table) -> Iterator[tuple[str, list[str], lis
 
 
 def slower(section: Section, table: Table) -> Iterator[str]:
-    """Where one of our cores does no better than stock."""
+    """Yield the rows in which one of the cores is slower than stock."""
     for name, row in table.items():
         for words, ratio in ratios(section, row).items():
             ours = NATIVE if NATIVE in words else PURE
@@ -72,7 +72,7 @@ def slower(section: Section, table: Table) -> Iterator[str]:
 
 
 def number(value: float) -> str:
-    """A figure with three digits that count."""
+    """Format a figure with three significant digits."""
     if math.isinf(value):
         return "never"
     if value >= 100:
@@ -82,12 +82,12 @@ def number(value: float) -> str:
 
 
 def times(value: float) -> str:
-    """A ratio."""
+    """Format a ratio."""
     return "∞" if math.isinf(value) else number(value)
 
 
 def lines(rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The lines of a table; the first of its rows is the head."""
+    """Yield the lines of a table; the first of its rows is the head."""
     for index, row in enumerate(rows):
         cells = [*row]
         yield f"| {' | '.join(cells)} |"
@@ -96,7 +96,7 @@ def lines(rows: Iterable[Iterable[str]]) -> Iterator[str]:
 
 
 def chapter(section: Section, table: Table) -> Iterator[str]:
-    """The lines of a section."""
+    """Yield the lines of a section."""
     first = next(iter(table.values()))
     columns = [column for column in CONTENDERS if column in first] or [*first]
     compared = [*ratios(section, first)]
@@ -115,7 +115,7 @@ def chapter(section: Section, table: Table) -> Iterator[str]:
 
 
 def head(results: Mapping[str, Any], tables: Mapping[Section, Table]) -> Iterator[str]:
-    """The lines that come first: what was measured where, and the outcome in short."""
+    """Yield the first lines: the contenders, the machine, and the outcome in short."""
     machine = results["machine_info"]
     rounds = len({entry["params"]["turn"] for entry in results["benchmarks"]})
     rustc = subprocess.check_output(["rustc", "--version"], text=True).strip()
@@ -124,8 +124,8 @@ def head(results: Mapping[str, Any], tables: Mapping[Section, Table]) -> Iterato
         "",
         *wrap(
             "`make bench` measures both cores of this package, *native* and *pure*, and *stock*, the manager "
-            "that comes with Sanic, in turns: every round has all of them. What stands here are medians of "
-            f"{rounds} rounds. *Limit* is what the machine itself takes for the work.",
+            "that comes with Sanic, in turns. Every round has all of them. The figures are medians of "
+            f"{rounds} rounds. *Limit* is the time that the machine itself takes for the work.",
             WIDTH,
         ),
         "",
@@ -158,7 +158,7 @@ def head(results: Mapping[str, Any], tables: Mapping[Section, Table]) -> Iterato
 
 
 def report(results: Mapping[str, Any]) -> str:
-    """The whole report, as Markdown."""
+    """Return the whole report, as Markdown."""
     tables = {section: table_of(section, results["benchmarks"]) for section in SECTIONS}
     tables = {section: table for section, table in tables.items() if table}
     chapters = (line for section, table in tables.items() for line in chapter(section, table))
@@ -166,7 +166,7 @@ def report(results: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    """Print the report, and write it if it is asked for."""
+    """Print the report, and write it if a path is given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("report", type=Path, nargs="?")

@@ -1,4 +1,4 @@
-"""Virtual environments that hold the built wheel: made once, kept under ``.venvs/``.
+"""Make virtual environments that hold the built wheel, and keep them under ``.venvs/``.
 
 They are filled by the pip of the environment that runs the scripts, so they need none of their own.
 """
@@ -21,19 +21,19 @@ TEST_GROUP = ["--group", f"{ROOT / 'pyproject.toml'}:test"]
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what would let a checkout or another venv show through."""
+    """Return the variables without those that would let a checkout or another venv show through."""
     hidden = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 def cores() -> tuple[str, ...]:
-    """The cores to run the tests on: both, or the one that ``WORKER_CORE`` names."""
+    """Return the cores to test: both, or the one that ``WORKER_CORE`` names."""
     chosen = os.environ.get("WORKER_CORE")
     return (chosen,) if chosen else ("native", "pure")
 
 
 def wheel() -> Path:
-    """The wheel that ``make dist`` built; :class:`SystemExit` if there is not exactly one."""
+    """Return the wheel that ``make dist`` built; :class:`SystemExit` if there is not exactly one."""
     found = list((ROOT / "dist").glob("*.whl"))
     if len(found) != 1:
         raise SystemExit(f"expected one wheel in dist/, found {len(found)}: run `make dist`")
@@ -41,10 +41,10 @@ def wheel() -> Path:
 
 
 class Environment:
-    """The environment ``.venvs/<name>``, of the given interpreter, holding the given requirements.
+    """An environment ``.venvs/<name>`` of the given interpreter, with the given requirements.
 
-    ``requirements`` are pip's arguments. An environment that was made for other ones, for another
-    interpreter or from another ``pyproject.toml`` is made anew.
+    ``requirements`` are pip's arguments. An environment that was made for others, for another interpreter or
+    from another ``pyproject.toml`` is made anew.
     """
 
     def __init__(self, name: str, interpreter: str, requirements: list[str]) -> None:
@@ -64,7 +64,7 @@ class Environment:
         subprocess.run(command, check=True, cwd=ROOT)
 
     def install_wheel(self) -> None:
-        """Put the wheel as it is now into it, without asking any index."""
+        """Install the present wheel into it, without asking any index."""
         self.pip("install", "--no-index", "--no-deps", "--force-reinstall", str(wheel()))
 
     def run_python(
@@ -76,7 +76,7 @@ class Environment:
         return subprocess.run(command, cwd=cwd, env=environment, check=False).returncode
 
     def evaluate(self, *lines: str) -> str:
-        """Run these lines with it; return what they print; fail if they do."""
+        """Run these lines with it; return their output; fail if they do."""
         command = [str(self.python), "-c", "\n".join(lines)]
         environment = clean_environment()
         return str(subprocess.check_output(command, cwd=ROOT, env=environment, text=True))

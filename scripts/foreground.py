@@ -1,9 +1,8 @@
 """Run a command as the terminal's foreground job, and end with its status.
 
-``make`` that is interrupted ends with an error, whatever its recipe does. So the command gets a
-process group of its own and the terminal with it, as a shell would do: Ctrl-C and Ctrl-Z reach the
-command, and ``make`` learns of them only what this script tells it. Without a terminal the command
-simply takes the place of this script.
+``make`` that is interrupted ends with an error, regardless of its recipe. So the command gets a process group
+of its own and the terminal with it, as in a shell: Ctrl-C and Ctrl-Z reach the command, and ``make`` learns
+of them only through this script. Without a terminal the command replaces this script.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def start(command: list[str]) -> int:
 
 
 def supervise(pid: int) -> int:
-    """Hand the terminal to and fro as the job stops and goes on; return its exit code."""
+    """Hand the terminal to and fro as the job stops and continues; return its exit code."""
     for forwarded in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(forwarded, lambda number, _frame: os.kill(pid, number))
     while True:

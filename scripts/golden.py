@@ -1,12 +1,11 @@
-"""Make the golden frames anew: what each CPython puts on the pipe for a value, byte for byte.
+"""Make the golden frames anew: the bytes that each CPython writes for a value.
 
 ``golden.py`` writes ``tests/core/golden/cpython-<version>.jsonl`` with each CPython found here, and from
 these files the seeds of the fuzzer. A file whose CPython is not found is left as it is.
 
-A line is one value: ``text``, as Python writes it (with ``times``, if it is repeated), or, for what is
-neither ``None`` nor a ``str``, ``opaque``, which says in words what it is. ``frames`` has what was written,
-deflated and in base64, under the writers that all wrote this: ``c`` or ``python`` for the pickler, and the
-protocol.
+A line is one value. ``text`` is the value as Python writes it, with ``times`` if it is repeated. ``opaque``
+describes a value that is neither ``None`` nor a ``str``. ``frames`` has the written bytes, deflated and in
+base64, under all writers that wrote them: ``c`` or ``python`` for the pickler, and the protocol.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ WRITE = "--write"
 
 
 class Text(str):
-    """A ``str``, and more than that."""
+    """Carries an attribute beside its text."""
 
     __slots__ = ()
 
@@ -70,7 +69,7 @@ TEXTS: list[tuple[str | None, int]] = [
     ("\xe9", 127),
     ("\xe9", 128),
     ("x", 300),
-    # The last that is written inside a frame of the pickle, and the first that is not.
+    # The longest text that is written inside a frame of the pickle, and the shortest that is not.
     ("x", 65_535),
     ("x", 65_536),
     ("\u20ac", 30_000),
@@ -87,14 +86,14 @@ OPAQUE: dict[str, object] = {
 
 
 def pickled(pickler: Any, value: object, protocol: int) -> bytes:
-    """Return what a class of picklers makes of a value."""
+    """Return the pickle of a value by a class of picklers."""
     buffer = BytesIO()
     pickler(buffer, protocol).dump(value)
     return buffer.getvalue()
 
 
 def framed(payload: bytes) -> bytes:
-    """Return what :mod:`multiprocessing.connection` writes for a payload."""
+    """Return the frame that :mod:`multiprocessing.connection` writes for a payload."""
     with TemporaryFile() as file:
         with Connection(dup(file.fileno()), readable=False) as connection:
             connection.send_bytes(payload)
@@ -113,9 +112,9 @@ def frames_of(value: object) -> dict[str, str]:
 
 
 def written_here() -> Iterator[dict[str, Any]]:
-    """Yield the lines of the CPython that runs this, before what is the same in them is put together."""
+    """Yield the lines of the CPython that runs this, before equal frames are merged."""
     for text, times in TEXTS:
-        # Not as JSON has it, which makes one character of two surrogates.
+        # Not as JSON writes it: it makes one character of two surrogates.
         named = {"text": ascii(text)} if times == 1 else {"text": ascii(text), "times": times}
         yield named | {"frames": frames_of(text and text * times)}
     for words, value in OPAQUE.items():
@@ -123,7 +122,7 @@ def written_here() -> Iterator[dict[str, Any]]:
 
 
 def compacted(frames: dict[str, str]) -> dict[str, str]:
-    """Put together the writers that agree, and deflate what they wrote."""
+    """Merge the writers that agree, and deflate their frames."""
     writers: dict[str, list[str]] = {}
     for writer, frame in frames.items():
         writers.setdefault(frame, []).append(writer)
@@ -134,7 +133,7 @@ def compacted(frames: dict[str, str]) -> dict[str, str]:
 
 
 def golden(minor: int) -> Path:
-    """Return where the frames of CPython 3.``minor`` are."""
+    """Return the path of the frames of CPython 3.``minor``."""
     return GOLDEN / f"cpython-3.{minor}.jsonl"
 
 
@@ -147,27 +146,28 @@ def make_golden(path: Path, interpreter: str) -> None:
 
 
 def make_seeds(path: Path) -> None:
-    """Write what the fuzzer begins with: short payloads for the decoder, streams for the framer."""
+    """Write the seeds of the fuzzer: short payloads for the decoder, streams for the framer."""
     shutil.rmtree(SEEDS, ignore_errors=True)
     for target in ("decoder", "framer"):
         (SEEDS / target).mkdir(parents=True)
     writers = [f"c{protocol}" for protocol in PROTOCOLS]
     streams = dict.fromkeys(writers, b"")
     for number, line in enumerate(map(json.loads, path.read_text().splitlines())):
-        # They take turns: the forms of a value are too much alike to have them all.
+        # One form of each value in turn: the forms are too much alike to have them all.
         writer = writers[number % len(writers)]
         deflated = next(frame for names, frame in line["frames"].items() if writer in names.split())
         frame = zlib.decompress(b64decode(deflated))
         if len(frame) < 400:
             streams[writer] += frame
             (SEEDS / "decoder" / f"{number:02}-{writer}").write_bytes(frame[4:])
-    # As fuzz/fuzz_targets/framer.rs reads them: the limit less one, how many sizes of chunks, the sizes.
+    # The layout that fuzz/fuzz_targets/framer.rs reads: the limit less one, the number of chunk sizes, the
+    # sizes.
     for limit, (writer, stream) in zip((20, 60, 100, 255), streams.items(), strict=True):
         (SEEDS / "framer" / writer).write_bytes(bytes([limit, 3, 1, 9, 40]) + stream)
 
 
 def main() -> int:
-    """Make all that can be made; return the exit code."""
+    """Make all files; return the exit code."""
     if sys.argv[1:] == [WRITE]:
         for line in written_here():
             print(json.dumps(line))

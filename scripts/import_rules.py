@@ -1,7 +1,7 @@
-"""Hold the source to the rules of the house that no linter knows.
+"""Hold the source to the project's rules that no linter knows.
 
-Each rule is a function that yields its breaches, as ``(path, line, what is wrong)``. The script prints
-them all and ends with 1 if there is one.
+Each rule is a function that yields its breaches, as ``(path, line, text)``. The script prints them all and
+ends with 1 if there is one.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Import(NamedTuple):
 
 
 def imports(path: Path) -> Iterator[Import]:
-    """Yield what a module of the package imports, wherever in it, relative and dynamic imports included."""
+    """Yield the imports of a module of the package, anywhere in it, relative and dynamic imports included."""
     package = ["worker", *path.relative_to(PACKAGE).parent.parts]
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):

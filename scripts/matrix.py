@@ -1,8 +1,8 @@
 """Run the tests with the release wheel on each supported Sanic, or on each CPython found here.
 
-``matrix.py sanic|pythons [-- pytest arguments]``. What differs between releases of Sanic is seen by the
-integration tests, what differs between interpreters by the others and by some of the integration tests.
-Every cell runs, whatever became of the one before; the exit code is 1 if one failed.
+``matrix.py sanic|pythons [-- pytest arguments]``. The integration tests show the differences between releases
+of Sanic. The others, and some integration tests, show those between interpreters. Every cell runs, even if
+one before it failed; the exit code is 1 if any failed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROBE = "import platform, sys; print(platform.python_implementation(), sys.versi
 
 
 def find_python(minor: int) -> str | None:
-    """The path of a working CPython 3.``minor``, from PATH or from pyenv; None if there is none."""
+    """Return the path of a working CPython 3.``minor``, from PATH or from pyenv; None if there is none."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = [shutil.which(f"python3.{minor}"), *sorted(pyenv.glob(f"3.{minor}.*/bin/python"))]
     for candidate in candidates:
@@ -51,16 +51,16 @@ def find_python(minor: int) -> str | None:
 
 
 def sanic_cells() -> Iterator[tuple[str, Environment]]:
-    """One environment for each supported line of Sanic, on the interpreter that runs this."""
+    """Yield one environment for each supported line of Sanic, on the interpreter that runs this."""
     for line in SANIC_LINES:
-        # The extensions of one line import what only the Sanic of that line has.
+        # The extensions of one line import names that only that line's Sanic has.
         extensions = [f"sanic-ext=={line}.*", "pydantic"]
         requirements = [*DEPENDENCIES, f"sanic=={line}.*", *TEST_GROUP, *extensions]
         yield f"Sanic {line}", Environment(f"sanic-{line}", INTERPRETER, requirements)
 
 
 def python_cells() -> Iterator[tuple[str, Environment]]:
-    """One environment for each CPython found, with the newest Sanic; say which were not found."""
+    """Yield one environment for each CPython found, with the newest Sanic; print those not found."""
     for minor in PYTHON_MINORS:
         interpreter = find_python(minor)
         if interpreter is None:
@@ -71,7 +71,7 @@ def python_cells() -> Iterator[tuple[str, Environment]]:
 
 
 def describe(environment: Environment) -> str:
-    """What is really installed there; :class:`SystemExit` if the package is not the wheel's."""
+    """Return the installed versions; :class:`SystemExit` if the package is not the wheel's."""
     file, python, sanic = environment.evaluate(
         "import platform, sanic, worker",
         "print(worker.__file__, platform.python_version(), sanic.__version__)",

@@ -1,9 +1,9 @@
-"""Measure what the tests reach: the branches of ``python/`` and the lines of ``src/``.
+"""Measure the coverage of the tests: the branches of ``python/`` and the lines of ``src/``.
 
-The tests run on an instrumented build of the native core, once with each core, in an environment of its
-own; child processes count. ``measure.py [pytest arguments]`` prints both reports and fails below 95 % for
-Python. The counters of Rust are read by llvm_profparser, which ``cargo install`` builds on the first run:
-unlike llvm-cov it need not be of rustc's own LLVM release.
+The tests run on an instrumented build of the native core, once with each core, in an environment of its own;
+child processes count. ``measure.py [pytest arguments]`` prints both reports and fails below 95 % for Python.
+The counters of Rust are read by llvm_profparser, which ``cargo install`` builds on the first run. Unlike
+llvm-cov it need not be of rustc's own LLVM release.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ READER = TOOLS / "bin" / "cov"
 READER_CRATE = "llvm_profparser@0.15.0"
 TARGET = ROOT / "target" / "coverage"
 COUNTERS = TARGET / "counters"
-# One file a binary, into which each process adds its counts under a lock.
+# One file a binary; each process adds its counts to it under a lock.
 INSTRUMENTED = {
     "RUSTFLAGS": "-C instrument-coverage",
     "CARGO_TARGET_DIR": str(TARGET),
@@ -61,13 +61,13 @@ def report_python(environment: Environment) -> int:
     """Print the coverage of the package; return nonzero below the minimum."""
     environment.run_python("-m", "coverage", "combine", "--quiet", variables=INSTRUMENTED)
     for torn in COUNTERS.glob("python.*"):
-        torn.unlink()  # of a process that was killed as it wrote
+        torn.unlink()  # the process was killed as it wrote
     command = ["-m", "coverage", "report", f"--fail-under={MINIMUM}"]
     return environment.run_python(*command, variables=INSTRUMENTED)
 
 
 def instrumented_binaries(environment: Environment) -> Iterator[Path]:
-    """Yield what counted: the extension module, and the test programs of the crate."""
+    """Yield the counted binaries: the extension module, and the test programs of the crate."""
     yield from environment.path.glob("lib/python*/site-packages/worker/_native*.so")
     for path in (TARGET / "debug" / "deps").iterdir():
         if path.is_file() and not path.suffix and os.access(path, os.X_OK):
@@ -75,7 +75,7 @@ def instrumented_binaries(environment: Environment) -> Iterator[Path]:
 
 
 def count_lines(listing: str) -> dict[str, dict[int, int]]:
-    """Read the annotated source that the reader prints: file of ``src/`` -> line of code -> times run."""
+    """Return the counts that the reader prints: file of ``src/`` -> line of code -> times run."""
     counts: dict[str, dict[int, int]] = {}
     current: dict[int, int] = {}
     for line in listing.splitlines():
@@ -89,7 +89,7 @@ def count_lines(listing: str) -> dict[str, dict[int, int]]:
 
 
 def report_rust(environment: Environment) -> None:
-    """Print, for each file of ``src/``, how many of its lines of code were run, and which were not."""
+    """Print, for each file of ``src/``, the share of its lines of code that were run, and the others."""
     if not READER.exists():
         print("=== building the reader of Rust's counters", flush=True)
         output_of("cargo", "install", "--quiet", "--locked", "--root", TOOLS, READER_CRATE)

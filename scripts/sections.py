@@ -1,4 +1,4 @@
-"""What is measured: the tables of the report, what stands in them, and what is to be reached."""
+"""Define the tables of the report: their benches, rows, columns and targets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SIZES = {3_000: "3 kB", 30_000: "30 kB", 300_000: "300 kB", 1_000_000: "1 MB"}
 Entry = Mapping[str, Any]
 """One measurement: a bench, in one round, of one contender."""
 Cells = dict[tuple[str, str], float]
-"""What it says: (row, column) to a figure."""
+"""Its figures, by (row, column)."""
 Table = dict[str, dict[str, float]]
 """Row to column to the median of the rounds."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Something to be reached in the rows whose names end with ``rows``."""
+    """A figure to be reached in the rows whose names end with ``rows``."""
 
     text: str
     met: Callable[[Table, str], bool]
@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Section:
-    """A table: of which bench, what its rows and columns are, and what is to be reached."""
+    """A table: its bench, its rows and columns, and its targets."""
 
     bench: str
     title: str
@@ -43,54 +43,57 @@ class Section:
 
 
 def at_most(column: str, most: float, rows: str = "") -> Target:
-    """The figure is to be this, or less."""
+    """Return a target: the figure is at most this."""
     return Target(f"{column} ≤ {most:g}", lambda table, row: table[row][column] <= most, rows)
 
 
 def at_least(column: str, least: float, rows: str = "") -> Target:
-    """The figure is to be this, or more."""
+    """Return a target: the figure is at least this."""
     return Target(f"{column} ≥ {least:,.0f}", lambda table, row: table[row][column] >= least, rows)
 
 
 def faster(column: str, times: float, than: str = STOCK) -> Target:
-    """The time is to be so many times shorter."""
+    """Return a target: the time is shorter by this factor."""
     text = f"{than} ÷ {column} ≥ {times:g}"
     return Target(text, lambda table, row: table[row][than] / table[row][column] >= times)
 
 
 def within(column: str, times: float, of: str = LIMIT) -> Target:
-    """The time is to be at most so many times as long."""
+    """Return a target: the time is longer by at most this factor."""
     text = f"{column} ÷ {of} ≤ {times:g}"
     return Target(text, lambda table, row: table[row][column] / table[row][of] <= times)
 
 
 def as_with(column: str, other: str, rows: str) -> Target:
-    """The figure is to be no less than nine tenths of that of another row."""
+    """Return a target: the figure is at least nine tenths of that of another row."""
     text = f"{column} ≥ 0.9 of that of {other}"
     return Target(text, lambda table, row: table[row][column] >= 0.9 * table[other][column], rows)
 
 
 def as_slow(column: str, times: float, other: str, rows: str) -> Target:
-    """The figure is to be at most so many times that of another row."""
+    """Return a target: the figure is at most this many times that of another row."""
     text = f"{column} ≤ {times:g} times that of {other}"
     return Target(text, lambda table, row: table[row][column] <= times * table[other][column], rows)
 
 
 def sooner(column: str, seconds: float) -> Target:
-    """The time is to be so much shorter than stock's."""
+    """Return a target: the time is shorter than stock's by this many seconds."""
     text = f"stock - {column} ≥ {seconds:g}"
     return Target(text, lambda table, row: table[row][STOCK] - table[row][column] >= seconds)
 
 
 def contender(entry: Entry) -> str:
-    """Who was measured."""
+    """Return the contender that was measured."""
     return str(entry["params"]["contender"])
 
 
 def duration(
     row: Callable[[Mapping[str, Any]], str], scale: float, per: str = ""
 ) -> Callable[[Entry], Cells]:
-    """A median duration, in units of which ``scale`` are a second; of one of so many as ``per`` says."""
+    """Return a reader of a median duration, in units of which ``scale`` are a second.
+
+    ``per`` is the key of a count: the duration is divided by it.
+    """
 
     def cells(entry: Entry) -> Cells:
         count = entry["extra_info"][per] if per else 1
@@ -101,36 +104,37 @@ def duration(
 
 
 def flood(entry: Entry) -> Cells:
-    """Messages a second, by the number of processes."""
+    """Return messages a second, by the number of processes."""
     found = entry["extra_info"]
     row = f"{entry['params']['processes']} processes"
     return {(row, contender(entry)): found["messages"] / found["seconds"]}
 
 
 def alike(entry: Entry) -> Cells:
-    """Messages a second, and how many were obeyed at once."""
-    found, who = entry["extra_info"], contender(entry)
+    """Return messages a second, and messages a call."""
+    found, name = entry["extra_info"], contender(entry)
     return {
-        ("messages a second", who): found["messages"] / found["seconds"],
-        ("messages a call of restart()", who): found["messages"] / found["calls"],
+        ("messages a second", name): found["messages"] / found["seconds"],
+        ("messages a call of restart()", name): found["messages"] / found["calls"],
     }
 
 
 def samples(entry: Entry) -> Cells:
-    """Median and p99 of single events; one that never came was infinitely late."""
+    """Return median and p99 of single events; one that never came was infinitely late."""
     found = [math.inf if value is None else value for value in entry["extra_info"]["samples"]]
-    who = contender(entry)
-    return {("median", who): median(found), ("p99", who): p99(found)}
+    name = contender(entry)
+    return {("median", name): median(found), ("p99", name): p99(found)}
 
 
 def flooded(entry: Entry) -> Cells:
-    """The same, by what happens."""
-    return {(f"{entry['params']['what']}, {row}", who): value for (row, who), value in samples(entry).items()}
+    """Return the same, by the kind of event."""
+    kind = entry["params"]["kind"]
+    return {(f"{kind}, {row}", column): value for (row, column), value in samples(entry).items()}
 
 
 def rows(entry: Entry) -> Cells:
-    """Figures with names of their own."""
-    params, who = entry["params"], contender(entry)
+    """Return figures with names of their own."""
+    params, name = entry["params"], contender(entry)
     about = {
         "read": "read a key",
         "write": "write",
@@ -139,32 +143,32 @@ def rows(entry: Entry) -> Cells:
         "lost": "lost",
     }[params["what"]]
     return {
-        (f"{about}{', ' if row and params['what'] == 'read' else ' ' if row else ''}{row}", who): value
+        (f"{about}{', ' if row and params['what'] == 'read' else ' ' if row else ''}{row}", name): value
         for row, value in entry["extra_info"]["rows"].items()
     }
 
 
 def at_rest(entry: Entry) -> Cells:
-    """What is used while there is nothing to do."""
-    found, who = entry["extra_info"], contender(entry)
+    """Return the resources used by an idle manager."""
+    found, name = entry["extra_info"], contender(entry)
     about = f"{entry['params']['processes']} processes"
     units = {"switches": "switches a second", "cpu": "% of a processor", "memory": "MB"}
-    return {(f"{about}, {unit}", who): found[name] for name, unit in units.items()}
+    return {(f"{about}, {unit}", name): found[key] for key, unit in units.items()}
 
 
 def reloads(entry: Entry) -> Cells:
-    """How soon an edit is told, and what is used while there is none."""
-    found, who = entry["extra_info"], contender(entry)
+    """Return the delay from an edit to its message, and the resources used without edits."""
+    found, name = entry["extra_info"], contender(entry)
     about = f"{entry['params'].get('files', 10_000):,} files"
     return {
-        (f"{about}, ms to the message", who): median(found["samples"]),
-        (f"{about}, % of a processor", who): found["cpu"],
-        (f"{about}, MB", who): found["memory"],
+        (f"{about}, ms to the message", name): median(found["samples"]),
+        (f"{about}, % of a processor", name): found["cpu"],
+        (f"{about}, MB", name): found["memory"],
     }
 
 
 def gaps(entry: Entry) -> Cells:
-    """The longest gaps, ms."""
+    """Return the longest gaps, ms."""
     row, found = entry["params"]["doing"], entry["extra_info"]
     return {
         (row, "longest gap"): max(found["gaps"], default=0.0) * 1e3,
@@ -174,7 +178,7 @@ def gaps(entry: Entry) -> Cells:
 
 
 def p99(values: list[float]) -> float:
-    """The value that one in a hundred exceeds; the greatest of fewer."""
+    """Return the value that one in a hundred exceeds; the greatest of fewer."""
     if len(values) < 100 or math.inf in values:
         return sorted(values)[math.ceil(len(values) * 0.99) - 1] if values else 0.0
     return quantiles(values, n=100, method="inclusive")[-1]
@@ -184,10 +188,10 @@ STATE = (
     Section(
         "bench_state",
         "The state of the processes",
-        "µs, but for what is lost: %",
-        "`app.m.state` and `app.m.workers`, entries of 8 keys. All entries: one has changed since the last "
-        "time. Lost: two processes write to one entry, each a key of its own, and read it back. Stock does "
-        "a twentieth of it.",
+        "µs; lost: %",
+        "`app.m.state` and `app.m.workers`, with entries of 8 keys. All entries: one of them has changed "
+        "since the last read. Lost: two processes write to one entry, each a key of its own, and read it "
+        "back. Stock does a twentieth of these writes.",
         rows,
         (
             at_most(NATIVE, 2, "unchanged"),
@@ -204,18 +208,18 @@ STATE = (
     ),
     Section(
         "bench_beat",
-        "A sign of life",
+        "A heartbeat",
         "µs",
-        "`SharedState.beat()`, which notes the time and a request served.",
+        "`SharedState.beat()`, which records the time and a request served.",
         lambda entry: {("beat", contender(entry)): entry["extra_info"][""]},
         (at_most(NATIVE, 1),),
     ),
     Section(
         "bench_idle",
-        "A manager that has nothing to do",
-        "main, and who keeps its state",
-        "With so many idle processes. Switches are those of its own accord: each is a wake. Memory is what "
-        "is resident, without CPython's resource tracker.",
+        "An idle manager",
+        "the main process and its state's process",
+        "The manager has this many idle processes. Switches are voluntary ones: each is a wakeup. Memory is "
+        "resident memory, without CPython's resource tracker.",
         at_rest,
         (
             at_most(NATIVE, 0.05, "switches a second"),
@@ -237,9 +241,9 @@ RELOADS = (
         "bench_edits",
         "From an edit to the message of the reloader",
         "the reloader's process",
-        "The reloader of an application, which watches a tree with 20 files a directory; one file is edited "
-        "time and again, then none. The limit is `watchfiles` alone, recursive, which looks every 50 ms, "
-        "knows no application and says only that something has happened. In 3 of the rounds.",
+        "The reloader of an application watches a tree with 20 files a directory. One file is edited again "
+        "and again, then none. The limit is `watchfiles` alone, recursive: it looks every 50 ms, knows no "
+        "application, and reports only that something has happened. In 3 of the rounds.",
         reloads,
         (
             at_most(NATIVE, 85, "ms to the message"),
@@ -251,7 +255,7 @@ RELOADS = (
         "bench_scanning",
         "The same without file events",
         "the reloader's process",
-        "All files are looked at every second (`WATCHFILES_FORCE_POLLING`). In 3 of the rounds.",
+        "All files are scanned every second (`WATCHFILES_FORCE_POLLING`). In 3 of the rounds.",
         reloads,
         (at_most(NATIVE, 3, "% of a processor"),),
     ),
@@ -259,8 +263,8 @@ RELOADS = (
         "bench_saved",
         "From a save to the new code",
         "ms",
-        "A trivial application with one worker. From just before its file is written to the first answer of "
-        "the new code. In 3 of the rounds.",
+        "A trivial application has one worker. The time runs from just before its file is written to the "
+        "first answer of the new code. In 3 of the rounds.",
         samples,
         (faster(NATIVE, 3),),
     ),
@@ -268,19 +272,21 @@ RELOADS = (
 SECTIONS = (
     Section(
         "bench_queued",
-        "Messages that are queued",
+        "Queued messages",
         "µs a message",
-        "150 messages lie in the pipe. Ours: `Monitor.wait`; stock: for each a poll, a `recv` and the "
-        "splitting. The limit reads and frames the same bytes in Rust, and makes one `bytes` a message.",
+        "150 messages are in the control channel. Both cores: `Monitor.wait`. Stock: for each message a "
+        "poll, a `recv` and the splitting. The limit reads and frames the same bytes in Rust, and makes one "
+        "`bytes` a message.",
         duration(lambda params: f"{params['size']} B", 1e6, "messages"),
         (faster(NATIVE, 10), within(NATIVE, 2.5), faster(PURE, 2)),
     ),
     Section(
         "bench_streamed",
-        "Messages that are sent meanwhile",
+        "Messages sent meanwhile",
         "µs a message",
-        "Another process sends more than the pipe holds. The limit is the same as above, but no floor: who "
-        "is quicker than the writer is woken more often, and finds less each time.",
+        "Another process sends more than the control channel holds. The limit is the same as above. It is no "
+        "lower bound: a reader that is quicker than the writer is woken more often, and reads less each "
+        "time.",
         duration(lambda params: SIZES[params["size"]], 1e6, "messages"),
         (faster(NATIVE, 1), faster(PURE, 1)),
     ),
@@ -288,17 +294,17 @@ SECTIONS = (
         "bench_flood",
         "A flood in the running monitor",
         "messages a second",
-        "The real `monitor()`, with so many idle processes in its table. Another process writes requests to "
-        "restart, each of another name, in blocks of 64 KiB. The names that reach `restart()` are counted.",
+        "The real `monitor()` has this many idle processes in its table. Another process writes restart "
+        "requests, each for another name, in blocks of 64 KiB. The names that reach `restart()` are counted.",
         flood,
         (at_least(NATIVE, 150_000), as_with(NATIVE, "2 processes", "32 processes")),
         more_is_better=True,
     ),
     Section(
         "bench_alike",
-        "A flood of one and the same request",
+        "A flood of the same request",
         "messages",
-        "As above, with 2 processes and one name over and over.",
+        "As above, with 2 processes and always the same name.",
         alike,
         more_is_better=True,
     ),
@@ -306,28 +312,29 @@ SECTIONS = (
         "bench_one_by_one",
         "From a message to its handler",
         "ms",
-        "From just before `Connection.send` in another process to the first line of `restart()`, in a "
-        "manager at rest, one at a time. The limit does no more than read, in Python: what is left is the "
-        "sending, and the time in which the machine wakes a process.",
+        "The time from just before `Connection.send` in another process to the first line of `restart()`, in "
+        "an idle manager, one message at a time. The limit only reads, in Python: the rest is the sending, "
+        "and the time in which the machine wakes a process.",
         samples,
         (at_most(NATIVE, 0.15, "median"),),
     ),
     Section(
-        "bench_deaths",
-        "From a death to its handler",
+        "bench_exits",
+        "From an exit to its handler",
         "ms",
-        "A process of the table is killed with SIGKILL. From when another process sees its pidfd become "
-        "readable (it may see it later than the manager does) to the first line of the manager that is "
-        "about it. Stock looks around every tenth of a second. With so few a round, p99 is the latest.",
+        "A managed process is killed with SIGKILL. The time runs from the moment at which another process "
+        "sees its pidfd become readable, which may be later than in the manager. It ends at the first line "
+        "of the manager that handles this exit. Stock looks around every tenth of a second. A round has few "
+        "exits, so p99 is the latest.",
         samples,
         (at_most(NATIVE, 0.5, "median"), at_most(NATIVE, 3, "p99")),
     ),
     Section(
         "bench_in_a_flood",
-        "From a death, and from a signal, to its handler in a flood",
+        "From an exit, and from a signal, to its handler in a flood",
         "ms",
-        "As above, or a SIGTERM, from just before it is sent; while another process writes requests to "
-        "restart, each of another name, in blocks of 64 KiB, as many as the manager takes.",
+        "As above, or from just before a SIGTERM is sent. Meanwhile another process writes restart requests, "
+        "each for another name, in blocks of 64 KiB, as many as the manager takes.",
         flooded,
         (at_most(NATIVE, 10),),
     ),
@@ -335,8 +342,8 @@ SECTIONS = (
         "bench_first_sweep",
         "A first sweep",
         "ms",
-        "A tree with 20 files a directory, in the kernel's cache, of which nothing is known yet. The "
-        "limit is `find`, which prints time, size and inode of each; its start is included.",
+        "A tree with 20 files a directory is in the kernel's cache, and unknown to the scanner. The limit is "
+        "`find`, which prints time, size and inode of each file; its start is included.",
         duration(lambda params: f"{params['files']:,} files", 1e3),
         (within(NATIVE, 1.3),),
     ),
@@ -344,38 +351,38 @@ SECTIONS = (
         "bench_later_sweep",
         "A later sweep",
         "ms",
-        "The same tree again, unchanged. The limit calls `stat` for each full path, in Rust, on as many "
-        "threads as the native core takes.",
+        "The same tree is scanned again, unchanged. The limit calls `stat` for each full path, in Rust, on "
+        "as many threads as the native core uses.",
         duration(lambda params: f"{params['files']:,} files", 1e3),
         (faster(NATIVE, 10), within(NATIVE, 1.3)),
     ),
     Section(
         "bench_first_modules",
-        "The files of 1,500 modules, asked for the first time",
+        "The files of 1,500 modules, for the first time",
         "ms",
-        "10 modules a package, and what the benches themselves have imported. Ours: `Scanner.module_files`; "
-        "stock: `Reloader.python_files`. The limit calls `stat` for each.",
+        "The modules are 10 a package, and those that the benches themselves have imported. Both cores: "
+        "`Scanner.module_files`. Stock: `Reloader.python_files`. The limit calls `stat` for each file.",
         duration(lambda params: "all modules", 1e3),
         (faster(NATIVE, 1.5),),
     ),
     Section(
         "bench_later_modules",
-        "The files of 1,500 modules, asked for again",
+        "The files of 1,500 modules, again",
         "ms",
-        "As long as a directory has not changed, ours looks at none of its files.",
+        "While a directory has not changed, the native core looks at none of its files.",
         duration(lambda params: "all modules", 1e3),
         (faster(NATIVE, 5),),
     ),
     Section(
         "bench_interpreter",
-        "How long another thread is kept from the interpreter",
+        "How long another thread waits for the interpreter",
         "ms",
-        "A second thread looks at the clock as often as it can while the main thread is in the native "
-        "core, which sweeps the largest of the trees. *Gap*: from one look to the next. *Kept*: what of a "
-        "gap neither thread stood in the queue for a processor, so that the interpreter itself was "
-        "withheld. Both are the worst of all rounds. *Nothing* is the main thread asleep. The others are not "
-        "measured: they give the interpreter away at each system call, and beside such a thread get it "
-        "back after 5 ms each time.",
+        "A second thread reads the clock as often as it can. Meanwhile the main thread is in the native core "
+        "and sweeps the largest of the trees. *Gap*: the time from one reading to the next. *Kept*: the part "
+        "of a gap in which neither thread was queued for a processor, so that the interpreter itself was "
+        "withheld. Both are the worst of all rounds. *Nothing* is the main thread asleep. The pure core and "
+        "stock are not measured: they release the interpreter at each system call. Beside such a thread, "
+        "they get it back after 5 ms each time.",
         gaps,
         (at_most("longest kept", 1),),
         of_rounds=max,

@@ -1,7 +1,7 @@
-"""Install one artefact of ``dist/`` into an empty environment and see it serve.
+"""Install one artefact of ``dist/`` into an empty environment and check that it serves.
 
-``smoke.py PATH``: everything happens in a temporary folder, so that nothing of the checkout can help.
-A wheel is installed as it is; an sdist is built first, as it would be for a user. An sdist must also hold the
+``smoke.py PATH``: everything happens in a temporary folder, so that nothing of the checkout can help. A wheel
+is installed as it is; an sdist is built first, as it would be for a user. An sdist must also hold the
 documentation and all files that the tests read.
 """
 
@@ -26,12 +26,12 @@ PATIENCE = 60.0
 EXIT_PATIENCE = 30.0
 WORKERS = 2
 NOT_IN_SDIST = {".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "benches", "fuzz"}
-"""What only the repository needs. An sdist holds everything else that git tracks."""
+"""Files that only the repository needs. An sdist holds everything else that git tracks."""
 CHECK = "import worker; print(worker.__file__, info := worker.core_info()); assert info.core == 'native'"
 
 
 def missing_files(sdist: Path) -> list[str]:
-    """The files of the checkout that the sdist should hold and does not."""
+    """Return the files of the checkout that the sdist should hold and does not."""
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]
@@ -39,14 +39,14 @@ def missing_files(sdist: Path) -> list[str]:
 
 
 def free_port() -> int:
-    """A TCP port that nobody has at the moment."""
+    """Return a TCP port that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
 
 
 def answering_pid(port: int) -> int | None:
-    """The pid of the worker that answers a request, or None while nobody does."""
+    """Return the pid of the worker that answers a request, or None while there is no answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as response:
             pid: int = json.load(response)["pid"]
@@ -65,7 +65,7 @@ def is_running(pid: int) -> bool:
 
 
 def serve(command: list[str], folder: Path, environment: dict[str, str], port: int) -> None:
-    """Start the server, get an answer from each worker, stop it; :class:`SystemExit` says what went wrong."""
+    """Start the server, get an answer from each worker, stop it; :class:`SystemExit` names the failure."""
     server = subprocess.Popen(command, cwd=folder, env=environment)
     pids: set[int] = set()
     try:

@@ -1,10 +1,11 @@
-"""Run the tests that the supported lines of Sanic have for their own manager on ours.
+"""Run the tests that the supported lines of Sanic have for their own manager on this package.
+
+``upstream.py [--stock] [--release VERSION] [-- pytest arguments]``: with ``--stock`` they run on Sanic's own
+manager, to see its results.
 
 The sdists are fetched once into ``.cache/upstream`` and nothing of them is kept in the repository. Their
-tests run where they lie, once with each core; ``tests/upstream/plugin.py`` puts our modules in place of
-theirs, and lists what is not meant to pass.
-``upstream.py [--stock] [--release VERSION] [-- pytest arguments]``: with ``--stock`` they run on Sanic's own
-manager, to see what they say of that.
+tests run in place, once with each core. ``tests/upstream/plugin.py`` puts the package's modules in place of
+Sanic's, and lists the tests that are not meant to pass.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ RELEASES = {
 CACHE = ROOT / ".cache" / "upstream"
 PLUGIN = ROOT / "tests" / "upstream"
 REQUIREMENTS = [*DEPENDENCIES, "pytest>=8.3", "pytest-timeout>=2.3", "sanic-testing"]
-# The options of this project are not for them; they have a mark that it does not know.
+# The options of this project do not apply to them; they have a mark that it does not know.
 PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--timeout=120", "tests/worker"]
 
 
 def fetch(version: str) -> Path:
-    """Return where the sdist is unpacked; the first time, download it and hold it to its hash."""
+    """Return the folder of the unpacked sdist; the first time, download it and check its hash."""
     source = CACHE / f"sanic-{version}"
     if source.exists():
         return source
@@ -60,7 +61,7 @@ def runs(version: str, stock: bool, arguments: list[str]) -> Iterator[int]:
 
 
 def main() -> int:
-    """Run them all; return the first exit code that is not 0, else 0."""
+    """Run all releases; return the first exit code that is not 0, else 0."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stock", action="store_true", help="run them on Sanic's own manager")
     parser.add_argument("--release", choices=RELEASES, action="append", help="run those of one line only")

@@ -1,4 +1,4 @@
-"""What holds for every test: it leaves no process, file descriptor or thread of the test process behind."""
+"""Checks of every test: it leaves no process, file descriptor or thread of the test process behind."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ pytest_plugins = ["support.application", "support.cores"]
 
 GRACE = 2.0
 
-# A run in the background, or under `nohup`, may have inherited them as ignored; what the tests start is to
-# meet them as usual.
+# A run in the background, or under `nohup`, may have inherited ignored signals. Processes under test must
+# have the usual handlers.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _signum in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
     signal.signal(_signum, signal.SIG_DFL)
 
 
 def _children() -> set[int]:
-    """The live children of this process, zombies included."""
+    """Return the live children of this process, zombies included."""
     me = os.getpid()
     found = set()
     for entry in os.listdir("/proc"):
@@ -43,7 +43,7 @@ def _children() -> set[int]:
 
 
 def _descriptors() -> set[tuple[int, str]]:
-    """Each open descriptor with what it refers to, so that a number used again does not hide a leak."""
+    """Return each open descriptor with its target, so that a number used again does not hide a leak."""
     found = set()
     for entry in os.listdir("/proc/self/fd"):
         try:
@@ -54,7 +54,7 @@ def _descriptors() -> set[tuple[int, str]]:
 
 
 def _threads() -> set[int]:
-    """Kernel threads of this process: those of the native core count too."""
+    """Return the kernel threads of this process: those of the native core count too."""
     return {int(entry) for entry in os.listdir("/proc/self/task")}
 
 
@@ -71,7 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _long_lived_helpers() -> None:
-    # The tracker of multiprocessing starts with the first process and lives as long as the interpreter.
+    # The resource tracker of multiprocessing starts with the first process and lives as long as the
+    # interpreter.
     resource_tracker.ensure_running()
 
 

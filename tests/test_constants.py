@@ -1,4 +1,4 @@
-"""Names that the releases of Sanic have alike, and one that they have not."""
+"""Names that all releases of Sanic share, and one that differs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that is frozen (PyInstaller and its like) has what static imports lead to, and nothing else."""
+"""A frozen program (PyInstaller and its like) has the modules of static imports, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def test_every_module_is_found_without_running_any(tmp_path: Path) -> None:
     paths = {path.relative_to(PACKAGE.parent).with_suffix("") for path in PACKAGE.rglob("*.py")}
     wanted = {".".join(path.parts).removesuffix(".__init__") for path in paths} - {"worker.__main__"}
     assert wanted - {*finder.modules} == set()
-    # Where it is built, what looks for it is led to it.
+    # The extension is asked for, built or not.
     assert "worker._native" in {*finder.modules, *finder.badmodules}

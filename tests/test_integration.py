@@ -1,4 +1,4 @@
-"""What `install()` refuses, and the process that holds the state. (The rest: integration/test_install.py.)"""
+"""`install()` refuses some classes; the process of the state. (The rest: integration/test_install.py.)"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SUPPORTED = "23.12 to 25.12"
 
 
 def install(tmp_path: Path, *versions: str, first: str = "") -> list[str]:
-    """What comes of installing under each of the releases, a line or two each."""
+    """Return the results of an install under each of the releases, a line or two each."""
     ended = python(first + INSTALL, *versions, cwd=tmp_path)
     assert ended.stderr == ""
     return ended.stdout.splitlines()
@@ -74,7 +74,7 @@ class TestVersions:
 
 
 def test_applications_that_exist_already(tmp_path: Path) -> None:
-    """Their classes are replaced, those of the user's own choice are not; and both are put back."""
+    """The stock classes are replaced, those of the user's own choice are not; and both are restored."""
     ended = python(
         """
         from sanic import Sanic

@@ -24,7 +24,7 @@ PLAIN_FACTORY = "from sanic import Sanic\ndef create():\n    return Sanic('Made'
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Writes modules (``loaded_…``) where the process stands; they are forgotten after the test."""
+    """Write modules (``loaded_…``) into the working directory; forget them after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -174,7 +174,7 @@ class TestRefusals:
 
 
 class Creator:
-    """A certificate creator that notes how it was made."""
+    """A certificate creator that records its arguments."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args

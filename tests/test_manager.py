@@ -130,7 +130,7 @@ class TestVerbs:
         ]
 
     def test_zero_downtime_has_a_thread_wait(self, house: House) -> None:
-        """It ends the old one as soon as somebody says that the new one is acked."""
+        """It stops the previous process as soon as the new one is acked."""
         old = self.start(house)
         house.manager.restart(process_names=[ONE], restart_order=RestartOrder.STARTUP_FIRST)
         (process,) = (one for one in house.manager.transient_processes if one.name == ONE)
@@ -144,7 +144,7 @@ class TestVerbs:
         house.manager.scale(3)
         assert caplog.messages[-1] == "No change needed. There are already 3 workers."
         house.manager.scale(1)
-        # Those that do not run are the first to go.
+        # Slots without a process are removed first.
         assert list(house.manager.transient) == ["Server-2"]
         assert house.manager.num_server == 1
         assert caplog.messages[-1] == "Scaling from 3 to 1 workers"
@@ -189,7 +189,7 @@ class TestVerbs:
         for pid in pids:
             wait_for_end(pid)
         assert [said.what for said in house.said("SIGINT", 2)] == ["SIGINT"] * 2
-        # Whoever has been told is not told again.
+        # A process that was stopped is not stopped again.
         house.manager.terminate()
 
     def test_terminate_without_a_shutdown(self, house: House) -> None:
@@ -205,7 +205,7 @@ class TestVerbs:
         for pid in pids:
             wait_for_end(pid)
             assert any(line.endswith(f"[{pid}]") and line.startswith("Killing ") for line in caplog.messages)
-        # Those that are gone are no trouble.
+        # Exited processes do no harm.
         with pytest.raises(ServerKilled):
             house.manager.kill()
 
@@ -306,7 +306,7 @@ class TestOddConnections:
 
 class TestRun:
     def test_a_verb_of_whoever_wraps_it_is_called(self, tmp_path: Path) -> None:
-        """The loop obeys a message by the manager's own verb, with the arguments of ever."""
+        """The loop obeys a message by the manager's own verb, with its usual arguments."""
         house = House(tmp_path)
         calls: list[tuple[Any, ...]] = []
 

@@ -38,7 +38,7 @@ def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 def plain(a: int = 1) -> None:
-    """Takes no config."""
+    """A target without a config."""
 
 
 def with_config(config: Any = None) -> None: ...
@@ -54,7 +54,7 @@ def make(
 
 
 def debug_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the debug log says, without its colours, names and pids."""
+    """Return the lines of the debug log, without colours, names and pids."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage()) for record in caplog.records]
     return [line.split(":")[0] for line in lines]
 
@@ -184,7 +184,7 @@ class TestEnd:
         base.made[0].alive = alive
         one.exit()
         assert base.made[0].joined == ([process.EXIT_TIMEOUT] if alive else [])
-        # Whoever does not end keeps its entry: it is to be seen.
+        # A process that does not exit keeps its entry, to remain visible.
         assert (one.name in one.worker_state) is alive
 
     def test_terminate_once(self, base: type[FakeBase], kills: list[tuple[int, int]]) -> None:
@@ -310,7 +310,7 @@ class TestRestart:
         ]
 
     def test_the_waiting_ends(self, base: type[FakeBase], monkeypatch: pytest.MonkeyPatch) -> None:
-        """Also where the thread's target runs at once, in the thread that holds the state."""
+        """Also if the thread's target runs at once, in the thread that holds the state."""
         monkeypatch.setattr(threading.Thread, "start", lambda thread: thread.run())
         monkeypatch.setattr(WorkerProcess, "THRESHOLD", 1)
         one = make(base)
@@ -333,7 +333,7 @@ class TestRestart:
         assert one.previous is base.made[0]
 
     def test_vacating(self, base: type[FakeBase]) -> None:
-        """The next process comes when it is told to."""
+        """The next process is started when it is time."""
         one = make(base)
         one.start()
         one.worker_state[one.name]["serving"] = True
@@ -388,7 +388,7 @@ class TestRestart:
         assert (one.pid, one.previous) == (base.made[1].pid, None)
 
     def test_what_another_write_has_covered_is_said_again(self, base: type[FakeBase]) -> None:
-        """Over a mapping that is not ours, of two who write at once one loses."""
+        """Over a foreign mapping, one of two simultaneous writes is lost."""
         one = make(base)
         one.start()
         right = one.worker_state[one.name]

@@ -1,4 +1,4 @@
-"""The README is true: its examples are run as they stand there, but for the ports. Links lead somewhere."""
+"""The README is true: its examples run as they are, except for the ports. Links lead somewhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COMMANDS = [re.findall(r"^\$ (.*)\n((?:[^$\n].*\n)*)", block, re.MULTILINE) for 
 
 
 def command(line: str) -> list[str]:
-    """A command of the README, run by this interpreter."""
+    """Return a command of the README, run by this interpreter."""
     program, *arguments = shlex.split(line)
     modules = {"sanic-worker": "worker", "sanic": "sanic"}
     return [sys.executable, "-m", modules[program], *arguments]
@@ -52,7 +52,7 @@ def command(line: str) -> list[str]:
 def running(
     arguments: list[str], folder: Path, env: dict[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """A program that runs until it is interrupted, as Ctrl-C does; it then ends in order."""
+    """Run a program until it is interrupted, as by Ctrl-C; it then ends in order."""
     with (folder / "log").open("w") as log:
         main = subprocess.Popen(
             arguments,
@@ -76,7 +76,7 @@ def running(
 
 
 def ask(port: int, path: str = "/", method: str = "GET") -> str:
-    """The body of an answer; empty while nobody listens."""
+    """Return the body of an answer; empty while no server listens."""
     try:
         with urlopen(Request(f"http://127.0.0.1:{port}{path}", method=method), timeout=TIMEOUT) as answer:
             body: str = answer.read().decode()
@@ -202,12 +202,12 @@ def test_the_core_can_be_chosen(variable: str, tmp_path: Path) -> None:
 
 
 def text_of(page: Path) -> str:
-    """A page of Markdown without its code."""
+    """Return a page of Markdown without its code."""
     return re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def links(page: Path) -> list[str]:
-    """The targets of all links, inline and by reference; each reference must be defined, and used."""
+    """Return the targets of all links, inline and by reference; each reference must be defined, and used."""
     text = text_of(page)
     defined = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.MULTILINE))
     assert set(re.findall(r"\[[^\]]+\]\[([^\]]+)\]", text)) == set(defined)
@@ -215,13 +215,13 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The fragments that GitHub gives to the headings of a page."""
+    """Return the fragments that GitHub gives to the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def is_broken(page: Path, link: str) -> bool:
-    """Whether a link to a file of the repository, relative or absolute, names one that is not there."""
+    """Whether a link to a file of the repository, relative or absolute, names one that does not exist."""
     if link.startswith(FILES):
         target = ROOT / link.removeprefix(FILES)
     elif link.startswith("https://"):
@@ -262,13 +262,15 @@ def test_both_manifests_name_one_repository() -> None:
 
 
 def test_the_reloader(tmp_path: Path) -> None:
-    """The log of a good save, a bad one and a good one, but for what is of one run only."""
+    """The log of a good save, a bad one and a good one, except for details of one run."""
     (shown,) = blocks("text")
     code = PROGRAMS["hello.py"]
     (tmp_path / "hello.py").write_text(code)
 
     def lines(text: str) -> list[str]:
-        """Without the lines of the workers, and what each run has of its own; errors go their own way."""
+        """Return the lines without those of the workers and without details of one run; errors come out of
+        order.
+        """
         text = re.sub(r"\x1b\[\d*m", "", text)
         text = re.sub(r"^.*(INFO|ERROR): ", r"\1: ", text, flags=re.MULTILINE)
         text = re.sub(r"/\S*/hello.py|\d+\.\d+ s|\[\d+\]", "*", text)
@@ -279,7 +281,7 @@ def test_the_reloader(tmp_path: Path) -> None:
         (tmp_path / "hello.py").write_text(text)
         server.wait_line(then, since=since)
 
-    # The inspector's port is not to be that of another server.
+    # The inspector's port must not be that of another server.
     env = {"SANIC_INSPECTOR_PORT": "0"}
     with Server.run("hello:app", "--reload", cwd=tmp_path, workers=2, env=env) as server:
         wait_until(lambda: ask(server.port), "an answer")

@@ -1,4 +1,4 @@
-"""A server process: how it begins, how it fails, how it stops."""
+"""A server process: its start, its failures, its stop."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class TestStop:
         serves_as(server, stoppable=False)
         server.signal(signum)
         server.says("mine")
-        # The loop hears of a signal whoever handles it: there its own handler is called as well.
+        # The loop learns of every signal, so a handler of its own is called as well.
         if in_the_loop:
             assert server.answers() == "hello"
 
@@ -193,7 +193,7 @@ def says_of_itself(app: Any) -> Any:
 
 
 def serves_as(server: Server, *, stoppable: bool) -> None:
-    """Wait until it serves, and look what it says of its handlers."""
+    """Wait until the server serves, and check its ``stoppable``."""
     until(lambda: server.state[NAME].get("serving"), "it to serve")
     # When it answers, its loop runs for good.
     assert server.answers() == "hello"
@@ -203,7 +203,7 @@ def serves_as(server: Server, *, stoppable: bool) -> None:
 class TestFailure:
     @pytest.fixture
     def errors(self, tmp_path: Path) -> Iterator[Callable[[], str]]:
-        """What the server process logs."""
+        """Return the log of the server process."""
         handler = logging.FileHandler(tmp_path / "log")
         logging.root.addHandler(handler)
         yield (tmp_path / "log").read_text
@@ -295,7 +295,7 @@ class TestArguments:
     def test_a_process_that_is_no_server_of_a_manager(
         self, start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It has no multiplexer, and sends no word to main."""
+        """It has no multiplexer, and sends no message to the main process."""
         monkeypatch.setenv("SANIC_WORKER_NAME", "Sanic-Other-0")
 
         def build(app: Any) -> None:

@@ -26,7 +26,7 @@ PLAIN = settings.resolve({})
 WHOLE = (("11", "12", "13", "14"), (11, 12, 13, 14))
 SECONDS = (("1.5", "2", "0", "1e1"), (1.5, 2.0, 0.0, 10.0))
 UP, DOWN = RestartOrder.STARTUP_FIRST, RestartOrder.SHUTDOWN_FIRST
-# Four texts that are right, and what they mean.
+# Four right texts, and their values.
 RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     **dict.fromkeys(("max_workers", "max_consecutive_failures", "max_surge", "max_unavailable"), WHOLE),
     **dict.fromkeys(("graceful_timeout", "backoff_max", "min_uptime", "idle_drain_timeout"), SECONDS),
@@ -69,7 +69,7 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("name", [one.name for one in settings.SETTINGS if one.native])
 def test_what_needs_the_native_core_is_refused_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings, "IS_NATIVE", False)
-    # Only where somebody gave it.
+    # The check applies only to values that were given.
     assert settings.resolve({}) == PLAIN
     monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", RIGHT[name][0][0])
     for source, act in (
@@ -159,7 +159,7 @@ class TestSources:
         ends = Pipe(True)
         context = get_context("spawn")
         try:
-            # Without a server, it refuses before it touches the signals; the settings stand by then.
+            # Without a server, it refuses before it touches the signals; the settings are resolved by then.
             for bad, match in (({"max_workers": 0}, "max_workers"), ({"graceful_timeout": "x"}, "graceful")):
                 with pytest.raises(ValueError, match=match):
                     WorkerManager(0, print, {}, context, ends, {}, **bad)
@@ -217,7 +217,7 @@ class TestRefused:
             "backoff_initial of WorkerManager(), 3, is more than backoff_max of SANIC_WORKER_BACKOFF_MAX, 2: "
             "it takes at most that"
         )
-        # Whoever asks for a long first wait alone has it.
+        # A long first delay given alone is allowed.
         monkeypatch.delenv("SANIC_WORKER_BACKOFF_MAX")
         assert settings.resolve({"backoff_initial": 300}).backoff_initial == 300
 

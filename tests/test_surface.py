@@ -1,7 +1,7 @@
 """The public surface is the reference's, name for name, and every line behind it is this package's own.
 
-``api.json`` holds the reference: each class, function and member with its parameters. What a class or a
-method takes beyond it must be keyword-only, and stands in ``EXTRAS``.
+``api.json`` holds the reference: each class, function and member with its parameters. Further parameters of a
+class or a method must be keyword-only, and are listed in ``EXTRAS``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EXTRAS = {
     "worker.process.Worker": ["label", "settings", "restart_policy", "mailbox", "is_server"],
     "worker.process.WorkerProcess": ["mailbox", "is_server"],
 }
-# Bases that this interpreter's enum module has not got yet.
+# Bases that this interpreter's enum module does not have yet.
 TOO_NEW = {name for name in ("ReprEnum", "StrEnum") if not hasattr(enum, name)}
 PARAMETER_KINDS = {
     None: inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -61,7 +61,7 @@ def find(name: str) -> Any:
 
 
 def own(cls: type, member: str) -> Any:
-    """The member as it stands in the body of a class of this package: an inherited foreign one is none."""
+    """Return the member in the body of a class of this package: an inherited foreign one is none."""
     for base in cls.__mro__:
         if base.__module__.partition(".")[0] == "worker" and member in vars(base):
             return vars(base)[member]
@@ -69,7 +69,7 @@ def own(cls: type, member: str) -> Any:
 
 
 def is_default(value: Any, source: str) -> bool:
-    """Whether ``value`` is what the text in the reference stands for."""
+    """Whether ``value`` is the one that the text in the reference represents."""
     try:
         expected = ast.literal_eval(source)
     except (SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""The descriptors 0 to 2: none of them is ever taken by a file of ours."""
+"""The descriptors 0 to 2: no file of this package ever takes one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that stops: it leaves its sockets at once, and no request is lost."""
+"""A stopping server closes its listening sockets at once, and loses no request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def serve(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Start]:
-    """Start a server on one of the loops; its gate is opened by writing to ``gate`` of it."""
+    """Start a server on one of the loops; a write to its ``gate`` opens the gate."""
     if request.param == "uvloop":
         pytest.importorskip("uvloop")
     ends: list[int] = []
@@ -61,7 +61,7 @@ def serve(
 
 
 def waits(app: Any) -> None:
-    """Some routes that answer when the gate is opened."""
+    """Add routes that answer when the gate is opened."""
 
     async def gate() -> None:
         app.ctx.say("in flight")
@@ -89,7 +89,7 @@ def waits(app: Any) -> None:
 
 
 class Client:
-    """A connection that is kept as long as the server keeps it."""
+    """Open a connection that is kept as long as the server keeps it."""
 
     def __init__(self, port: int) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), 10)
@@ -120,7 +120,7 @@ def connect(server: Server) -> Any:
 
 
 def leaves(server: Server) -> None:
-    """Tell the server to stop, and wait until it has left its listening socket."""
+    """Tell the server to stop, and wait until it has closed its listening socket."""
     server.signal(signal.SIGTERM)
     until(lambda: not listens(server), "the listening socket left")
 
@@ -161,7 +161,7 @@ def test_whoever_connects_meanwhile_waits_for_another(serve: Start) -> None:
         leaves(server)
         with connect(server) as late:
             late.get()
-            # Main has the socket open: it is in its queue.
+            # The main process has the socket open, so the connection waits in its queue.
             server.sock.settimeout(10)
             taken, _ = server.sock.accept()
             with taken:
@@ -179,7 +179,7 @@ def test_the_next_answer_on_a_kept_connection_is_its_last(serve: Start) -> None:
         busy.get("/slow")
         server.says("in flight")
         leaves(server)
-        # After the first look at the connections.
+        # After the drain's first check of the connections.
         client.get()
         assert b"connection: close" in client.receive(b"hello").lower()
         assert client.is_closed_by_server()
@@ -214,7 +214,7 @@ def test_an_upload_is_taken_to_its_end(serve: Start) -> None:
 
 
 def is_read(client: Client) -> bool:
-    """Whether the server has read all that was sent: nothing is left in either queue of the kernel."""
+    """Whether the server has read all requests: nothing is left in either queue of the kernel."""
     port = client.sock.getsockname()[1]
     rows = Path("/proc/net/tcp").read_text().splitlines()[1:]
     queues = [row.split()[4] for row in rows if f":{port:04X}" in " ".join(row.split()[1:3])]
@@ -296,7 +296,7 @@ def test_a_websocket_is_told_at_once(serve: Start) -> None:
         leaves(server)
         # A close frame: 1001, going away.
         assert client.receive(b"\x03\xe9") == b"\x88\x02\x03\xe9"
-        # Long before its time is over.
+        # Long before its time is up.
         assert monotonic() - began < 10
         server.says("closed")
     assert server.ends() == 0
@@ -330,7 +330,7 @@ def test_a_secondary_application_drains_too(serve: Start) -> None:
 
 
 def test_no_connection_that_was_accepted_is_lost(serve: Start) -> None:
-    """The stop and the connections are found in one turn of the loop, the stop first."""
+    """One turn of the loop finds the stop and the connections, the stop first."""
 
     def build(app: Any) -> None:
         @app.get("/block")
@@ -363,7 +363,7 @@ def test_no_connection_that_was_accepted_is_lost(serve: Start) -> None:
 
 
 def is_delivered(pid: int, signum: int) -> bool:
-    """Whether a signal that was sent is no longer pending."""
+    """Whether a signal is no longer pending."""
     status = Path(f"/proc/{pid}/status").read_text()
     pending = [
         int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd", "ShdPnd"))

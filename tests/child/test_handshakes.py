@@ -1,4 +1,4 @@
-"""TLS connections from accept to the first request: none is lost by a stop, and none holds it up."""
+"""TLS connections from accept to the first request: a stop loses none, and none delays the stop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def server_context(name: str = "localhost", *, asks: bool = False) -> ssl.SSLContext:
-    """The context of a server; one that asks wants to see the certificate of the client."""
+    """Return the context of a server; with ``asks`` it requires a certificate of the client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     AUTHORITY.issue_cert(name).configure_cert(context)
     if asks:
@@ -50,7 +50,7 @@ def server_context(name: str = "localhost", *, asks: bool = False) -> ssl.SSLCon
 
 
 def client_context(*, shows: bool = False) -> ssl.SSLContext:
-    """The context of a client, perhaps with a certificate of its own."""
+    """Return the context of a client, with a certificate if one is given."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     AUTHORITY.configure_trust(context)
     if shows:
@@ -59,7 +59,7 @@ def client_context(*, shows: bool = False) -> ssl.SSLContext:
 
 
 class Client:
-    """A TLS client that sends each flight of the handshake when it is told to."""
+    """A TLS client that sends each flight of the handshake on request."""
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None, name: str = "localhost") -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), 10)
@@ -74,7 +74,7 @@ class Client:
         self._flush()
 
     def prepares(self) -> None:
-        """Take the server's flight, and keep the last one back."""
+        """Read the server's flight, and keep the last one back."""
         while True:
             try:
                 return self.tls.do_handshake()
@@ -100,7 +100,7 @@ class Client:
         return data
 
     def is_ended(self) -> bool:
-        """Whether the server ends the connection, with or without a word."""
+        """Whether the server ends the connection, with or without a close notification."""
         try:
             while self.sock.recv(65536):
                 pass
@@ -122,7 +122,7 @@ class Client:
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def serve(request: pytest.FixtureRequest, start: Start) -> Start:
-    """Start a server that speaks TLS, on one of the loops."""
+    """Start a TLS server on one of the loops."""
     if request.param == "uvloop":
         pytest.importorskip("uvloop")
 
@@ -142,7 +142,7 @@ def serve(request: pytest.FixtureRequest, start: Start) -> Start:
 
 
 def accepted(server: Server) -> None:
-    """Wait until the server has taken all connections from the queue of its socket."""
+    """Wait until the server has accepted all connections from the queue of its socket."""
 
     def is_empty() -> bool:
         rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -217,7 +217,7 @@ class TestStop:
 
 class TestServer:
     def test_sanic_knows_whom_it_speaks_to(self, serve: Start, tmp_path: Path) -> None:
-        """By the name that is asked for it chooses the certificate, and tells the application of both."""
+        """The server chooses the certificate by the requested name, and passes both to the application."""
         names = ("one.test", "two.test")
         for name in names:
             certificate = AUTHORITY.issue_cert(name)
@@ -275,7 +275,7 @@ class TestServer:
 
 
 class Peer(SanicProtocol):
-    """A connection that tells what it knows of its transport, and echoes."""
+    """A protocol that sends the details of its transport, and echoes."""
 
     def __init__(self, made: list[Peer], **options: Any) -> None:
         super().__init__(app=None, **options)  # type: ignore[arg-type]
@@ -301,7 +301,7 @@ class Peer(SanicProtocol):
 
 
 class Listener:
-    """A server in this process; those whose handshake is under way are in ``pending``."""
+    """Start a server in this process; its unfinished handshakes are in ``pending``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self.loop, self.sock = loop, sock
@@ -331,7 +331,7 @@ def run(loop: asyncio.AbstractEventLoop, act: Callable[[], Awaitable[None]]) -> 
 async def connected(
     listening: socket.socket, ssl: ssl.SSLContext | None = None
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to a socket of this process; where a loop connects itself, uvloop starts threads that stay."""
+    """Connect to a socket of this process; a connect by uvloop itself would start threads that stay."""
     client = socket.socket(listening.family)
     client.connect(listening.getsockname())
     client.setblocking(False)
@@ -344,7 +344,9 @@ class TestHandshake:
     def test_the_connection_is_as_any_other(
         self, loop: asyncio.AbstractEventLoop, family: socket.AddressFamily, tmp_path: Path
     ) -> None:
-        """With the ALPN, the certificate of the client, and all else that a protocol may ask for."""
+        """The transport has the ALPN, the client's certificate, and all other details that a protocol may ask
+        for.
+        """
         context, mine = server_context(asks=True), client_context(shows=True)
         context.set_alpn_protocols(["h2", "http/1.1"])
         mine.set_alpn_protocols(["http/1.1"])
@@ -396,7 +398,7 @@ class TestHandshake:
 
 
 def fail(loop: asyncio.AbstractEventLoop, number: int) -> None:
-    """Fail in each way that there is, so often altogether; then succeed."""
+    """Fail in each possible way, this often in all; then succeed."""
     strange = ssl.create_default_context()
 
     async def closes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -427,7 +429,7 @@ def fail(loop: asyncio.AbstractEventLoop, number: int) -> None:
         server = await listener.listens(ssl=server_context())
         descriptors = len(os.listdir("/proc/self/fd"))
         for _ in range(0, number, 2 * len(ways) + 1):
-            # One that does not know the authority.
+            # A client that does not know the authority.
             with suppress(ssl.SSLCertVerificationError):
                 await connected(sock, ssl=strange)
             for way in 2 * ways:
@@ -436,7 +438,7 @@ def fail(loop: asyncio.AbstractEventLoop, number: int) -> None:
                     await way(reader, writer)
                 writer.close()
         _, last = await connected(sock, ssl=client_context())
-        # The two ends of the last one are left.
+        # Only the two ends of the last connection are left.
         await until_in_loop(lambda: listener.made and len(os.listdir("/proc/self/fd")) <= descriptors + 2)
         assert not listener.pending
         assert len(listener.made) == 1

@@ -38,13 +38,13 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def counts(server: Server, number: int) -> None:
-    """Wait until the server has noted so many requests."""
+    """Wait until the server has counted this many requests."""
     look = server.state.numbers
     until(lambda: look(server.process.pid).get("requests") == number, f"{number} requests counted")
 
 
 def ask(port: int, data: bytes, last: bytes) -> None:
-    """Send something over one connection, and read up to the end of the last answer."""
+    """Send data over one connection, and read up to the end of the last answer."""
     with closing(socket.create_connection(("127.0.0.1", port), 10)) as sock:
         sock.sendall(data)
         answer = b""
@@ -73,7 +73,8 @@ class TestRequests:
         server = start(build, protocol=WebSocketProtocol)
         until(lambda: server.state[NAME].get("serving"), "it to serve")
         counts(server, 0)
-        # Kept and pipelined, on two connections; an error of the client's, and one of the application's.
+        # Kept and pipelined requests on two connections; an error of the client's, and one of the
+        # application's.
         for _ in range(2):
             ask(server.port, GET % b"/" * 9 + GET % b"/last", b"last")
         counts(server, 20)

@@ -1,4 +1,4 @@
-"""A child of ours ends when main is gone."""
+"""A child process ends when the main process is gone."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class TestLifeline:
         dead.close()
 
     def test_a_parent_that_is_not_main(self) -> None:
-        """Whoever was born by main, and has another parent now, has lost main."""
+        """A process that was started by the main process and now has another parent has lost it."""
         process = get_context("fork").Process(target=sent_by_nobody, args=(1.0, 1))
         process.start()
         assert end(process) == 1
 
     def test_a_signal_that_is_lost_comes_once_more(self) -> None:
-        """As in the moment in which Sanic sets up its handlers, when main dies just then."""
+        """Sanic is setting up its handlers, and the main process exits just then."""
         main = os.fork()
         if not main:
             signal.pause()
@@ -63,7 +63,7 @@ class TestLifeline:
 
     @pytest.mark.parametrize("method", METHODS)
     def test_a_signal_that_is_held_back_waits(self, method: str) -> None:
-        """As in a process that has no other thread: its target may block a signal, and take it later."""
+        """The process has no other thread: its target may block a signal, and take it later."""
         gate, opener = Pipe(False)
         journal, writer = Pipe(False)
         process = start(method, holds_back, gate=gate, journal=writer)
@@ -158,7 +158,7 @@ class TestLifeline:
         wait_for_end(pid)
 
     def test_its_own_children_go_too(self) -> None:
-        """Main would have ended them; now it does so itself, when it has ended in order."""
+        """The main process would have ended them; the orphan does so itself, when it has ended in order."""
         main = os.fork()
         if not main:
             signal.pause()

@@ -1,4 +1,4 @@
-"""The lifeline: a process ends when its main process is gone."""
+"""The parent watch: a process ends when its main process is gone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from support.processes import LONG, Children
 
 SIGINT = {signal.SIGINT}
-# What no test waits for.
+# Longer than any test waits.
 NEVER = 1000.0
 
 
 class Main:
-    """A process that can be killed, a descriptor that tells of it, and a pipe in which children speak."""
+    """A main process that can be killed, its pidfd, and a pipe on which children report."""
 
     def __init__(self, children: Children) -> None:
         self._children = children
@@ -31,7 +31,7 @@ class Main:
         self._children.reap(self.pid)
 
     def hears(self) -> bytes:
-        """What a child says next."""
+        """Return the next report of a child."""
         return os.read(self.heard, 1)
 
     def close(self) -> None:
@@ -47,14 +47,14 @@ def main(children: Children) -> Iterator[Main]:
 
 
 def interrupted(within: float = LONG) -> bool:
-    """Whether SIGINT comes to this process, which holds it back."""
+    """Whether SIGINT is pending in this process, which blocks it."""
     came = signal.sigtimedwait(SIGINT, within)
-    # Where the time is over while the process is stopped, CPython returns the details of no signal.
+    # If the timeout ends while the process is stopped, CPython returns the details of no signal.
     return came is not None and came.si_signo == signal.SIGINT
 
 
 def child(core: ModuleType, main: Main, grace: float, act: Any) -> int:
-    """Hold on to main, with SIGINT held back, and say so; then do something with the lifeline."""
+    """Watch the main process with SIGINT blocked, and report it; then act on the watch."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGINT)
     lifeline = core.Lifeline(main.watch, grace)
@@ -153,7 +153,7 @@ def test_who_does_not_leave_is_killed_with_its_children(
     assert main.hears() == b"h"
     main.die()
     assert children.reap(pid) == -signal.SIGKILL
-    # The end of the last one that had it open.
+    # The last process that had it open ends.
     assert os.read(reading, 1) == b""
     os.close(reading)
 
@@ -174,13 +174,13 @@ def test_who_leads_no_session_takes_nobody_along(core: ModuleType, children: Chi
 
 
 def test_who_hangs_in_c_goes_too(children: Children, main: Main) -> None:
-    """With the native core: its thread needs nothing that the interpreter holds."""
+    """With the native core, the thread needs nothing that the interpreter holds."""
     native = pytest.importorskip("worker._native")
 
     def act(lifeline: Any) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.write(main.speaks, b"g")
-        # It keeps the interpreter to itself.
+        # The target never releases the interpreter.
         ctypes.PyDLL(None).pause()
         return 1
 

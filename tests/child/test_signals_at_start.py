@@ -1,4 +1,4 @@
-"""What a child runs, and what that starts, has the signals that main was started with."""
+"""A child's code, and the processes it starts, have the signals that the main process was started with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker._spawn import popen
 from worker._spawn.processes import ManagedProcess, factory
 from worker.settings import resolve
 
-# The script is imported again by a child that is not forked; "warm" is spawned, from the fork server.
+# A child that is not forked imports the script again; "warm" is spawned from the fork server.
 PROGRAM = """
     import os, signal, subprocess, sys, time
     from multiprocessing import get_context
@@ -108,7 +108,7 @@ def start(target: Callable[..., None], **kwargs: Any) -> ManagedProcess:
 
 
 def test_a_spawned_child_has_the_descriptors_that_are_meant_for_it() -> None:
-    """Neither what main could hand on, nor what is meant for another that starts at the same time."""
+    """A child has neither the main process's descriptors nor those for another child that starts."""
     gate, opener = Pipe(False)
     open_to_all, _other = Pipe(False)
     os.set_inheritable(open_to_all.fileno(), True)
@@ -148,7 +148,7 @@ def tells_its_mask(journal: Connection) -> None:
 
 
 def test_where_the_system_cannot_give_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What reaches main's group is held back until the child leads its own."""
+    """A signal to the main process's group is held back until the child leads its own."""
     begin = os.posix_spawn
     masks: list[set[int]] = []
 

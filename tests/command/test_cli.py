@@ -15,7 +15,7 @@ from worker.constants import RestartOrder
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """What was called: ``"install"``, and the arguments of Sanic's command."""
+    """Record the calls: ``"install"``, and the arguments of Sanic's command."""
     calls: list[Any] = []
     command = ModuleType("sanic.__main__")
     command.main = calls.append  # type: ignore[attr-defined]

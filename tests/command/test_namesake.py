@@ -1,4 +1,4 @@
-"""An application that has a ``worker`` of its own learns why it cannot import from it."""
+"""An application with a ``worker`` of its own gets an explanation when it cannot import from it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.running import python
 
-# The directory of the script comes before all others on sys.path, so a folder without __init__.py, which
-# comes after every real package, is what a script can have beside it.
+# The script's directory comes first on sys.path. A folder without __init__.py comes after every real package,
+# so a script can have one beside it.
 TRY = """
 import sys, worker
 try:
@@ -19,7 +19,7 @@ except BaseException as error:
 
 
 def tried(statement: str, cwd: Path, *path: str) -> str:
-    """What comes of a statement in a script in `cwd`; `path` comes last on `sys.path`."""
+    """Run a statement in a script in `cwd`; return its output. `path` comes last on `sys.path`."""
     done = python(f"import sys; sys.path += {path!r}\n{TRY.format(statement)}", cwd=cwd)
     assert done.stderr == ""
     return done.stdout.strip()
@@ -77,7 +77,7 @@ def test_what_the_package_has_is_not_touched(folder: Path) -> None:
 
 
 def test_both_kinds(folder: Path, tmp_path: Path) -> None:
-    """A module wins over a folder without __init__.py, wherever it lies."""
+    """A module wins over a folder without __init__.py, in any order of the path."""
     project = tmp_path / "project"
     project.mkdir()
     (project / "worker.py").touch()

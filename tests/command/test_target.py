@@ -1,4 +1,4 @@
-"""What the command says of a target that is no application, and of other arguments that cannot be."""
+"""The command's messages about a target that is no application, and about other wrong arguments."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a module, new to each test, in the working directory."""
+    """Return the name of a module in the working directory, new to each test."""
     name = f"target_{next(_numbers)}"
     (tmp_path / f"{name}.py").write_text(SOURCE.format(name))
     monkeypatch.chdir(tmp_path)

@@ -82,7 +82,7 @@ class NoClass:
 
 
 class LeavesAnything(BaseException):
-    """Neither an Exception nor an exit."""
+    """An exception that is neither an ``Exception`` nor an exit."""
 
 
 def _raise(error: BaseException) -> None:
@@ -399,7 +399,7 @@ class TestConnectionMonitor:
 
 
 def test_a_child_of_its_own_is_no_danger_to_the_package(tmp_path: Path) -> None:
-    """An object of a module that only its writer has."""
+    """Return an object of a module that only its writer has."""
     payload = pickle.dumps(EIGHT).replace(b"support.targets", b"support.nowhere")
     command = decode_command(Opaque(payload))
     assert isinstance(command, Invalid)

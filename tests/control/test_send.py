@@ -34,7 +34,7 @@ def test_a_send_in_the_middle_of_a_send_waits_for_its_end() -> None:
     log: list[str] = []
 
     class Slow:
-        """Sends in two halves, and is interrupted between them as by a signal handler that sends."""
+        """Send in two halves, and be interrupted between them as by a signal handler that sends."""
 
         def send(self, obj: Any, /) -> None:
             log.append(f"{obj} begins")

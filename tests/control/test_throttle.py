@@ -1,4 +1,4 @@
-"""How much is said of nonsense."""
+"""The throttle bounds the log lines about bad messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_first_are_told_in_full_and_the_others_counted(caplog: pytest.LogCap
     told = [f"{sender} {number}" for sender in (1, 2, None) for number in range(MAX_LINES)]
     assert errors(caplog) == told
 
-    # Whoever has ended meanwhile is still told of by name.
+    # A sender that has exited meanwhile is still named.
     names.clear()
     throttle.flush()
     assert errors(caplog)[len(told) :] == [

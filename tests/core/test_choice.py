@@ -1,4 +1,4 @@
-"""``WORKER_CORE``: which core is at work, and what happens where it cannot be had."""
+"""``WORKER_CORE`` chooses the core, and demands it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(code: str, core: str | None, path: Path | None = None) -> subprocess.Com
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """The package without its extension."""
+    """Copy the package without its extension."""
     for source in SOURCE.rglob("*.py"):
         link = tmp_path / "worker" / source.relative_to(SOURCE)
         link.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Main decodes plain values only: no code of a user's runs in it, whatever stands in the state."""
+"""The main process decodes plain values only: no user code runs in it, for any value in the state."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def ends_whoever_unpickles_it() -> None:
 
 
 class Hostile:
-    """A value that nobody is to unpickle."""
+    """A value that must not be unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ends_whoever_unpickles_it, ()
 
 
 class Text(str):
-    """What is a text, but of a user's class."""
+    """A text of a user's class."""
 
     __slots__ = ()
 
@@ -124,7 +124,7 @@ def test_main_restarts_and_stops_beside_hostile_values(
         old = house.said("ready")[0].pid
         house.all_acked()
         mine = WorkerState(house.state, NAME)
-        # As its worker does it: whose the entry is.
+        # As the worker itself does, so the entry is the worker's.
         house.state.update_entry(NAME, {"start_error": Hostile(), "mine": Hostile()})
         with pytest.raises(LookupError):
             mine["state"] = Hostile()
@@ -134,7 +134,7 @@ def test_main_restarts_and_stops_beside_hostile_values(
         house.all_acked()
         os.kill(old, 0)
 
-    # What is left in it is no concern of the test's own reading.
+    # The test's own reading must not meet the remaining values.
     copy = SharedState.copy
     SharedState.copy = lambda state: {name: state.some(name, ("state",)) for name in state}  # type: ignore[method-assign]
     try:

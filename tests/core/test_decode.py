@@ -1,4 +1,4 @@
-"""``decode``: which pickles are understood without being executed."""
+"""``decode`` understands some pickles without executing them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def by_forking_pickler(value: object, protocol: int) -> bytes:
 
 
 def loaded(payload: bytes) -> object:
-    """What pickle makes of it; by the unpickler in Python, whose memo a large index does not blow up."""
+    """Unpickle in Python, because a large index does not blow up the memo there."""
     return pickle._Unpickler(BytesIO(payload)).load()  # type: ignore[attr-defined]
 
 
@@ -63,7 +63,7 @@ def test_none(core: ModuleType, pickler: Callable[..., bytes], protocol: int) ->
 
 
 class Text(str):
-    """A ``str``, and more than that."""
+    """A ``str`` with an attribute of its own."""
 
     __slots__ = ()
 
@@ -90,7 +90,7 @@ def test_old_protocols_are_left_to_pickle(core: ModuleType, value: object, proto
 
 
 def forms(text: bytes) -> Iterator[bytes]:
-    """Every form that the pickle of a text can have."""
+    """Yield every form that the pickle of a text can have."""
     values = [b"X" + struct.pack("<I", len(text)) + text, b"\x8d" + struct.pack("<Q", len(text)) + text]
     if len(text) < 256:
         values.append(b"\x8c" + bytes([len(text)]) + text)

@@ -1,4 +1,6 @@
-"""``Framer``: payloads are whole wherever the stream is cut, and what is no frame is told and left behind."""
+"""``Framer``: payloads are whole wherever the stream is cut, and bytes that are no frame are reported and
+dropped.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ BAD = [
     (struct.pack("!iQ", -1, 2**64 - 1), 2**64 - 1),
 ]
 
-# What may be dropped with a bad header: all of it looks like a frame, but for one thing.
+# Bytes that may be dropped with a bad header: each looks like a frame, but for one detail.
 JUNK = [
     b"",
     b"\x80",
@@ -206,7 +208,7 @@ def test_an_end_while_lost_tells_of_a_possible_frame_only(core: ModuleType) -> N
 
 @pytest.mark.timeout(30)
 def test_the_cost_does_not_grow_with_what_is_kept(core: ModuleType) -> None:
-    # Were the whole tail copied or searched for each chunk, these would take minutes.
+    # If each chunk copied or searched the whole tail, these would take minutes.
     framer = core.Framer()
     payload = b"\x80\x04" + b"\x80" * (core.LIMIT - 3) + b"."
     assert feed(framer, frame(payload), 1024) == [payload]

@@ -1,4 +1,4 @@
-"""What CPython 3.10 to 3.13 write, held as files (``scripts/golden.py`` makes them), is understood."""
+"""Frames of CPython 3.10 to 3.13, held as files (``scripts/golden.py`` makes them), are understood."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WRITERS = sorted(f"{pickler}{protocol}" for pickler in ("c", "python") for proto
 SERVER = "Sanic-Server-0-0"
 FIRST = RestartOrder.STARTUP_FIRST
 
-# What the values that are sent most mean, in full; that of the other texts is for `parse` to say.
+# The meaning of the most frequent values, in full; `parse` gives that of the other texts.
 MEANINGS = {
     None: Stop(),
     "": Stop(),
@@ -63,7 +63,7 @@ LEFT_TO_PICKLE = {
 
 
 class Value(NamedTuple):
-    """A value, and the frames that were written for it: writers of CPython -> what they all wrote."""
+    """A value and its frames: writers of CPython -> the frame that they all wrote."""
 
     text: str | None
     opaque: str | None
@@ -82,7 +82,7 @@ def values(version: str) -> list[Value]:
 
 
 def texts(version: str) -> Iterator[tuple[str | None, str, bytes]]:
-    """Each ``None`` and ``str``, by whom it was pickled, and how."""
+    """Yield each ``None`` and ``str``, with the writers and the frame."""
     for value in values(version):
         if value.opaque is None:
             for writers, framed in value.frames.items():
@@ -108,7 +108,7 @@ def test_the_files_mean_what_they_say(version: str) -> None:
 
 
 def test_a_frame_is_whole_at_once_and_byte_by_byte(core: ModuleType) -> None:
-    # What several versions wrote alike, once.
+    # A frame that several versions wrote alike is decoded once.
     frames = {framed for version in VERSIONS for value in values(version) for framed in value.frames.values()}
     framer = core.Framer()
     for framed in frames:
@@ -148,7 +148,7 @@ def test_what_is_no_text_is_left_to_pickle(core: ModuleType, version: str) -> No
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_from_64_kib_on_a_text_stands_outside_the_frames_of_its_pickle(version: str) -> None:
-    # The form of the largest texts, which no shorter one has: no frame, although the protocol knows them.
+    # The form of the largest texts has no frame, although the protocol knows them.
     for text, writers, payload in texts(version):
         if text and payload[1] >= 4:
             large = len(text.encode("utf-8", "surrogatepass")) >= 65_536

@@ -1,4 +1,4 @@
-"""``parse``: what a text of the pipe asks for."""
+"""``parse`` turns a text of the control channel into a command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.constants import RestartOrder
 FIRST = RestartOrder.STARTUP_FIRST
 SHAPE = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'"
 RANGE = "__SCALE__ wants a number that fits in 64 bits"
-FLAG = "\ud83c\uddea"  # in two surrogates, as they come out of a careless decoder
+FLAG = "\ud83c\uddea"  # two surrogates, as a careless decoder makes them
 
 
 @pytest.mark.parametrize(

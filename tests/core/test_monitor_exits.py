@@ -1,4 +1,4 @@
-"""``Monitor``: every exit is seen, whoever the process was, and nobody's child is reaped."""
+"""``Monitor``: every exit of any process is seen, and no child of other code is reaped."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_where_children_are_reaped_by_the_kernel_no_status_is_known(monitor: Any
 
 @contextmanager
 def no_pidfd() -> Iterator[int]:
-    """A pid that no pidfd can be had for: that of a second thread."""
+    """Return a pid that has no pidfd: that of a second thread."""
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
     thread.start()
@@ -179,7 +179,7 @@ def no_pidfd() -> Iterator[int]:
 
 
 def pidfd_error(pid: int) -> OSError:
-    """What the kernel says when it is asked for such a pidfd."""
+    """Return the kernel's answer to a request for such a pidfd."""
     try:
         os.close(os.pidfd_open(pid))
     except OSError as exc:
@@ -254,7 +254,7 @@ def test_processes_of_multiprocessing(monitor: Any, method: str) -> None:
     [exited] = monitor.wait(LONG)
     process.join()
     assert exited.key == process.name
-    # The fork server is the parent of its children: for them multiprocessing has to be asked.
+    # The fork server is the parent of its children, so multiprocessing has to be asked about them.
     assert exited.exitcode == (None if method == "forkserver" else 9)
     assert process.exitcode == 9
     process.close()

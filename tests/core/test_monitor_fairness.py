@@ -1,4 +1,4 @@
-"""``Monitor``: whatever comes down the pipe, a wait is short, and an exit is not kept behind it."""
+"""``Monitor``: no message makes a wait long, or delays the report of an exit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.processes import LONG, Children, frame, until
 
 from worker._core.messages import Exited, Received, Restart, Stop
 
-# What a wait is content with.
+# The most messages that a wait returns.
 ENOUGH = 250
 TINY = frame(pickle.dumps(None, 2))
 
@@ -28,7 +28,7 @@ def of(name: str, sender: int) -> Received:
 
 @pytest.fixture(autouse=True)
 def roomy(publisher: Connection) -> None:
-    """The pipe takes more than a wait does."""
+    """The channel holds more than a wait takes."""
     with socket.socket(fileno=os.dup(publisher.fileno())) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 1024 * 1024)
 
@@ -37,7 +37,7 @@ def roomy(publisher: Connection) -> None:
 def test_a_wait_is_content_with_so_many_messages(
     monitor: Any, publisher: Connection, children: Children, begun: int
 ) -> None:
-    """However small they are, and whatever another writer has begun."""
+    """The limit holds for small messages too, and for any unfinished one of another writer."""
 
     def begin() -> None:
         os.write(publisher.fileno(), frame(b"\x80" * 100_000)[:begun])
@@ -60,7 +60,7 @@ def test_a_wait_is_content_with_so_many_messages(
 
 
 def is_behind(publisher: Connection) -> bool:
-    """Whether something that was written has not been read yet."""
+    """Whether the channel has unread bytes."""
     (queued,) = struct.unpack("i", fcntl.ioctl(publisher.fileno(), termios.TIOCOUTQ, b"\0" * 4))
     return bool(queued)
 

@@ -1,4 +1,4 @@
-"""``Monitor``: what it keeps of what is not whole yet is bounded."""
+"""``Monitor``: unfinished messages take a bounded amount of memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 
 
 def send_in_two(connection: Connection, size: int, half: int, gate: int) -> None:
-    """Write a frame but for its end, the rest when the gate is opened; then one that is understood."""
+    """Write a frame without its end, and the end when the gate is opened; then write a command."""
     part, rest = frame(bytes(size))[:-100], bytes(100)
     for start in range(0, len(part), MIB):
         os.write(connection.fileno(), part[start : start + MIB])
@@ -29,7 +29,7 @@ def send_in_two(connection: Connection, size: int, half: int, gate: int) -> None
 
 
 def memory_in_use() -> int:
-    """What of this process is in memory, bytes."""
+    """Return the resident memory of this process, bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -50,9 +50,9 @@ def test_unfinished_frames_are_bounded_together(
             largest_use = max(largest_use, memory_in_use() - before)
             if select.select([halves], [], [], 0)[0]:
                 count -= len(halves.read(count))
-    # What an allocator keeps besides is its affair.
+    # The allocator may keep some more.
     assert largest_use < 2.5 * bound < len(senders) * size
-    # Four of them are left, and each is larger than this one is when room is made for it.
+    # Four of them are left, and each is larger than this one when room is made for it.
     whole = children.fork(publisher.send_bytes, bytes(16 * MIB))
     while not any(event.sender == whole for event in events):
         events += until(monitor, 1)

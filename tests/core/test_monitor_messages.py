@@ -1,4 +1,6 @@
-"""``Monitor``: what comes down the pipe, from whom, and in one piece whoever else writes or dies."""
+"""``Monitor``: messages are received whole and with their sender, regardless of other writers and their
+exits.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,7 @@ def test_what_a_process_wrote_comes_with_or_before_its_exit(
 
 
 def fill(connection: Connection) -> int:
-    """Write as much as the buffers hold."""
+    """Write as many bytes as the buffers hold."""
     fcntl.fcntl(connection, fcntl.F_SETFL, os.O_NONBLOCK)
     part = frame(bytes(16_000))
     count = 0
@@ -188,7 +190,7 @@ def test_an_exit_waits_only_for_the_messages_of_the_dead(
 
 
 def test_deaths_cost_nobody_a_message(monitor: Any, publisher: Connection, children: Children) -> None:
-    """While another process writes, so that there is always something in the pipe."""
+    """Another process writes all the time, so the channel is never empty."""
 
     def write() -> None:
         for number in range(20_000):
@@ -280,7 +282,7 @@ def test_a_writer_that_nobody_watches_is_missed(
 
 
 def until_kept(monitor: Any, gate: tuple[int, int]) -> list[Any]:
-    """Read what the writer has written, which makes no event; then let it end."""
+    """Read the writer's bytes, which make no event; then let it end."""
     assert monitor.wait(0.1) == []
     os.write(gate[1], b".")
     return until(monitor, 1)
@@ -383,7 +385,7 @@ def tcp(_: Path) -> tuple[int, int]:
 
 @pytest.fixture(params=[plain_pipe, fifo, tcp])
 def others(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int, int]]:
-    """The two ends of something that is no Unix socket."""
+    """Return the two ends of a connection that is no Unix socket."""
     reading, writing = request.param(tmp_path)
     yield reading, writing
     os.close(reading)

@@ -1,4 +1,4 @@
-"""``Monitor``: how a wait ends, who may use it when, and what is left when it is closed."""
+"""``Monitor``: how a wait ends, which thread may wait, and the resources left after a close."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ A = Restart(("a",), "")
 def on_signal(handler: Callable[..., Any], every: float = 0.1, first: float = 0.1) -> Iterator[None]:
     """Handle SIGALRM, which comes after ``first`` seconds and then every ``every`` seconds.
 
-    One that comes just before a wait does not end it, unless the wakeup descriptor is that of the monitor.
+    A signal just before a wait does not end it, unless the wakeup descriptor is that of the monitor.
     """
     before = signal.signal(signal.SIGALRM, handler)
     try:
@@ -45,7 +45,7 @@ def on_signal(handler: Callable[..., Any], every: float = 0.1, first: float = 0.
 
 
 def once(handler: Callable[[], Any]) -> Callable[..., None]:
-    """Handle the first of the signals; there are no more of them then."""
+    """Handle the first of the signals, and stop the others."""
     handled = []
 
     def first(*_: Any) -> None:
@@ -58,7 +58,7 @@ def once(handler: Callable[[], Any]) -> Callable[..., None]:
 
 
 class AlarmError(Exception):
-    """What a signal handler raises here."""
+    """An exception that a signal handler raises here."""
 
 
 def raises(*_: Any) -> None:
@@ -179,7 +179,7 @@ def test_what_a_handler_raises_is_passed_on_and_nothing_is_lost(
 def test_what_the_native_core_had_read_when_a_handler_raised_comes_next(
     ends: tuple[Connection, Connection], children: Children
 ) -> None:
-    # A matter of chance each time, so many times.
+    # Each try depends on chance, so there are many.
     publisher, subscriber = ends
     main = os.getpid()
     batches: list[list[Any]] = []
@@ -192,7 +192,7 @@ def test_what_the_native_core_had_read_when_a_handler_raised_comes_next(
                 os.kill(main, signal.SIGALRM)
 
     def take() -> None:
-        # All of it is one call: between two of Python's own steps a handler may cost what a wait returned.
+        # One call does all of it: between two steps of Python, a handler may drop the result of a wait.
         batches.extend(iter(partial(monitor.wait, 0.05), []))
 
     def raises_there(signum: int, frame: Any) -> None:
@@ -277,7 +277,7 @@ def test_another_thread_may_not_use_what_is_waiting(monitor: Any) -> None:
     waits.start()
     pause = threading.Event()
     deadline = monotonic() + LONG
-    # A KeyError says that the thread does not wait yet.
+    # A KeyError means that the thread does not wait yet.
     in_use = False
     while not in_use:
         assert monotonic() < deadline

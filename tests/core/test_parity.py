@@ -1,4 +1,4 @@
-"""The two cores agree on whatever comes."""
+"""The two cores agree on any input."""
 
 from __future__ import annotations
 

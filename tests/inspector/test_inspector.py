@@ -33,7 +33,7 @@ Ask = Callable[..., Any]
 
 
 class Custom(Inspector):
-    """An inspector with commands, and with what looks like one."""
+    """An inspector with commands, and with attributes that only look like commands."""
 
     number = 5
 
@@ -81,7 +81,7 @@ def make(publisher: Any = None, **given: Any) -> Custom:
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The client replaces the one, the inspector sets the other.
+    # The client replaces one header, the inspector sets the other.
     monkeypatch.setattr(Sanic, "__call__", Sanic.__call__)
     monkeypatch.setenv("SANIC_IGNORE_PRODUCTION_WARNING", "")
 
@@ -93,7 +93,7 @@ def publisher() -> FakePublisher:
 
 @pytest.fixture
 def ask(publisher: FakePublisher) -> Ask:
-    """Asks one inspector, made with the options of the first call."""
+    """Return a function that asks one inspector, made with the options of its first call."""
     made: list[Inspector] = []
 
     def ask(method: str, path: str, content: Any = None, headers: Any = None, **options: Any) -> Any:
@@ -303,7 +303,7 @@ class TestWhoMay:
 
     def test_with_a_key_over_http(self, ask: Ask, publisher: FakePublisher) -> None:
         headers = {"authorization": "Bearer 12345", "host": "elsewhere"}
-        # This is how a key of digits comes out of the environment.
+        # A key of digits has this form when it comes from the environment.
         response = ask("POST", "/shutdown", headers=headers, api_key=12345)
         assert response.status == 200
         assert publisher.sent == ["__TERMINATE__"]
@@ -331,7 +331,7 @@ class TestWhoMay:
 
 
 class Ready(Inspector):
-    """Tells its publisher when it serves."""
+    """A publisher that reports when it serves."""
 
     def _setup(self) -> None:
         super()._setup()
@@ -339,7 +339,7 @@ class Ready(Inspector):
 
 
 class Running:
-    """An inspector in a process of its own."""
+    """Run an inspector in a process of its own."""
 
     def __init__(self, method: str, tls: tuple[Path, Path] | None = None) -> None:
         context: Any = multiprocessing.get_context(method)
@@ -422,7 +422,7 @@ class TestServing:
         assert line.startswith("The inspector cannot listen on ")
 
     def test_it_serves_no_other_application(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A forked process has inherited the applications of main, ready to be served."""
+        """A forked process has inherited the main process's applications, ready to be served."""
         other = Sanic("Other")
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Which requests a foreign web page may have caused, and which addresses only this machine reaches."""
+"""Requests that a foreign web page may have caused, and addresses that only this machine reaches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OWN = ("Host", "localhost:6457")
 
 
 class Request:
-    """What is asked of a request."""
+    """A request with the given headers."""
 
     def __init__(self, *headers: tuple[str, str], method: str = "POST", version: str = "1.1") -> None:
         self.headers = Header(headers)
@@ -188,7 +188,7 @@ class TestSite:
 
 
 class TestOverASocket:
-    """What is written on the wire is what is judged."""
+    """The check applies to the bytes on the wire."""
 
     def test_raw_requests(self) -> None:
         with Running("fork") as running:

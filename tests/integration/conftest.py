@@ -1,4 +1,4 @@
-"""Fixtures and reporting of the integration tests."""
+"""Define the fixtures and the reporting of the integration tests."""
 
 from __future__ import annotations
 

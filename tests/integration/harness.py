@@ -1,4 +1,4 @@
-"""Real servers under test: started in a session of their own, steered, and checked for what they leave."""
+"""Real servers under test: started in a session of their own, steered, and checked for leftovers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from typing import Any
 from .output import Event, Line, Output
 from .tools import MODULE, TIMEOUT, environment, free_port, port_is_free, wait_until
 
-# Each process of a server carries it in its environment.
+# Each process of a server has this variable in its environment.
 MARKER = "SERVER_UNDER_TEST"
 
 
 @dataclass(frozen=True)
 class Response:
-    """The answer to one request."""
+    """An answer to one request."""
 
     status: int
     body: bytes
@@ -60,8 +60,8 @@ class UnixConnection(HTTPConnection):
 class Server:
     """A command under test, in its own session.
 
-    Use as a context manager. At the end the server is stopped if it still runs, and AssertionError is raised
-    if any process that it started is left, or if it still holds its port.
+    Use it as a context manager. At the end it stops a server that still runs, and raises AssertionError if a
+    process that the server started is left, or if it still holds its port.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Server:
     ) -> Server:
         """Start `target` as `python -m worker` does, on a free port, without waiting for it.
 
-        ``closed`` are redirections of a shell that start it, such as ``<&-``.
+        ``closed`` are shell redirections, such as ``<&-``.
         """
         port = free_port()
         place = [f"--unix={unix}"] if unix else ["--host=127.0.0.1", f"--port={port}"]
@@ -148,7 +148,7 @@ class Server:
                 os.kill(pid, number)
 
     def wait(self, timeout: float = TIMEOUT) -> int:
-        """The exit code, once the process has ended and all output has been read."""
+        """Return the exit code, once the process has exited and all output has been read."""
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -162,7 +162,7 @@ class Server:
         return self.wait()
 
     def close(self) -> str:
-        """End whatever runs and say what should not have been left; empty when all is well."""
+        """End all processes that still run; return a list of leftovers, empty if all is well."""
         problems = []
         if self.exit_code is None:
             self._process.send_signal(SIGTERM)
@@ -179,7 +179,7 @@ class Server:
             self._process.wait()
         self.output.finish(2)
         self.output.close()
-        # Shown by pytest where the test has failed.
+        # Shown by pytest if the test has failed.
         print(self.log()[-20_000:])
         if self.port and not port_is_free(self.port):
             problems.append(f"port {self.port} is still held")
@@ -188,7 +188,7 @@ class Server:
         return "; ".join(problems) + (f"\n{self.log()}" if problems else "")
 
     def processes(self) -> dict[int, str]:
-        """Command line by pid of every live process of this server, wherever it has moved itself."""
+        """Return the command line by pid of every live process of this server, in any session."""
         mark = f"{MARKER}={self.token}".encode()
         found = {}
         for entry in os.listdir("/proc"):
@@ -205,15 +205,15 @@ class Server:
     # Output
 
     def log(self, stream: str | None = None) -> str:
-        """All lines so far, of one stream or of both."""
+        """Return all lines so far, of one stream or of both."""
         return "\n".join(line.text for line in list(self.output.lines) if stream in (None, line.stream))
 
     def mark(self) -> int:
-        """A place in the output, to wait only for what comes after it."""
+        """Return a position in the output; waits can start from it."""
         return len(self.output.lines)
 
     def wait_line(self, pattern: str, *, since: int = 0, timeout: float = TIMEOUT) -> Line:
-        """The first line in which the regular expression is found."""
+        """Return the first line that matches the regular expression."""
 
         def look() -> Line | None:
             return next((line for line in self.output.lines[since:] if re.search(pattern, line.text)), None)
@@ -223,7 +223,7 @@ class Server:
         return found
 
     def events(self, name: str, **fields: Any) -> list[Event]:
-        """The journal's entries of that name whose fields have these values."""
+        """Return the journal's entries of that name whose fields have these values."""
         return [
             event
             for event in list(self.output.events)
@@ -231,7 +231,7 @@ class Server:
         ]
 
     def wait_events(self, name: str, count: int = 1, timeout: float = TIMEOUT, **fields: Any) -> list[Event]:
-        """At least `count` journal entries of that name."""
+        """Wait for at least `count` journal entries of that name."""
 
         def look() -> list[Event]:
             found = self.events(name, **fields)
@@ -251,7 +251,7 @@ class Server:
         port: int | None = None,
         timeout: float = TIMEOUT,
     ) -> Response:
-        """One request on a connection of its own."""
+        """Send one request on a connection of its own."""
         connection: HTTPConnection
         if self.unix:
             connection = UnixConnection(self.unix, timeout)
@@ -265,13 +265,13 @@ class Server:
             return Response(answer.status, answer.read())
 
     def get(self, path: str, **options: Any) -> Any:
-        """The JSON that a GET returns; anything but 200 is an error."""
+        """Return the JSON of a GET; any status but 200 is an error."""
         response = self.request("GET", path, **options)
         assert response.status == 200, response
         return response.json
 
     def post(self, path: str, data: Any = None, **options: Any) -> Any:
-        """The JSON that a POST of JSON returns; anything but 200 is an error."""
+        """Return the JSON of a POST of JSON; any status but 200 is an error."""
         response = self.request("POST", path, json.dumps(data).encode(), **options)
         assert response.status == 200, response
         return response.json
@@ -290,7 +290,7 @@ class Server:
         return self
 
     def table(self) -> dict[str, dict[str, Any]]:
-        """`app.m.workers` as some worker sees it (see apps/steering.py for how times travel)."""
+        """Return `app.m.workers` as some worker sees it (apps/steering.py defines the form of times)."""
         found: dict[str, dict[str, Any]] = self.get("/workers")
         return found
 
@@ -315,15 +315,15 @@ class Server:
 
 
 def serves(entry: Mapping[str, Any]) -> bool:
-    """Whether main and the worker itself have said of an entry that its process serves."""
+    """Whether an entry says that its process serves, by the main process and by the worker itself."""
     return entry["state"] == "ACKED" and bool(entry.get("serving"))
 
 
 @contextlib.contextmanager
 def load(server: Server, path: str = "/whoami") -> Iterator[list[str]]:
-    """Requests one after another, each on its own connection, while the body runs.
+    """Send requests one after another, each on its own connection, while the body runs.
 
-    Yields the list of what went wrong; fails when hardly any request was made.
+    Yields the list of failures; fails if hardly any request was made.
     """
     failures: list[str] = []
     stop = threading.Event()

@@ -1,8 +1,8 @@
-"""A load generator, to be run in a process of its own: requests at a steady rate, and what became of them.
+"""Generate load from a process of its own: requests at a steady rate, and their outcomes.
 
-``load.py PORT PATH --rate 200 [--close]`` runs until its standard input ends, then prints what it has seen as
-JSON. Requests are sent when they are due, whatever has become of those before. With ``--close`` each has a
-connection of its own, else connections are kept.
+``load.py PORT PATH --rate 200 [--close]`` runs until its standard input ends, then prints the outcomes as
+JSON. Each request is sent when it is due, regardless of those before. With ``--close`` each has a connection
+of its own, else connections are kept.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ PATIENCE = 30.0
 
 @dataclass
 class Seen:
-    """What became of the requests.
+    """The outcomes of the requests.
 
     Attributes:
-        answered: How many were answered with 200.
-        failures: Of each that was not, when it was sent, when it failed, on the monotonic clock, and how.
-        raced: How many were written into the close of an idle connection, which HTTP/1.1 cannot rule out;
-            they were sent again.
+        answered: Requests that were answered with 200.
+        failures: Each other request: the times of its sending and of its failure, on the monotonic clock, and
+            the error.
+        raced: Requests that were written into the close of an idle connection, which HTTP/1.1 cannot rule
+            out. They were sent again.
         worst: The longest time from the sending of a request to the end of its answer, seconds.
-        pids: How many answers came from each process.
+        pids: Answers from each process.
         slow: The times above 50 ms.
     """
 
@@ -60,7 +61,7 @@ class Connection:
 
 
 class Load:
-    """Keeps the rate, and the connections."""
+    """Keep the rate, and the connections."""
 
     def __init__(self, port: int, path: str, close: bool) -> None:
         self.port = port

@@ -1,4 +1,4 @@
-"""What a server under test says: lines of its log, and the journal that its processes keep."""
+"""The output of a server under test: lines of its log, and the journal of its processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Event:
-    """One journal entry: what happened, in which process, and where in the whole output it stands."""
+    """One journal entry: the event, its process, and its position in the whole output."""
 
     name: str
     process: str
@@ -38,12 +38,12 @@ class Event:
     fields: dict[str, Any] = field(default_factory=dict)
 
     def value(self, key: str) -> Any:
-        """One of the attributes, or else of the fields."""
+        """Return one of the attributes, or else of the fields."""
         return getattr(self, key, None) or self.fields.get(key)
 
 
 class Output:
-    """Everything that a process and its descendants write, read by one thread until all have closed it."""
+    """The whole output of a process and its descendants, read by one thread until all have closed it."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.lines: list[Line] = []
@@ -86,7 +86,7 @@ class Output:
             self.lines.append(Line(stream, text, now))
 
     def wait(self, look: Callable[[], T], what: str, timeout: float) -> T:
-        """What `look` returns once it is true; looked at whenever there is more output."""
+        """Return the result of `look` once it is true; call it whenever there is more output."""
         deadline = monotonic() + timeout
         with self._changed:
             while not (value := look()):
@@ -111,7 +111,7 @@ class Output:
 
 
 def tracebacks(text: str) -> list[list[str]]:
-    """The files of each traceback in `text`, outermost first."""
+    """Return the files of each traceback in `text`, outermost first."""
     found: list[list[str]] = []
     for line in text.splitlines():
         if "Traceback (most recent call last)" in line:

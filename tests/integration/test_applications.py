@@ -1,4 +1,4 @@
-"""Applications of every make: several in one server, on a unix socket, over HTTP/3, from factories."""
+"""Applications of every kind: several in one server, on a unix socket, over HTTP/3, from factories."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INSTALL = "" if STOCK else "import worker\nworker.install()\n"
 
 
 def script(directory: Path, text: str, name: str = "script.py") -> list[str]:
-    """The command that runs `text` as a script that has installed the package first."""
+    """Return the command that runs `text` as a script that has installed the package first."""
     path = directory / name
     path.write_text(INSTALL + text)
     return [sys.executable, str(path)]
@@ -63,7 +63,7 @@ def tracebackless(server: Server) -> bool:
 
 @pytest.fixture
 def socket_path() -> Iterator[Path]:
-    """A short one: the address of a unix socket has room for about a hundred bytes."""
+    """Make a short path: the address of a unix socket has room for about a hundred bytes."""
     with TemporaryDirectory() as directory:
         yield Path(directory) / "socket"
 
@@ -90,7 +90,7 @@ def test_a_unix_socket_is_shared_and_has_its_mode(socket_path: Path, run: Run) -
     assert stat.S_IMODE(socket_path.stat().st_mode) == 0o600
     workers = [entry["pid"] for entry in before.values()]
     for pid in workers:
-        # Who is stopped accepts nothing.
+        # A stopped process accepts nothing.
         others = [one for one in workers if one != pid]
         for other in others:
             os.kill(other, SIGSTOP)
@@ -113,7 +113,7 @@ def test_a_unix_socket_that_a_living_server_has(socket_path: Path, run: Run) -> 
     assert second.processes() == {}
     second.output.close()
     assert server.request("GET", "/pid").status == 200
-    # What nobody listens on any more gives way.
+    # A socket without a listener is replaced.
     server.signal(SIGKILL, to="all")
     server.wait()
     assert socket_path.exists()
@@ -159,7 +159,7 @@ def test_http_3(run: Run, tmp_path: Path) -> None:
 
 
 async def ask_over_quic(port: int, authority: Path, path: str) -> tuple[int, bytes]:
-    """Status and body of one GET over HTTP/3."""
+    """Return status and body of one GET over HTTP/3."""
     from aioquic.asyncio.client import connect
     from aioquic.asyncio.protocol import QuicConnectionProtocol
     from aioquic.h3.connection import H3_ALPN, H3Connection

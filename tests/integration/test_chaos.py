@@ -1,4 +1,4 @@
-"""Everything at once, at random, under load: CHAOS_SECONDS says for how long, CHAOS_SEED repeats a run."""
+"""All faults at once, at random, under load: CHAOS_SECONDS sets the duration, CHAOS_SEED repeats a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECONDS = float(os.environ.get("CHAOS_SECONDS", "40"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.randrange(1_000_000))))
 WORKERS = 4
 GRACE = 5.0
-# How long something is left as it is, seconds.
+# How long a fault lasts, seconds.
 PAUSES = (0.05, 1.0)
 
 pytestmark = [pytest.mark.ours, pytest.mark.chaos, pytest.mark.timeout(300 + 3 * SECONDS)]
@@ -36,11 +36,11 @@ pytestmark = [pytest.mark.ours, pytest.mark.chaos, pytest.mark.timeout(300 + 3 *
 
 @dataclass
 class Chaos:
-    """What is done to a server, and when it did harm to a worker.
+    """The faults done to a server, and the times at which they harmed a worker.
 
     Attributes:
-        harmed: From when to when, on the monotonic clock, requests in flight in some worker may fail.
-        done: How often each thing was done.
+        harmed: Spans of the monotonic clock in which requests in flight in some worker may fail.
+        done: How often each fault was done.
     """
 
     server: Server
@@ -51,7 +51,7 @@ class Chaos:
     wanted: int = WORKERS
 
     def entries(self, *labels: str) -> list[int]:
-        """The pids of live processes whose names have one of these labels."""
+        """Return the pids of live processes whose names have one of these labels."""
         with contextlib.suppress(Exception):
             table = self.server.table()
             alive = self.server.processes()
@@ -76,13 +76,13 @@ class Chaos:
             self.harmed.append((began, monotonic()))
 
     def stop(self, *labels: str) -> None:
-        """Stop one for a while; sometimes that is its end."""
+        """Suspend one process for a while; sometimes that is its end."""
         if (pid := self.victim(*labels)) is not None:
             began = monotonic()
             self.send(pid, SIGSTOP)
             self.pause()
             self.send(pid, self.chance.choice([SIGCONT, SIGCONT, SIGKILL]))
-            # Told to leave meanwhile, it may be killed for not having heard it.
+            # A process that was told to stop meanwhile may be killed: it could not receive the signal.
             self.harmed.append((began, monotonic() + 1))
 
     def kill_worker(self) -> None:
@@ -98,7 +98,7 @@ class Chaos:
         self.stop("Reloader", "Inspector")
 
     def fork_server(self) -> int | None:
-        """The process from which servers are forked, where there is one. They bear its command line too."""
+        """Return the fork server, where there is one. Its children have the same command line."""
         for pid, command in self.server.processes().items():
             with contextlib.suppress(OSError):
                 if "fork_server" in command and int(status(pid)[1]) == self.server.pid:
@@ -110,7 +110,7 @@ class Chaos:
             self.send(pid, SIGKILL)
 
     def stop_fork_server(self) -> None:
-        """Stop it for a while, in which servers are started."""
+        """Suspend it for a while, in which servers are started."""
         if (pid := self.fork_server()) is not None:
             self.send(pid, SIGSTOP)
             self.reload()
@@ -118,7 +118,9 @@ class Chaos:
             self.send(pid, SIGCONT)
 
     def use_up_descriptors(self) -> None:
-        """Main has none left for a while, in which workers die and others are asked for."""
+        """Take all descriptors from the main process for a while, in which workers exit and others are
+        requested.
+        """
         limits = resource.prlimit(self.server.pid, resource.RLIMIT_NOFILE)
         used = len(os.listdir(f"/proc/{self.server.pid}/fd"))
         resource.prlimit(self.server.pid, resource.RLIMIT_NOFILE, (used, limits[1]))
@@ -171,7 +173,7 @@ class Chaos:
             self.pause()
 
     def come_to_rest(self) -> None:
-        """Have as many workers as at first, each with code that runs."""
+        """Restore the number of workers, and code that runs."""
         self.code.write_text("fine")
         while self.wanted != WORKERS:
             self.scale()
@@ -179,14 +181,14 @@ class Chaos:
 
 
 def inventory(server: Server) -> tuple[int, int]:
-    """How many descriptors main has, and how much memory, in KiB."""
+    """Return the number of descriptors of the main process, and its memory, in KiB."""
     about = Path(f"/proc/{server.pid}/status").read_text()
     resident = int(about.partition("VmRSS:")[2].split()[0])
     return len(os.listdir(f"/proc/{server.pid}/fd")), resident
 
 
 def zombies(server: Server) -> list[str]:
-    """The children of main that nobody has collected."""
+    """Return the zombies of the main process."""
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -197,7 +199,7 @@ def zombies(server: Server) -> list[str]:
 
 
 def unexplained(seen: dict[str, Any], harmed: list[tuple[float, float]]) -> list[Any]:
-    """The failures of requests during whose life no worker was harmed."""
+    """Return the failures of requests during which no worker was harmed."""
     return [
         (sent, failed, why)
         for sent, failed, why in seen["failures"]
@@ -212,13 +214,13 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
         "SANIC_WORKER_GRACEFUL_TIMEOUT": str(GRACE),
         "GRACEFUL": "3",
     }
-    # The limit is for crash loops; here it is the test that kills.
+    # The limit is for crash loops; here the test itself kills.
     limits = ("--max-consecutive-failures=100000", "--backoff-max=0.5")
     # Some init scripts start with the standard input closed.
     server = run(APP, "--reload", *limits, workers=WORKERS, env=env, closed="<&-").wait_ready()
     pids(server, WORKERS)
     chaos = Chaos(server, tmp_path / "code", random.Random(SEED))
-    # What a first reload takes it takes once.
+    # A first reload allocates memory once.
     chaos.come_to_rest()
     wait_until(
         lambda: all(entry["starts"] == 2 for entry in server.settled(WORKERS).values()), "a reload", 60
@@ -231,7 +233,8 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
         chaos.go_on(SECONDS)
         chaos.come_to_rest()
         wait_until(lambda: not set(chaos.entries("Server")) - {*pids(server, WORKERS).values()}, "rest", 90)
-        # Beside them: main, the tracker of multiprocessing, the reloader, the inspector, and the fork server.
+        # Beside them: the main process, the resource tracker, the reloader, the inspector, and the fork
+        # server.
         others = 4 + (chaos.fork_server() is not None)
         wait_until(lambda: len(server.processes()) == WORKERS + others, "nobody outside of the table", 60)
     after = inventory(server)
@@ -253,7 +256,7 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_stop_at_any_moment(tmp_path: Path) -> None:
-    """Whatever is under way, the server ends, in order, and leaves nothing behind."""
+    """At any moment, the server ends in order and leaves nothing behind."""
     chance = random.Random(SEED)
     over = monotonic() + SECONDS / 2
     rounds = 0
@@ -264,7 +267,7 @@ def test_a_stop_at_any_moment(tmp_path: Path) -> None:
         with Server.run(APP, *options, "--max-surge=4", cwd=tmp_path, workers=WORKERS, env=env) as server:
             codes = {0, -SIGTERM}
             if chance.random() < 0.8:
-                # Before it has handlers, the signal does what it does to any program.
+                # Before the server has handlers, the signal has its default action.
                 codes = {0}
                 pids(server.wait_ready(), WORKERS)
                 chaos = Chaos(server, tmp_path / "code", chance)
@@ -286,7 +289,7 @@ def test_a_stop_at_any_moment(tmp_path: Path) -> None:
 
 
 class SlowClient(threading.Thread):
-    """Connects over TLS again and again, and takes its time before the last flight of each handshake."""
+    """Connect over TLS again and again, and delay the last flight of each handshake."""
 
     def __init__(self, port: int, context: ssl.SSLContext, over: threading.Event, seed: int) -> None:
         super().__init__()
@@ -325,7 +328,7 @@ class SlowClient(threading.Thread):
 
 
 def test_handshakes_during_restarts(run: Run, tmp_path: Path) -> None:
-    """No connection is lost whose handshake is under way when its worker is to leave."""
+    """No connection is lost whose handshake is under way when its worker is to stop."""
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")
     certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))

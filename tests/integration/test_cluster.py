@@ -1,4 +1,4 @@
-"""Two workers: who they are, what the table says of them, how they are restarted and scaled from within."""
+"""Two workers: their identity, their entries in the table, and restarts and scalings from within."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def workers(server: Server) -> Table:
 
 
 def both(server: Server) -> Table:
-    """What each of the two workers says of itself, by name."""
+    """Return the report of each of the two workers about itself, by name."""
     seen: Table = {}
 
     def ask() -> bool:
@@ -184,8 +184,9 @@ def test_a_zero_downtime_restart_refuses_no_request(server: Server, workers: Tab
             before = server.settled(2)
             server.post("/m/restart", {"all_workers": True, "zero_downtime": True})
             changed(server, before, set(before))
-    # A connection that the leaving worker has accepted and not read from yet is closed by Sanic's own stop.
-    # To answer it too is draining, which is not promised here; to be refused, or to wait, would be downtime.
+    # A connection that the stopping worker has accepted and not read from yet is closed by Sanic's own stop.
+    # Answering it too is draining, which is not promised here. A refused connection, or one that waits, would
+    # be downtime.
     unread = ("RemoteDisconnected", "ConnectionResetError")
     assert [failure for failure in failures if not failure.startswith(unread)] == []
 
@@ -215,7 +216,7 @@ def test_scaling_to_what_is_there(server: Server) -> None:
 
 
 def test_a_killed_worker_is_logged_and_can_be_restarted(run: Callable[..., Server]) -> None:
-    """Where nobody else replaces it."""
+    """Disable the restart policy, so that no process replaces it."""
     env = {"SANIC_WORKER_RESTART_POLICY": "never"}
     server = run("apps.cluster:app", start_method="fork", env=env).wait_ready()
     before = server.settled(2)

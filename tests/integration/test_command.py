@@ -1,4 +1,4 @@
-"""The `sanic-worker` command beside serving: what it is, how it is called, and a namesake in the way."""
+"""The `sanic-worker` command beside serving: its forms, its calls, and a namesake in the way."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_no_such_application(command: Path, tmp_path: Path) -> None:
 
 
 class TestMistakes:
-    """What is wrong in the command ends it with 2, what failed with 1; each is one line."""
+    """A wrong command ends with 2, a failure with 1; each is one line."""
 
     SOURCE = """
 from sanic import Sanic, text
@@ -130,7 +130,7 @@ def create_app():
     @pytest.mark.parametrize(
         ("args", "line"),
         [
-            # One of the addresses that are kept for documentation.
+            # One of the addresses that are reserved for documentation.
             (["--host=192.0.2.1", "--port=28999"], "192.0.2.1:28999: Cannot assign requested address. "),
             (["--unix=/nowhere/x.sock"], "/nowhere/x.sock: Socket folder does not exist: /nowhere."),
         ],
@@ -143,5 +143,5 @@ def create_app():
         said = fails(1, "ok:create_app")
         assert "Failed to run app: the factory broke" in said
         assert "ok.py" in said
-        # Nothing of ours stands between.
+        # No frame of this package stands between.
         assert "loader.py" not in said

@@ -1,4 +1,4 @@
-"""Sessions of work on an application that runs: good code, broken code, many files, odd names."""
+"""A developer works on an application that runs: good code, broken code, many files, odd names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def answers(server: Server) -> bool:
 
 
 class TestTheFirstStart:
-    """Code that does not start at first is waited for as it is after any later change."""
+    """The server waits for code that does not start at first, as it does after any later change."""
 
     @pytest.mark.parametrize(
         "broken",
@@ -84,7 +84,7 @@ class TestTheFirstStart:
 
 
 class Shop:
-    """An application, its server, and who works on it."""
+    """An application, its server, and its developer."""
 
     def __init__(self, root: Path, *options: str) -> None:
         self.root = root / "shop"
@@ -92,7 +92,7 @@ class Shop:
         (self.root / "app.py").write_text(CODE)
         (self.root / "prices.py").write_text("PRICE = 1\n")
         (self.root / "templates").mkdir()
-        # Who imports what opens it stays there until somebody has opened it for writing, and closed it.
+        # A module that opens this FIFO holds its importer until the FIFO is opened for writing, and closed.
         self.gate = root / "gate"
         os.mkfifo(self.gate)
         self._fences = 0
@@ -105,7 +105,7 @@ class Shop:
         aside.rename(self.root / name)
 
     def reloads(self, since: int) -> list[list[str]]:
-        """Wait until all that was saved is served; return the files of each reload since then."""
+        """Wait until all saved code is served; return the files of each reload since then."""
         self._fences += 1
         fence = f"templates/fence-{self._fences}"
         self.edit(fence, "")
@@ -119,7 +119,7 @@ class Shop:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While a new worker stays where it imports what opens the gate."""
+        """Hold a new worker where it imports the module that opens the gate, while the body runs."""
 
         def opened() -> int:
             with suppress(OSError):
@@ -134,7 +134,7 @@ class Shop:
 
     @contextmanager
     def unwatched(self) -> Iterator[None]:
-        """While the reloader sees nothing; what has changed then, it sees as one."""
+        """Suspend the reloader while the body runs; it then sees all changes as one."""
         pid = self.server.table()["Sanic-Reloader-0"]["pid"]
         os.kill(pid, SIGSTOP)
         wait_until(lambda: status(pid)[0] == "T", "the stop of the reloader")
@@ -144,11 +144,11 @@ class Shop:
             os.kill(pid, SIGCONT)
 
     def serves(self, price: int) -> None:
-        """Wait until all have this price, the old workers having left."""
+        """Wait until all servers have this price and the old workers have exited."""
         wait_until(lambda: self.all_answer(lambda answer: answer["price"] == price), "the new price")
 
     def is_warm(self) -> tuple[int, int]:
-        """Save until a server comes from the fork server; return the pid of that, and the price."""
+        """Save until a server comes from the fork server; return the pid of that server, and the price."""
         for price in range(1000, 1050):
             self.edit("prices.py", f"PRICE = {price}\n")
             self.serves(price)
@@ -158,7 +158,7 @@ class Shop:
         raise AssertionError("no server comes from a fork server")
 
     def all_answer(self, so: Callable[[dict[str, Any]], bool]) -> bool:
-        """Whether each of the two that are in the table has answered so, and nobody else has answered."""
+        """Whether each of the two servers in the table has answered so, and no other process has answered."""
         pids = {entry["pid"] for entry in self.server.settled(2).values()}
         answers = [self.server.get("/") for _ in range(8)]
         return {answer["pid"] for answer in answers} == pids and all(map(so, answers))
@@ -177,7 +177,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         server.wait_line("^watching$")
         yield shop
         assert server.stop() == 0
-        # As soon as main has ended, and not a moment later.
+        # As soon as the main process has ended, and not a moment later.
         assert not [line for line in server.processes().values() if "fork_server" in line]
 
 
@@ -212,7 +212,7 @@ def test_a_change_during_a_reload_gives_one_more(shop: Shop) -> None:
     with shop.held():
         shop.edit("prices.py", "PRICE = 7\n")
         shop.serves(7)
-    # One for each place: who was held has made way.
+    # One for each slot: the held process was replaced.
     assert len(shop.lines("Starting worker", since)) == 2
     assert shop.reloads(since) == [[str(shop.root / "prices.py")]] * 2
 
@@ -232,7 +232,7 @@ def test_paths_are_data(shop: Shop) -> None:
 
 
 def test_a_branch_is_switched(shop: Shop) -> None:
-    """300 files that change, 100 that go and 100 that come are one reload."""
+    """300 changed files, 100 deleted and 100 new ones are one reload."""
     if shutil.which("git") is None:
         pytest.skip("needs git")
 
@@ -261,14 +261,14 @@ def test_a_branch_is_switched(shop: Shop) -> None:
     paths = {str(shop.root / "data" / folder / "7.txt") for folder in ("a", "b/c", "d", "gone", "come")}
 
     def reloads() -> int:
-        """How many reloads it takes to switch to the other branch."""
+        """Switch to the other branch; return the number of reloads it takes."""
         since = shop.server.mark()
         git("switch", "--quiet", "-")
         told = shop.reloads(since)
         assert paths <= set().union(*told)
         return len(told)
 
-    # More than one only where git itself is held up meanwhile, which it is not every time.
+    # Two reloads only if git itself is held up meanwhile, which is rare.
     assert any(reloads() == 1 for _ in range(3))
 
 
@@ -301,7 +301,7 @@ def test_a_reloader_that_dies_too_often_goes_on(tmp_path: Path) -> None:
 
 
 def reloader(server: Server) -> int:
-    """The pid of the reloader; 0 where it does not run."""
+    """Return the pid of the reloader; 0 if it does not run."""
     pid: int = server.table()["Sanic-Reloader-0"]["pid"]
     return pid if pid in server.processes() else 0
 
@@ -320,7 +320,7 @@ def test_servers_start_from_a_fork_server_that_may_die(shop: Shop) -> None:
     os.kill(shop.server.table()["Sanic-Server-0-0"]["pid"], SIGKILL)
     shop.server.wait_line("Sanic-Server-0-0 .* was killed by SIGKILL.*; it is started again", since=since)
     shop.serves(11)
-    # They bear the same labels, if this Sanic has any, whoever starts them.
+    # They have the same labels, if this Sanic has any, from either start.
     labels = [re.split(r"\[?20\d\d-", line)[0] for line in shop.lines("Starting worker", 0)]
     assert {*labels} == {*labels[:2]}
 

@@ -1,4 +1,4 @@
-"""Sanic Extensions, which write to the state with every request, and to the pipe."""
+"""Sanic Extensions write to the state with every request, and to the control channel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_each_request_is_counted_in_the_state(run: Callable[..., Server]) -> Non
     for _ in range(50):
         server.get("/whoami")
     assert server.table()[name]["request_count"] == before + 51
-    # What its endpoint shows is the same, made safe for JSON.
+    # Its endpoint shows the same, made safe for JSON.
     shown = server.get("/__health__/")
     assert shown["Sanic-HealthMonitor-0"]["server"] is False
     assert shown[name]["request_count"] == before + 52
@@ -32,7 +32,7 @@ def test_each_request_is_counted_in_the_state(run: Callable[..., Server]) -> Non
 
 
 def test_the_health_monitor_replaces_a_worker_that_hangs(run: Callable[..., Server]) -> None:
-    # What its monitor was told reaches it in no other way than by a fork.
+    # The reports reach the monitor only by a fork.
     server = run("apps.extended:app", env=HASTE, start_method="fork").wait_ready()
     before = {name: entry["pid"] for name, entry in server.settled(2).items()}
     with pytest.raises(TimeoutError):
@@ -41,6 +41,6 @@ def test_the_health_monitor_replaces_a_worker_that_hangs(run: Callable[..., Serv
     def replaced() -> list[str]:
         return [name for name, entry in server.settled(2).items() if entry["pid"] != before[name]]
 
-    # The other one keeps its place: it has reported all the time.
+    # The other worker stays: it has reported all the time.
     assert len(wait_until(replaced, "another process for the one that hangs")) == 1
     assert server.stop() == 0

@@ -1,4 +1,6 @@
-"""A worker that does not start: main ends with 1, soon, says which one and why, and takes nobody with it."""
+"""A worker that does not start: the server ends soon with 1, names worker and reason, and kills no other
+process.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ SOON = 5.0
 
 @pytest.fixture(params=["import", "listener", "exit", "kill"])
 def failed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Server]]:
-    """A shell script that has started a server of two workers, one of which fails in the way named first."""
+    """A shell script starts a server of two workers, one of which fails as named first."""
     port = free_port()
     # A module is imported anew only by a worker that does not inherit it.
     method = "spawn" if request.param in ("import", "listener") else "fork"
@@ -45,7 +47,7 @@ def test_a_worker_that_does_not_start(failed: tuple[str, Server]) -> None:
         how
     ]
     assert any(why in line for line in errors.splitlines())
-    # The user's own error may be shown as it came; nothing else ends in a traceback.
+    # The user's own error may be shown with a traceback; no other line is one.
     assert all(trace and trace[-1] == BROKEN for trace in tracebacks(errors)), errors
     if how in ("exit", "kill"):
         assert tracebacks(errors) == []

@@ -59,7 +59,7 @@ def started(run: Run, tmp_path: Path) -> Run:
 
 
 def state_process(server: Server) -> int:
-    """Who listens at the address of the state."""
+    """Return the pid of the process that listens at the address of the state."""
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
     inodes = {f"socket:[{line[6]}]" for line in lines if line[-1].startswith("@sanic-worker-")}
 
@@ -77,7 +77,7 @@ def state_process(server: Server) -> int:
 
 @pytest.mark.parametrize("method", [*SLOW, "fork"])
 def test_it_outlives_the_workers(started: Run, method: str) -> None:
-    """Ctrl-C reaches every process that is in the terminal's group, and a listener still sees the state."""
+    """Ctrl-C reaches every process of the terminal's group, and a listener can still read the state."""
     server = started(method)
     pid = state_process(server)
     assert os.getsid(pid) == pid
@@ -102,7 +102,7 @@ def test_main_is_killed(started: Run) -> None:
 
 @pytest.mark.parametrize("method", [SLOW[0], "fork"])
 def test_it_is_killed(started: Run, method: str) -> None:
-    """The server serves on; what asks for the state is told that it is gone; a stop is a stop."""
+    """The server serves on; reading the state is an error that says it is gone; a stop works."""
     inspector = free_port()
     server = started(method, inspector)
     workers = {name: entry["pid"] for name, entry in server.table().items()}

@@ -1,4 +1,4 @@
-"""A reloading server whose fork server is stopped; and one that is started with closed descriptors."""
+"""A reloading server whose fork server is suspended; and one that is started with closed descriptors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A zero-downtime restart that does not come to its end."""
+"""A zero-downtime restart that does not complete."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_stop_in_the_middle_of_a_restart(run: Run, tmp_path: Path, zero_downti
     server.post("/m/restart", {"all_workers": True, "zero_downtime": zero_downtime})
     server.wait_events("hold")
     assert server.stop() == 0
-    # With SHUTDOWN_FIRST the one that is replaced has left already.
+    # With SHUTDOWN_FIRST the previous process has exited already.
     assert len(server.events("after_server_stop")) == 2
     assert server.log("err") == ""
 

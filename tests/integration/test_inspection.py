@@ -67,7 +67,7 @@ def inspect(inspected: Inspected, *args: str, env: dict[str, str] | None = None)
 
 
 def pids(inspected: Inspected) -> set[int]:
-    """Of the two servers, once they have settled."""
+    """Return the two servers, once they have settled."""
     return {entry["pid"] for entry in inspected.server.settled(2).values()}
 
 
@@ -101,7 +101,7 @@ def test_reload(inspected: Inspected, zero_downtime: bool) -> None:
 
 
 def test_who_obeys_a_stop_says_so(inspected: Inspected) -> None:
-    """The inspector itself, too: main may have to send it a stop once more."""
+    """The inspector as well: the main process may have to send it a stop once more."""
 
     def all_say_so() -> bool:
         workers = inspected.request("GET", "/").json["result"]["workers"]

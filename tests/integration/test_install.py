@@ -28,7 +28,7 @@ def homes(paths):
 
 
 def result(directory: Path, text: str) -> Any:
-    """What the script prints, as JSON."""
+    """Run the script; return its output, which is JSON."""
     path = directory / "script.py"
     path.write_text(HELPERS + dedent(text))
     done = run_python(str(path), cwd=directory)

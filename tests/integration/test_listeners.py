@@ -1,4 +1,4 @@
-"""In which order listeners run, and how often."""
+"""The order of listeners, and how often each runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STOP = ["stop registered last", "stop registered first", "before_server_stop", "
 
 
 def sequence(server: Server, process: str) -> list[str]:
-    """The names of what one process noted, with the step where there is one."""
+    """Return the names of one process's journal entries, with the step where there is one."""
     return [
         f"{event.name} {event.fields['step']}" if "step" in event.fields else event.name
         for event in server.output.events
@@ -32,7 +32,7 @@ def test_the_order_of_listeners(run: Run) -> None:
     server.settled(2)
     assert server.stop() == 0
 
-    # One of higher priority comes first, whenever it was registered.
+    # A listener of higher priority comes first, in any order of registration.
     start = ["start first", "before_server_start", "start late", "after_server_start"]
     assert sequence(server, "Sanic-Server-0-0") == [*start, *STOP]
     assert sequence(server, "Sanic-Server-1-0") == [*start, *STOP, *start, *STOP]

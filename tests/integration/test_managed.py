@@ -67,7 +67,7 @@ def test_a_restart_of_all_takes_the_transient_ones_alone(server: Server) -> None
     name = "Sanic-Server-0-0"
     wait_until(lambda: server.settled(1)[name]["pid"] != before[name]["pid"], "a new server")
     after = server.table()
-    # One that is done and not tracked may leave the table meanwhile.
+    # A process that is done and not tracked may leave the table meanwhile.
     renewed = {name for name in before if name in after and before[name].get("pid") != after[name].get("pid")}
     assert renewed == {"Sanic-Server-0-0", "Sanic-Transient-0", "Sanic-Configured-0"}
     assert after["Sanic-Transient-0"]["starts"] == 2

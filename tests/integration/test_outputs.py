@@ -1,4 +1,4 @@
-"""An application that writes beside its code: its own output does not reload it."""
+"""An application that writes files beside its code: its own output does not reload it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def home(request):
 
 
 class Noisy:
-    """The application, its server and its directory."""
+    """An application, its server and its directory."""
 
     def __init__(self, root: Path, way: str, workers: int, *options: str) -> None:
         self.root = root / "noisy"
@@ -76,7 +76,7 @@ class Noisy:
         )
 
     def changes(self, since: int) -> list[str]:
-        """What has been reported since then, once what is changed now has been."""
+        """Return the reports since then, after a change made now has been reported."""
         fence = f"fence{next(self._fences)}.html"
         (self.root / fence).write_text("x")
         self.server.wait_line(f"Changed: .*{fence}", since=since)
@@ -89,7 +89,7 @@ class Noisy:
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Requests one after the other meanwhile."""
+        """Send requests one after the other while the body runs."""
         over = Event()
 
         def ask() -> None:
@@ -130,7 +130,7 @@ def test_a_log_that_is_open(noisy: Callable[..., Noisy], way: str) -> None:
         shop.get()
     assert shop.changes(since) == []
     assert (shop.root / "audit.txt.3").exists()
-    # In the next worker, too, and while one takes the place of the other.
+    # In the next worker, too, and while one replaces the other.
     for _ in range(40):
         shop.get()
     assert shop.changes(since) == []
@@ -138,7 +138,7 @@ def test_a_log_that_is_open(noisy: Callable[..., Noisy], way: str) -> None:
 
 @pytest.mark.parametrize(("way", "name"), [("a line", "audit.txt"), ("a database", "data.store")])
 def test_a_file_that_is_opened_for_each_request(noisy: Callable[..., Noisy], way: str, name: str) -> None:
-    """Where it is never seen open, it changes in every rollout."""
+    """The file is never seen open, and changes in every rollout."""
     shop = noisy(way)
     with shop.busy():
         shop.server.wait_line(

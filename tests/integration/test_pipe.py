@@ -1,4 +1,4 @@
-"""What comes down the pipe and should not: main lives on, names the sender, and obeys the next command."""
+"""After a malformed message the main process names its sender, and obeys the next command."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def alive(server: Server) -> Server:
-    """The server, if nothing before has ended it."""
+    """The server, if no test before has ended it."""
     if server.exit_code is not None:
         pytest.fail(f"an earlier message has ended the server with {server.exit_code}", pytrace=False)
     return server
 
 
 def obeys(server: Server) -> None:
-    """Have a worker restarted."""
+    """Restart a worker."""
     before = server.settled(2)
     who = server.post("/m/restart")["name"]
     wait_until(lambda: server.settled(2)[who]["pid"] != before[who]["pid"], "a restart after it")
@@ -78,7 +78,7 @@ def test_no_honest_message_is_lost_beside_broken_ones(alive: Server) -> None:
     alive.wait_line("Failed to restart processes: Probe-after-all$", since=mark)
     prefix = "Failed to restart processes: honest-"
     received = [line.text.partition(prefix)[2] for line in alive.output.lines[mark:] if prefix in line.text]
-    # Each sender's messages arrive once each and in the order in which it sent them.
+    # Each sender's messages arrive once each and in order.
     for label in "ab":
         assert [text for text in received if text.startswith(label)] == [
             f"{label}-{n}" for n in range(HONEST)

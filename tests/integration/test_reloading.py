@@ -1,4 +1,4 @@
-"""The reloader: an edit in a watched directory restarts the workers and tells every listener once."""
+"""The reloader: an edit in a watched directory restarts the workers and reaches every listener once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .tools import wait_until
 
 
 class Watched:
-    """A directory and the files in it, whose times are set by hand so that no two edits look alike."""
+    """A directory and its files, whose times are set by hand so that no two edits look alike."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "watched"
@@ -23,7 +23,7 @@ class Watched:
         self._now = 1_700_000_000
 
     def edit(self, name: str) -> str:
-        """Put new content in place, in one step, and return the path."""
+        """Put new content in place, in one step; return the path."""
         self._now += 10
         self._aside.write_text(f"{self._now}\n")
         os.utime(self._aside, (self._now, self._now))
@@ -45,7 +45,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, watched: Watched) -> Iterator[Server]:
-    """A server whose reloader has seen an edit, hence has swept the directory before."""
+    """Start a server whose reloader has seen an edit, hence has scanned the directory before."""
     cwd = tmp_path_factory.mktemp("reload")
     args = ("--reload", f"--reload-dir={watched.root}")
     with Server.run("apps.cluster:app", *args, workers=1, cwd=cwd) as server:
@@ -75,7 +75,7 @@ def test_an_edit_triggers_once_and_reaches_the_workers(server: Server, watched: 
     started = server.wait_events("before_server_start", reloaded=path)
     assert started[0].process == "Sanic-Server-0-0"
     server.wait_ready()
-    # The old one answers until the new one does.
+    # The previous worker answers until the new one does.
     wait_until(lambda: server.get("/whoami")["reloaded"] == path, "an answer of the new one")
     server.settled(1)
 

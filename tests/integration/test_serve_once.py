@@ -1,4 +1,4 @@
-"""What `Sanic.serve()` leaves behind in the process that has called it: nothing."""
+"""`Sanic.serve()` leaves nothing behind in the process that has called it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must never fail, again and again: SOAK_ROUNDS says how often."""
+"""Scenarios that must never fail, repeated: SOAK_ROUNDS sets the number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .harness import Server
 from .test_supervision import APP, Run, killed_main, pids, reloads_under_load, two_reloads
 
 ROUNDS = int(os.environ.get("SOAK_ROUNDS", "3"))
-# A few rounds beside whatever else the machine does say nothing of times.
+# A few rounds on a busy machine do not allow a statement about times.
 TIMED = ROUNDS >= 20
 
 pytestmark = pytest.mark.soak
@@ -43,7 +43,7 @@ def test_nobody_outlives_main(run: Run, method: str) -> None:
 @pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
 @pytest.mark.parametrize("order", ["STARTUP_FIRST", "SHUTDOWN_FIRST"])
 def test_no_request_is_lost_by_reloads(run: Run, tmp_path: Path, order: str, close: bool) -> None:
-    """Into code whose import takes a processor 1.5 s; no answer takes 50 ms."""
+    """The import of the new code takes a processor 1.5 s; no answer takes 50 ms."""
     reloads_under_load(run, tmp_path, order, close, ROUNDS, 1.5, 0.05 if TIMED else None)
 
 
@@ -55,7 +55,7 @@ def test_two_reloads_close_together(run: Run, apart: float) -> None:
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_a_replacement_is_as_quick_as_a_start(run: Run) -> None:
-    """From the death of a worker to its successor's word that it is ready, beside a start of one more."""
+    """The time from the exit of a worker to its successor's readiness, beside a start of one more."""
     server = run(APP, "--min-uptime=0").wait_ready()
     before = pids(server, 2)
     replaced, started = [], []

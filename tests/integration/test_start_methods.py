@@ -1,4 +1,4 @@
-"""Every way in which multiprocessing starts a process."""
+"""Every start method of multiprocessing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Run = Callable[..., Server]
 def test_start_answer_restart_and_stop(run: Run, method: str) -> None:
     server = run("apps.cluster:app", start_method=method).wait_ready()
     before = server.settled(2)
-    # One that is stopped before it serves has no listeners to run.
+    # A worker that is stopped before it serves has no listeners to run.
     server.wait_events("after_server_start", 2)
     me = server.get("/whoami")
     assert me["pid"] == before[me["name"]]["pid"]

@@ -1,4 +1,4 @@
-"""What an application keeps in ``app.m.state``, whoever of it writes and whatever it is."""
+"""Values of ``app.m.state``: of any type, written by any process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_forks_write_and_values_hang(tmp_path: Path) -> None:
         forks = [server.get("/fork") for _ in range(3)]
         assert all(one["seen"] == one["fork"] for one in forks)
         assert {one["fork"] for one in forks} >= set(server.get("/seen"))
-        # Main looks at the entry of the one that dies, and at what is left of it when it has ended.
+        # The main process reads the entry of an exited worker, and its leftovers.
         pid = server.get("/hang")["pid"]
         os.kill(pid, SIGKILL)
         server.wait_line(rf"\[{pid}\] was killed by SIGKILL")

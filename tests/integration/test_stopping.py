@@ -1,4 +1,6 @@
-"""How a server ends: by each signal, to main, its group and all at once; early; and when it will not."""
+"""The end of a server: by each signal, to the main process, its group and all at once; early; and when it
+hangs.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,7 @@ def test_nobody_outlives_main(run: Run, method: str) -> None:
 
 @pytest.mark.ours
 def test_a_signal_in_the_last_moments_changes_nothing(run: Run) -> None:
-    """The server has stopped by itself; all that is left is the end of the interpreter."""
+    """The server has stopped by itself; only the end of the interpreter is left."""
     server = run("apps.cluster:app").wait_ready()
     server.post("/m/terminate", {})
     server.wait_line("Server Stopped")

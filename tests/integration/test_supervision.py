@@ -1,4 +1,4 @@
-"""Nothing that dies stays dead, no stop hangs, nobody is orphaned, no request is lost."""
+"""Every worker that exits is replaced, no stop hangs, no worker is orphaned, no request is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.ours
 
 @contextlib.contextmanager
 def steady(server: Server, path: str, *options: str) -> Iterator[dict[str, Any]]:
-    """Load from another process while the body runs; what it has seen is in the mapping after that."""
+    """Make load from another process while the body runs; the mapping then has the outcomes."""
     command = [sys.executable, str(HERE / "load.py"), str(server.port), path, *options]
     seen: dict[str, Any] = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -42,12 +42,12 @@ def steady(server: Server, path: str, *options: str) -> Iterator[dict[str, Any]]
 
 
 def pids(server: Server, count: int) -> dict[str, int]:
-    """The pid of each server, once all serve."""
+    """Return the pid of each server, once all serve."""
     return {name: entry["pid"] for name, entry in server.settled(count).items()}
 
 
 def all_new(server: Server, before: dict[str, int]) -> dict[str, int]:
-    """Wait until each server is another process than before, and nobody else is there."""
+    """Wait until each server is a new process, and no other is left."""
 
     def look() -> dict[str, int]:
         found = pids(server, len(before))
@@ -60,7 +60,7 @@ def all_new(server: Server, before: dict[str, int]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def hanging(server: Server, way: str) -> Iterator[int]:
-    """Have the worker that answers hang in this way; which it is."""
+    """Make the answering worker hang in this way; return its pid."""
     connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
     with contextlib.closing(connection):
         connection.request("GET", f"/hang/{way}")
@@ -81,14 +81,17 @@ class TestDeath:
         assert server.stop() == 0
 
     def test_broken_code_and_its_repair(self, run: Run, tmp_path: Path) -> None:
-        """A reload into code that does not start leaves all as it was; the next one heals it."""
+        """A reload into code that does not start changes nothing; the next reload mends it."""
         server = run(APP).wait_ready()
         before = pids(server, 2)
         (tmp_path / "code").write_text("broken")
         server.signal(SIGHUP)
         server.wait_line("its predecessor stays, and the restart of 1 more is given up")
         assert pids(server, 2) == before
-        entry = next(entry for entry in server.table().values() if entry.get("last_exit"))
+        (entry,) = wait_until(
+            lambda: [entry for entry in server.table().values() if entry.get("last_exit")],
+            "an exit in the state",
+        )
         assert (entry["last_exit"], entry["state"]) == ("exit code 1", "ACKED")
         assert "SyntaxError: broken on purpose" in entry["why"]
         (tmp_path / "code").unlink()
@@ -149,7 +152,7 @@ class TestStop:
 
 
 def in_flight(server: Server) -> bool:
-    """Whether a connection to the server has been accepted by a worker, and read from."""
+    """Whether a worker has accepted and read a connection to the server."""
     end = f":{server.port:04X}"
     rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     taken = [row for row in rows if row[1].endswith(end) and row[3] == "01" and row[9] != "0"]
@@ -187,8 +190,10 @@ class TestOrphans:
 
 
 def killed_main(run: Run, method: str) -> float:
-    """Kill main with idle workers, a kept connection, helpers and managed processes: after how long all are
-    gone, seconds."""
+    """Kill the main process with idle workers, a kept connection, helpers and managed processes.
+
+    Returns the time until all are gone, seconds.
+    """
     env = {"SANIC_INSPECTOR": "true", "SANIC_INSPECTOR_PORT": "0"}
     server = run("apps.managed:app", "--reload", start_method=method, env=env).wait_ready()
     pids(server, 2)
@@ -271,11 +276,11 @@ def reloads_under_load(
 
 
 def two_reloads(run: Run, apart: float, times: int) -> None:
-    """The second one comes while the first is under way; in the end there is one process for each place."""
+    """The second reload comes while the first is under way; in the end there is one process for each slot."""
     server = run("apps.managed:app", start_method="fork").wait_ready()
     before = pids(server, 2)
     server.wait_events("done", 2)
-    # Main, its tracker, two servers, what is managed that does not end; the process that keeps the state.
+    # The main process, its tracker, two servers, the endless managed process, and the process of the state.
     count = 2 + 2 + 7 + (os.environ.get("WORKER_CORE") == "pure")
     wait_until(lambda: len(server.processes()) == count, "all processes")
     for _ in range(times):

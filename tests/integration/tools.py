@@ -1,4 +1,4 @@
-"""What is under test, and small helpers around it."""
+"""The environment under test, and small helpers around it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def wait_until(predicate: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
-    """What `predicate` returns as soon as it is true; AssertionError after `timeout` seconds."""
+    """Return the result of `predicate` as soon as it is true; AssertionError after `timeout` seconds."""
     pause = threading.Event()
     deadline = monotonic() + timeout
     while not (value := predicate()):
@@ -34,7 +34,7 @@ def wait_until(predicate: Callable[[], T], what: str, timeout: float = TIMEOUT) 
 
 
 def free_port() -> int:
-    """A port that nobody holds, below the range from which the kernel serves outgoing connections."""
+    """Return a free port below the range from which the kernel serves outgoing connections."""
     while True:
         port = random.randint(12_000, 30_000)
         if port_is_free(port):
@@ -55,12 +55,12 @@ def port_is_free(port: int) -> bool:
 
 
 def status(pid: int) -> list[str]:
-    """What the kernel says of a process, from its state on."""
+    """Return the kernel's report of a process, from its state on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a process under test: that of the tests without traces of Sanic, and its paths."""
+    """Return the environment of a process under test: the tests' own, with its paths and nothing of Sanic."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("SANIC_")}
     paths = [str(HERE)]
     if not STOCK:
@@ -69,10 +69,10 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
         paths.append(str(Path(spec.origin).parent.parent))
     env["PYTHONPATH"] = os.pathsep.join(paths)
     env["SANIC_NO_COLOR"] = "true"
-    # Where Sanic Extensions are installed, an application asks for them where it wants them.
+    # An application enables Sanic Extensions itself, where they are installed.
     env["SANIC_AUTO_EXTEND"] = "false"
     env["PYTHONDONTWRITEBYTECODE"] = "1"
-    # A line that is printed in two pieces is mixed with those of others.
+    # A line that is printed in two pieces would mix with others.
     env.pop("PYTHONUNBUFFERED", None)
     env.update(extra or {})
     return env

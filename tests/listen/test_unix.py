@@ -1,4 +1,4 @@
-"""Unix sockets: that of a living server is left alone, and only one's own is removed."""
+"""Unix sockets: that of a living server is left alone, and a server removes only its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODE = 0o600
 
 @pytest.fixture
 def path() -> Iterator[str]:
-    """A short one: the address of a unix socket has room for about a hundred bytes."""
+    """Make a short path: the address of a unix socket has room for about a hundred bytes."""
     with TemporaryDirectory() as directory:
         yield f"{directory}/socket"
     unix._bound.clear()
@@ -28,13 +28,13 @@ def path() -> Iterator[str]:
 
 @pytest.fixture
 def keep() -> Iterator[ExitStack]:
-    """Closes, at the end, what is entered."""
+    """Close, at the end, each object that was entered."""
     with ExitStack() as stack:
         yield stack
 
 
 def other(path: str, keep: ExitStack, kind: int = socket.SOCK_STREAM, backlog: int = 5) -> socket.socket:
-    """The socket of somebody else."""
+    """The socket of another server."""
     sock = keep.enter_context(socket.socket(socket.AF_UNIX, kind))
     sock.bind(path)
     if kind != socket.SOCK_DGRAM:
@@ -43,7 +43,7 @@ def other(path: str, keep: ExitStack, kind: int = socket.SOCK_STREAM, backlog: i
 
 
 def refusal(path: str) -> OSError:
-    """The error of binding to a path that is in use; what is there stays."""
+    """Return the error of binding to a path that is in use; the file there stays."""
     before = os.lstat(path)
     with pytest.raises(OSError, match="Address already in use by another server") as caught:
         unix.bind(path, MODE, 5)

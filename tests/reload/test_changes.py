@@ -1,4 +1,4 @@
-"""Every kind of change, and of what is none, as a real reloader reports it: by both cores, both ways."""
+"""A real reloader reports every kind of change, and nothing else: on both cores, with and without events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.watching import Watching, make_site
 
 from .test_scanner import OLD, write
 
-# What the settings of these reloaders ignore, and do not ignore, besides.
+# Patterns that the settings of these reloaders add.
 PATTERNS = "*.css,/ignored: pattern/build,!kept.log"
 
 
@@ -37,7 +37,7 @@ def new_environment(root: Path) -> None:
 
 
 def build(root: Path) -> None:
-    """What each case begins with."""
+    """Make the files with which each case begins."""
     for name in ("a.py", "b.py", "below/c.py", "below/deep/d.py", "node_modules/m/m.js", ".git/HEAD"):
         write(root / name)
     write(root / ".venv" / "pyvenv.cfg")
@@ -55,7 +55,7 @@ def outside(root: Path) -> Path:
 
 
 def late(root: Path) -> Path:
-    """What is not there yet, and led to."""
+    """Return a path that does not exist yet, and that a link points to."""
     return outside(root).parent / f"late {root.name}"
 
 
@@ -135,7 +135,7 @@ def watching(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 class Case:
-    """A directory of its own, and what is reported of it."""
+    """A directory of a case, and the reports about it."""
 
     def __init__(self, watching: Watching, name: str) -> None:
         self.watching = watching
@@ -145,19 +145,19 @@ class Case:
 
     @property
     def reports(self) -> list[set[str]]:
-        """What has been reported of here that is not known yet."""
+        """Return the new reports about this directory."""
         here = (f"{self.root}/", f"{outside(self.root)}/", str(late(self.root)))
         told = [{path for path in paths if path.startswith(here)} for paths in self.watching.reloads]
         return [*filter(None, told)][self.known :]
 
     def settle(self) -> None:
-        """Wait until whatever has happened is reported, if it is."""
+        """Wait until all changes so far are reported."""
         fence = self.home / "watched" / "fence" / f"{len(self.watching.reloads)}"
         write(fence)
         self.watching.until(lambda: str(fence) in self.watching.changed)
 
     def has_reported(self, *names: str) -> None:
-        """Wait until these are, all at once, and nothing else."""
+        """Wait until these are reported, all at once, and nothing else."""
         paths = {str(self.root / name) for name in names}
         self.watching.until(lambda: paths <= set().union(*self.reports))
         self.settle()
@@ -178,7 +178,7 @@ def test_change(watching: Watching, kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def idle(watching: Watching) -> Watching:
-    """One in which all has happened that is no change."""
+    """Make a directory in which everything has happened that is no change."""
     for kind, change in NO_CHANGES.items():
         with watching.unaware():
             change(Case(watching, f"watched/{kind}").root)
@@ -215,7 +215,7 @@ def test_a_root_that_comes_late(watching: Watching) -> None:
     with watching.unaware():
         write(case.root / "a.py")
     case.has_reported("a.py")
-    # What it was in goes along with it.
+    # The directory above the root goes along with it.
     with watching.unaware():
         shutil.rmtree(case.root.parent)
     case.has_reported("a.py")
@@ -237,7 +237,7 @@ def test_the_package_of_the_application(watching: Watching) -> None:
 
 
 def test_a_module_that_is_imported_later(watching: Watching) -> None:
-    """The import is no change, an edit is, wherever it lies."""
+    """The import is no change; an edit is one, in any directory."""
     case = Case(watching, "elsewhere")
     module = case.root / "imported_late.py"
     write(module, "")
@@ -253,7 +253,9 @@ def test_a_module_that_is_imported_later(watching: Watching) -> None:
 
 
 def test_many_files_at_once_are_one_reload(watching: Watching) -> None:
-    """As when a branch is switched: files change, come and go, in directories that come and go."""
+    """As in a switch of branches: files change, appear and disappear, in directories that appear and
+    disappear.
+    """
     case = Case(watching, "watched/many")
     edited, gone, new = ([f"{name}/{number}.py" for number in range(100)] for name in ("a/b", "c", "d/e"))
     for name in (*edited, *gone):

@@ -1,4 +1,4 @@
-"""Directories come and go as fast as they can beside real edits: each edit is reported."""
+"""Directories appear and disappear as fast as they can beside real edits: each edit is reported."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ while True:
 
 @contextmanager
 def churning(root: Path) -> Iterator[None]:
-    """Have directories come and go meanwhile."""
+    """Make and remove directories while the body runs."""
     process = subprocess.Popen([sys.executable, "-c", CHURN, str(root)])
     try:
         yield
@@ -84,5 +84,5 @@ def test_churn(tmp_path: Path, core: str, way: str, seconds: float) -> None:
     assert watching.close() == 0
     assert watching.told.count("start") == 1
     assert "Traceback" not in watching.log.read_text()
-    # What the churn has left may not all be there for whoever removes it.
+    # The churn may have removed some of the files already.
     shutil.rmtree(root, ignore_errors=True)

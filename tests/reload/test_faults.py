@@ -1,4 +1,4 @@
-"""Any system call of a look may fail, at any time: that ends nothing, and hides nothing for good."""
+"""Any system call of a scan may fail, at any time: that ends nothing, and hides nothing for good."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CALLS = ("stat", "lstat", "readlink", "scandir", "listdir", "getcwd", "fstat")
 
 
 class Faults:
-    """Has system calls of this process fail: the one of a number, or all from it on."""
+    """Make system calls of this process fail: the one with this number, or all from it on."""
 
     def __init__(self, patch: pytest.MonkeyPatch, error: int) -> None:
         self.error = error
@@ -61,7 +61,7 @@ class Faults:
 
     @contextmanager
     def at(self, first: int, count: int = 1) -> Iterator[None]:
-        """Have the calls of these numbers, from now on, fail meanwhile."""
+        """Make the calls of these numbers, counted from now on, fail while the body runs."""
         self.calls, self.first, self.last = 0, first, first + count
         try:
             yield
@@ -76,7 +76,7 @@ def faults(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> F
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A tree with files, links to each kind of thing, and what is neither file nor directory."""
+    """Make a tree with files, links of each kind, and entries that are neither file nor directory."""
     root = tmp_path / "root"
     for name in ("a.py", "below/b.py", "below/deep/c.py"):
         write(root / name)
@@ -97,7 +97,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_of_a_scan_in_python(root: Path, faults: Faults) -> None:
-    """In between all is looked at in peace, and what has changed meanwhile is found, once."""
+    """A scan without faults in between finds all changes made meanwhile, once."""
     from worker._core import pure
 
     scanner = pure.Scanner([root])
@@ -116,7 +116,7 @@ def test_of_a_scan_in_python(root: Path, faults: Faults) -> None:
 
 
 def test_of_the_watch(root: Path, faults: Faults) -> None:
-    """It covers all that there is, as soon as that can be told."""
+    """The reloader watches all directories, as soon as it can see them."""
     scanner = Scanner([root])
     scanner.scan()
     folders, links = scanner.folders(), scanner.links()
@@ -181,7 +181,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("core", CORES)
 def test_a_tree_of_everything(root: Path, core: str) -> None:
-    """The reloader lives through what is there, and what becomes of it, and notices an edit all the while."""
+    """The reloader survives any entry, and any change of it, and notices an edit all the while."""
     home = root.parent
     make_site(home)
     # No system call would follow it to its end.

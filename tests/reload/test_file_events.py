@@ -1,4 +1,4 @@
-"""Where file events do not tell everything: all is looked at, it is said once, and what would help."""
+"""Where file events are incomplete, all files are scanned. One log line gives the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Start = Callable[..., Watching]
 
 
 def limited(limit: str, number: int) -> list[str]:
-    """A command by which another runs with a limit of its own on inotify."""
+    """Return a command that runs another one with a limit of its own on inotify."""
     script = f'echo {number} > /proc/sys/user/max_inotify_{limit} && exec "$@"'
     return ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]
 
@@ -104,7 +104,7 @@ def test_polling_that_is_not(monkeypatch: pytest.MonkeyPatch, text: str) -> None
 
 
 def test_names_that_are_no_text(start: Start, tmp_path: Path) -> None:
-    """What watchfiles cannot be told of, nor tell."""
+    """Paths that watchfiles can neither take nor report."""
     folder = tmp_path / "watched" / "\udcff"
     folder.mkdir()
     watching = start()
@@ -137,7 +137,7 @@ def test_file_systems_that_do_not_tell(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_queue_that_was_full(start: Start, tmp_path: Path) -> None:
-    """The kernel drops what comes after that: here an edit, while the reloader is stopped."""
+    """The kernel drops later events: here an edit, while the reloader is suspended."""
     with open("/proc/sys/fs/inotify/max_queued_events", encoding="ascii") as limit:
         room = int(limit.read())
     watching = start(interval=3600.0)

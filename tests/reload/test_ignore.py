@@ -1,4 +1,4 @@
-"""Patterns as a .gitignore has them mean the same to both cores, and what they mean to git."""
+"""Patterns as in a .gitignore mean the same to both cores as to git."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def seen(core: ModuleType, root: Path, given: list[str]) -> set[str]:
-    """What a scanner finds that goes by these patterns: all of it is recent."""
+    """Return the files that a scanner finds with these patterns: all of them are recent."""
     scanner = core.Scanner([root], rules(given), since=0.0)
     return {os.path.relpath(path, root) for path in scanner.scan()}
 
@@ -48,7 +48,7 @@ def test_any_pattern(core: ModuleType, root: Path, given: list[str]) -> None:
         warnings.simplefilter("ignore")
         spec = GitIgnoreSpec.from_lines(given)
     everything = {*NAMES, *(f"below/{name}/a" for name in NAMES)}
-    # git does not look into a directory that is ignored.
+    # git does not look into an ignored directory.
     parents = {path: [*map(str, Path(path).parents)][:-1] for path in everything}
     wanted = {
         path
@@ -61,7 +61,7 @@ def test_any_pattern(core: ModuleType, root: Path, given: list[str]) -> None:
 
 
 def test_defaults(core: ModuleType, root: Path) -> None:
-    """None of them says anything of names like these but for the editor's."""
+    """Only the editor's pattern matches names like these."""
     everything = {*NAMES, *(f"below/{name}/a" for name in NAMES)}
     assert everything - seen(core, root, [*DEFAULTS]) == {"#a#", "below/#a#/a"}
 

@@ -1,4 +1,4 @@
-"""Which files modules come from, and when a file was modified."""
+"""The files that modules come from, and their times of modification."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def module(file: object) -> Any:
 
 
 class Text(str):
-    """A text that is not quite a ``str``."""
+    """A ``str`` of a class of its own."""
 
     __slots__ = ()
 
@@ -114,7 +114,7 @@ class TestModuleFiles:
         assert scanner.module_files(modules) == [str(path.parent)]
 
     def test_a_directory_that_is_another_one(self, core: ModuleType, tmp_path: Path) -> None:
-        """Its time of change does not tell, as each has its own."""
+        """Its time of change tells nothing, as each file system has its own."""
         for name in ("one", "other"):
             (tmp_path / name).mkdir()
         (tmp_path / "one" / "a.py").touch()

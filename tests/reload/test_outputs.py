@@ -1,4 +1,4 @@
-"""What the reloader takes for output of the server, and what it does not."""
+"""Files that the reloader takes for output of the server, and files that it does not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def at(time: float) -> datetime:
 
 
 class Servers:
-    """A state of two servers and others, and the times at which they are renewed."""
+    """The state of two servers and other processes, and the times at which they are replaced."""
 
     def __init__(self) -> None:
         self.state: dict[str, dict[str, Any]] = {
@@ -88,7 +88,7 @@ class TestRollouts:
         return Rollouts(Processes(servers.state))
 
     def rolls(self, servers: Servers, rollouts: Rollouts, changed: list[dict[str, float]]) -> list[set[str]]:
-        """One rollout after the other, each asked for because of what has changed in the one before."""
+        """Each rollout is requested because of the changes in the one before."""
         found = []
         rollouts.note({"a.py": 9})
         rollouts.request(10)
@@ -99,7 +99,7 @@ class TestRollouts:
         return found
 
     def test_what_changes_in_three_of_them(self, servers: Servers, rollouts: Rollouts) -> None:
-        """It is known at the next change."""
+        """The next change shows it."""
         found = self.rolls(servers, rollouts, [{"x": 1, "y": 3.9}] * 4)
         assert found == [set(), set(), set(), {"x", "y"}]
 
@@ -119,7 +119,7 @@ class TestRollouts:
         assert not any(self.rolls(servers, rollouts, changed))
 
     def test_changes_during_one_are_of_one(self, servers: Servers, rollouts: Rollouts) -> None:
-        """However often a file is saved while the workers start."""
+        """A file that is saved very often while the workers start is no output."""
         rollouts.request(10)
         servers.renew(0, 11, None)
         for number in range(20):
@@ -137,7 +137,7 @@ class TestRollouts:
 
 class TestWhatIsFound:
     def find(self, outputs: Outputs, servers: Servers, paths: list[Path], modules: set[str]) -> set[str]:
-        """Have these change in three rollouts, and once more."""
+        """Change these files in three rollouts, and once more."""
         found: set[str] = set()
         outputs.request(10)
         for number in range(1, 5):
@@ -184,7 +184,7 @@ sys.stdin.read()
 
 @contextmanager
 def writing(*files: tuple[Path, str]) -> Iterator[int]:
-    """A process that has files open meanwhile."""
+    """Start a process that has files open while the body runs."""
     arguments = [str(part) for file in files for part in file]
     command = [sys.executable, "-c", WRITER, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -266,7 +266,7 @@ class TestWhatIsOpen:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
     def test_what_may_not_be_known(self, made: Callable[[str], Path]) -> None:
-        """Of a process of another user nothing is known."""
+        """Nothing is known of another user's process."""
         path = made("audit.txt")
         with writing((path, "a")) as pid:
             assert [*_open_for_writing(pid)]

@@ -1,4 +1,4 @@
-"""Paths on the wire: data, whatever is in them."""
+"""Paths on the wire are data, with any bytes in them."""
 
 from __future__ import annotations
 

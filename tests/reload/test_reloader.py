@@ -40,7 +40,7 @@ def edit_all(paths: Iterable[Path]) -> None:
 
 
 class Stepped(Reloader):
-    """Takes one of ``steps`` before each look but the first, and stops when all are taken."""
+    """A reloader that takes one of ``steps`` before each scan but the first, and stops after the last."""
 
     def __init__(self, publisher: FakePublisher, directory: Path, app: Sanic[Any, Any]) -> None:
         super().__init__(publisher, 1e-6, {directory}, AppLoader(factory=lambda: app))
@@ -54,7 +54,7 @@ class Stepped(Reloader):
 
 
 class Replaced(Stepped):
-    """Has files of its own, so that it is asked for each of them: only the directories."""
+    """A reloader with files of its own, so that it is asked for each of them: only the directories."""
 
     def python_files(self) -> Iterator[str]:
         return iter(())
@@ -181,7 +181,7 @@ class TestWatching:
 
 
 class TestEveryKindOfChange:
-    """What goes beyond a file that is newer than before; nothing is replaced here."""
+    """More than a newer file counts as a change; this reloader has no replaced method."""
 
     @pytest.fixture
     def reloader(self, publisher: FakePublisher, watched: Path, app: Sanic[Any, Any]) -> Stepped:
@@ -205,7 +205,7 @@ class TestEveryKindOfChange:
         assert publisher.sent == [changed(older, gone, replaced, new)]
 
     def test_modules(self, reloader: Stepped, publisher: FakePublisher, tmp_path: Path) -> None:
-        """An edit of a module counts from its import on, the import itself does not."""
+        """An edit of a module counts from its import on; the import itself does not."""
         modules = {name: tmp_path.parent / f"{tmp_path.name}-{name}.py" for name in ("early", "late")}
         for path in modules.values():
             edit(path, 1000)
@@ -391,7 +391,7 @@ def watched_app(pipe: Connection) -> Sanic[Any, Any]:
 
 
 class Factory:
-    """Makes the application in the process that the reloader runs in."""
+    """Make the application in the process that the reloader runs in."""
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe

@@ -1,4 +1,4 @@
-"""What the stock reloader offers, to the letter."""
+"""The stock reloader's contract, to the letter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the reloader goes about it: what it watches, how long it gathers, what it says."""
+"""The reloader at work: the files that it watches, its debounce, its log lines."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TestGathering:
         def save_all() -> None:
             for number, name in enumerate(names):
                 threading.Timer(0.1 * number, write, (watched / name,)).start()
-            # So that there is something to gather.
+            # More changes follow, to be gathered.
             threading.Event().wait(0.05)
 
         stepped.steps = [save_all, nothing]
@@ -59,7 +59,7 @@ class TestGathering:
     def test_a_change_that_comes_after_the_look_is_waited_for(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """However long the machine takes to go on."""
+        """The limit holds on a slow machine, too."""
         look = stepped._look
 
         def busy(hints: Any) -> set[str]:
@@ -101,7 +101,7 @@ class TestWhatHappensMeanwhile:
     def test_an_edit_of_a_module_since_the_start_of_the_process(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Workers may have imported what was there before."""
+        """Workers may have imported the earlier content."""
         module = ModuleType("imported_while_it_was_edited")
         module.__file__ = str(watched / "a.txt")
         monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -132,7 +132,7 @@ class TestWhatHappensMeanwhile:
 def test_what_it_writes_itself_is_no_change(
     stepped: Stepped, publisher: FakePublisher, watched: Path
 ) -> None:
-    """As the log of a server, where that is directed to a file."""
+    """The log of a server whose output is directed to a file is such a file."""
     with (watched / "server log").open("w") as log:
         stepped.steps = [partial(print, "a line", file=log, flush=True), partial(write, watched / "b.txt")]
         stepped()
@@ -188,7 +188,7 @@ class TestWhatIsSaid:
 
 
 class TestPackage:
-    """Whose directory is watched without being asked for."""
+    """The application's directory is watched without a setting."""
 
     @pytest.fixture(autouse=True)
     def _modules(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What counts as a change among files, and what does not."""
+"""The scanner's changes, and the events that are no changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def replace(path: Path, content: str = "x", mtime_ns: int = OLD) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A tree with a bit of everything."""
+    """Make a tree with one entry of each kind."""
     root = tmp_path / "root"
     for name in ("a.py", "b.py", "below/c.py", "below/deep/d.py", "empty/e.py"):
         write(root / name)
@@ -164,7 +164,7 @@ def test_each_kind(core: ModuleType, root: Path, kind: str, settle: float) -> No
 
 
 def later(root: Path) -> None:
-    """Wait until the clock of the file system has moved on: what happens now bears another time."""
+    """Wait until the clock of the file system has moved on: later changes have another time."""
     probe = root.parent / "probe"
     probe.touch()
     began = probe.stat().st_ctime_ns
@@ -199,7 +199,7 @@ def test_roots_within_each_other(core: ModuleType, root: Path) -> None:
 
 
 def test_the_path_by_which_it_is_known_goes(core: ModuleType, root: Path) -> None:
-    """A directory that has two is then known by the other one."""
+    """A directory with two paths is then known by the other one."""
     (root / "zz-link").symlink_to(root / "below" / "deep")
     scanner = core.Scanner([root / "folder-link", root])
     scanner.scan()
@@ -237,7 +237,7 @@ def test_relative_paths(core: ModuleType, root: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_is_ignored(core: ModuleType, root: Path) -> None:
-    """The last rule that fits decides; a directory's path ends with a slash."""
+    """The last rule that matches decides; a directory's path ends with a slash."""
     rules = [("^below/$", True), (r"(^|/)a\.", True), ("^empty/a", False), ("^b.py/", True), ("^new$", True)]
     scanner = core.Scanner([root], ignored=rules)
     scanner.scan()
@@ -250,7 +250,7 @@ def test_what_is_ignored(core: ModuleType, root: Path) -> None:
 
 
 def test_rules_are_for_what_is_below_the_innermost_root(core: ModuleType, root: Path) -> None:
-    """What is asked for by name is watched, whatever the rules say of it from further up."""
+    """A directory that is named as a root is watched, even if a rule for its parent ignores it."""
     scanner = core.Scanner([root, root / "below"], ignored=[("^below/", True), ("^deep/", True)])
     scanner.scan()
     for name in ("below/c.py", "below/deep/d.py", "deep/n.py", "empty/deep/n.py"):
@@ -281,7 +281,7 @@ def test_directories_that_bear_a_mark(core: ModuleType, root: Path, mark: str) -
 
 
 def test_a_single_file_counts_below_a_mark_too(core: ModuleType, root: Path) -> None:
-    """A module that is imported from an environment, for one."""
+    """For example, a module that is imported from a virtual environment."""
     write(root / "env" / "pyvenv.cfg")
     write(root / "env" / "a.py")
     scanner = core.Scanner([root])
@@ -295,7 +295,7 @@ def test_a_single_file_counts_below_a_mark_too(core: ModuleType, root: Path) -> 
 
 @pytest.mark.parametrize("target", ["/proc", "/proc/self", "/proc/self/fd", "/proc/1", "/sys"])
 def test_what_the_kernel_shows_is_not_walked(core: ModuleType, root: Path, target: str) -> None:
-    """It is as large as the machine: in /proc/self there is a link to the root of all."""
+    """It is as large as the machine: in /proc/self there is a link to the root of the file system."""
     (root / "kernel").symlink_to(target)
     scanner = core.Scanner([root], since=0.0)
     found = scanner.scan()
@@ -322,7 +322,7 @@ def test_what_is_recent_at_the_first_look(core: ModuleType, root: Path) -> None:
 class TestHints:
     @pytest.fixture
     def native(self) -> ModuleType:
-        """The core that goes by them; to the other one they say only that it is time to look."""
+        """The native core obeys hints. To the pure one they only mean that it is time to scan."""
         if "native" not in CORES:
             pytest.skip("the pure core alone is asked for")
         return import_module("worker._native")

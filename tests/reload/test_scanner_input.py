@@ -1,4 +1,4 @@
-"""What a scanner refuses, and how."""
+"""Arguments that a scanner refuses, and the errors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whatever happens to a tree of files, the two cores see the same, and no less than a look at everything.
+"""After any operations on a tree of files, the two cores see the same, and as much as a full scan.
 
-So does the native one where hints tell it where to look meanwhile.
+The native one also does so where hints tell it the paths.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ times = st.integers(-(10**12), 10**12)
 
 
 def look(root: str) -> dict[str, Any]:
-    """All that is below, without following any link to a directory: path to what tells it apart."""
+    """Return all entries below, without following links to directories: path to identity."""
     found: dict[str, Any] = {}
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name != "__pycache__"]
@@ -48,13 +48,13 @@ def look(root: str) -> dict[str, Any]:
 
 
 def marked(root: str) -> set[str]:
-    """Directories that bear a mark, and whose contents are passed over; a link may lead there."""
+    """Yield directories that bear a mark, whose contents are passed over; a link may lead there."""
     below = (os.path.join(folder, name) for folder, names, _ in os.walk(root) for name in names)
     return {f"{path}/" for path in below if os.path.lexists(os.path.join(path, MARK))}
 
 
 class Histories(RuleBasedStateMachine):
-    """Operations on files, with a look by both cores wherever hypothesis wants one."""
+    """Operations on files, with a scan by both cores wherever hypothesis wants one."""
 
     @initialize(settle=st.sampled_from([0.0, 2.0]), inner=st.booleans(), ignored=st.booleans())
     def begin(self, settle: float, inner: bool, ignored: bool) -> None:
@@ -139,7 +139,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(names=st.lists(paths, min_size=1, max_size=3))
     def look_at_some(self, names: list[str]) -> None:
-        """What they show is taken note of: nothing is told twice."""
+        """Reported changes are removed: none may be reported twice."""
         self.marked |= marked(self.root)
         self.told |= set(self.hinted.scan([str(self.path(name)) for name in names]))
 

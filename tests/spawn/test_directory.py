@@ -13,7 +13,7 @@ from support.running import House, errors, listening, logged, until
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory for the length of a test."""
+    """Enter a working directory for the length of a test."""
     path = tmp_path / "work"
     path.mkdir()
     monkeypatch.chdir(path)
@@ -66,6 +66,6 @@ def test_a_forked_process_starts_without_it(
 
 
 def texts(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the log has of errors, with the exceptions that are shown."""
+    """Return the errors of the log, with the exceptions that are shown."""
     shown = logging.Formatter()
     return [shown.format(record) for record in [*caplog.records] if record.levelno >= logging.ERROR]

@@ -1,4 +1,4 @@
-"""The fork server: a child like any other, which holds nothing up, whatever becomes of it."""
+"""The fork server is a child like any other; whatever happens to it, it delays no other process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def end(process: ManagedProcess, *connections: Connection) -> int | None:
 
 
 def ready() -> fork_server.ForkServer:
-    """The fork server, once it has imported its modules."""
+    """Return the fork server, once it has imported its modules."""
     preload.start()
     until(preload.is_warm, "the fork server to be ready")
     server = preload.server()
@@ -137,7 +137,7 @@ class TestLikeAnyChild:
 
 
 class TestFailure:
-    """One warning that names the reason, and processes are spawned."""
+    """One warning names the reason, and processes are spawned."""
 
     def starts_spawned(
         self, caplog: pytest.LogCaptureFixture, reason: str, method: str = "forkserver"
@@ -183,7 +183,7 @@ class TestFailure:
     def test_where_no_directory_is_writable(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It needs none."""
+        """The fork server needs no temporary directory."""
         monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
         ready()
         process = make("spawn", targets.nothing)
@@ -220,7 +220,7 @@ class TestFailure:
         server = preload.server()
         assert server is not None
         stop(server.pid)
-        # A server that would be spawned does not wait for it.
+        # A server that would be spawned does not wait for the fork server.
         began = monotonic()
         process = make("spawn", targets.nothing)
         assert type(process) is processes.SpawnProcess and monotonic() - began < 0.15
@@ -229,7 +229,7 @@ class TestFailure:
     def test_one_that_answers_late_leaves_no_child(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """What it has forked never gets its data."""
+        """A child that it has forked never gets its data."""
         read = fork_server.read_number
         ready()
         monkeypatch.setattr(fork_server, "read_number", lambda fd: read(fd) and None)
@@ -299,7 +299,7 @@ class TestKilled:
         os.kill(pid, signal.SIGKILL)
         wait_for_end(pid)
         assert not preload.is_warm()
-        # It is collected, and that is all.
+        # The fork server is only collected.
         assert not Path(f"/proc/{pid}").exists()
         assert preload.server() is None
         assert not warnings(caplog)
@@ -345,7 +345,7 @@ class TestKilled:
 def test_a_stop_and_a_restart_with_a_broken_fork_server(
     how: signal.Signals, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A restart works, code that does not start takes nobody down, and one stop ends it all."""
+    """A restart works, code that does not start ends no server, and one stop ends all processes."""
     monkeypatch.setattr(fork_server, "ANSWER_TIMEOUT", 0.5)
     house = House(tmp_path, method="forkserver")
 

@@ -1,4 +1,4 @@
-"""Where somebody else collects the children: nothing is lost, and only the exit status is unknown."""
+"""Other code collects the children: nothing is lost, and only the exit status is unknown."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def test_restart_replacement_scaling_and_stop(
 
     with collected_elsewhere():
         house.run(act)
-    # Each of those that were restarted, and scaled away, was told once and has left; the last one with main.
+    # Each restarted or scaled-away server was stopped once and has exited; the last one with the main
+    # process.
     assert len([said for said in house.heard if said.what in ("SIGINT", "SIGTERM")]) == 5
     assert all("was killed by SIGKILL" in line or "an unknown exit code" in line for line in errors(caplog))
 
@@ -87,7 +88,7 @@ def test_an_unknown_exit_status_counts_as_a_failure(tmp_path: Path, caplog: pyte
     def act() -> None:
         house.said("acked")
         house.all_acked()
-        # The next one is gone before anybody looks.
+        # The next process is gone before it is looked at.
         house.plan("exits 0")
         house.open_gate()
         logged(caplog, "(death 2 of 8 in a row)")

@@ -1,4 +1,4 @@
-"""Servers from a fork server that has imported what they need: when they come from there, and when not."""
+"""Servers from a fork server that has imported their modules: when they come from there, and when not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def colour(name: str) -> None:
 
 
 class Application:
-    """What sets a variable of its own when a child imports it."""
+    """Write a module that sets a variable of its own when a child imports it."""
 
     def __reduce__(self) -> Any:
         return colour, ("OWN_COLOUR",)
@@ -64,7 +64,7 @@ def test_servers_that_would_be_spawned() -> None:
 @pytest.mark.parametrize("method", ["fork", "forkserver", None])
 def test_none_for_those_who_start_otherwise(method: str | None) -> None:
     class Foreign:
-        """A context of somebody else's."""
+        """A context of a foreign class."""
 
     context: Any = Foreign() if method is None else get_context(method)
     processes.warm_up(context)
@@ -109,7 +109,7 @@ def test_the_environment_is_the_one_that_main_has_now(monkeypatch: pytest.Monkey
         )
         process.start()
         assert type(process) is processes.ForkServerProcess
-        # What the application has set itself stays.
+        # A variable that the application has set itself stays.
         assert journal.recv() == [*map(os.environ.get, VARIABLES), "red"]
         process.join()
         process.close()

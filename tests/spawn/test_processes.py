@@ -27,7 +27,7 @@ NAME = "Sanic-Server-0-0"
 
 
 def birth(gate: Connection, journal: Connection, **kwargs: Any) -> None:
-    """Tell how one was born, then wait for the gate."""
+    """Report how the process was started, then wait for the gate."""
     context: dict[str, Any] = {"monitor_publisher": None, "worker_state": {NAME: {}}}
     me = targets.Me(targets.WorkerMultiplexer(**context), None, journal, gate, kwargs)  # type: ignore[arg-type]
     me.multiplexer.ack = lambda: None  # type: ignore[method-assign]
@@ -58,7 +58,7 @@ def tells_the_state(journal: Connection) -> None:
 
 
 class BringsChanges:
-    """Says of itself what a reloader does."""
+    """A target with the attributes of a reloader."""
 
     is_reloader = True
 
@@ -159,7 +159,7 @@ class TestFactory:
         make = factory(get_context("spawn"))
         assert make(target=handles_stop_itself).handles_stop_itself is True
         assert make(target=deaf).handles_stop_itself is False
-        # An object that answers everything, as a Mock does, has not said so.
+        # An object with every attribute, such as a Mock, does not have this one set.
         assert make(target=type("Yes", (), {"handles_stop_itself": "yes"})()).handles_stop_itself is False
 
 
@@ -187,7 +187,7 @@ class TestBirth:
             "config": None,
             "has": [],
         }
-        # Main is as it was.
+        # The main process is unchanged.
         assert [signal.getsignal(signum) for signum in targets.STOPS] == handlers
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
         assert os.getsid(0) != pid
@@ -233,7 +233,7 @@ class TestBirth:
         process = factory(get_context(method), resolve({"graceful_timeout": 5}))(
             target=deaf, kwargs={"gate": gate}
         )
-        # What is pending in main is not inherited; the child has to have a signal of its own.
+        # A signal pending in the main process is not inherited; the child has to have one of its own.
         began = process.run
 
         def late() -> None:
@@ -332,7 +332,7 @@ class TestReap:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         wait_for_end(process.pid)
-        # The fork server tells "255": it has not waited for the signal itself.
+        # The fork server reports "255": it has not waited for the signal itself.
         assert liveness.reap(process) == -signal.SIGKILL
         assert liveness.reap(process) == -signal.SIGKILL
         end(process, gate, opener)
@@ -367,7 +367,7 @@ def test_the_mask_of_main_is_restored_when_a_start_fails() -> None:
 
 @pytest.mark.parametrize(("name", "has"), [("Sanic-X-0", True), ("Sanic-Servers-0", False)])
 def test_only_servers_have_the_listening_socket(name: str, has: bool) -> None:
-    """Under fork another process would hold its port after the end of main."""
+    """Under fork, another process would hold its port after the end of the main process."""
     reader, writer = Pipe(False)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         descriptors.close_in_children(listening, servers_too=True)

@@ -1,4 +1,4 @@
-"""Main as PID 1, or as a subreaper: what it adopts from its workers is collected, and nothing else."""
+"""As PID 1 or as a subreaper, the main process collects the orphans of its workers, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _subreaper() -> Iterator[None]:
 
 
 def zombies() -> set[int]:
-    """The children of this process that have ended and are not collected."""
+    """Return the zombies of this process."""
     found = set()
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -40,7 +40,7 @@ def zombies() -> set[int]:
 
 
 def start_others() -> tuple[list[subprocess.Popen[bytes]], int]:
-    """Children that a listener in main might start; they end with 7, and are not waited for yet."""
+    """Start children as a listener in the main process might; they exit with 7, and are not collected yet."""
     ends = [sys.executable, "-c", "import os; os._exit(7)"]
     others = [subprocess.Popen(ends), subprocess.Popen(ends, start_new_session=True)]
     forked = os.fork()
@@ -62,7 +62,7 @@ def test_orphans_of_workers_are_collected(method: str, tmp_path: Path) -> None:
         first, second = house.said("ready")
         orphans = {said.pid for said in house.said("orphan", 2)}
         assert all(map(lives, orphans))
-        # That of one that still lives has ended as well when the other one is killed.
+        # The orphan of the living worker has exited as well when the other worker is killed.
         house.open_gate(2)
         until(lambda: orphans <= zombies(), "the ends of the orphans")
         os.kill(first.pid, signal.SIGKILL)
@@ -79,7 +79,7 @@ def test_orphans_of_workers_are_collected(method: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_subreaper")
 def test_what_is_killed_along_with_a_worker_is_collected(tmp_path: Path) -> None:
-    """It lives when its worker ends, and is collected a moment later."""
+    """The orphan lives when its worker exits, and is collected a moment later."""
     house = House(tmp_path, "leaves_orphans", restart_policy="always")
 
     def act() -> None:
@@ -94,7 +94,7 @@ def test_what_is_killed_along_with_a_worker_is_collected(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("_subreaper")
 def test_a_subprocess_of_asyncio_keeps_its_status(tmp_path: Path) -> None:
-    # A forked worker would keep open what the subprocess is started with.
+    # A forked worker would keep the subprocess's pipe open.
     house = House(tmp_path, method="spawn", restart_policy="always")
     codes = []
 
@@ -114,7 +114,7 @@ def test_a_subprocess_of_asyncio_keeps_its_status(tmp_path: Path) -> None:
 
 
 def test_as_the_first_process_of_a_namespace(tmp_path: Path) -> None:
-    """Where /proc is that of the namespace around it, as its numbers are not those that it has itself."""
+    """/proc is that of the outer namespace, whose pids differ from the process's own."""
     unshare = ["unshare", "--fork", "--pid"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True).returncode:
         pytest.skip("no PID namespace may be made here")

@@ -61,7 +61,7 @@ def stop(pid: int) -> None:
 
 @contextmanager
 def signalled(times: int = 1) -> Iterator[None]:
-    """The calling thread gets SIGUSR1 after 0.05 s, and so on."""
+    """Send SIGUSR1 to the calling thread every 0.05 s."""
     me, over = threading.get_ident(), threading.Event()
 
     def send() -> None:
@@ -124,7 +124,7 @@ class TestMapping:
 
 
 def writes(state: StateProxy, end: Any) -> None:
-    """In a child: what it sees; then it writes, from a thread too."""
+    """In a child: report the state; then write to it, from a thread too."""
     end.send(state.copy())
     WorkerState(state, "a")["child"] = os.getpid()
     thread = threading.Thread(target=state.merge, args=("b", {"child": os.getpid()}))
@@ -144,7 +144,7 @@ class TestChildren:
             assert state["a"]["child"] == state["b"]["child"] == child.pid
 
     def test_a_forked_copy_has_a_connection_of_its_own(self, state: StateProxy) -> None:
-        """By `os.fork` too, of which `multiprocessing` knows nothing."""
+        """Also by `os.fork`, of which `multiprocessing` knows nothing."""
         assert state["a"] == {"x": 1}
         pid = os.fork()
         if pid == 0:
@@ -158,13 +158,13 @@ class TestChildren:
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """What a signal handler raises."""
+    """An exception that a signal handler raises."""
 
 
 class TestSignals:
     @pytest.fixture
     def stopped(self, process: StateProcess, state: StateProxy) -> Iterator[int]:
-        """The pid of the process, which does not answer until it is continued."""
+        """Yield the pid of the process, which does not answer until it is continued."""
         assert state["a"] == {"x": 1}
         pid = pid_of(process)
         stop(pid)
@@ -174,7 +174,7 @@ class TestSignals:
         os.kill(pid, signal.SIGCONT)
 
     def test_a_handler_that_breaks_a_use_off(self, stopped: int, state: StateProxy) -> None:
-        """The answer that comes afterwards is nobody's."""
+        """The answer that comes afterwards is dropped."""
 
         def handler(*_: Any) -> None:
             os.kill(stopped, signal.SIGCONT)
@@ -237,7 +237,7 @@ class TestGone:
             entry.require(True)
 
     def test_stopped(self, process: StateProcess, state: StateProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It holds up who asks once, and not again for a while; when it goes on, so does all else.
+        """It delays each caller once, and not again for a while; when it continues, so do they.
 
         The signals that a worker gets meanwhile do not make the wait any longer.
         """
@@ -302,7 +302,7 @@ class TestGone:
             try:
                 assert lives(pid)
                 if how is None:
-                    # In order; it is gone before main is.
+                    # In order; it is gone before the main process.
                     main.stdin.write("\n")
                     main.stdin.flush()
                 else:
@@ -313,7 +313,7 @@ class TestGone:
                 os.close(ended)
 
     def test_it_sleeps_when_nobody_asks(self, process: StateProcess, state: StateProxy) -> None:
-        """Its threads have nothing that they would wake up for by the clock."""
+        """No thread of it wakes up by the clock."""
         assert state["a"] == {"x": 1}
         tasks = Path(f"/proc/{pid_of(process)}/task")
 
@@ -323,7 +323,7 @@ class TestGone:
 
         def sleeps() -> bool:
             before = switches()
-            # Longer than from one look of a stock manager to the next.
+            # Longer than a stock manager's polling interval.
             wait_for([process._process.sentinel], 1.1)  # type: ignore[attr-defined]
             return switches() == before
 

@@ -1,4 +1,4 @@
-"""Something else has written to the memory of the state: main goes on, and makes the entry anew."""
+"""Foreign code has written to the memory of the state: the main process goes on, and makes the entry anew."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ pytestmark = [
 
 
 def damage(state: SharedState, name: str = "") -> None:
-    """Let the entry of this name not be read any more; or none."""
+    """Damage the entry of this name, or all entries, so that it cannot be read."""
     memory: int = state._memory
-    # As much as the smallest state has; not more is used here.
+    # The size of the smallest state; the tests use no more.
     whole = os.pread(memory, MIN_STATE_BYTES, 0)
     places = [found.start() for found in re.finditer(re.escape(name or NAME).encode(), whole)]
     if not name:
-        # All that is in blocks; at the beginning is what these are found by.
+        # All values are in blocks; the beginning holds the index.
         places = [at for at in range(places[0] & -8, len(whole), 8) if any(whole[at : at + 8])]
     for at in places:
         os.pwrite(memory, bytes(byte ^ 0x55 for byte in whole[at : at + 3]), at)
@@ -43,7 +43,7 @@ def damage(state: SharedState, name: str = "") -> None:
 
 @pytest.fixture
 def _ends_with_what_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test looks at all states when the manager has ended."""
+    """The test reads all states when the manager has ended."""
 
     def readable(state: SharedState) -> dict[str, dict[str, object]]:
         found = {}
@@ -110,14 +110,14 @@ def restarts(house: House) -> None:
 
 
 def dies(house: House) -> None:
-    """So does the death of the worker."""
+    """So does the exit of the worker."""
     os.kill(house.said("ready")[0].pid, signal.SIGKILL)
     new = house.said("ready", 2)[1].pid
     until(lambda: house.state.some(NAME, ("pid",)) == {"pid": new}, "its entry")
 
 
 def only_stops(house: House) -> None:
-    """A stop needs none."""
+    """A stop needs no state."""
 
 
 @pytest.mark.usefixtures("_ends_with_what_can_be_read")
@@ -133,7 +133,7 @@ def test_main_goes_on(
 
     def acting() -> None:
         house.said("ready")
-        # Nobody writes then.
+        # No process writes then.
         house.until(NAME, serving=True, phase="ready")
         house.state.update_entry(NAME, {"mine": "a value"})
         damage(house.state, name)

@@ -1,4 +1,4 @@
-"""A process that a worker has forked: what it writes into the state is the worker's."""
+"""A process that a worker has forked writes into the state as the worker."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(
     method: str = "fork",
     *args: Any,
 ) -> int:
-    """Run a target as a worker of that name, and return its pid when it has ended in order."""
+    """Run a target as a worker of that name; return its pid when it has exited in order."""
     monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
     make = factory(get_context(method))
     worker = make(name=NAME, target=target, kwargs={"state": state, "args": args}, daemon=False)
@@ -49,7 +49,7 @@ def run(
 
 
 def forked(act: Callable[[], Any]) -> int:
-    """Do something in a fork of this process; return its pid when it has ended."""
+    """Call a function in a fork of this process; return its pid when it has exited."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -63,12 +63,12 @@ def forked(act: Callable[[], Any]) -> int:
 
 
 def parts(state: SharedState, pids: list[int]) -> dict[int, Any]:
-    """What processes have written apart from the entry."""
+    """Return the values that processes have written apart from the entry."""
     return {pid: part for pid in pids if (part := state._table.part(NAME, pid))}
 
 
 def writes(state: SharedState, key: str) -> int:
-    """Set a key; return who has done so."""
+    """Set a key; return the pid of the writer."""
     WorkerState(state, NAME)[key] = os.getpid()
     return os.getpid()
 
@@ -83,7 +83,7 @@ def writes_what_was_inherited(key: str) -> int:
 
 
 def forks_in_every_way(state: SharedState, args: tuple[bool]) -> None:
-    """As a worker: each fork writes a key of its own, then the worker tells who they were."""
+    """As a worker: each fork writes a key of its own, then the worker reports their pids."""
     global _state
     _state = state
     me, (owns_the_entry,) = os.getpid(), args
@@ -148,7 +148,7 @@ def test_it_speaks_as_a_successor_that_is_not_ready(
 
 
 def counts(state: SharedState, args: tuple[Any, ...]) -> None:
-    """As a worker, whose forks count, before and after it has itself."""
+    """As a worker: its forks count, before and after it has counted itself."""
     state.update_entry(NAME, {"pid": os.getpid()})
     forked(lambda: state.beat(3))
     state.beat(4)
@@ -166,7 +166,7 @@ def test_what_it_counts_is_the_workers(state: SharedState, monkeypatch: pytest.M
 
 
 def spawns(state: SharedState, args: tuple[Any, ...]) -> None:
-    """As a worker, which starts a Python that has the state as well."""
+    """As a worker: start a Python that has the state as well."""
     state.update_entry(NAME, {"pid": os.getpid()})
     process = get_context("spawn").Process(target=writes, args=(state, "by_spawned"))
     process.start()
@@ -185,7 +185,7 @@ def test_a_program_that_a_worker_starts_speaks_as_itself(
 
 
 def leaves_a_fork(state: SharedState, args: tuple[int, int]) -> None:
-    """As a worker, whose fork outlives it and writes then."""
+    """As a worker: fork a process that outlives it and writes then."""
     reading, writing = args
     state.update_entry(NAME, {"pid": os.getpid()})
     if os.fork() == 0:

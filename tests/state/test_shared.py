@@ -1,4 +1,4 @@
-"""How the shared state travels between processes, and whose its entries are."""
+"""The shared state travels between processes, and each entry has an owner."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def ends_whoever_unpickles_it() -> None:
 
 
 class Hostile:
-    """A value that nobody is to unpickle."""
+    """A value that must not be unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ends_whoever_unpickles_it, ()
@@ -160,7 +160,7 @@ def test_main_unpickles_nothing_of_a_users(state: SharedState) -> None:
 
 
 def answers(state: SharedState, end: Any) -> None:
-    """In a child: what it sees; then it writes."""
+    """In a child: report the state; then write to it."""
     end.send((state.copy(), state.bell))
     state.update_entry("a", {"child": os.getpid()})
     end.send(sorted(os.get_inheritable(vars(state)[name]) for name in ("_memory", "_wake")))
@@ -172,7 +172,7 @@ def marks(state: SharedState) -> None:
 
 
 def sees(first: SharedState, others: list[SharedState], end: Any) -> None:
-    """In a child: whether one that comes twice is one."""
+    """In a child: report whether a state that comes twice is one object."""
     end.send([other is first for other in others] + [pickle.loads(pickle.dumps(first)) is first])
 
 
@@ -223,7 +223,7 @@ class TestTravel:
 
 
 class Odd:
-    """Something that this module has in one process only."""
+    """A class that this module has in one process only."""
 
 
 class TestUnreadable:
@@ -279,7 +279,7 @@ class TestWhoseEntry:
 
         state.hand_over(NAME, os.getpid(), {"serving": False})
         assert state[NAME] == {"pid": os.getpid(), "state": "ACKED", "serving": False, "y": 6}
-        # The last words of the other one.
+        # The last writes of the other process.
         state.update_entry(NAME, {"serving": True}, 1)
         assert state[NAME]["serving"] is False
         state.drop_part(NAME, 1)

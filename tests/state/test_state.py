@@ -38,7 +38,7 @@ class TestForeign:
 
     def test_what_is_there_is_not_written_over_what_its_process_writes(self) -> None:
         class Written(dict[str, Any]):
-            """Whoever reads the entry to write it comes too late: its process has written meanwhile."""
+            """A writer that reads the entry first comes too late: its process has written meanwhile."""
 
             def __getitem__(self, name: str) -> Any:
                 read = super().__getitem__(name)

@@ -1,4 +1,4 @@
-"""Where the memory of the state comes from if the system refuses the usual one."""
+"""The memory of the state if the system refuses the usual file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the address space the state takes."""
+"""The address space that the state takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.native
 
 
 def run(code: str, limit: int | None = None) -> list[str]:
-    """Run code in a process that may have so much address space; return the lines that it prints."""
+    """Run code in a process with this much address space; return the lines that it prints."""
     begin = "import errno, os, resource\n"
     if limit is not None:
         begin += f"resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))\n"
@@ -33,7 +33,7 @@ def run(code: str, limit: int | None = None) -> list[str]:
         (100 << 30, 1 << 30),
         (2000 * MEBIBYTE, 100 * MEBIBYTE),
         (1300 * MEBIBYTE, 65 * MEBIBYTE),
-        # The least that it may be.
+        # The smallest possible state.
         (150 * MEBIBYTE, 8 * MEBIBYTE),
     ],
 )
@@ -97,7 +97,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("limit", "size"),
     [
-        # An ordinary limit, of which the application is to have most.
+        # An ordinary limit, most of which the application should have.
         (1300 * MEBIBYTE, 1000 * MEBIBYTE),
         # Stock does not start under less.
         (90 * MEBIBYTE, MEBIBYTE),

@@ -29,7 +29,7 @@ NAMES = [
     "n" * 10_000,
 ]
 
-# What is done with a name; each of these wants the entry to be there.
+# Operations on a name; each of these needs the entry.
 WANTING: dict[str, Callable[[Any, str], Any]] = {
     "entry": lambda table, name: table.entry(name),
     "entry of a process": lambda table, name: table.entry(name, 7),

@@ -1,4 +1,4 @@
-"""``Table``: what tells main that something has changed."""
+"""``Table``: the main process learns of each change."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ NOTHING: dict[str, Callable[[Any], Any]] = {
 
 
 def refused(act: Callable[..., Any], *arguments: Any) -> None:
-    """Ask for what is not there."""
+    """Read a missing entry."""
     with pytest.raises(KeyError):
         act(*arguments)
 
 
 def two_tables(memory: Memory) -> tuple[Any, Any]:
-    """A table of main, up to date, and one of somebody else."""
+    """A table of the main process, up to date, and one of another process."""
     table, main = memory.table(), memory.table()
     table.put("other", {})
     table.put("a", {"pid": 6, "x": 1})
@@ -72,7 +72,7 @@ def test_each_change_is_told_of_once(memory: Memory, act: Callable[[Any], Any], 
     act(table)
     assert memory.woken()
     assert main.arm()
-    # That it is looked at is no reason not to tell.
+    # Reading an entry does not hide its change.
     main.entries()
     assert main.changes(everything) == ["a"]
     assert main.changes(everything) == []

@@ -1,4 +1,4 @@
-"""``Table``: values and keys whose classes are not at hand, or do as they like."""
+"""``Table``: values and keys whose classes are missing, or broken."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ pytestmark = pytest.mark.native
 
 
 def fail() -> None:
-    """Do as a broken class does."""
+    """Act as a broken class does."""
     raise RuntimeError("as it likes")
 
 
-# What the values below do while they are pickled or unpickled.
+# The actions of the values below while they are pickled or unpickled.
 acts: dict[str, Any] = {}
 
 
 class Acting:
-    """Does something when it is pickled, and something else when it is unpickled."""
+    """A value with an action when it is pickled, and another when it is unpickled."""
 
     def __getstate__(self) -> dict[str, int]:
         acts.get("pickled", int)()
@@ -40,7 +40,7 @@ class Acting:
 
 
 class Key(Acting):
-    """The same as a key: all are equal, whatever else they have, and act when they are compared as well."""
+    """A key of that kind: all are equal, with any other attributes, and act when compared as well."""
 
     def __hash__(self) -> int:
         acts.get("hashed", int)()
@@ -59,7 +59,7 @@ def _acts() -> Iterator[None]:
 
 @contextmanager
 def at_hand() -> Iterator[Any]:
-    """A module with a class; after that, values and keys of it cannot be unpickled."""
+    """Make a module with a class; after the test, values and keys of it cannot be unpickled."""
     module = ModuleType("not_always_there")
     exec(
         "class Thing:\n    def __eq__(self, other): return True\n    __hash__ = lambda self: 1", vars(module)
@@ -72,7 +72,7 @@ def at_hand() -> Iterator[Any]:
 
 
 def with_unreadable(memory: Memory) -> Any:
-    """A table with a value that cannot be read in this process."""
+    """Make a table with a value that cannot be read in this process."""
     table = memory.table()
     with at_hand() as thing:
         table.put("a", {"before": 1, "thing": thing, "after": [2]})

@@ -1,4 +1,4 @@
-"""``Table``: what forks leave in it, and pids that are used again."""
+"""``Table``: leftovers of forks, and pids that are used again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from support.tables import Memory
 
 NEXT_PID = Path("/proc/sys/kernel/ns_last_pid")
 TRIES = 50
-# The status of a child that has another pid than it was to have.
+# The exit status of a child that did not get the requested pid.
 OTHER = 77
 FORKS = 150
-# From so many parts on, those of the dead are looked for.
+# From this many parts on, the parts of exited processes are dropped.
 MANY = 8
 
 pytestmark = pytest.mark.native
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.native
 
 @pytest.fixture
 def answer() -> Iterator[tuple[int, int]]:
-    """What a child writes to and the test reads from."""
+    """A pipe from a child to the test."""
     reading, writing = os.pipe()
     yield reading, writing
     os.close(reading)
@@ -32,7 +32,7 @@ def answer() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture
 def reused() -> Iterator[int]:
-    """The number that the next two children are to have, as far as the system lets itself be told."""
+    """Request this pid for the next two children, as far as the system allows it."""
     if not os.access(NEXT_PID, os.W_OK):
         pytest.skip("only root can say which pid is the next")
     before = NEXT_PID.read_text()
@@ -42,7 +42,7 @@ def reused() -> Iterator[int]:
 
 
 def fork_as(pid: int, act: Callable[[], object]) -> None:
-    """Do something in a child that has this pid, to its end; skip where others are always quicker."""
+    """Call a function in a child that has this pid; skip where other processes always get it first."""
     for _ in range(TRIES):
         NEXT_PID.write_text(str(pid - 1))
         child = os.fork()
@@ -111,7 +111,7 @@ def test_a_part_is_not_that_of_the_next_one_with_its_pid(memory: Memory, reused:
         table.update("a", {"new": True}, reused)
         assert table.part("a", reused) == {"new": True}
 
-    # So that the times differ at which the two have begun.
+    # The start times of the two must differ.
     until_the_clock_ticks()
     fork_as(reused, next_one)
     assert table.part("a", reused) == {"new": True}
@@ -120,7 +120,7 @@ def test_a_part_is_not_that_of_the_next_one_with_its_pid(memory: Memory, reused:
 
 
 def is_taken(pid: int) -> bool:
-    """Whether a process has this pid, be it one that was not collected yet."""
+    """Whether a process has this pid, zombies included."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -129,7 +129,7 @@ def is_taken(pid: int) -> bool:
 
 
 def until_the_clock_ticks() -> None:
-    """Let the kernel's clock move on, by which it tells when a process has begun."""
+    """Wait until the kernel's clock of start times moves on."""
 
     def uptime() -> float:
         return float(Path("/proc/uptime").read_text().split()[0])
@@ -142,7 +142,7 @@ def until_the_clock_ticks() -> None:
 def test_a_fork_with_the_pid_of_an_ancestor_has_a_writer_of_its_own(
     memory: Memory, reused: int, gate: tuple[int, int], answer: tuple[int, int]
 ) -> None:
-    """Else it would fill blocks that are somebody else's by now."""
+    """Otherwise it would fill blocks that belong to another process by now."""
     table = memory.table()
     told, telling = answer
 
@@ -156,7 +156,7 @@ def test_a_fork_with_the_pid_of_an_ancestor_has_a_writer_of_its_own(
     def ancestor() -> None:
         table.put("b", {"x": 0})
         if os.fork() == 0:
-            # It outlives the one that it was forked by, and does not write itself.
+            # It outlives the process that forked it, and does not write itself.
             while is_taken(reused):
                 pass
             try:

@@ -1,4 +1,4 @@
-"""``Table``: whatever is done with it, it is a ``dict`` of ``dict``."""
+"""``Table``: after any operations, it equals a ``dict`` of ``dict``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ operations = st.tuples(
 
 
 class Model:
-    """What a table is, as plain dictionaries."""
+    """The content of a table, as plain dictionaries."""
 
     def __init__(self) -> None:
         self.parts: dict[str, dict[int, dict[Any, Any]]] = {}
@@ -54,7 +54,7 @@ class Model:
 
 
 def call(table: Any, what: str, name: str, pid: int, key: Any, pairs: dict[Any, Any]) -> None:
-    """Do with a table what is done with the model."""
+    """Apply the model's operations to a table."""
     arguments = {
         "put": (pairs,),
         "update": (pairs, pid),

@@ -1,4 +1,4 @@
-"""``Table``: what a process writes apart from an entry that is another's, and its numbers."""
+"""``Table``: staged entries, written apart from an entry that belongs to another process; and numbers."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_numbers_appear_with_the_first_of_them(memory: Memory) -> None:
     for one in (table, other):
         for entry in (one.entry("a"), one.entry("a", ME), one.entry("a", NEW), one.entries()["a"]):
             assert list(entry) == ["pid", "state", *NUMBERS]
-            # What is kept is exact to the microsecond.
+            # Times are exact to the microsecond.
             assert before <= entry["last_beat"] <= after
             assert entry["last_beat"].tzinfo is timezone.utc
             assert [entry[key] for key in NUMBERS[1:]] == [0, False, False]
@@ -309,6 +309,6 @@ def test_numbers_are_gone_when_the_process_is_buried(memory: Memory, children: C
         table.bury(pid)
         assert table.entries() == {"a": {"pid": pid}}
     table.put("me", {"pid": ME})
-    # Who lives is another one that has got the pid of the dead.
+    # The living process has the pid of the exited one.
     table.bury(ME)
     assert table.value("me", "requests") == 0

@@ -1,4 +1,4 @@
-"""``Table``: several processes and threads, and what becomes of it when they are killed."""
+"""``Table``: several processes and threads, some of which are killed."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ ROUNDS = 1000
 
 
 def lives(pid: int) -> bool:
-    """Whether a child has not ended yet."""
+    """Whether a child has not exited yet."""
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def both(number: int, size: int) -> dict[str, bytes]:
-    """Two keys that are equal, and of which each part is what the others are."""
+    """Return two keys with the same value, which repeats the number."""
     value = number.to_bytes(4, "big") * size
     return {"a": value, "b": value}
 
 
 def is_whole(entry: dict[str, Any]) -> bool:
-    """Whether an entry is as some process has written it."""
+    """Whether an entry is whole: as one of the processes has written it."""
     return entry["a"] == entry["b"] == entry["a"][:4] * (len(entry["a"]) // 4)
 
 
 def write(table: Any, own: str, sizes: list[int], rounds: int = ROUNDS) -> None:
-    """Change what all do, and count that in a key of one's own."""
+    """Change the common key, and count the changes in a key of the process's own."""
     for number in range(1, rounds + 1):
         table.update("shared", both(number, sizes[number % len(sizes)]) | {own: number})
         table.update("counts", {own: number})
@@ -49,7 +49,7 @@ def write(table: Any, own: str, sizes: list[int], rounds: int = ROUNDS) -> None:
 
 
 def in_threads(*functions: Callable[[], Any]) -> int:
-    """Call each in a thread of its own; return how many failed."""
+    """Call each function in a thread of its own; return the number of failures."""
     failed: list[threading.ExceptHookArgs] = []
     threading.excepthook = failed.append
     threads = [threading.Thread(target=function) for function in functions]
@@ -83,7 +83,7 @@ def test_no_change_is_lost(memory: Memory, children: Children, sizes: list[int],
         is_over = not any(lives(pid) for pid in pids)
         entry, counts = reader.entry("shared"), reader.entry("counts")
         assert is_whole(entry)
-        # What was counted later was done before.
+        # The count is written after the change.
         assert all(reader.value("shared", name) >= counts[name] for name in counts)
         table.update("shared", {"main": entry.get("main", 0) + 1})
     assert [children.reap(pid) for pid in pids] == [0, 0]
@@ -124,7 +124,7 @@ def test_entries_come_and_go(memory: Memory, children: Children) -> None:
 
 
 def kill_somewhere(children: Children, pid: int, table: Any, key: str, least: int) -> None:
-    """Kill a child that counts in a key, once it has got so far."""
+    """Kill a child that counts in a key, once it has reached this count."""
     while table.entry("counts").get(key, 0) < least:
         assert lives(pid)
     os.kill(pid, signal.SIGKILL)
@@ -166,7 +166,7 @@ def test_a_writer_is_killed_while_its_child_lives(
     def parent(key: str) -> None:
         os.close(writing)
         if os.fork() == 0:
-            # What it inherited is not used; it goes when the test lets go of the pipe.
+            # The child does not use its inherited table; it ends when the test closes the pipe.
             os.read(reading, 1)
             os._exit(0)
         write(table, key, [1, 20_000], 10**9)
@@ -208,10 +208,11 @@ def test_a_fork_in_the_middle_of_it(memory: Memory, children: Children) -> None:
 
 
 def test_a_signal_handler_may_use_it_at_any_time(memory: Memory, children: Children) -> None:
-    """Two of them, so that each comes within the other as well; of each there is one at a time.
+    """Two signals, so that each comes within the handler of the other as well; of each there is one at a
+    time.
 
     Another process sends the signals, so that they come anywhere, and only when it may: a flood of them would
-    have handlers within handlers without end.
+    nest handlers without end.
     """
     table, me = memory.table(), os.getpid()
     shared(table)
@@ -288,7 +289,7 @@ def test_room_is_given_back_by_the_dead(core: ModuleType, children: Children) ->
 
 
 def test_who_cannot_say_when_it_began_is_not_taken_for_dead(core: ModuleType, children: Children) -> None:
-    """It has no descriptor left to read that with, and writes all the same."""
+    """It has no descriptor left to read the start time with, and writes all the same."""
     with Memory(core, 8 * MEBIBYTE) as memory:
         table = memory.table()
         shared(table)
@@ -308,7 +309,7 @@ def test_who_cannot_say_when_it_began_is_not_taken_for_dead(core: ModuleType, ch
         pid = children.fork(child)
         assert os.read(told, 1) == b"x"
         for _ in range(3):
-            # Whoever finds no room looks for what the dead have left.
+            # A process that finds no room claims the units of exited processes.
             for name in fill(table, b"f" * 3000):
                 table.remove(name)
             before = table.value("shared", "child")

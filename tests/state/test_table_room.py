@@ -1,4 +1,4 @@
-"""``Table``: how much it holds, and that room is given back."""
+"""``Table``: its capacity, and the reuse of freed room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``Table``: something else writes to its memory. That is an error of a read, never the end of a process."""
+"""``Table``: foreign writes to its memory are an error of a read, never the end of a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.tables import MEBIBYTE, Memory
 from worker._state.shared import SharedState
 
 SEED = 20
-# What may come of anything that is done with such a table.
+# The errors that any operation on such a table may raise.
 ALLOWED = (RuntimeError, KeyError, MemoryError)
 ENTRIES: dict[str, dict[Any, Any]] = {
     "small": {"pid": 5, "state": "ACKED", "serving": True},
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.native
 
 
 def scribble(memory: Memory, choose: random.Random, count: int) -> None:
-    """Overwrite so many words, most of them such as are used."""
+    """Overwrite this many words, most of them in use."""
     with mmap.mmap(memory.fd, memory.size) as mapped, memoryview(mapped).cast("Q") as words:
         used = [at for at, word in enumerate(words.tolist()) if word]
         for _ in range(count):
@@ -50,7 +50,7 @@ def scribble(memory: Memory, choose: random.Random, count: int) -> None:
 
 
 def use(table: Any, choose: random.Random) -> None:
-    """Do with a table all that there is, in any order."""
+    """Call all operations of a table, in any order."""
     names = [*ENTRIES, "new", "\ud800"]
     acts = [
         table.entries,
@@ -86,7 +86,7 @@ def use(table: Any, choose: random.Random) -> None:
 
 
 def in_a_child(children: Children, act: Any, *args: Any) -> None:
-    """Do something in a child that may take little room and little time; it ends in order."""
+    """Call a function in a child with little memory and little time; it exits in order."""
 
     def child() -> None:
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -120,7 +120,7 @@ def test_words_are_overwritten(core: ModuleType, children: Children, count: int)
 
 
 def reads_rightly(table: Any) -> None:
-    """What is read is what was written, whatever else was: an entry may be gone, or an error."""
+    """A read returns a written value, or an error; an entry may be gone."""
     for name, entry in ENTRIES.items():
         with suppress(*ALLOWED):
             read = table.entry(name)
@@ -164,7 +164,7 @@ def test_it_is_an_error_of_that_read(memory: Memory, name: str) -> None:
         lambda: other.value(name, "x"),
         lambda: other.some(name, ("x",)),
         lambda: other.part(name, 1),
-        # It has read the entry before, and keeps that.
+        # It has read the entry before, and keeps its copy.
         lambda: table.check(name),
         lambda: other.update(name, {"x": 1}),
         other.entries,

@@ -1,4 +1,4 @@
-"""Several commands that the loop finds in one wait."""
+"""Several commands that the loop receives in one wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 class TestAllAtOnce:
-    """Several commands that the loop finds in one wait."""
+    """Several commands that the loop receives in one wait."""
 
     def at_once(self, house: House, *messages: str) -> None:
         house.call(
@@ -38,7 +38,7 @@ class TestAllAtOnce:
         assert errors(caplog) == []
 
     def test_with_different_files(self, tmp_path: Path) -> None:
-        """They are one restart, which is told of all files."""
+        """They are one restart, with the files of all."""
         house = House(tmp_path, "shows_its_birth")
 
         def act() -> None:

@@ -1,4 +1,4 @@
-"""One batch of events: which commands become one, and how much is said of those that are none."""
+"""One batch of events: commands that become one, and log lines about malformed ones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def of(
         ([of("a"), of("a")], [of("a")]),
         ([of("b"), of("a", "b"), of("c", "a")], [of("b", "a", "c")]),
         ([of(), of()], [of()]),
-        # All means only those that restart with the server: a name may mean another one.
+        # "All" means only processes that restart with the server: a name may mean another one.
         ([of("a"), of(), of("b")], [of("a", "b"), of()]),
         ([of("a", order=FIRST), of("a")], [of("a", order=FIRST), of("a")]),
         ([of("a", files="x"), of("b", files="x")], [of("a", "b", files="x")]),
@@ -85,7 +85,7 @@ def test_what_is_opaque_is_not_loaded_yet() -> None:
 
 
 class Loading:
-    """Notes that it is loaded; no command."""
+    """Record that it is unpickled; it is no command."""
 
     done: ClassVar[list[str]] = []
 
@@ -116,7 +116,7 @@ def obeying(waiting: Any) -> Commands:
 
 
 def test_a_pickle_is_loaded_when_its_turn_comes(caplog: pytest.LogCaptureFixture) -> None:
-    """What it does when it is loaded comes after what was asked for before."""
+    """Code that runs when a command is unpickled runs after the earlier commands."""
     waiting: Any = Waiting()
     waiting.phase = ServerPhase.RUNNING
     commands = obeying(waiting)
@@ -236,7 +236,7 @@ class TestFlood:
 
         def act() -> None:
             house.said("ready")
-            # Both in the loop's own thread: it finds them in one wait.
+            # Both come in the loop's own thread, so it receives them in one wait.
             names = ["Sanic-Server-0-0", "nobody", "Sanic-Server-0-0", "no one"]
             house.call(lambda: house.manager._loop.do(lambda: [house.send(f"{n}:") for n in names] and None))
             house.said("ready", 2)
@@ -252,7 +252,7 @@ class TestFlood:
         logger = logging.getLogger("sanic.root")
 
         def slow(*, reloaded_files: str, **kwargs: Any) -> None:
-            """Takes as long as the loop gives to all commands."""
+            """Take as long as the loop gives to all commands."""
             logger.info("restart %s", reloaded_files)
             if reloaded_files == "3":
                 os.kill(victim, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The system refuses a process: nothing that was asked for is forgotten, and main obeys on."""
+"""The system refuses a process: no request is forgotten, and the main process stays responsive."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 class Refusals:
-    """Has a call of the system fail so many times."""
+    """Make a system call fail this many times."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._patch = monkeypatch
@@ -52,7 +52,7 @@ class Refusals:
 
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
-    # The first of these asks the system whether it can, once.
+    # The first call probes the system, once; it must not meet a refusal.
     popen.held_by_spawn()
     return Refusals(monkeypatch)
 
@@ -137,7 +137,7 @@ class TestEachCall:
 
 
 def test_without_a_pidfd_it_starts(refusals: Refusals, tmp_path: Path) -> None:
-    """Its sentinel tells of its end."""
+    """Its sentinel reports its exit."""
     house = House(tmp_path)
     refusals.of("os.pidfd_open", errno.EMFILE)
     refusals.left = 1000
@@ -186,7 +186,7 @@ def test_a_stop_is_obeyed_while_there_is_no_room(
 def test_one_that_is_given_up_is_left_alone(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Main sleeps, and says nothing more, until somebody asks for it."""
+    """The main process sleeps, and logs nothing more, until a request comes."""
     house = House(tmp_path, max_consecutive_failures=3, backoff_initial=0.01)
     refusals.of("os.fork", errno.EAGAIN)
 
@@ -210,7 +210,7 @@ def test_one_that_is_given_up_is_left_alone(
 def test_scaling_goes_by_the_table(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of four that are wanted one runs: to want two takes away two that do not."""
+    """One of four servers runs: a scaling to two removes two that do not run."""
     house = House(tmp_path, backoff_initial=1000, backoff_max=1000)
     refusals.of("os.fork", errno.EAGAIN)
 
@@ -248,7 +248,7 @@ def test_no_server_at_all_is_none_left(tmp_path: Path, caplog: pytest.LogCapture
 
 @pytest.fixture
 def limit() -> Iterator[Callable[[int], None]]:
-    """Leaves main so many descriptors to open; a negative number: as many as before."""
+    """Leave the main process this many free descriptors; a negative number restores them."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def leave(free: int) -> None:
@@ -265,7 +265,7 @@ def limit() -> Iterator[Callable[[int], None]]:
 def test_with_any_number_of_descriptors_left(
     method: str, limit: Callable[[int], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whichever call finds none left: it is tried again, no descriptor is lost, and a stop is obeyed."""
+    """Any call may find no descriptor: the start is tried again, none is lost, and a stop is obeyed."""
     house = House(
         tmp_path, method=method, backoff_initial=0.01, backoff_max=0.01, max_consecutive_failures=10_000
     )
@@ -298,7 +298,7 @@ def test_with_any_number_of_descriptors_left(
 
 
 def test_a_start_that_can_never_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is no lack of room is an error at once, and who has started is not left behind."""
+    """An error other than a lack of room is raised at once, and started processes are not left behind."""
     house = House(tmp_path, "never_acks", number=2)
     start = WorkerProcess.start
 
@@ -316,7 +316,7 @@ def test_a_start_that_can_never_be(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_successor_that_cannot_be_started_of_one_that_dies(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the turn in which a worker is to be replaced it dies, and its successor cannot be started."""
+    """A worker exits in the turn in which it is to be replaced, and its successor cannot be started."""
     house = House(tmp_path, backoff_initial=0.01)
     refusals.of("os.fork", errno.EAGAIN)
 

@@ -1,4 +1,4 @@
-"""Zero-downtime restarts under the loop: two processes in one place of the table, for a while."""
+"""Zero-downtime restarts under the loop: two processes in one slot, for a while."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 def first(house: House) -> Said:
-    """The first process of the only server, once it serves."""
+    """Return the first process of the only server, once it serves."""
     (said,) = house.said("ready")
     house.all_acked()
     return said
 
 
 def outcome(caplog: pytest.LogCaptureFixture) -> str:
-    """What the log says of a restart of the only worker that came to nothing."""
+    """Return the log lines of an aborted restart of the only worker."""
     death = errors(caplog)[0].partition("; ")[0]
     return f"Restart aborted after 0 of 1: {death}"
 
 
 def still_obeys(house: House) -> None:
-    """Whatever has happened, the next commands are obeyed."""
+    """The next commands are obeyed after any failure."""
     house.plan("serves")
     served = len(house.said("ready"))
     house.send("__SCALE__:2")
@@ -82,7 +82,7 @@ def test_the_old_one_leaves_when_the_new_one_is_ready(
         for pid in old.values():
             wait_for_end(pid)
         for name, pid in new.items():
-            # The last word of the old one was that it does not serve any more.
+            # The last write of the previous process said that it does not serve any more.
             entry = house.until(name, pid=pid, state="ACKED", serving=True)
             assert entry["starts"] == 2
             assert lives(pid)
@@ -325,7 +325,7 @@ def test_scaling_down_during_a_handover(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_transient_process_that_is_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It sends no ack: the old one leaves when the new one has started."""
+    """It sends no ack: the previous process is stopped when the new one has started."""
     house = House(tmp_path)
     (tmp_path / "other").write_text("never_acks")
     kwargs = {**house.kwargs, "plan": str(tmp_path / "other")}
@@ -348,7 +348,7 @@ def test_a_transient_process_that_is_no_server(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_who_has_left_holds_nothing_of_main(tmp_path: Path) -> None:
-    """Scaling up and down for ever must not use up the descriptors of main."""
+    """Scaling up and down without end must not use up the main process's descriptors."""
     house = House(tmp_path)
     counts: list[int] = []
 
@@ -369,7 +369,7 @@ def test_who_has_left_holds_nothing_of_main(tmp_path: Path) -> None:
 
 
 def test_states_are_never_taken_for_those_of_the_predecessor(tmp_path: Path) -> None:
-    """The newcomer is acked by its own word, not by what the old one has left in the entry."""
+    """The new process is acked by its own write, not by the previous one's leftovers in the entry."""
     house = House(tmp_path)
 
     def act() -> None:

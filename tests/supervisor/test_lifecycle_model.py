@@ -1,6 +1,6 @@
-"""Whatever happens, in whatever order: no worker is lost, and none is doubled.
+"""After any events, in any order: no worker is lost, and none is doubled.
 
-The lives of real places are played through with processes that exist on paper and a clock that is set.
+Real slots go through their lifecycle with simulated processes and a simulated clock.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FINAL = (ProcessState.TERMINATED, ProcessState.FAILED, ProcessState.COMPLETED)
 
 
 class Paper(FakeBase):
-    """A process on paper: told to leave, it lives until it is let go."""
+    """A simulated process: after a stop it lives until the test lets it exit."""
 
     made: list[FakeBase]
     breaks = ""
@@ -62,7 +62,7 @@ class PaperChild(ChildProcess):
 
 
 class World(RuleBasedStateMachine):
-    """Some servers, one process that is none, and everything that can happen to them."""
+    """Some servers, one process that is none, and all events that can happen to them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class World(RuleBasedStateMachine):
     def interrupt(self, pid: int, signum: int) -> None:
         next(base for base in self.made if base.pid == pid).terminate()
 
-    # What happens
+    # Events
 
     def add(self, name: str = "") -> None:
         name = name or f"Sanic-Server-{self.count}-0"
@@ -235,7 +235,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: self.goes_on)
     @rule(order=st.sampled_from(RestartOrder), picks=st.sets(PICK, max_size=2))
     def a_restart(self, order: RestartOrder, picks: set[int]) -> None:
-        """Of some places, or of all."""
+        """Some slots, or all of them."""
         some = {self.places[pick % len(self.places)] for pick in picks} or self.places
         with self.operation(Kind.RESTART):
             for place in self.places:
@@ -284,7 +284,7 @@ class World(RuleBasedStateMachine):
     @precondition(lambda self: not self.calm and self.goes_on)
     @rule(unseen=st.sets(PICK, max_size=3), code=st.sampled_from([0, 1, -9]))
     def the_server_stops(self, unseen: set[int], code: int) -> None:
-        """Some processes die just before; main learns of that after it has obeyed the stop."""
+        """Some processes exit just before; the main process learns of that after it has obeyed the stop."""
         dead = {self.watched[pick % len(self.watched)] for pick in unseen} if self.watched else set()
         for watched in dead:
             watched.base.alive = False
@@ -294,7 +294,7 @@ class World(RuleBasedStateMachine):
         self.read_mailbox()
         self.lifecycle.go_on()
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def nothing_impossible_happens(self) -> None:
@@ -330,7 +330,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def restarts_take_no_more_than_they_may(self) -> None:
-        """As long as nobody dies, is late or is taken away."""
+        """As long as no process exits, is late or is removed."""
         if not self.places or not self.calm:
             return
         servers = [place for place in self.places if place.is_server]
@@ -341,7 +341,7 @@ class World(RuleBasedStateMachine):
         assert serving >= 1 or self.first == 1
 
     def comes_to_rest(self) -> None:
-        """Once nothing more is asked for, and what starts gets ready, everybody serves who has not failed."""
+        """Once requests end and starting processes become ready, all servers serve that have not failed."""
         for _ in range(200):
             for watched in [one for one in self.watched if one.base.terminated]:
                 self.end(watched, 0)

@@ -1,4 +1,4 @@
-"""What the loop does with what it is told: real processes over a real pipe."""
+"""The loop executes commands: real processes over a real control channel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 def frozen() -> bool:
-    """Whether the collector passes over what main has. (On CPython 3.12 some hundred objects always are.)"""
+    """Whether the collector passes over the main process's objects. (On CPython 3.12 some hundred always
+    are.)
+    """
     return gc.get_freeze_count() > 5_000
 
 
@@ -97,7 +99,7 @@ class TestCommands:
             house.send("__SCALE__:4")
             logged(caplog, "No change needed. There are already 4 workers.")
             house.send("__SCALE__:2")
-            # The youngest leave, and their entries with them.
+            # The youngest are stopped, and their entries removed.
             gone = house.said("SIGINT", 2)
             assert {said.name for said in gone} == {"Sanic-Server-2-0", "Sanic-Server-3-0"}
             until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE, TWO}, "their entries gone")
@@ -183,7 +185,7 @@ class TestCommands:
     def test_what_is_too_deep_to_be_shown(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Also where each message is logged, as with --debug -vv."""
+        """Also if each message is logged, as with --debug -vv."""
         caplog.set_level(logging.DEBUG, "sanic.root")
         monkeypatch.setattr(logging.getLogger("sanic.root"), "filters", [])
         house = House(tmp_path)
@@ -249,14 +251,14 @@ class TestCommands:
 
         def act() -> None:
             house.said("ready")
-            # What crosses the pipe as a pickle has no connections; the loop is told in its own words.
+            # A pickle has no connections, so the call goes through the loop's own thread.
             manage = Manage("Errand", targets.errand, kwargs, False, True, False, True, 2)
             house.call(
                 lambda: house.manager._loop.do(lambda: house.manager._loop._commands.obey(Received(manage)))
             )
             assert {said.name for said in house.said(["a"], 2)} == {"Sanic-Errand-0", "Sanic-Errand-1"}
             house.open_gate(2)
-            # Nobody tracks it: when it is done, it is gone.
+            # It is not tracked: when it is done, it is removed.
             logged(caplog, "Removed worker Errand")
             assert set(house.state.copy()) == {"Sanic-Main", ONE}
 
@@ -310,7 +312,7 @@ class TestCommands:
         assert "Scaling from 1 to 2 workers" in caplog.messages
 
     def test_what_fails_ends_nothing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Whoever replaces a verb is obeyed, whatever it does."""
+        """The loop calls a replaced verb, and accepts any result."""
         house = House(tmp_path)
 
         def scale(number: int) -> None:
@@ -330,7 +332,7 @@ class TestCommands:
 
 
 def test_who_ends_with_a_stop_is_not_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A signal that reaches everybody may end a worker before main has told it to leave."""
+    """A signal that reaches all processes may end a worker before the main process has stopped it."""
     house = House(tmp_path)
 
     def act() -> None:
@@ -357,7 +359,7 @@ def test_what_main_has_is_no_burden_while_it_serves(tmp_path: Path) -> None:
 
 
 class TestVerbs:
-    """Of another thread, while the loop runs."""
+    """A call from another thread, while the loop runs."""
 
     def test_are_handed_to_the_loop(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path)

@@ -1,4 +1,4 @@
-"""Restarts and scalings: each tells how it ended; code that does not start stops no server that serves."""
+"""Each restart and scaling reports its outcome; code that does not start stops no server that serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 def all_serve(house: House, count: int) -> dict[str, int]:
-    """The pids of the servers by name, once main knows that all are ready."""
+    """Return the pids of the servers by name, once the main process knows that all are ready."""
     house.said("ready", count)
     house.all_acked()
     until(lambda: all(entry.get("phase") == "ready" for entry in servers(house).values()), "all ready")
@@ -65,11 +65,11 @@ class TestCanary:
             house.plan("acks_behind_the_gate")
             house.send(STOP_FIRST)
             (canary,) = house.said("at the gate")
-            # Beside the one that it is to replace.
+            # Beside the process that it is to replace.
             assert lives(old[canary.name])
             house.open_gate()
             (_, second) = house.said("at the gate", 2)
-            # After the one that it replaces.
+            # After the process that it replaces.
             assert not lives(old[second.name])
             house.open_gate()
 
@@ -190,7 +190,7 @@ class TestOutcomes:
         house.run(act)
 
     def test_two_restarts_at_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """What the second one asks for is done once, and both tell of it."""
+        """The second request is executed once, and both report it."""
         house = House(tmp_path, number=2)
 
         def act() -> None:
@@ -262,7 +262,7 @@ class TestServers:
     def test_the_name_says_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A managed process called MetricsServer sends no ack, and is waited for by nobody."""
+        """A managed process called MetricsServer sends no ack, and nothing waits for one."""
         for kind in ("manager.WorkerManager", "process.WorkerProcess"):
             monkeypatch.setattr(f"worker.{kind}.THRESHOLD", 3)
         house = House(tmp_path)

@@ -1,4 +1,4 @@
-"""How the loop comes to know that a server is ready, and that one has died."""
+"""The loop learns that a server is ready, or that it has exited."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TestAcks:
 
         def act() -> None:
             house.said("ready", 2)
-            # A quick child acks before main has said whose the entry is.
+            # A quick child acks before the main process has assigned the entry.
             house.all_acked()
             for name in (ONE, TWO):
                 entry = house.until(name, state="ACKED", serving=True)
@@ -44,13 +44,13 @@ class TestAcks:
         assert errors(caplog) == []
 
     def test_a_server_that_serves_is_ready(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """The ack may be lost: another write has covered it."""
+        """The ack may be lost: another write has overwritten it."""
         house = House(tmp_path, "only_serves")
         house.run(lambda: house.until(ONE, state="ACKED") and None)
         assert errors(caplog) == []
 
     def test_over_a_plain_dict(self, tmp_path: Path) -> None:
-        """A fork has its own copy of it; the ack comes from elsewhere."""
+        """A fork has its own copy of the mapping; the ack comes from elsewhere."""
         state: dict[str, Any] = {}
         house = House(tmp_path, "never_acks", state=state)
 
@@ -215,7 +215,7 @@ class TestDeaths:
     def test_the_message_of_a_dying_process_counts_before_its_exit(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """``app.stop()`` in a worker: a word, and gone; that is a stop, no death."""
+        """``app.stop()`` in a worker sends one message and exits: that is a stop, no failure."""
         house = House(tmp_path, "terminates_behind_the_gate")
 
         def act() -> None:
@@ -236,7 +236,7 @@ class TestDeaths:
         assert errors(caplog) == []
 
     def test_the_state_is_gone(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """The process that holds it may be killed; main goes on and ends in order."""
+        """The process that holds the state may be killed; the main process goes on and ends in order."""
         house = House(tmp_path, number=2, proxied=True)
 
         def act() -> None:
@@ -252,7 +252,7 @@ class TestDeaths:
         assert len(errors(caplog)) == 1
 
     def test_the_state_is_gone_before_the_ack(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Nobody can know that the server is ready: its start has failed, at once."""
+        """No process can report that the server is ready: its start fails at once."""
         house = House(tmp_path, "acks_behind_the_gate", proxied=True)
 
         def act() -> None:

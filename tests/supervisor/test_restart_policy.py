@@ -1,4 +1,4 @@
-"""The policy of restarts, in no time: what follows from a death."""
+"""The restart policy decides on the exit of a process: a pure function, tested without a clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What others do at the wrong moment, or send in the wrong shape, and main lives through."""
+"""The main process survives calls at the wrong moment and messages of the wrong shape."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 class Leaves:
-    """An object that ends whoever looks at it."""
+    """An object that raises an exit in any code that inspects it."""
 
     def __init__(self, error: type[BaseException]) -> None:
         self.error = error
@@ -85,7 +85,7 @@ def test_the_second_signal_before_the_run_ends_main(tmp_path: Path) -> None:
 
 
 class Gone(dict[str, Any]):
-    """A state whose process has ended."""
+    """A state whose process has exited."""
 
     gone = False
 

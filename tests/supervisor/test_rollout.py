@@ -1,4 +1,4 @@
-"""The plan of a restart: whose turn it is."""
+"""The plan of a rollout: the servers to replace next."""
 
 from __future__ import annotations
 

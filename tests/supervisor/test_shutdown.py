@@ -1,4 +1,4 @@
-"""How the loop ends, and how it sees to it that the processes do."""
+"""The loop stops all processes, and ends."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ class TestStops:
         house.run(act)
         assert [said.what for said in house.heard] == ["ready", "ready", "SIGINT", "SIGINT"]
         assert errors(caplog) == []
-        # What waited for the acks is not begun any more.
+        # Commands that waited for the acks are dropped.
         assert "Scaling from 2 to 3 workers" not in caplog.messages
 
     def test_a_death_by_the_same_signal_is_no_failure(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """SIGTERM to all at once, while the servers start: main's own comes first."""
+        """SIGTERM to all at once, while the servers start: the main process's own comes first."""
         house = House(tmp_path, "acks_behind_the_gate", number=2)
         the_loop = house.manager._loop
         turn = the_loop.turn
@@ -243,7 +243,7 @@ class TestStops:
     def test_one_that_comes_during_a_restart_is_for_the_others(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Those that were told to leave by SIGTERM are not overtaken by a SIGINT."""
+        """No SIGINT follows the SIGTERM of processes that were stopped before."""
         house = House(tmp_path, "tells_its_stops", number=2)
 
         def act() -> None:

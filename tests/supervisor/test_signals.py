@@ -1,4 +1,4 @@
-"""The signals that ask main for a change."""
+"""Signals that ask the main process for a change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("main_is_heard")
 
 
 def taken(caplog: pytest.LogCaptureFixture) -> int:
-    """How many signals main has taken."""
+    """Return the number of signals that the main process has taken."""
     return sum(line.startswith("Received signal ") for line in [*caplog.messages])
 
 
@@ -52,7 +52,7 @@ class TestSignals:
     def test_scaling_by_one_while_the_servers_start(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Each signal is one more or one fewer than there are when it is obeyed."""
+        """Each signal adds or removes one, counted from the number at the time it is obeyed."""
         house = House(tmp_path, "acks_behind_the_gate")
 
         def act() -> None:
@@ -73,7 +73,7 @@ class TestSignals:
         house.run(act)
 
     def test_one_that_was_ignored_stays_so(self, tmp_path: Path) -> None:
-        """As `nohup` has it."""
+        """As under `nohup`."""
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             house = House(tmp_path)

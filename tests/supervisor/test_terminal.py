@@ -1,4 +1,4 @@
-"""A main process on a terminal: its end is the server's, a SIGHUP that somebody sends is a reload."""
+"""A main process on a terminal: the terminal's end stops the server, any other SIGHUP reloads it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Shell:
         self.type(line.format(self._program))
 
         def look() -> str:
-            # Who reads nothing lets the shell wait.
+            # Unread output would block the shell.
             while select.select([self._terminal], [], [], 0)[0]:
                 os.read(self._terminal, 4096)
             path = self.folder / "pid"
@@ -68,13 +68,13 @@ class Shell:
         until(lambda: text in (self.folder / "log").read_text(), f"{text!r} in the log")
 
     def stop(self) -> None:
-        """Stop the server, which runs."""
+        """Stop the running server."""
         os.kill(self.server, signal.SIGTERM)
         self.logged("Received signal SIGTERM. Shutting down.\n")
         wait_for_end(self.server)
 
     def has_reloaded(self) -> bool:
-        """Whether the server has understood a SIGHUP so."""
+        """Whether the server has taken a SIGHUP for this."""
         return "Received signal SIGHUP.\n" in (self.folder / "log").read_text()
 
     def hang_up(self) -> None:
@@ -84,7 +84,7 @@ class Shell:
         self._open = False
 
     def close(self) -> None:
-        """End what is left."""
+        """End all processes that are left."""
         for pid in (self.server, self.pid):
             if pid and lives(pid):
                 os.kill(pid, signal.SIGKILL)

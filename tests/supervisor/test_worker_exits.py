@@ -1,4 +1,4 @@
-"""What dies is replaced, by the policy; real processes, killed for real."""
+"""Workers that exit are replaced by the policy: real processes, really killed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class TestServers:
         assert len(errors(caplog)) == 1
 
     def test_deaths_while_it_waits_are_no_deaths(self, tmp_path: Path) -> None:
-        """The backoff is a deadline: main does all else meanwhile, a stop included."""
+        """The backoff is a deadline: the main process does all other work meanwhile, a stop included."""
         house = House(tmp_path, number=2, backoff_initial=1000, backoff_max=1000)
 
         def act() -> None:
@@ -106,7 +106,7 @@ class TestServers:
         house.run(act)
 
     def test_the_end_of_a_backoff_during_a_stop_is_nobodys_business(self, tmp_path: Path) -> None:
-        """Main waits for those who leave, and does not look for what it is not to do, again and again."""
+        """The main process waits for stopping workers; an elapsed backoff does not wake it repeatedly."""
         house = House(tmp_path, "stubborn", number=2, backoff_initial=0.1, graceful_timeout=0.8)
         turns: list[None] = []
         turn = house.manager._loop.turn
@@ -176,7 +176,7 @@ class TestCrashLoops:
             again(house)
             house.until(ONE, phase="ready")
             assert house.entry(TWO)["pid"] == old[TWO]
-            # Its count is at zero.
+            # Its count of failures is zero.
             house.plan("exits 7")
             os.kill(house.entry(ONE)["pid"], signal.SIGKILL)
             until(lambda: len(errors(caplog)) == 6, "as many deaths as before")
@@ -212,7 +212,7 @@ class TestCrashLoops:
         assert "No change needed. There are already 2 workers." not in caplog.messages
 
     def test_when_all_have_failed_main_ends(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """With exit code 1, for which Sanic has this exception; what else runs is stopped in order."""
+        """The exit code is 1, by Sanic's exception for it; all other processes are stopped in order."""
         house = House(tmp_path, number=2, max_consecutive_failures=2, backoff_initial=0.01)
         other(house, tmp_path, "serves")
 
@@ -249,7 +249,7 @@ class TestCrashLoops:
     def test_a_failed_restart_keeps_what_it_has_said(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The roll ends with the first that fails, whose predecessor serves on."""
+        """The rollout ends with the first failure, and the previous process serves on."""
         house = House(tmp_path, number=3)
 
         def act() -> None:
@@ -327,7 +327,7 @@ class TestPolicies:
         house.run(lambda: house.said("ready") and None)
 
     def test_helpers_are_replaced(self, tmp_path: Path) -> None:
-        """A target says so of itself, as the reloader and the inspector do."""
+        """A target declares this about itself, as the reloader and the inspector do."""
         house = House(tmp_path)
         house.manager.manage("Reloader", targets.Watches(house.kwargs["journal"]), {}, transient=False)
 
@@ -342,7 +342,7 @@ class TestPolicies:
     def test_what_brings_changes_is_never_given_up(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """However often it dies, as code that is broken can be mended only while it runs."""
+        """It is started again without limit, because broken code can be mended only while it runs."""
         house = House(tmp_path, max_consecutive_failures=2, backoff_initial=0.01, backoff_max=0.02)
         house.manager.manage("Reloader", targets.Watches(house.kwargs["journal"]), {}, transient=False)
 

@@ -1,1 +1,1 @@
-"""What the tests share: fixtures, fakes, targets of processes, and helpers."""
+"""Shared by the tests: fixtures, fakes, targets of processes, and helpers."""

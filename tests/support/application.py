@@ -1,4 +1,4 @@
-"""Fixtures of tests that use Sanic: each finds it as it is after the import, without applications."""
+"""Fixtures of tests that use Sanic: each test finds it without applications, as after its import."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def _fresh_sanic(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def main_is_heard(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """What the manager logs is kept for the test, and what it holds let go after it."""
+    """Keep the manager's log for the test, and release the objects that it holds afterwards."""
     with listening(caplog):
         yield
 
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    """Start a server process; it is ended after the test."""
+    """Start a server process; end it after the test."""
     servers: list[Server] = []
     monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
     monkeypatch.setenv("SANIC_WORKER_IDENTIFIER", "Srv 0")
@@ -46,7 +46,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Path:
-    """A directory with two files and one below."""
+    """Make a directory with two files and one below."""
     (tmp_path / "below").mkdir()
     for name in ("a.txt", "b.txt", "below/c.txt"):
         edit(tmp_path / name, 1000)

@@ -1,6 +1,6 @@
-"""Fixtures of tests that run on both cores; ``WORKER_CORE=native`` or ``pure`` restricts it to one.
+"""Fixtures of tests that run on both cores; ``WORKER_CORE=native`` or ``pure`` restricts them to one.
 
-One that is marked ``native`` is about what the native core alone has.
+Tests of features that only the native core has are marked ``native``.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def core(request: pytest.FixtureRequest) -> ModuleType:
-    """One core; that the native one is missing is a failure, unless the pure one alone is asked for."""
+    """One core. A missing native core is a failure, unless only the pure one is requested."""
     return import_module(MODULES[request.param])
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _collections_are_quick() -> Iterator[None]:
-    """What the tests themselves are made of is passed over: each of many collections would take 60 ms."""
+    """Freeze the tests' own objects: each of many collections would take 60 ms."""
     gc.collect()
     gc.freeze()
     yield
@@ -48,14 +48,14 @@ def _collections_are_quick() -> Iterator[None]:
 
 @pytest.fixture
 def children() -> Iterator[Children]:
-    """Forks children, and ends those that are left."""
+    """Fork children, and end those that are left."""
     with Children() as made:
         yield made
 
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Connection, Connection]]:
-    """The pipe of the manager: where is written, where is read."""
+    """The manager's control channel: the writing end and the reading end."""
     publisher, subscriber = Pipe(True)
     with publisher, subscriber:
         yield publisher, subscriber
@@ -63,13 +63,13 @@ def ends() -> Iterator[tuple[Connection, Connection]]:
 
 @pytest.fixture
 def publisher(ends: tuple[Connection, Connection]) -> Connection:
-    """Where is written."""
+    """The writing end."""
     return ends[0]
 
 
 @pytest.fixture
 def monitor(core: ModuleType, ends: tuple[Connection, Connection]) -> Iterator[Any]:
-    """A monitor of the manager's pipe."""
+    """A monitor of the manager's control channel."""
     made = core.Monitor(ends[1].fileno())
     yield made
     made.close()
@@ -77,14 +77,14 @@ def monitor(core: ModuleType, ends: tuple[Connection, Connection]) -> Iterator[A
 
 @pytest.fixture
 def memory(core: ModuleType) -> Iterator[Memory]:
-    """A file for tables. They are gone with the test that makes them, as they have no other end."""
+    """A file for tables. They end with the test that makes them, as they have no close."""
     with Memory(core) as made:
         yield made
 
 
 @pytest.fixture
 def gate() -> Iterator[tuple[int, int]]:
-    """What a child waits at: the descriptor that it reads from, and the one that lets it through."""
+    """A gate for a child: the descriptor that it reads from, and the one that opens it."""
     reading, writing = os.pipe()
     yield reading, writing
     os.close(reading)

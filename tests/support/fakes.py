@@ -1,4 +1,4 @@
-"""Stand-ins of the same shape as what they stand for."""
+"""Fakes with the interface of the real objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worker.constants import ProcessState
 
 
 class FakePublisher:
-    """Keeps what is sent. ``on_send`` is called with each message, before it is kept."""
+    """Keep sent messages. ``on_send`` is called with each message, before it is kept."""
 
     def __init__(self, on_send: Callable[[Any], None] | None = None) -> None:
         self.sent: list[Any] = []
@@ -23,7 +23,7 @@ class FakePublisher:
 
 
 class FakeProcess:
-    """A worker process that notes how it is restarted."""
+    """A worker process that records its restarts."""
 
     def __init__(self, name: str, state: ProcessState = ProcessState.ACKED, restartable: bool = True) -> None:
         self.name = name
@@ -48,7 +48,7 @@ class OpenMailbox:
 
 
 class FakeBase:
-    """A process of ``multiprocessing`` that exists on paper."""
+    """A simulated process of ``multiprocessing``."""
 
     made: list[FakeBase]
     on_start: Callable[[FakeBase], None] = staticmethod(lambda base: None)

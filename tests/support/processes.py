@@ -1,4 +1,4 @@
-"""Real children for the tests: they do one thing, and are gone with the test."""
+"""Real children for the tests: each does one thing, and is gone with the test."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-# More than anything here takes on a slow machine; reaching it is a failure.
+# Longer than any step on a slow machine; reaching it is a failure.
 LONG = 20.0
 
 
 class Children:
-    """Forks children that call a function and leave with what it returns as their status."""
+    """Fork children that call a function and exit with its result as their status."""
 
     def __init__(self) -> None:
         self._pids: set[int] = set()
@@ -42,12 +42,12 @@ class Children:
         return pid
 
     def settle(self, *pids: int) -> None:
-        """Wait until children are dead, and leave them to be reaped."""
+        """Wait until children have exited, and leave them to be collected."""
         for pid in pids:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
     def reap(self, pid: int) -> int:
-        """Wait for a child; return its exit code as multiprocessing tells it."""
+        """Wait for a child; return its exit code as multiprocessing reports it."""
         self._pids.discard(pid)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -68,5 +68,5 @@ def until(monitor: Any, count: int) -> list[Any]:
 
 
 def frame(payload: bytes) -> bytes:
-    """A payload as it is sent."""
+    """Return a payload as it is sent."""
     return len(payload).to_bytes(4, "big") + payload

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 def until(look: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
-    """What ``look`` returns as soon as that is true."""
+    """Return the result of ``look`` as soon as it is true."""
     pause = threading.Event()
     deadline = monotonic() + timeout
     while not (value := look()):
@@ -51,14 +51,14 @@ def until(look: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
 
 
 async def until_in_loop(look: Callable[[], Any]) -> None:
-    """Let the loop run until ``look`` returns something true; the caller sets a limit."""
+    """Let the loop run until ``look`` returns a true value; the caller sets a limit."""
     while not look():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.Event().wait(), 0.01)
 
 
 def wait_for_end(pid: int, timeout: float = TIMEOUT) -> None:
-    """Wait until a process is dead, be it our child or not."""
+    """Wait until a process has exited, a child or not."""
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -72,7 +72,7 @@ def wait_for_end(pid: int, timeout: float = TIMEOUT) -> None:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process has not ended; a zombie has."""
+    """Whether a process has not exited; a zombie has."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -82,7 +82,7 @@ def lives(pid: int) -> bool:
 
 @contextlib.contextmanager
 def listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Hear what the manager logs; then let go of the processes that it names, and of all that had ended."""
+    """Capture the manager's log; then release the processes that it names, and all exited ones."""
     caplog.set_level(logging.INFO, "sanic.root")
     yield
     caplog.get_records("call").clear()
@@ -90,19 +90,19 @@ def listening(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The lines of the log that tell of an error."""
+    """Return the log's lines of level ERROR."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def logged(caplog: pytest.LogCaptureFixture, text: str) -> str:
-    """Wait for a line of the log that has ``text`` in it."""
+    """Wait for a line of the log that contains ``text``."""
     return until(
         lambda: next((line for line in [*caplog.messages] if text in line), ""), f"{text!r} in the log"
     )
 
 
 class Said(NamedTuple):
-    """A word of a process under test."""
+    """A report of a process under test."""
 
     name: str
     pid: int
@@ -110,11 +110,11 @@ class Said(NamedTuple):
 
 
 class House:
-    """A manager over a real pipe and a real shared mapping, for one :meth:`run`.
+    """A manager over a real channel and a real shared mapping, for one :meth:`run`.
 
-    ``plan`` is what the servers do (see :mod:`.targets`); ``number`` how many there are at first. The mapping
-    is ours, in shared memory; or with ``proxied`` that of a ``SyncManager``, which the native core can do
-    without, and in place of which the pure one has its own.
+    ``plan`` is the behaviour of the servers (see :mod:`.targets`); ``number`` is their initial number. The
+    mapping is ``SharedState``, in shared memory. With ``proxied`` it is that of a ``SyncManager``, which the
+    native core can use too, and in place of which the pure one has its own.
     """
 
     def __init__(
@@ -171,28 +171,30 @@ class House:
             **settings,
         )
 
-    # What the acting thread does
+    # Verbs of the acting thread
 
     def plan(self, plan: str) -> None:
-        """Say what the processes do that start from now on."""
+        """Set the behaviour of processes that start from now on."""
         new = self._plan.with_suffix(".new")
         new.write_text(plan)
         new.replace(self._plan)
 
     def open_gate(self, times: int = 1) -> None:
-        """Let as many processes pass."""
+        """Let this many processes pass."""
         os.write(self._gate.fileno(), b"x" * times)
 
     def send(self, message: Any) -> None:
-        """Send a message to main, as a worker does."""
+        """Send a message to the main process, as a worker does."""
         self.publisher.send(message)
 
     def send_raw(self, data: bytes) -> None:
-        """Write bytes on the pipe, be they a frame or not."""
+        """Write bytes on the channel, as a frame or not."""
         os.write(self._publisher.fileno(), data)
 
     def said(self, what: Any, count: int = 1) -> list[Said]:
-        """Wait until ``what`` was said so many times since the start (``None``: anything); all of it."""
+        """Wait until ``what`` was reported this often since the start (``None``: any report); return all
+        reports.
+        """
         deadline = monotonic() + TIMEOUT
         while True:
             found = [said for said in self.heard if what is None or said.what == what]
@@ -203,7 +205,7 @@ class House:
             self.heard.append(Said(*self._journal.recv()))
 
     def entry(self, name: str) -> dict[str, Any]:
-        """An entry of the state; empty where there is none."""
+        """Return an entry of the state; empty where there is none."""
         return dict(self.state.copy().get(name, {}))
 
     def until(self, name: str, **wanted: Any) -> dict[str, Any]:
@@ -216,7 +218,7 @@ class House:
         return until(look, f"{wanted} in the entry of {name}")
 
     def all_acked(self, but: str = "") -> None:
-        """Wait until main knows of the ack of every transient process; one name may be left out."""
+        """Wait until the main process knows of the ack of every transient process, except this one."""
         until(
             lambda: all(
                 one.state is ProcessState.ACKED or one.name == but for one in self.manager.transient_processes
@@ -231,7 +233,7 @@ class House:
         return pid
 
     def call(self, verb: Callable[[], None]) -> None:
-        """Have the loop do something, and wait until it has done all that came before."""
+        """Call a function in the loop, after all that came before; wait until it has returned."""
         verb()
         done = threading.Event()
         self.manager._loop.do(done.set)
@@ -240,7 +242,7 @@ class House:
     # The run
 
     def run(self, act: Callable[[], None] = lambda: None, *, stops: bool = True) -> None:
-        """Run the manager here while ``act`` runs in another thread; then stop it, if it is to be stopped."""
+        """Run the manager here while ``act`` runs in another thread; then stop it, unless it stops itself."""
         errors: list[BaseException] = []
         over = threading.Event()
 
@@ -274,7 +276,7 @@ class House:
                 self.close()
 
     def close(self) -> None:
-        """Let go of everything; what lives is ended by force and told."""
+        """Release everything; a process that still lives is killed and reported."""
         for signum, handler in self._handlers.items():
             if signal.getsignal(signum) is not handler:
                 signal.signal(signum, handler)
@@ -294,7 +296,7 @@ class House:
             self._server.shutdown()
         if self._own is not None:
             self._own.close()
-        # What pytest still holds of this run is not to hold its processes.
+        # Objects of this run that pytest keeps must not hold its processes.
         for whole in (self.manager._loop, self.manager, self):
             vars(whole).clear()
         self.heard = heard
@@ -319,14 +321,14 @@ def python(
 
 
 def command(code: str, *args: str, cwd: Path) -> list[str]:
-    """The command that runs ``code``, which is written to a file in ``cwd``."""
+    """Return the command that runs ``code``, which is written to a file in ``cwd``."""
     program = cwd / "program.py"
     program.write_text(textwrap.dedent(code))
     return [sys.executable, str(program), *args]
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """The environment of a program under test: without traces of Sanic, with what it has to import."""
+    """Return the environment of a program under test: without traces of Sanic, with its import paths."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("SANIC_")}
     env["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(PACKAGE)])
     return {**env, **(extra or {})}

@@ -1,4 +1,4 @@
-"""A server process under test: `worker_serve` over a real socket, steered and heard."""
+"""A server process under test: `worker_serve` over a real socket, steered and observed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ APP = "under_test"
 
 
 class Loader:
-    """Makes the application in the server process; ``build`` adds to it what the test is about."""
+    """Make the application in the server process; ``build`` adds the subject of the test."""
 
     def __init__(self, build: Callable[[Any], None]) -> None:
         self.build = build
@@ -85,7 +85,7 @@ class Server:
         self.process.start()
 
     def says(self, *words: Any) -> None:
-        """Wait for the next words of the application."""
+        """Wait for the next report of the application."""
         for word in words:
             wait_for([self.journal, self.process.sentinel], 15)
             assert self.journal.poll(0), f"{word!r} was not said"
@@ -97,7 +97,7 @@ class Server:
                 os.kill(self.process.pid, signum)
 
     def tell(self, signum: signal.Signals) -> None:
-        """Tell it to stop, again and again, until it has something to say or is gone."""
+        """Stop it, again and again, until it reports or exits."""
         while self.process.exitcode is None and not self.journal.poll(0):
             self.signal(signum)
             wait_for([self.journal, self.process.sentinel], 0.5)
@@ -110,7 +110,7 @@ class Server:
         return body
 
     def ends(self) -> int:
-        """Its exit code; nothing that it said is left unheard."""
+        """Return its exit code; no report is left unread."""
         self.process.join(20)
         code = self.process.exitcode
         assert code is not None, "it lives on"
@@ -118,7 +118,7 @@ class Server:
         return int(code)
 
     def told(self) -> list[Any]:
-        """What main was told."""
+        """Return the messages to the main process."""
         found = []
         while self.subscriber.poll(0):
             found.append(self.subscriber.recv())

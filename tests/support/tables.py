@@ -1,4 +1,4 @@
-"""What a table needs, for the tests: a file of a fixed size, and an eventfd that stands for main."""
+"""The resources of a table: a file of a fixed size, and an eventfd that wakes the main process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCHEMA = {
 
 
 class Memory:
-    """A file that tables are made of, by one core. It keeps none of them."""
+    """A file for tables of one core. It keeps none of them."""
 
     def __init__(self, core: ModuleType, size: int = 32 * MEBIBYTE) -> None:
         self._core = core
@@ -37,7 +37,7 @@ class Memory:
     ) -> None:
         os.close(self.fd)
         os.close(self.wake)
-        # What a test has caught may still hold a table.
+        # An exception that a test has caught may still hold a table.
         gc.collect()
 
     def table(self) -> Any:
@@ -45,7 +45,7 @@ class Memory:
         return self._core.Table(self.fd, self.wake, **SCHEMA)
 
     def woken(self) -> bool:
-        """Tell whether main was woken since it was last asked for."""
+        """Whether the main process was woken since the last call."""
         try:
             return os.eventfd_read(self.wake) > 0
         except BlockingIOError:
@@ -53,7 +53,7 @@ class Memory:
 
 
 def fill(table: Any, value: bytes, prefix: str = "filler") -> list[str]:
-    """Make entries until there is no more room; return their names. The one that had none left no trace."""
+    """Make entries until there is no more room; return their names. The one without room leaves no trace."""
     names: list[str] = []
     while True:
         name = f"{prefix}-{len(names)}"

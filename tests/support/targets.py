@@ -1,4 +1,4 @@
-"""What the processes under test run. Which behaviour it is, each start reads anew from a file, the plan."""
+"""Targets of processes under test. Each start reads its behaviour anew from a file, the plan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass
 class Me:
-    """A process under test: its line to main, to the test, and the gate that the test opens."""
+    """A process under test: its channel to the main process, its pipe to the test, and the gate that the test
+    opens.
+    """
 
     multiplexer: WorkerMultiplexer
     publisher: Publisher
@@ -32,11 +34,11 @@ class Me:
     kwargs: dict[str, Any]
 
     def say(self, what: Any) -> None:
-        """Tell the test; less than PIPE_BUF, so that nothing mixes."""
+        """Report to the test; less than PIPE_BUF, so that no two reports mix."""
         self.journal.send((os.environ["SANIC_WORKER_NAME"], os.getpid(), what))
 
     def await_stop(self) -> None:
-        """Wait for a signal to leave, without a moment in which one would be lost, and tell which it was."""
+        """Wait for a stop signal, without a moment in which one would be lost, and report it."""
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         self.say("ready")
         self.say(signal.Signals(signal.sigwait(STOPS)).name)
@@ -50,7 +52,7 @@ def server(
     plan: str,
     **kwargs: Any,
 ) -> None:
-    """Do what is written in the file ``plan``: the name of a function below, and its arguments."""
+    """Call the function below that the file ``plan`` names, with its arguments."""
     me = Me(WorkerMultiplexer(monitor_publisher, worker_state), monitor_publisher, journal, gate, kwargs)
     name, *args = Path(plan).read_text().split()
     behaviour: Callable[..., None] = globals()[name]
@@ -58,7 +60,7 @@ def server(
 
 
 def speaks_last() -> None:
-    """Tell its pid, wait for a signal to leave, and leave something to be said at the exit."""
+    """Report the pid, wait for a stop signal, and register a report for the exit."""
     atexit.register(print, "the last word")
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     print(os.getpid(), flush=True)
@@ -73,7 +75,7 @@ def serves(me: Me) -> None:
 
 
 def leaves_orphans(me: Me) -> None:
-    """One of its descendants has lost its parent, and lives in its session until the gate is opened."""
+    """Leave a descendant without a parent, which lives in the session until the gate is opened."""
     if os.fork() == 0:
         if os.fork() == 0:
             me.say("orphan")
@@ -85,7 +87,7 @@ def leaves_orphans(me: Me) -> None:
 
 
 def serves_and_counts(me: Me) -> None:
-    """It writes into its entry all the time, to the end."""
+    """Write into the entry all the time, to the end."""
     me.multiplexer.ack()
     me.multiplexer.set_serving(True)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
@@ -99,7 +101,7 @@ def serves_and_counts(me: Me) -> None:
 
 
 def only_serves(me: Me) -> None:
-    """Its ack is lost; that it serves is seen."""
+    """Lose the ack, and serve."""
     me.multiplexer.set_serving(True)
     me.await_stop()
 
@@ -113,7 +115,7 @@ def acks_then_serves_behind_the_gate(me: Me) -> None:
 
 
 def fails_with(me: Me, *words: str) -> None:
-    """A failed start, as a worker tells of it."""
+    """Fail to start, as a worker reports it."""
     name = os.environ["SANIC_WORKER_NAME"]
     state = shared(me.multiplexer._state._state)
     state.update_entry(name, {"start_error": " ".join(words)}, os.getpid())
@@ -122,7 +124,7 @@ def fails_with(me: Me, *words: str) -> None:
 
 
 def binds_its_own(me: Me, where: str) -> None:
-    """It binds an address, which no other process of its name can do meanwhile."""
+    """Bind an address, which no other process of this name can do meanwhile."""
     with socket.socket(socket.AF_UNIX) as bound:
         try:
             bound.bind(f"\0{where}/{os.environ['SANIC_WORKER_NAME']}")
@@ -132,7 +134,7 @@ def binds_its_own(me: Me, where: str) -> None:
 
 
 def leaves_behind_the_gate(me: Me) -> None:
-    """It takes its time to leave once it was told to."""
+    """Take a while to exit after a stop."""
     serves(me)
     os.read(me.gate.fileno(), 1)
 
@@ -164,7 +166,7 @@ def acks_and_exits(me: Me, code: str) -> None:
 
 
 def terminates_and_exits(me: Me, early: str = "") -> None:
-    """What ``app.stop()`` comes to: a word to main, and gone."""
+    """Do as ``app.stop()`` does: send one message to the main process, and exit."""
     if not early:
         me.multiplexer.ack()
     me.multiplexer.terminate(bool(early))
@@ -178,13 +180,13 @@ def terminates_behind_the_gate(me: Me) -> None:
 
 
 def fails_late(me: Me) -> None:
-    """A failed start is reported after the first ones succeeded."""
+    """Report a failed start after the first starts have succeeded."""
     me.multiplexer.terminate(early=True)
     never_acks(me)
 
 
 def stubborn(me: Me) -> None:
-    """Obeys nobody, and has a child of its own that does not either."""
+    """Ignore every signal, with a child that does too."""
     for signum in STOPS:
         signal.signal(signum, signal.SIG_IGN)
     pid = os.fork()
@@ -202,13 +204,13 @@ def stubborn_without_ack(me: Me) -> None:
     stubborn(me)
 
 
-# For how long one who was told to leave listens for another word, seconds: longer than the pause after which
-# somebody who repeats himself would do so.
+# The time for which a stopped process waits for further stops, seconds: longer than the interval of a sender
+# that repeats them.
 LISTENS = 0.8
 
 
 def tells_its_stops(me: Me, stoppable: str = "") -> None:
-    """Serve; at the first stop, tell of it and of all that follow."""
+    """Serve; at the first stop, report it and all that follow."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     if stoppable:
         me.multiplexer._state._state.flag(stoppable=True)  # type: ignore[attr-defined]
@@ -219,7 +221,7 @@ def tells_its_stops(me: Me, stoppable: str = "") -> None:
 
 
 def loses_a_stop(me: Me) -> None:
-    """Miss a stop, as in the moment in which Sanic sets up its handlers; then tell of all that come."""
+    """Miss a stop, as while Sanic sets up its handlers; then report all that follow."""
     for signum in STOPS:
         signal.signal(signum, signal.SIG_IGN)
     me.multiplexer.ack()
@@ -240,7 +242,7 @@ def tells_all_stops(me: Me) -> None:
 
 
 def shows_its_birth(me: Me) -> None:
-    """Tell what a child finds at its begin."""
+    """Report the state of a child at its start."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     me.say(
         {
@@ -259,7 +261,7 @@ def shows_its_birth(me: Me) -> None:
 
 
 def file_of(fd: int) -> str:
-    """What a file descriptor refers to; empty where it is closed."""
+    """Return the target of a file descriptor; empty where it is closed."""
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     except OSError:
@@ -268,7 +270,7 @@ def file_of(fd: int) -> str:
 
 @dataclass
 class Watches:
-    """Stands in for the reloader: its attributes say what it is."""
+    """A fake reloader: its attributes declare it one."""
 
     journal: Connection
     restart_policy = "always"
@@ -281,10 +283,10 @@ class Watches:
 
 
 def errand(journal: Connection, gate: Connection, **kwargs: Any) -> None:
-    """A function without config, which ends when the gate opens."""
+    """A function without config, which returns when the gate opens."""
     journal.send((os.environ["SANIC_WORKER_NAME"], os.getpid(), sorted(kwargs)))
     os.read(gate.fileno(), 1)
 
 
 def nothing() -> None:
-    """End at once."""
+    """Exit at once."""

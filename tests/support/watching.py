@@ -1,4 +1,4 @@
-"""A reloader in a process of its own, and what it reports.
+"""A reloader in a process of its own, and its reports.
 
 Run as a script it is that process: its arguments are the interval, the application and the directories.
 """
@@ -31,13 +31,13 @@ class Watching:
     """A real reloader, of one core, on real files.
 
     Args:
-        core: Its core.
-        cwd: Where it is started, and its application lies.
-        dirs: Its reload directories.
-        app: Its application.
+        core: The core.
+        cwd: The working directory, with the application.
+        dirs: The reload directories.
+        app: The application.
         interval: In seconds.
-        environment: What is added to the environment.
-        under: A command to run it by.
+        environment: Variables to add.
+        under: A command that runs the reloader.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Watching:
         self._pipe = self.process.stdout.fileno()
         self._rest = b""
         self.told: list[Any] = []
-        """What it has said: ``"start"``, sets of changed paths, ``"stop"``."""
+        """All reports: ``"start"``, sets of changed paths, ``"stop"``."""
         self.until(lambda: "watching" in self.told)
 
     def until(self, condition: Callable[[], bool], patience: float = PATIENCE) -> None:
-        """Listen until something is so."""
+        """Read reports until a condition holds."""
         deadline = monotonic() + patience
         while not condition():
             left = deadline - monotonic()
@@ -85,7 +85,7 @@ class Watching:
 
     @contextmanager
     def unaware(self) -> Iterator[None]:
-        """Stop it meanwhile: what is changed in several steps, it finds as one."""
+        """Suspend it while the body runs: it finds several steps as one change."""
         self.process.send_signal(SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
         try:
@@ -95,12 +95,12 @@ class Watching:
 
     @property
     def reloads(self) -> list[set[str]]:
-        """What it has reported as changed."""
+        """Return the changes that it has reported."""
         return [told for told in self.told if isinstance(told, set)]
 
     @property
     def changed(self) -> set[str]:
-        """All that it has reported."""
+        """Return all paths that it has reported."""
         return set().union(*self.reloads)
 
     def close(self) -> int:
@@ -122,7 +122,7 @@ def main(interval: str, app: str, *dirs: str) -> None:
     from worker.loader import AppLoader
     from worker.reloader import Reloader
 
-    # What is logged goes elsewhere.
+    # Log lines go elsewhere.
     report = os.dup(1)
     os.dup2(2, 1)
 
@@ -130,7 +130,7 @@ def main(interval: str, app: str, *dirs: str) -> None:
         os.write(report, json.dumps(what).encode() + b"\n")
 
     class Told(Reloader):
-        """Says when it waits for the first time."""
+        """Report the first wait."""
 
         is_watching = False
 
@@ -141,10 +141,10 @@ def main(interval: str, app: str, *dirs: str) -> None:
             return super()._wait()
 
     class Publisher:
-        """Drops what is sent: the listeners tell it better."""
+        """Drop messages: the listeners report more."""
 
         def send(self, message: object, /) -> None:
-            """Nobody is there."""
+            """Do nothing."""
 
     loader = AppLoader(app)
     site = loader.load()

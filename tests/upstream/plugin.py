@@ -1,8 +1,7 @@
-"""The pytest plugin under which Sanic's own tests meet this package.
+"""The pytest plugin that runs Sanic's own tests on this package.
 
-It is loaded with ``-p`` before any test module is imported, so that what a test imports from
-``sanic.worker`` already is ours. A run in which one class still is the stock one ends before its first
-test.
+It is loaded with ``-p`` before any test module is imported, so that their imports from ``sanic.worker``
+already get this package. A run in which one class still is the stock one ends before its first test.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sanic
 
 import worker
 
-# What is not meant to pass from Sanic 24.6 on, and why.
+# Tests of Sanic 24.6 and later that are not meant to pass, and the reasons.
 DEVIATIONS = {
     "test_kill": "expects that the process group of main is killed",
     "test_shutdown_signal_send_kill": "expects that the process group of main is killed",

@@ -1,1 +1,1 @@
-"""Applications that the integration tests serve; each module is loaded by name in real processes."""
+"""Applications that the integration tests serve; real processes load each module by name."""

@@ -1,4 +1,4 @@
-"""An application of which one of two workers does not start, in the way that FAIL says."""
+"""An application of which one of two workers does not start; FAIL names the failure."""
 
 from __future__ import annotations
 

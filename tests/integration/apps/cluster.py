@@ -1,7 +1,7 @@
-"""The plain application: steerable, every listener noted.
+"""The plain application: every listener is recorded, and tests can steer it.
 
-What is set in the environment adds to it: ORDERED more listeners, HANG a `before_server_stop` that never
-ends, LOSE an `after_server_start` that swallows the first SIGINT.
+Environment variables add to it: ORDERED more listeners, HANG a `before_server_stop` that never ends, LOSE an
+`after_server_start` that swallows the first SIGINT.
 """
 
 from __future__ import annotations

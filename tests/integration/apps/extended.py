@@ -1,4 +1,5 @@
-"""An application with what Sanic Extensions do in the manager: count requests, and watch over the workers.
+"""An application that does the work of Sanic Extensions in the manager: it counts requests and watches
+workers.
 
 A worker that was asked for `/hang` answers nothing from then on.
 """

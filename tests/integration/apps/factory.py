@@ -25,7 +25,7 @@ async def count(request: Request) -> HTTPResponse:
 
 
 async def replace(request: Request) -> HTTPResponse:
-    """Try to set something on the shared context, which is locked in workers."""
+    """Try to set an attribute on the shared context, which is locked in workers."""
     try:
         request.app.shared_ctx.other = multiprocessing.Value("i", 0)
     except RuntimeError as error:
@@ -45,5 +45,5 @@ def create_app(args: Any = None) -> Sanic[Any, Any]:
 
 
 def create_plain() -> Sanic[Any, Any]:
-    """A factory that takes nothing."""
+    """Return the application; a factory without parameters."""
     return create_app()

@@ -1,4 +1,4 @@
-"""An application whose new workers do what the file `gate` says: nothing, `hold` or `exit`."""
+"""An application whose new workers obey the file `gate`: empty, `hold` or `exit`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ record(app)
 
 
 def gate() -> str:
-    """What the file in the current directory says; empty where there is none."""
+    """Return the content of the file in the current directory; empty where there is none."""
     path = Path("gate")
     return path.read_text() if path.exists() else ""
 

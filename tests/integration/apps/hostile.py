@@ -1,4 +1,4 @@
-"""An application with processes that send to main what nobody should."""
+"""An application whose processes send malformed messages to the main process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ghost() -> object:
 
 @app.post("/bad/<which:str>")
 async def bad(request: Request, which: str) -> HTTPResponse:
-    """Send the named message, then a restart of nobody, which main must answer in its log."""
+    """Send the named message, then a restart of an unknown process, which the main process must log."""
     message = ghost() if which == "ghost" else MESSAGES[which.replace("-", " ")]
     app.m._monitor_publisher.send(message)
     probe = f"Probe-{which}"
@@ -72,23 +72,23 @@ def noise(publisher: Connection[Any, Any]) -> None:
 
 
 def truncated(publisher: Connection[Any, Any]) -> None:
-    """Half a frame, and death."""
+    """Write half a frame, and be killed."""
     os.write(publisher.fileno(), struct.pack("!i", 1000) + b"x" * 500)
     note("sent", what="truncated")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def honest(publisher: Connection[Any, Any], label: str, count: int) -> None:
-    """Large messages that each leave one line in main's log: nobody is called `honest-<label>-<n>`."""
+    """Send large messages that each leave one line in the log: no process is called `honest-<label>-<n>`."""
     padding = "x" * len(FRAME)
     for number in range(count):
-        # Of files that no other has: requests with the same ones may become one.
+        # The files differ, because requests with the same files may become one.
         publisher.send(f"honest-{label}-{number}:{label}{number}{padding}")
     note("sent", what=f"honest-{label}")
 
 
 def fuzz(publisher: Connection[Any, Any], rounds: int) -> None:
-    """Child after child that writes part of a frame and is killed in the middle of it."""
+    """Start child after child that writes part of a frame and is killed in the middle of it."""
     chance = random.Random(7)
     payload = pickle.dumps(FRAME)
     frame = struct.pack("!i", len(payload)) + payload

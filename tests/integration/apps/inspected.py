@@ -17,11 +17,11 @@ class Custom(Inspector):  # type: ignore[misc, unused-ignore]
         return {"args": list(args), "kwargs": kwargs}
 
     async def later(self, value: str = "") -> str:
-        """Takes a detour through another thread, so that it really is asynchronous."""
+        """Take a detour through another thread, so that the command really is asynchronous."""
         return await asyncio.get_running_loop().run_in_executor(None, f"later {value}".strip)
 
     def parent(self) -> str:
-        """Where the class that the application could import as the stock one really lives."""
+        """The module of the class that the application would import as the stock one."""
         return Inspector.__module__
 
 

@@ -1,4 +1,4 @@
-"""How a process under test says what happened in it: one line on stdout, written at once and whole."""
+"""Report the events of a process under test: one line on stdout, written at once and whole."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def note(event: str, **fields: Any) -> None:
 
 
 def recorder(event: str, **extra: Any) -> Callable[..., None]:
-    """A listener that notes `event`, and what a reload trigger says has changed."""
+    """Return a listener that records `event`, and the changes that a reload trigger reports."""
 
     def listen(app: Sanic[Any, Any], *_: object, changed: set[str] | None = None) -> None:
         fields = dict(extra)
@@ -43,11 +43,11 @@ def recorder(event: str, **extra: Any) -> Callable[..., None]:
 
 
 def record(app: Sanic[Any, Any]) -> None:
-    """Note every listener event of `app`."""
+    """Record every listener event of `app`."""
     for event in (*WORKER_EVENTS, *MAIN_EVENTS, *RELOAD_EVENTS):
         app.register_listener(recorder(event), event)
 
 
 def noting(event: str, **fields: Any) -> Callable[[], None]:
-    """A function without arguments that notes `event`."""
+    """Return a function without arguments that records `event`."""
     return partial(note, event, **fields)

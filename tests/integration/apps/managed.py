@@ -19,7 +19,7 @@ record(app)
 
 
 def until_told(label: str) -> None:
-    """Note the start, wait for SIGINT or SIGTERM, note which it was."""
+    """Record the start, wait for SIGINT or SIGTERM, record the signal."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -34,7 +34,7 @@ def until_told(label: str) -> None:
 
 
 def until_interrupted(label: str) -> None:
-    """As the guide has it: no handler of its own, the end comes as KeyboardInterrupt."""
+    """Wait as in the guide: without a handler of its own, the stop comes as KeyboardInterrupt."""
     reader, writer = socket.socketpair()
     try:
         note("managed", label=label)
@@ -46,7 +46,7 @@ def until_interrupted(label: str) -> None:
 
 
 def with_sigwait(label: str) -> None:
-    """Takes its signals synchronously, which works only while no other thread can get them."""
+    """Wait for signals synchronously, which works only while no other thread can get them."""
     numbers = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     note("managed", label=label)
@@ -59,12 +59,12 @@ def configured(label: str, config: dict[str, Any] | None = None) -> None:
 
 
 def job(label: str) -> None:
-    """Done at once."""
+    """Return at once."""
     note("done", label=label)
 
 
 def failing(label: str) -> None:
-    """Done at once, with an exit code of its own."""
+    """Exit at once, with an exit code of its own."""
     note("done", label=label)
     raise SystemExit(4)
 
@@ -88,7 +88,7 @@ async def ready(app: Sanic[Any, Any]) -> None:
 
 @app.post("/manage")
 async def manage(request: Request) -> HTTPResponse:
-    """`app.m.manage` with the body's arguments; `func` names one of FUNCTIONS."""
+    """Call `app.m.manage` with the body's arguments; `func` names one of FUNCTIONS."""
     arguments = request.json
     arguments["func"] = FUNCTIONS[arguments["func"]]
     app.m.manage(**arguments)

@@ -1,4 +1,4 @@
-"""Messages that main should survive, by name."""
+"""Messages that the main process must survive, by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .journal import note
 
 
 def nothing() -> None:
-    """The function of a managed process that has nothing to do."""
+    """Do nothing: the function of a managed process."""
     note("nothing")
 
 

@@ -1,4 +1,4 @@
-"""An application that keeps in the state what hangs whoever unpickles it, and has forks that write there."""
+"""An application that keeps values in the state that hang their reader, and has forks that write there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Routes with which a test asks a worker who it is and makes it use `app.m`."""
+"""Routes by which a test asks a worker for its name and pid, and makes it use `app.m`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if "START_METHOD" in os.environ:
 
 
 def travel(value: Any) -> Any:
-    """A time as its ISO text and its offset from UTC in seconds (None if it is naive); the rest as it is."""
+    """Return a time as its ISO text and its offset from UTC in seconds (None if it is naive); other values
+    unchanged.
+    """
     if isinstance(value, datetime):
         offset = value.utcoffset()
         return {"iso": value.isoformat(), "offset": None if offset is None else offset.total_seconds()}
@@ -55,7 +57,7 @@ async def state(request: Request) -> HTTPResponse:
 
 
 async def set_state(request: Request) -> HTTPResponse:
-    """Set each key of the body; the error, if there is one, as text."""
+    """Set each key of the body; return the error, if there is one, as text."""
     try:
         for key, value in request.json.items():
             request.app.m.state[key] = value
@@ -74,7 +76,7 @@ async def verb(request: Request, name: str) -> HTTPResponse:
 
 
 async def send(request: Request) -> HTTPResponse:
-    """Send the body's messages, one after another, as they are, down the pipe."""
+    """Send the body's messages, one after another and unchanged, over the control channel."""
     for message in request.json:
         request.app.m._monitor_publisher.send(message)
     return json({"name": request.app.m.name})

@@ -1,7 +1,7 @@
 """An application to be killed, reloaded and broken.
 
-A worker that starts reads from the file ``code`` what to do: nothing, ``broken`` (it cannot be imported), or
-``burn N`` (its import takes N seconds of a processor).
+A worker that starts obeys the file ``code``: empty, ``broken`` (it cannot be imported), or ``burn N`` (its
+import takes N seconds of a processor).
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ async def pid(_: Request) -> HTTPResponse:
 
 
 async def takes(seconds: float) -> None:
-    """Do something for so long that lets others do theirs."""
+    """Work for this long, and let other tasks run meanwhile."""
     await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=seconds)
 
 
 @app.get("/work")
 async def work(_: Request) -> HTTPResponse:
-    """It takes a while, in which the worker may die."""
+    """Take a while, in which the worker may exit."""
     await takes(0.03)
     return text(str(os.getpid()))
 
@@ -68,7 +68,7 @@ may_go = Path("let go").exists
 
 @app.get("/held")
 async def held(_: Request) -> HTTPResponse:
-    """It answers once there is a file ``let go``."""
+    """Answer once there is a file ``let go``."""
     while not may_go():
         await takes(0.01)
     return text("held")
@@ -86,7 +86,7 @@ def ignores() -> None:
 
 
 def hangs_in_c() -> None:
-    """It keeps the interpreter to itself."""
+    """Never release the interpreter."""
     ignored = (signal.SIGINT, signal.SIGTERM)
     for signum in ignored:
         signal.signal(signum, signal.SIG_IGN)
@@ -113,5 +113,5 @@ if "BIND" in os.environ:
 
     @app.before_server_start
     async def bind(app: Sanic[Any, Any]) -> None:
-        """An address of the application's own, which two workers cannot have at once."""
+        """Bind an address of the application's own, which two workers cannot have at once."""
         app.ctx.own = socket.create_server(("127.0.0.1", int(os.environ["BIND"])))
