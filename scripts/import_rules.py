@@ -34,7 +34,7 @@ ROOMS: dict[str, str] = {
     "_child": "_compat _core _state settings",
     "_reload": "_core _state constants settings",
     "loader": "",
-    "state": "_core _state",
+    "state": "_state",
     "multiplexer": "_compat _control _state constants state",
     "serve": "_child _compat _state constants loader multiplexer",
     "reloader": "_child _control _core _reload loader",
