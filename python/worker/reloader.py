@@ -223,6 +223,8 @@ class Reloader:
             changed |= self._look(hints)
             first = {**{path: _changed_at(path) for path in changed}, **first}
         assert self._outputs is not None
+        # A later look may have found out that an earlier change was output.
+        changed -= self._outputs.among(changed, self._modules)
         return changed - self._outputs.found_by(first, self._modules)
 
     def _look(self, hints: set[str] | None) -> set[str]:

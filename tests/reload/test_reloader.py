@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,7 @@ from sanic import Sanic
 from support.application import edit
 from support.fakes import FakePublisher
 
+from worker._reload.outputs import Outputs
 from worker.loader import AppLoader
 from worker.reloader import Reloader
 
@@ -419,3 +420,21 @@ def test_in_a_process_of_its_own(method: str, watched: Path) -> None:
         assert process.exitcode == 0
         assert receiver.recv() == "stop"
     process.close()
+
+
+def test_a_change_that_a_later_look_takes_for_output_is_not_reported(
+    publisher: FakePublisher, watched: Path, app: Sanic[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is opened for each request is seen open only by luck: at the second look, for example."""
+    asked: list[set[str]] = []
+
+    def among(outputs: Outputs, paths: set[str], modules: Collection[str]) -> set[str]:
+        asked.extend([paths] if paths else [])
+        return paths if len(asked) > 1 else set()
+
+    monkeypatch.setattr(Outputs, "among", among)
+    reloader = Stepped(publisher, watched, app)
+    reloader.steps = [nothing, lambda: edit(watched / "a.txt", 2000), nothing]
+    reloader()
+    assert asked[0] == {str(watched / "a.txt")}
+    assert publisher.sent == []

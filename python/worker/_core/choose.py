@@ -54,6 +54,8 @@ def _choose() -> ModuleType:
     # Statements, as what freezes a program looks for those, and runs nothing.
     if wanted != "pure":
         try:
+            # The native core imports it by name; a frozen program has only what static imports lead to.
+            import worker._core.codec  # noqa: F401
             import worker._native as native
 
             return native
