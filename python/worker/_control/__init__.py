@@ -1,1 +1,1 @@
-"""The control channel: how commands come from the workers to the main process."""
+"""The control channel: carries commands from the workers to the main process."""

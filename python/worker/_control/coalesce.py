@@ -1,4 +1,4 @@
-"""Makes one command of several that are equal."""
+"""Merges restart commands that are equal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["Coalescing", "coalesce"]
 
 
 class Coalescing:
-    """Makes one restart of those that follow each other and are equal.
+    """Merges equal restarts that follow each other.
 
-    They are equal in files, in order, and in whether they name processes or mean all of them; the one that
-    stands for them has the names of all, each once, in the order in which they came, and the first sender.
-    Restarts that differ come in the order of the first of each kind; no other event is overtaken.
+    Restarts are equal if their files and their order are, and if either all of them name processes or none
+    does. The merged restart has the names of all, each once, in the order of arrival, and the first sender.
+    Restarts that differ are kept in the order of the first of each kind. No other event is overtaken.
 
     Attributes:
-        size: How many events, and names in them, there are.
+        size: The number of events and of the names in them, together.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Coalescing:
         self.size = 0
 
     def add(self, event: Event) -> None:
-        """Take one more event."""
+        """Add one event."""
         command = event.command if isinstance(event, Received) else None
         if not isinstance(event, Received) or not isinstance(command, Restart):
             self._settle()
@@ -44,14 +44,14 @@ class Coalescing:
         self.size += len(names) - before
 
     def has(self, command: Command | Opaque) -> bool:
-        """Whether another such command would change nothing."""
+        """Return whether adding this command would change nothing."""
         if not isinstance(command, Restart) or (kind := _kind(command)) not in self._alike:
             return False
         _, _, names = self._alike[kind]
         return all(name in names for name in command.names or ())
 
     def take(self) -> list[Event]:
-        """All of them, in order."""
+        """Return all events, in order, and start anew."""
         self._settle()
         events, self._events, self.size = self._events, [], 0
         return events
@@ -65,12 +65,12 @@ class Coalescing:
 
 
 def _kind(command: Restart) -> tuple[bool, str | None, str]:
-    # Its name: to hash the member of an enum takes longer.
+    # The name of the order: hashing an enum member takes longer.
     return command.names is None, command.files, command.order.name
 
 
 def coalesce(events: Iterable[Event]) -> list[Event]:
-    """Make one restart of those that are equal (see :class:`Coalescing`)."""
+    """Merge restarts that are equal (see :class:`Coalescing`)."""
     coalescing = Coalescing()
     for event in events:
         coalescing.add(event)

@@ -1,4 +1,4 @@
-"""From what came down a connection to a command; and the wait on a connection that is no pipe."""
+"""Decodes received commands, and waits on connections that have no file descriptor."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from worker._core.messages import Command, Corrupt, Event, Exited, Invalid, Mana
 
 __all__ = ["ConnectionMonitor", "MonitorProtocol", "decode_command", "interpret", "open_monitor"]
 
-# How often a connection that cannot wake its reader is looked at, seconds.
+# How often a connection that cannot wake its reader is polled, seconds.
 TICK = 0.1
 
 
 class MonitorProtocol(Protocol):
-    """What the manager waits with: a ``Monitor`` of the core, or a :class:`ConnectionMonitor`."""
+    """The wait of the main process: a ``Monitor`` of the core, or a :class:`ConnectionMonitor`."""
 
     def watch(self, key: str, pid: int, sentinel: int | None) -> None:
-        """Report the end of a process."""
+        """Report the exit of a process."""
 
     def unwatch(self, key: str) -> None:
-        """Report it no longer."""
+        """Stop watching a process."""
 
     def wait(self, timeout: float | None, messages: bool = True) -> list[Any]:
-        """Wait for events, at most ``timeout`` seconds (``None``: for ever).
+        """Wait for events, at most ``timeout`` seconds (``None``: without limit).
 
-        Where ``messages`` are not wanted, those alone are taken that a process wrote that is dead now.
+        Without ``messages``, only messages of processes that have exited are received.
         """
 
     def wake(self) -> None:
-        """End a wait that is under way, or the next one, at once; from any thread."""
+        """End the current wait, or the next one, at once; from any thread."""
 
     def close(self) -> None:
-        """Let go of the file descriptors."""
+        """Close the file descriptors."""
 
 
 def fileno(connection: Any) -> int | None:
-    """The file descriptor of a connection; ``None`` where it has none that could be polled."""
+    """Return the file descriptor of a connection; ``None`` if it has none that can be polled."""
     try:
         number = connection.fileno()
     except (AttributeError, OSError, ValueError):
@@ -52,31 +52,32 @@ def fileno(connection: Any) -> int | None:
 
 
 def open_monitor(connection: Any, bell: int | None = None) -> MonitorProtocol:
-    """The wait for a connection, and for a bell: the core's own where there is a file descriptor."""
+    """Return a monitor of a connection and of a notification; the core's, if there is a descriptor."""
     number = fileno(connection)
     return ConnectionMonitor(connection, bell) if number is None else Monitor(number, bell)
 
 
 def decode_command(command: Command | Opaque) -> Command:
-    """The command in a frame; one that is a pickled object is loaded, as it always was.
+    """Return the command of a frame; an opaque one is unpickled, as in Sanic.
 
-    The writers are our own children: whoever runs code there can as well run it here.
+    Unpickling runs code that the sender has chosen. The senders are children of this process, which gives
+    them their code: they gain nothing by it.
     """
     if not isinstance(command, Opaque):
         return command
     try:
         message = pickle.loads(command.payload)
-    # What is loaded runs code of the sender's choice; nothing that it raises may end main.
+    # Unpickling runs code of the sender, which may raise any error. None may end the main process.
     except BaseException as error:
         return Invalid(command.payload, f"it cannot be unpickled ({type(error).__name__}: {error})")
     return interpret(message)
 
 
 def interpret(message: Any) -> Command:
-    """The command that an object stands for: falsy, a text of the grammar, or a tuple of 7 or 8."""
+    """Return the command of an object: falsy, a text of the grammar, or a tuple of 7 or 8."""
     try:
         return _interpreted(message)
-    # Looking at it runs its own code too.
+    # Inspecting an object runs its code, too.
     except BaseException as error:
         return Invalid(message, f"it cannot be looked at ({type(error).__name__}: {error})")
 
@@ -97,7 +98,7 @@ def _manage(message: tuple[Any, ...]) -> Command:
         return Invalid(message, f"a tuple of {len(message)} is no command; one of 8 manages a process")
     ident, func, kwargs = message[:3]
     workers = message[7] if len(message) == 8 else 1
-    wants = (
+    checks = (
         (isinstance(ident, str) and ident != "", "the name has to be a str that is not empty"),
         (callable(func), "the function has to be callable"),
         (
@@ -106,18 +107,18 @@ def _manage(message: tuple[Any, ...]) -> Command:
         ),
         (type(workers) is int and workers > 0, "the number of workers has to be a whole number from 1 on"),
     )
-    for right, want in wants:
-        if not right:
-            return Invalid(message, want)
+    for is_met, requirement in checks:
+        if not is_met:
+            return Invalid(message, requirement)
     return Manage(*message)
 
 
 class ConnectionMonitor:
-    """The monitor of a connection without a file descriptor: anything with ``poll`` and ``recv``.
+    """The monitor of a connection without a file descriptor: any object with ``poll`` and ``recv``.
 
-    It takes one message a wait, and none any more after a falsy one. A process is watched only where
-    it has a pid and a sentinel that can be polled. Such a connection cannot be waited for together
-    with anything else, so this one looks around every tenth of a second.
+    It receives one message in each wait, and none after a falsy one. A process is watched only if it has a
+    pid and a sentinel that can be polled. Such a connection cannot be waited for together with descriptors,
+    so the monitor polls both every tenth of a second.
     """
 
     def __init__(self, connection: Any, bell: int | None = None) -> None:
@@ -128,12 +129,12 @@ class ConnectionMonitor:
         self._ended = False
 
     def watch(self, key: str, pid: int, sentinel: int | None) -> None:
-        """Report the end of a process, if its sentinel can be polled."""
+        """Report the exit of a process, if its sentinel can be polled."""
         if type(sentinel) is int:
             self._watched[key] = (pid, sentinel)
 
     def unwatch(self, key: str) -> None:
-        """Report it no longer."""
+        """Stop watching a process."""
         self._watched.pop(key, None)
 
     def wait(self, timeout: float | None, messages: bool = True) -> list[Event]:
@@ -149,11 +150,11 @@ class ConnectionMonitor:
                 return events
 
     def wake(self) -> None:
-        """End the wait that is under way, or the next one."""
+        """End the current wait, or the next one."""
         self._woken.set()
 
     def close(self) -> None:
-        """Watch nothing any more; the connection is its owner's."""
+        """Stop watching all processes. The connection stays open: it belongs to the caller."""
         self._watched.clear()
 
     def _receive(self, timeout: float) -> list[Event]:

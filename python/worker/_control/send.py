@@ -1,4 +1,4 @@
-"""The sending end of the pipe to the main process, as every sender of one process shares it."""
+"""The sending end of the control channel, shared by all senders of a process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["Publisher", "send"]
 
 
 class Publisher(Protocol):
-    """What carries messages to the main process: a ``Connection``, or anything with its ``send``."""
+    """The sending end of the control channel: a ``Connection``, or any object with its ``send``."""
 
     def send(self, obj: Any, /) -> None:
-        """Pickle ``obj`` and hand it over whole."""
+        """Pickle ``obj`` and send it as a whole."""
 
 
 class _Turn:
-    """Whose turn it is: one message after the other, whoever sends."""
+    """Keeps the messages of all threads and signal handlers of a process apart."""
 
     def __init__(self) -> None:
         self._lock = RLock()
@@ -28,8 +28,8 @@ class _Turn:
     def send(self, publisher: Publisher, message: Any) -> None:
         with self._lock:
             self._waiting.append((publisher, message))
-            # A signal handler may come in the middle of its own thread's send, where it can neither wait
-            # for that to end nor write between its bytes: it leaves its message for the send it interrupted.
+            # A signal handler may interrupt a send of its own thread. It can neither wait for that send nor
+            # write between its bytes, so it queues its message, and the interrupted send writes it.
             while self._waiting and not self._sending:
                 self._sending = True
                 try:
@@ -48,20 +48,20 @@ def _new_turn() -> None:
     _turn = _Turn()
 
 
-# The thread that held the lock does not exist in a forked child: nobody there would ever release it.
+# The thread that held the lock does not exist in a forked child, so the lock would never be released there.
 os.register_at_fork(after_in_child=_new_turn)
 
 
 def send(publisher: Publisher, message: Any) -> None:
-    """Send one message to the main process, whole, whatever else this process sends meanwhile.
+    """Send one message to the main process, without mixing its bytes with those of other messages.
 
-    A large message is more than one write, and the threads of a process share one connection: without
-    taking turns their bytes mix. It may be called from a signal handler.
+    A large message takes several writes, and all threads of a process share one connection. The function may
+    be called from a signal handler.
 
     Args:
-        publisher (Publisher): The connection. It blocks while the pipe is full.
-        message (Any): What the main process shall receive: a command as ``str``, or the tuple
-            of :meth:`worker.multiplexer.WorkerMultiplexer.manage`.
+        publisher (Publisher): The connection. The call blocks while the channel is full.
+        message (Any): A command as ``str``, or the tuple of
+            :meth:`worker.multiplexer.WorkerMultiplexer.manage`.
 
     Raises:
         OSError: The main process is gone (``ConnectionError``), or the connection is closed.

@@ -1,4 +1,4 @@
-"""What main has to say against what it is sent, so that nobody can keep it busy with complaining."""
+"""Logs problems with received messages, at a limited rate."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sanic.log import error_logger
 
 __all__ = ["LogThrottle", "safely_shown"]
 
-# How many complaints of one sender are logged within how many seconds: whoever floods main with nonsense
-# is neither to keep it from all else nor to fill the disk.
+# The largest number of lines about one sender within one span, and the length of a span in seconds. A flood
+# of invalid messages must neither keep the main process busy nor fill the disk.
 MAX_LINES = 100
 SPAN = 1.0
 
@@ -22,10 +22,10 @@ _show.maxstring = _show.maxother = 160
 
 
 class LogThrottle:
-    """Logs the first complaints of each sender in full, and how many more there were.
+    """Logs the first lines about each sender in full, and the number of further ones.
 
     Args:
-        name_of (Callable): Who a sender is, in words.
+        name_of (Callable): Returns the name of a sender, by its pid.
     """
 
     def __init__(self, name_of: Callable[[int | None], str]) -> None:
@@ -33,27 +33,27 @@ class LogThrottle:
         self._made: Counter[int | None] = Counter()
         self._names: dict[int | None, str] = {}
         self.flush_at = math.inf
-        """When they are to be summed up, on the monotonic clock."""
+        """When the further ones are to be summed up, on the monotonic clock."""
 
     def log(self, sender: int | None, text: Callable[[], str], *, exc_info: bool = False) -> None:
-        """Log the text, which is made only then, unless there were many of this sender of late.
+        """Log a line about a sender, unless this span has had too many about it.
 
         Args:
-            sender (int | None): Of whom it is.
-            text (Callable): Makes the text.
-            exc_info (bool): Log the traceback of the present exception as well. Defaults to ``False``.
+            sender (int | None): The pid of the sender.
+            text (Callable): Makes the text; called only if it is logged.
+            exc_info (bool): Log the traceback of the current exception as well. Defaults to ``False``.
         """
         if not self._made:
             self.flush_at = time.monotonic() + SPAN
         if sender not in self._made:
-            # Now, as the sender may be gone by the time it is summed up.
+            # Now: the sender may have exited when the lines are summed up.
             self._names[sender] = self._name_of(sender)
         self._made[sender] += 1
         if self._made[sender] <= MAX_LINES:
             error_logger.error("%s", text(), exc_info=exc_info)
 
     def flush(self) -> None:
-        """Tell how many were not logged, and begin anew."""
+        """Log the number of lines that were left out, and begin a new span."""
         for sender, count in self._made.items():
             if count > MAX_LINES:
                 error_logger.error(
@@ -67,7 +67,7 @@ class LogThrottle:
 
 
 def safely_shown(message: object) -> str:
-    """A message in at most a line, whatever its own repr does."""
+    """Return a message in at most one line, even if its repr fails."""
     try:
         return _show.repr(message)
     except BaseException:
