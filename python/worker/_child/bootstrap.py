@@ -63,9 +63,9 @@ def unpickle(
 
     Args:
         kind (type): The class of the process.
-        set_up (Callable | None): What to call before anything else is imported.
+        set_up (Callable | None): A function to call before anything else is imported.
         is_warm (bool): Whether the child was forked from a fork server that has imported Sanic.
-        environment (Mapping[str, str]): Of a warm child all of the environment; of another one, what to add.
+        environment (Mapping[str, str]): The whole environment of a warm child; additions to that of another.
     """
     if is_warm:
         _sync_environment(environment)
@@ -81,14 +81,14 @@ def begin(process: Child, *, forked: bool) -> None:
     """Prepare the calling child for its target, and tell the main process that it has begun.
 
     Args:
-        process (Child): What the main process knows of it.
-        forked (bool): Whether it is a copy of the main process.
+        process (Child): The process object of the child.
+        forked (bool): Whether the child is a copy of the main process.
     """
     global _failed
     _failed = False
     identity.become_worker()
     if forked:
-        # Any other child has done so as it was unpickled.
+        # Any other child has done this when it was unpickled.
         label_log()
         _undo_fork(process)
     fill_standard()
@@ -120,7 +120,7 @@ def is_child() -> bool:
 
 
 def current_settings() -> Settings:
-    """Return the settings of this child's manager; in any other process, those that a manager would have."""
+    """Return the settings of this child's manager; in another process, those that a manager would have."""
     return getattr(multiprocessing.current_process(), "settings", None) or resolve({})
 
 
@@ -156,8 +156,8 @@ def _undo_fork(process: Child) -> None:
 def _open_to_signals(held: frozenset[int], interruptible: bool) -> None:
     """Unblock the signals held so far; a pending SIGINT or SIGTERM ends the child by its default action.
 
-    It came from the main process, or to the group of it and so to the main process as well. Either way the
-    server is stopping, and the child has begun nothing that would have to be ended in order.
+    The signal came from the main process, or to its group and therefore to the main process, too. Either way
+    the server is stopping, and the child has started nothing that needs an orderly end.
     """
     handler = signal.getsignal(signal.SIGINT)
     # A module that was imported by now may have set a handler of its own.

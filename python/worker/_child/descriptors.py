@@ -1,4 +1,4 @@
-"""The file descriptors of the main process: which of them a child has, and which it closes."""
+"""The file descriptors of the main process: which of them a child keeps, and which it closes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ __all__ = [
 
 STANDARD = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
-# What only main may use, and what only main and the servers: a forked child, a copy of main, closes it.
+# A forked child is a copy of the main process. It closes the descriptors that only the main process may use,
+# and, unless it is a server, those that only the main process and the servers may use.
 _owned_by_main: list[Closable] = []
 _owned_by_servers: list[Closable] = []
 
 
 class Closable(Protocol):
-    """Something with a ``close()``: a monitor, a connection."""
+    """An object with a ``close()``: a monitor, a connection."""
 
     def close(self) -> None:
-        """Let go of the file descriptors."""
+        """Close the file descriptors."""
 
 
 class Descriptor:
-    """A file descriptor that only main may use.
+    """A file descriptor that only the main process may use.
 
     Args:
         fd (int): Its number; this object closes it.
@@ -56,21 +57,26 @@ class Descriptor:
 
 
 def close_in_children(owned: Closable, *, servers_too: bool = False) -> None:
-    """Have forked children close what only main may use, or only servers besides, until :func:`forget`."""
+    """Let forked children close an object, until :func:`forget`.
+
+    Args:
+        owned (Closable): Only the main process may use it.
+        servers_too (bool): Whether servers may use it, too. Defaults to ``False``.
+    """
     (_owned_by_servers if servers_too else _owned_by_main).append(owned)
 
 
 def forget(owned: Closable) -> None:
-    """Main has closed it, or gives it up."""
+    """Let forked children close an object no more: the main process has closed it, or gives it up."""
     (_owned_by_main if owned in _owned_by_main else _owned_by_servers).remove(owned)
 
 
 def close_inherited(is_server: bool) -> None:
-    """Close in a forked child what it is not to have.
+    """Close in a forked child the descriptors that it must not have.
 
     Args:
-        is_server (bool): Whether it serves. A listening socket that any other process had open would
-            outlive main and the servers.
+        is_server (bool): Whether the child is a server. A listening socket that is open in any other process
+            would outlive the main process and the servers.
     """
     for owned in (_owned_by_main, *([] if is_server else [_owned_by_servers])):
         while owned:
@@ -81,8 +87,8 @@ def close_inherited(is_server: bool) -> None:
 def fill_standard() -> None:
     """Open the null device on each of the descriptors 0 to 2 that is closed.
 
-    A file that is opened later would take its number. A child uses these numbers for its input and output:
-    it would write its log into that file.
+    Otherwise the next file that is opened takes the number. A child uses these numbers for its input and
+    output: it would write its log into that file.
     """
     for fd, (name, mode) in enumerate(STANDARD):
         try:
@@ -90,12 +96,12 @@ def fill_standard() -> None:
         except OSError:
             with suppress(OSError):
                 opened = os.open(os.devnull, os.O_RDWR)
-                # The lowest free number: another one only if a thread has just taken this one.
+                # The system takes the lowest free number. It differs if a thread has just taken this one.
                 if opened != fd:
                     os.close(opened)
                     continue
                 os.set_inheritable(fd, True)
-                # The interpreter makes no stream of one that is closed.
+                # The interpreter has made no stream for a closed descriptor.
                 if getattr(sys, name) is None:
                     setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115
 
@@ -110,7 +116,7 @@ def inheritable() -> Iterator[int]:
     """Yield the open descriptors above 2 that a program started by this process would inherit."""
     for entry in os.listdir("/dev/fd"):
         fd = int(entry)
-        # The one that has listed the directory is closed by now.
+        # The descriptor that has listed the directory is closed by now.
         with suppress(OSError):
             if fd >= len(STANDARD) and os.get_inheritable(fd):
                 yield fd

@@ -14,13 +14,13 @@ from worker._child.handshakes import Handshake
 
 __all__ = ["Drain"]
 
-# How often connections are looked at while they drain, seconds.
+# How often connections are checked while they drain, seconds.
 STEP = 0.02
-# Within so many turns of the loop a connection that was accepted has its protocol.
+# An accepted connection has its protocol within this number of turns of the loop.
 TURNS = 3
-# How long a connection may stay idle once main is gone, seconds: then this process is to be gone soon.
+# How long a connection may stay idle once the main process is gone, seconds. An orphan has to exit soon.
 ORPHAN_IDLE = 0.3
-# A listener of this priority is the last one of those that run before a stop: they run in reverse.
+# Listeners that run before a stop run in reverse: the one with this priority is the last.
 LAST = 1 << 20
 # In these stages the header of the response has not been sent.
 UNANSWERED = (Stage.IDLE, Stage.REQUEST, Stage.HANDLER)
@@ -31,12 +31,12 @@ _closing: dict[type, type] = {}
 
 
 class Drain:
-    """Lets a server leave without losing a request.
+    """Stops a server without losing a request.
 
-    At first it leaves the listening sockets, so that whoever connects gets another worker, or waits for the
-    next one. Then each kept connection has its next response say ``Connection: close``, and one that stays
-    idle is closed; what is in flight may take as long as the application's ``GRACEFUL_SHUTDOWN_TIMEOUT``,
-    counted from the begin. Nothing of it costs anything before the stop.
+    It first stops accepting, so that new connections go to another worker or wait for the next one. Then it
+    sends ``Connection: close`` with the next response of each kept connection, and closes idle connections.
+    Requests in flight may take as long as the application's ``GRACEFUL_SHUTDOWN_TIMEOUT``, counted from the
+    stop. Before the stop, the drain costs nothing.
 
     Args:
         loop (AbstractEventLoop): The loop of the server.
@@ -44,8 +44,8 @@ class Drain:
         idle (float): How long a connection may stay idle, seconds.
 
     Attributes:
-        connections: Those that may send requests.
-        handshakes: Those that have not completed their TLS handshake. Each may still come to a request.
+        connections: The connections that may send requests.
+        handshakes: The unfinished TLS handshakes. Each may still lead to a request.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connections: set[Any], idle: float) -> None:
@@ -54,7 +54,7 @@ class Drain:
         self._loop = loop
         self._idle = idle
         self._servers: list[Any] = []
-        # On the monotonic clock, which Sanic's connections go by too.
+        # On the monotonic clock, which Sanic's connections use, too.
         self._began: float | None = None
 
     def register(self, app: Any) -> None:
@@ -62,33 +62,33 @@ class Drain:
         app.register_listener(self._drain, "before_server_stop", priority=LAST)
 
     def take(self, server: Any) -> None:
-        """Leave the sockets of this server too when the time comes."""
+        """Stop accepting on this asyncio server, too, when the drain begins."""
         self._servers.append(server)
         if self._began is not None:
             self._leave(server)
 
     def make(self, factory: Callable[[], Any]) -> Any:
-        """Make the protocol of a connection whose handshake is complete: after the begin, for one request."""
+        """Make the protocol of a connection after its handshake; while draining, for one request only."""
         protocol = factory()
         if self._began is not None and hasattr(protocol, "HTTP_CLASS"):
             protocol.__class__ = _with_stream_that_closes(type(protocol))
         return protocol
 
     def begin(self) -> None:
-        """Leave the listening sockets; again: nothing."""
+        """Stop accepting connections. Another call does nothing."""
         if self._began is None:
             self._began = monotonic()
             if parent_watch.main_is_gone():
                 self._idle = min(self._idle, ORPHAN_IDLE)
             for server in self._servers:
                 self._leave(server)
-            # The listeners of a stop may take their time: what is answered meanwhile is the last answer too.
+            # The stop listeners may take long: a response that is sent meanwhile has to be the last one, too.
             for connection in [*self.connections]:
                 self._usher(connection, self._began)
 
     def _leave(self, server: Any) -> None:
-        # A connection that asyncio has accepted has a task to give it a transport, for which the server has
-        # to be open: nothing more is accepted, and the server is closed when those tasks have run.
+        # asyncio makes the transport of an accepted connection in a task, for which the server must be open.
+        # So accepting ends at once, and the server is closed when these tasks have run.
         for sock in server.sockets:
             self._loop.remove_reader(sock.fileno())
         self._loop.call_soon(self._loop.call_soon, server.close)
@@ -99,7 +99,7 @@ class Drain:
         deadline = self._began + app.config.GRACEFUL_SHUTDOWN_TIMEOUT
         for connection in [*self.connections]:
             if _websocket(connection) is not None:
-                # It is told that the server goes away, and may take its time to answer.
+                # This sends a close frame. The client may take its time to answer.
                 connection.close_if_idle()
         turns = TURNS
         while (self.connections or self.handshakes or turns) and monotonic() < deadline:
@@ -123,7 +123,7 @@ class Drain:
             connection.close()
 
     async def _end_all(self) -> None:
-        """End what is left, so that nobody waits for it again."""
+        """Abort the remaining handshakes and connections, so that Sanic does not wait for them again."""
         for handshake in [*self.handshakes]:
             handshake.abort()
         for connection in [*self.connections]:
@@ -131,28 +131,28 @@ class Drain:
             if websocket is not None:
                 websocket.fail_connection(code=1001)
         for _ in range(3):
-            # Once for the last frame to be sent, then for the end of the connections to be noticed.
+            # The first turn sends the last frames, the others let the connections notice their end.
             await asyncio.sleep(0)
             for connection in [*self.connections]:
                 connection.abort()
 
 
 def _websocket(connection: Any) -> Any:
-    """What a connection has become, if it was upgraded."""
+    """Return the WebSocket of a connection, if it was upgraded."""
     return getattr(connection, "websocket", None)
 
 
 def _that_closes(kind: type) -> type:
-    """The same class of HTTP stream, but that its connection is not kept after the response."""
+    """Return a class of HTTP stream that does not keep its connection after the response."""
     if kind not in _closing:
-        # A stream that has not begun to wait for its first request has no request yet, and is to be answered.
+        # A stream without a request has not begun to wait for its first one, which has to be answered.
         keep_alive = property(lambda http: not hasattr(http, "request"), lambda http, value: None)
         _closing[kind] = _with(kind, keep_alive=keep_alive)
     return _closing[kind]
 
 
 def _with_stream_that_closes(kind: Any) -> type:
-    """The same class of connection, but that its HTTP stream ends with the first response."""
+    """Return a class of connection that ends with its first response."""
     if kind not in _closing:
         _closing[kind] = _with(kind, HTTP_CLASS=_that_closes(kind.HTTP_CLASS))
     return _closing[kind]

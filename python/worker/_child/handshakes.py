@@ -1,4 +1,4 @@
-"""TLS handshakes of a server's connections, kept in sight from accept until they succeed or fail."""
+"""Tracks the TLS handshakes of a server, from the accept until they succeed or fail."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ TIMEOUTS = ("ssl_handshake_timeout", "ssl_shutdown_timeout")
 
 
 class Handshake(asyncio.Protocol):
-    """One TLS handshake; with its success the connection gets its own protocol.
+    """One TLS handshake. When it succeeds, the connection gets its own protocol.
 
-    A loop that listens with ``ssl`` tells nobody of a connection before its handshake is complete, nor of one
-    that fails. With the raw transport in hand a stop can wait for the handshake, and abort it.
+    A loop that listens with ``ssl`` reports a connection only after its handshake, and never one that fails.
+    With the raw transport, a stop can wait for a handshake, and abort it.
 
     Args:
         start (Callable): Begins the handshake over a transport, for a protocol.
@@ -52,11 +52,11 @@ class Handshake(asyncio.Protocol):
         self._pending.add(self)
         self._steps = self._start(transport, self)
         # A task would take its first step in a later turn of the loop. By then uvloop may have read the first
-        # flight, and given it to this protocol, which cannot hand it on.
+        # flight and passed it to this protocol, which cannot pass it on.
         self._step()
 
     def data_received(self, data: bytes) -> None:
-        """Keep what came right behind the last flight: the connection has no protocol of its own yet."""
+        """Keep the data that follow the last flight: the connection has no protocol of its own yet."""
         self._early += data
 
     def abort(self) -> None:
@@ -100,7 +100,7 @@ def secure(
     pending: set[Handshake],
     make: Callable[[Any], asyncio.Protocol],
 ) -> Callable[[], asyncio.Protocol]:
-    """Have the connections of a TLS server of Sanic's begin with a :class:`Handshake`.
+    """Let the connections of one of Sanic's TLS servers begin with a :class:`Handshake`.
 
     Args:
         loop (AbstractEventLoop): The loop that is to listen.
@@ -110,7 +110,7 @@ def secure(
         make (Callable): Calls ``factory``, once a handshake has succeeded.
 
     Returns:
-        Callable: What makes the first protocol of a connection: ``factory`` itself for any other server.
+        Callable: Makes the first protocol of a connection. For any other server, it is ``factory`` itself.
 
     Raises:
         TypeError: The loop does not know one of the options.

@@ -1,4 +1,4 @@
-"""What a server notes of itself while it runs: that it is alive, and how many requests it has received."""
+"""Notes in the shared state that a server is alive, and how many requests it has received."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker._state.shared import SharedState
 
 __all__ = ["Heartbeat"]
 
-# How long after a beat the next one comes, seconds: while requests come, and while none does.
+# The time from one beat to the next, seconds: while requests come, and while none comes.
 BUSY, IDLE = 1.0, 5.0
 # Where Sanic's connections count the requests that they have read.
 COUNT = "requests_count"
@@ -21,12 +21,12 @@ COUNT = "requests_count"
 class Heartbeat:
     """Notes in the shared state that the event loop of a server runs, and how many requests have come.
 
-    Each connection of Sanic's has a mapping in which it counts its requests. Here all connections of a server
-    have the same one, so to count costs nothing more; a timer adds up.
+    Each of Sanic's connections has a mapping in which it counts its requests. Here all connections of a
+    server share one mapping, so counting costs nothing extra. A timer writes the sum to the state.
 
     Args:
         loop (AbstractEventLoop): The loop of the server.
-        state (SharedState): Where it is noted.
+        state (SharedState): The shared state.
         counts (dict[str, Any]): Becomes the ``state`` of each connection.
     """
 
@@ -34,12 +34,12 @@ class Heartbeat:
         self.counts = counts
         self._loop = loop
         self._state = state
-        # In place of an empty mapping Sanic would make one for each connection.
+        # Sanic replaces an empty mapping by one for each connection.
         self._noted = counts.setdefault(COUNT, 0)
         loop.call_soon(self._beat)
 
     def count_http3(self) -> None:
-        """Count the requests of HTTP/3 as well, whose connections do not."""
+        """Count the requests of HTTP/3, too: its connections do not."""
         counts, kind = self.counts, Http3Protocol.HTTP_CLASS
 
         class Counting(kind):  # type: ignore[misc, valid-type]
@@ -52,7 +52,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         new = self.counts[COUNT] - self._noted
-        # A server goes on without a state that is full, closed or broken.
+        # A state that is full, closed or damaged must not stop a server.
         with suppress(MemoryError, RuntimeError, ValueError):
             self._state.beat(new)
             self._noted += new

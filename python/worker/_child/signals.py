@@ -1,4 +1,4 @@
-"""The signals of the main process, and what its children are to have of them."""
+"""The signals that the main process handles, and their actions in its children."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 __all__ = ["FEWER", "MORE", "RELOAD", "REQUESTS", "STOPS", "at_default", "blocked", "original_mask"]
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
-# What main is asked by signals, but for a stop.
+# The signals that request a reload or a scaling, not a stop.
 REQUESTS = RELOAD, MORE, FEWER = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU)
 
-# This module is imported with the package: no earlier moment of main can be seen from here.
+# This module is imported with the package: it cannot see an earlier state of the main process.
 _original_mask = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 _ignored = frozenset(signum for signum in REQUESTS if signal.getsignal(signum) is signal.SIG_IGN)
 
@@ -23,23 +23,23 @@ def original_mask() -> frozenset[int]:
 
 
 def at_default() -> frozenset[int]:
-    """Return the signals that main handles and a child is to have at their default action.
+    """Return the signals that the main process handles and a child has at their default action.
 
-    A request that was ignored when main was started (``nohup``) stays ignored in a child. SIGINT and SIGTERM
-    do not: main stops its children by them.
+    A request that was ignored when the main process was started (``nohup``) stays ignored in a child. SIGINT
+    and SIGTERM do not: the main process stops its children by them.
     """
     return frozenset((*STOPS, *REQUESTS)) - _ignored
 
 
 @contextmanager
 def blocked() -> Iterator[frozenset[int]]:
-    """Block the signals that main handles while it forks.
+    """Block the signals that the main process handles while it forks.
 
-    The child has main's handlers until it sets its own. A signal that comes before that would run the
-    handler of main in the child, and be lost.
+    The child has the handlers of the main process until it sets its own. A signal before that would run such
+    a handler in the child, and be lost.
 
     Yields:
-        frozenset: Those that were not blocked before. The child unblocks them.
+        frozenset: The signals that were not blocked before. The child unblocks them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPS, *REQUESTS))
     try:
