@@ -1,4 +1,4 @@
-"""Watches the files of an application, and asks for a restart when one changes."""
+"""Watches the files of an application, and requests a restart when one changes."""
 
 from __future__ import annotations
 
@@ -30,52 +30,52 @@ from worker.loader import AppLoader
 
 __all__ = ["Reloader"]
 
-# How many paths the workers are told at most: whoever removes a tree of 100,000 files wants one restart,
-# and a message that is too long would be dropped.
+# The largest number of paths that a restart reports to the workers. The removal of 100,000 files must make
+# one restart, and a message that is too long would be dropped.
 TOLD = 1_000
-# How many the log names.
+# The largest number of paths that the log names.
 NAMED = 3
-# Where nothing has happened, all is looked at again when so many times as long has passed as the last such
-# look took: an event that got lost is to cost time, and the look next to nothing.
+# Without events, a full scan follows the last one after this multiple of its duration. A lost event then
+# delays a change, and full scans cost next to nothing.
 SELDOM = 5_000
 # By how much the clock of a file system may lag behind, seconds.
 CLOCK_TICK = 0.02
 
 
 class Reloader:
-    """Runs in a process of its own, and has all workers restarted when a file changes.
+    """Runs in a process of its own, and restarts all workers when a file changes.
 
-    Watched are the source of every module that the application has imported, and everything in the
-    directories given and in the application's own package, but for what is ignored
-    (:mod:`worker._reload.ignore`). A file counts as changed when it came, went, or its time of modification,
-    size or inode is another one; a module that is newly imported does not. File events say when and
-    where to look; where they do not tell everything, all is looked at every ``interval``. Changes that follow
-    each other within :attr:`QUIET` are one. A subclass that replaces :meth:`files`, :meth:`python_files` or
-    :meth:`check_file` is asked instead, file by file, every ``interval``.
+    It watches the sources of all modules that the application has imported, the given directories, and the
+    directory of the application's own package, except for ignored files (:mod:`worker._reload.ignore`). A
+    file has changed if it was created or removed, or if its time of modification, size or inode differs. A
+    newly imported module is no change. File events say when and which paths to scan. Where they are
+    incomplete, everything is scanned every ``interval``. Changes that follow each other within
+    :attr:`QUIET` are one. A subclass that replaces :meth:`files`, :meth:`python_files` or :meth:`check_file`
+    is called instead, file by file, every ``interval``.
 
     The application's ``reload_process_start`` and ``reload_process_stop`` listeners run once,
     ``before_reload_trigger`` and ``after_reload_trigger`` (this one with ``changed``, a set of paths as
     ``str``) around each request to restart. A listener that fails is logged and ends nothing.
 
     Args:
-        publisher (Publisher): The sending end of the pipe to the main process.
-        interval (float): The time from one look to the next, seconds. 0 stands for :attr:`INTERVAL`.
-        reload_dirs (Collection[Path]): Directories to watch as a whole, with all that is below them.
-        app_loader (AppLoader): Loads the application, whose modules and listeners these are.
+        publisher (Publisher): The sending end of the control channel.
+        interval (float): The time from one scan to the next, seconds. 0 stands for :attr:`INTERVAL`.
+        reload_dirs (Collection[Path]): Directories to watch, with everything below them.
+        app_loader (AppLoader): Loads the application.
     """
 
     handles_stop_itself = True
     """It sets handlers of its own for a stop (:mod:`worker._spawn.processes`)."""
     restart_policy = "always"
-    """It is replaced when it dies (:meth:`worker.manager.WorkerManager.manage`)."""
+    """It is replaced when it exits (:meth:`worker.manager.WorkerManager.manage`)."""
     is_reloader = True
-    """As long as it runs, servers that do not start may be repaired."""
+    """While it runs, a change may repair servers that do not start."""
     INTERVAL = 1.0
-    """The time from one look to the next where none is given, seconds."""
+    """The default time from one scan to the next, seconds."""
     QUIET = 0.05
-    """How long nothing is to change before the workers are restarted, seconds."""
+    """How long no file may change before the workers are restarted, seconds."""
     PATIENCE = 0.5
-    """How long that is waited for at most, seconds."""
+    """How long to wait for that at most, seconds."""
 
     def __init__(
         self,
@@ -89,19 +89,19 @@ class Reloader:
         self.reload_dirs = reload_dirs
         self.run = True
         self.app_loader = app_loader
-        # Held until stop(), and waited for: of all that threads wait for, a lock is what a signal handler may
-        # release. It cannot be pickled, so it is made where it is waited for.
+        # Held until stop(). Of all objects that a thread can wait for, a signal handler may release only a
+        # lock. It cannot be pickled, so the process that waits for it makes it.
         self._watching: Lock | None = None
         self._scanner: Scanner | None = None
         self._hints: Hints | None = None
         self._outputs: Outputs | None = None
         self._gap_told = False
-        # The files of the modules, and how many modules there were, at the last look; and of the first one,
-        # from when on a change counts.
+        # The files and the number of the modules at the last scan; for the first scan, the time from which
+        # on a change counts.
         self._modules: set[str] = set()
         self._imported = 0
         self._counts_from = 0.0
-        # When to look at everything again, on the monotonic clock.
+        # When to scan everything again, on the monotonic clock.
         self._due = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Reloader:
         """Load the application and watch until :meth:`stop` is called, by SIGINT and SIGTERM among others.
 
         Raises:
-            Exception: Whatever loading the application raises.
+            Exception: The error of loading the application.
         """
         app = self.app_loader.load()
         self._watching = Lock()
@@ -140,18 +140,18 @@ class Reloader:
             loop.close()
 
     def stop(self, *_: Any) -> None:
-        """End the watch at once. It takes, and ignores, what a signal handler is given."""
+        """End the watch at once. It accepts, and ignores, the arguments of a signal handler."""
         self.run = False
         if self._watching is not None:
             with suppress(RuntimeError):  # it is called a second time
                 self._watching.release()
 
     def reload(self, reloaded_files: str) -> None:
-        """Ask the manager to restart all workers.
+        """Request a restart of all workers.
 
         Args:
-            reloaded_files (str): The paths that changed, joined by commas; the workers are told. (The watch
-                tells the first 1,000 of them.)
+            reloaded_files (str): The changed paths, joined by commas, for the workers. The watch passes the
+                first 1,000 of them.
 
         Raises:
             OSError: The main process is gone (``ConnectionError``), or the connection is closed.
@@ -159,16 +159,16 @@ class Reloader:
         send(self._publisher, f"__ALL_PROCESSES__:{reloaded_files}")
 
     def files(self) -> Iterator[str | Path]:
-        """Iterate over what is watched: :meth:`python_files`, then all that is below each directory.
+        """Iterate over the watched files: :meth:`python_files`, then everything below each directory.
 
-        A directory that cannot be read, or goes away meanwhile, is passed over.
+        A directory that cannot be read, or is removed meanwhile, is skipped.
         """
         return chain(self.python_files(), chain.from_iterable(map(_below, self.reload_dirs)))
 
     def python_files(self) -> Iterator[str]:
         """Iterate over the source files of all modules that are imported in this process.
 
-        A module out of an archive counts as the archive; two modules of one file give it twice.
+        For a module in an archive, it is the archive. Two modules of one file yield it twice.
         """
         self._scanner = self._scanner or Scanner(self.reload_dirs)
         # Another thread may import meanwhile.
@@ -176,15 +176,15 @@ class Reloader:
 
     @staticmethod
     def check_file(filename: str | Path, mtimes: MutableMapping[Any, float]) -> bool:
-        """Return whether a file is newer than when it was last looked at.
+        """Return whether a file is newer than at the last check.
 
         Args:
             filename (str | Path): The file.
-            mtimes (MutableMapping): File to time of last modification, seconds; brought up to date. A file
-                that it does not have yet counts as unchanged.
+            mtimes (MutableMapping): File to time of last modification, seconds; it is updated. A file that it
+                lacks counts as unchanged.
 
         Raises:
-            OSError: There is no such file, or it is out of reach.
+            OSError: There is no such file, or it is inaccessible.
         """
         return Scanner.check_file(filename, mtimes)
 
@@ -194,22 +194,22 @@ class Reloader:
         return any(name in own or getattr(type(self), name) is not theirs for name, theirs in _OWN.items())
 
     def _wait(self) -> set[str] | None:
-        """Wait until it is time to look; return where, ``None`` for everywhere."""
+        """Wait until the next scan; return the paths to scan, ``None`` for everything."""
         assert self._watching is not None and self._hints is not None
         if self._is_replaced or self._hints.is_blind:
             self._watching.acquire(timeout=self.interval)
             return None
         hints: set[str] | None = set()
-        # What has been imported meanwhile is looked at as well.
+        # A new import ends the wait, too: its file has to be watched.
         while self.run and hints == set() and len(sys.modules) == self._imported:
             left = self._due - time.monotonic()
             hints = self._hints.wait(min(left, self.INTERVAL)) if left > 0 else None
         return hints
 
     def _gather(self, hints: set[str] | None) -> set[str]:
-        """Look, and if something changes, until nothing has for a while; return all that has."""
+        """Scan, and after a change again until no file has changed for a while; return all changes."""
         assert self._watching is not None and self._hints is not None
-        # What changes during a look, or while the machine is busy after it, has not been seen.
+        # The time before the scan: a change during it, or while the machine is busy, was not seen.
         seen, changed = time.time(), self._look(hints)
         first = {path: _changed_at(path) for path in changed}
         deadline = time.monotonic() + self.PATIENCE
@@ -228,7 +228,7 @@ class Reloader:
         return changed - self._outputs.found_by(first, self._modules)
 
     def _look(self, hints: set[str] | None) -> set[str]:
-        """Look at what the hints point at, or at everything; return what has changed."""
+        """Scan the paths of events, or everything; return the paths that have changed."""
         assert self._scanner is not None and self._hints is not None
         began = time.monotonic()
         self._imported = len(sys.modules)
@@ -236,13 +236,13 @@ class Reloader:
         self._scanner.watch(modules)
         changed = self._scanner.scan(hints)
         if self._counts_from:
-            # All since the start of this process, when workers may have imported an older module. What else
-            # the start itself has written is no change.
+            # Modules count if they have changed since this process was started: workers may have imported an
+            # older version. Other files that the start itself has written are no change.
             since, self._counts_from = self._counts_from, 0.0
             changed = [path for path in changed if path in modules or _changed_at(path) >= since]
         if hints is None:
             self._due = began + max(self.interval, SELDOM * (time.monotonic() - began))
-        # What has happened where nothing was watched yet, no event has told.
+        # In directories that were not watched until now, a change may have had no event.
         while self.run and self._hints.cover(self._scanner, modules):
             changed += self._scanner.scan()
             if time.monotonic() > began + self.PATIENCE:
@@ -251,13 +251,13 @@ class Reloader:
         if self._hints.gap:
             self._due = min(self._due, began + self.interval)
             self._tell_gap(self._hints.gap)
-        # What lies in a directory is told as what it resolves to, a module as it says itself.
+        # A path in a directory is reported resolved, that of a module as the module has it.
         told = {path if path in modules else resolved(path) for path in changed}
         assert self._outputs is not None
         return told - self._outputs.among(told, modules)
 
     def _tell_gap(self, gap: str) -> None:
-        """Say, once, why all files are looked at all the time."""
+        """Log, once, why everything is scanned all the time."""
         if not self._gap_told:
             text = "All files are looked at every %g s, as file events do not tell everything: %s"
             logger.warning(text, self.interval, gap)
@@ -268,7 +268,7 @@ class Reloader:
         for filename in self.files():
             if not self.run:
                 break
-            # Python itself writes there, when the workers import again what was edited.
+            # Python itself writes there, when the workers import edited modules again.
             if "__pycache__" in os.fspath(filename):
                 continue
             with suppress(OSError):
@@ -292,17 +292,17 @@ class Reloader:
             _trigger(app, loop, "after_reload_trigger", changed=changed)
 
 
-# As they are here, whatever becomes of the class.
+# Kept here, as these attributes of the class may be replaced.
 _OWN = {name: getattr(Reloader, name) for name in ("files", "python_files", "check_file")}
 
 
 def _last(paths: Iterable[str]) -> float:
-    """When the last of these changed."""
+    """Return when the last of these paths changed, seconds since 1970."""
     return max(map(_changed_at, paths))
 
 
 def _changed_at(path: str) -> float:
-    """When something last happened to it, or to what it was in, if that is gone."""
+    """Return when a path, or its nearest existing parent, last changed, seconds since 1970."""
     while True:
         with suppress(OSError):
             return os.stat(path).st_ctime
@@ -312,7 +312,7 @@ def _changed_at(path: str) -> float:
 
 
 def _shown(path: str) -> str:
-    """A path as the log has it: relative to the working directory, if it is below, on one line."""
+    """Return a path for the log, on one line: relative if it is below the working directory."""
     with suppress(ValueError, OSError):
         below = os.path.relpath(path)
         path = path if below.startswith(os.pardir) else below
@@ -326,7 +326,7 @@ def _package(loader: AppLoader) -> list[str]:
         function = getattr(loader.factory, "func", loader.factory)
         name = getattr(function, "__module__", None) or ""
     if not name or name.partition(".")[0] == "sanic":
-        # It was run from a script.
+        # A script has run it.
         name = "__main__"
     prefixes = [name[:end] for end, char in enumerate(name + ".") if char == "."]
     for file in (getattr(sys.modules.get(prefix), "__file__", None) for prefix in prefixes):

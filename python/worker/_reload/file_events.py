@@ -1,4 +1,4 @@
-"""Where something may have happened to files, as the kernel tells it through ``watchfiles``."""
+"""File events of the kernel, received by ``watchfiles``: the paths that may have changed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Hints", "absolute", "resolved", "shared_directories"]
 
-# File systems that tell nothing of what others do: other machines, or the host of a container.
+# File systems without events for changes by other machines, or by the host of a container.
 SILENT = re.compile(
     r"(nfs|nfs4|cifs|smb3|smbfs|afs|ceph|lustre|gfs2|ocfs2|9p|virtiofs|vboxsf|prl_fs|vmhgfs|fakeowner|fuse\..*)$"
 )
 MOUNTS = "/proc/self/mountinfo"
 INOTIFY = "/proc/sys/fs/inotify"
-# After how long without a look at the queue, seconds, or with how many paths, some may have been dropped.
+# Events may have been dropped if the queue was not read for this time, seconds, or has this many paths.
 STALL = 0.5
 MANY = 1_000
-# The first number of watches to advise.
+# The smallest number of watches to advise.
 WATCHES = 524_288
 
 Identity = tuple[int, int]
@@ -41,8 +41,8 @@ class _Place:
 
     Attributes:
         path: The absolute path by which it is watched.
-        folder: The path by which the scanner walks it, if it does: whatever happens in it matters.
-        names: What matters else, by the name in it, and what may have changed then.
+        folder: The path by which the scanner walks it, so that every name in it matters; else ``None``.
+        names: Other names in it that matter, each with the paths that may have changed with it.
     """
 
     path: str
@@ -50,28 +50,28 @@ class _Place:
     names: dict[str, set[str]] | None = None
 
     def hints(self, name: str) -> set[str]:
-        """Return what may have changed if something has happened to a name in it."""
+        """Return the paths that may have changed after an event for a name in it."""
         walked = set() if self.folder is None else {os.path.join(self.folder, name)}
         return walked | (self.names or {}).get(name, set())
 
     def all_hints(self) -> set[str]:
-        """Return what may have changed if something has happened to all of it."""
+        """Return the paths that may have changed after an event for the directory itself."""
         walked = set() if self.folder is None else {self.folder}
         return walked.union(*(self.names or {}).values())
 
 
 def absolute(path: str) -> str:
-    """Return a path from the root on; as it is where the working directory is gone."""
+    """Return the absolute form of a path; the path itself if the working directory is gone."""
     with suppress(OSError):
         return os.path.abspath(path)
     return path
 
 
 def resolved(path: str) -> str:
-    """Return a path without links and relative parts, as far as that can be told.
+    """Return a path without links and relative parts, as far as they can be resolved.
 
-    A link may go, or be replaced, from one system call to the next; what one in ``/proc`` leads to may be
-    secret; and of a chain of links that no system call would follow to its end, Python follows each.
+    A link may be removed or replaced between two system calls. The target of a link in ``/proc`` may be
+    hidden. Python follows a chain of links that is too long for any system call.
     """
     folder, rest = absolute(path), ""
     while True:
@@ -85,18 +85,18 @@ def resolved(path: str) -> str:
 
 
 class Hints:
-    """Says where to look, never what has changed: an event that is lost or late costs time, and no more.
+    """Reports paths to scan, not changes: a lost or late event delays a change, and has no other effect.
 
-    There is one watch, not recursive, over the directories that a scanner walks, those of single files, and
-    those in which a root, or what a link leads to, comes and goes.
+    There is one watch, not recursive. It covers the directories that a scanner walks, those of single files,
+    and those in which a root or the target of a link may appear or vanish.
 
     Args:
         roots (Collection[str]): The roots of the scanner.
-        step (float): How often the queue of events is looked at, seconds.
+        step (float): How often the queue of events is read, seconds.
         is_stopped (Callable[[], bool]): Whether to return from a wait at once.
 
     Attributes:
-        gap: Why events do not tell everything, in words; empty where they do.
+        gap: Why some changes have no events, in words; empty if all changes have them.
         is_blind: Whether there are no events at all.
     """
 
@@ -107,9 +107,9 @@ class Hints:
         self._notify: RustNotify | None = None
         self._watched: dict[str, Identity] = {}
         self._places: dict[str, _Place] = {}
-        # What the places follow from: with all of it as it was, they are the same ones.
+        # The input from which the places were made: they stay valid while it is the same.
         self._basis: tuple[Collection[str], ...] = ()
-        # Links and roots: places come and go with them.
+        # Links and roots: an event for one of them makes the places invalid.
         self._pivots: set[str] = set()
         self._is_forced = _is_polling_forced()
         self.gap = "WATCHFILES_FORCE_POLLING is set" if self._is_forced else ""
@@ -119,18 +119,18 @@ class Hints:
         return self._notify is None
 
     def cover(self, scanner: Scanner, files: Collection[str]) -> bool:
-        """Watch what matters now.
+        """Watch the directories and files that matter now.
 
         Args:
-            scanner (Scanner): What walks the directories.
-            files (Collection[str]): The single files that it looks at.
+            scanner (Scanner): Walks the directories.
+            files (Collection[str]): The single files that it scans.
 
         Returns:
-            bool: Whether there is something that was not watched until now, and may have changed untold.
+            bool: Whether a directory is watched that was not before, and may have changed without an event.
         """
         if self._is_forced:
             return False
-        # Whatever was dropped before the files were looked at does not matter.
+        # Events that were dropped before the scan do not matter.
         self._ticks.begin()
         basis = (scanner.folders(), scanner.links(), files)
         if basis == self._basis:
@@ -153,26 +153,26 @@ class Hints:
             timeout (float): How long at most, seconds.
 
         Returns:
-            set[str] | None: Paths, as the scanner knows them, that something may have happened to; none if it
-                is over. ``None``: something may have happened anywhere.
+            set[str] | None: The paths that may have changed, as the scanner knows them; empty after the
+                timeout or a stop. ``None``: any path may have changed.
         """
         assert self._notify is not None
         try:
-            # It takes a timeout of 0 for none.
+            # A timeout of 0 means none.
             events = self._notify.watch(1, self._step_ms, max(1, round(1000 * timeout)), self._ticks)
         except (RuntimeError, OSError):
-            # A name that is no UTF-8, for one; it does not recover from it.
+            # A name that is not UTF-8, for example. The watch does not recover from it.
             self._forget()
             return None
         paths = {path for _, path in events} if isinstance(events, set) else set()
         hints = set().union(*map(self._hinted, paths))
         if hints & self._pivots:
             self._basis = ()
-        # The kernel keeps only so many events, and nobody is told of those that were dropped.
+        # The kernel keeps a limited number of events, and watchfiles does not report dropped ones.
         return None if self._ticks.have_stalled or len(paths) > MANY else hints
 
     def close(self) -> None:
-        """Let go of the watch."""
+        """End the watch."""
         if self._notify is not None:
             self._notify.close()
             self._notify = None
@@ -181,7 +181,7 @@ class Hints:
         hints: set[str] = set()
         own = self._places.get(path)
         if own is not None:
-            # Perhaps its watch is gone with it.
+            # Its watch may be gone with it.
             self._watched.pop(path, None)
             self._basis = ()
             hints |= own.all_hints()
@@ -197,7 +197,7 @@ class Hints:
     def _needed(
         self, folders: Collection[str], links: Collection[str], files: Collection[str]
     ) -> tuple[dict[Identity, _Place], str]:
-        """Return the directories in which an event may matter, and which of them tells of none."""
+        """Return the directories in which an event may matter, and why one of them has no events."""
         places: dict[Identity, _Place] = {}
         gap = ""
         mounts = _Mounts()
@@ -218,7 +218,7 @@ class Hints:
             return found[path]
 
         def name(path: str, hint: str) -> None:
-            """Watch for the coming and going of what is at a path, or of what it would be in."""
+            """Watch for the creation and removal of a path, or of its nearest existing parent."""
             parent, own = os.path.split(path)
             place = place_at(parent)
             while place is None and parent != os.path.dirname(parent):
@@ -242,16 +242,16 @@ class Hints:
         return places, gap
 
     def _watch(self, paths: list[str]) -> str:
-        """Watch anew; return what stands in the way of it, in words."""
+        """Replace the watch; return why it is incomplete, in words."""
         self.close()
         try:
             self._notify = _notify(paths, tolerant=True)
         except (RuntimeError, OSError) as error:
-            # To be tried again at the next look: what was short may be there again.
+            # The next scan tries again: the resource may be available then.
             self._forget()
             return f"{error}; {_advice('max_user_instances', 1024)}, or more open files (ulimit -n), would do"
-        # It passes over what is out of its reach, and what the kernel refuses as well: of that only one more
-        # watch tells.
+        # A tolerant watch skips directories that it cannot read, and also those that the kernel refuses to
+        # watch. One more watch, which is not tolerant, shows whether the kernel refuses.
         try:
             _notify(["/"], tolerant=False).close()
         except OSError:
@@ -266,10 +266,10 @@ class Hints:
 
 
 class _Ticks:
-    """What is asked at every look at the queue whether to stop: ``is_set``, by the name of an event's.
+    """The stop event of a watch, which asks for :meth:`is_set` at each read of the queue.
 
     Attributes:
-        have_stalled: Whether there was none for long since the last look at the files.
+        have_stalled: Whether the queue was not read for too long since the last scan.
     """
 
     def __init__(self, is_stopped: Callable[[], bool]) -> None:
@@ -278,7 +278,7 @@ class _Ticks:
         self.have_stalled = False
 
     def begin(self) -> None:
-        """Start over."""
+        """Begin a new measurement."""
         self._late, self.have_stalled = monotonic() + STALL, False
 
     def is_set(self) -> bool:
@@ -290,14 +290,14 @@ class _Ticks:
 
 
 def _notify(paths: list[str], *, tolerant: bool) -> RustNotify:
-    # No process but this one is to load it.
+    # Imported here, so that no other process loads it.
     from watchfiles._rust_notify import RustNotify
 
     return RustNotify(paths, False, False, 0, False, tolerant)
 
 
 class _Mounts:
-    """The file systems of this machine, by the number of the device."""
+    """The types of the mounted file systems, by device number."""
 
     def __init__(self) -> None:
         self._kinds: dict[int, str] = {}
@@ -310,7 +310,7 @@ class _Mounts:
                 self._kinds[os.makedev(int(major), int(minor))] = os.fsdecode(after.split()[0])
 
     def silence(self, path: str, device: int) -> str:
-        """Return why what others do at a path is not told, in words; empty if it is."""
+        """Return why changes at a path have no events, in words; empty if they have."""
         kind = self._kinds.get(device, "")
         if SILENT.match(kind):
             return f"{path} is on a file system that does not tell of all changes ({kind})"
@@ -333,7 +333,7 @@ def _advice(limit: str, number: int) -> str:
 
 
 def _is_polling_forced() -> bool:
-    # As watchfiles takes it.
+    # As watchfiles reads it.
     forced = os.environ.get("WATCHFILES_FORCE_POLLING", "")
     return bool(forced) and forced.lower() not in ("false", "disable", "disabled")
 
@@ -341,7 +341,7 @@ def _is_polling_forced() -> bool:
 def shared_directories() -> set[str]:
     """Return directories that no application owns as a whole: the root, home, temporary and library ones."""
     shared = {os.sep, os.path.expanduser("~"), *sysconfig.get_paths().values()}
-    # There need not be any that can be written to.
+    # gettempdir() fails if no temporary directory can be written to.
     with suppress(OSError):
         shared.add(gettempdir())
     return set(map(resolved, shared))

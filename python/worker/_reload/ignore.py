@@ -1,4 +1,4 @@
-"""What the reloader does not watch: patterns, as ``.gitignore`` has them."""
+"""The patterns of files that the reloader ignores, in the syntax of ``.gitignore``."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from worker.settings import compile_patterns
 
 __all__ = ["DEFAULTS", "rules"]
 
-# Something escaped, or a class of characters: what ends one does not if it comes first.
+# An escaped character, or a class of characters: a "]" that comes first does not end the class.
 _CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]")
 
 DEFAULTS = (
-    # What Python and its tools keep.
+    # Python and its tools.
     *("__pycache__", "*.py[co]", "*.egg-info", "*.dist-info", ".eggs", ".venv", "venv", ".tox", ".nox"),
     *(".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis", ".coverage", ".coverage.*"),
-    # What others keep.
+    # Other tools.
     *(".git", ".hg", ".svn", ".cache", ".idea", ".vscode", ".ipynb_checkpoints", "node_modules"),
-    # What editors, sync tools and file systems put beside a file while it is edited or saved.
+    # Files that editors, sync tools and file systems make beside a file while it is edited or saved.
     *("*~", "*.sw[j-px]", "[#]*[#]", ".[#]*", "4913", "*___jb_tmp___", "*___jb_old___", ".goutputstream-*"),
     *("*.kate-swp", ".*.kak.*", "flycheck_*", "*.bak", "*.bck", "*.tmp", ".~lock.*", "._*", ".DS_Store"),
     *(".nfs*", ".fuse_hidden*"),
-    # What a running application writes.
+    # Output of a running application.
     *("*.log", "*.log.*", "*.out", "*.pid", "*.sock", "*.db", "*.db-*", "*.sqlite", "*.sqlite-*"),
     *("*.sqlite3", "*.sqlite3-*"),
 )
-"""What is ignored before the setting ``reload_ignore`` adds to it, or takes from it."""
+"""The patterns that are always used; those of the setting ``reload_ignore`` come after them."""
 
 
 def rules(patterns: Iterable[str]) -> list[tuple[str, bool]]:
-    """Patterns as rules for a :class:`worker._core.Scanner`: regular expressions with their verdicts.
+    """Return patterns as rules for a :class:`worker._core.Scanner`: pairs of an expression and a verdict.
 
     Args:
         patterns (Iterable[str]): As in a ``.gitignore`` (https://git-scm.com/docs/gitignore).
 
     Raises:
-        ValueError: One of them is no pattern.
+        ValueError: One of them is not a valid pattern.
     """
     return [
         (_portable(pattern.regex.pattern), pattern.include)
@@ -46,7 +46,7 @@ def rules(patterns: Iterable[str]) -> list[tuple[str, bool]]:
 
 
 def _portable(expression: str) -> str:
-    """An expression as both cores read it: no names of groups, and in a class no sets that are nested."""
+    """Return an expression that both cores accept: without names of groups, and without nested sets."""
 
     def plain(found: re.Match[str]) -> str:
         text = found[0]

@@ -1,4 +1,4 @@
-"""Which files the server itself writes: to reload because of them would change them again, for ever."""
+"""Recognises the files that the server itself writes: a reload because of them would repeat for ever."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from worker.constants import ProcessState
 
 __all__ = ["Outputs", "Processes", "Rollouts"]
 
-# In how many rollouts in a row the same files, and no others, change that the servers write as they start.
+# The number of rollouts in a row after which files that change in each of them, and no others, are output.
 IN_A_ROW = 3
-# How late after a rollout a change is still one of it, seconds: the watch tells of a change a little later,
-# and of a file that changes all the time the last change alone shows.
+# How long after a rollout a change still belongs to it, seconds. The watch reports a change a little later,
+# and shows only the last change of a file that changes all the time.
 SLACK = 0.25
-# How many files that a process has had open for writing are remembered.
+# The largest number of remembered files that a process has had open for writing.
 REMEMBERED = 1_000
-# What of a process the reloader goes by.
+# The keys of a state entry that the reloader reads.
 KEYS = ("pid", "server", "state", "serving", "start_at", "restart_at", "ready_at")
-# A file of which Python can make a module.
+# The suffixes of files that Python can import.
 MODULES = tuple(all_suffixes())
-# What stands for a number in the names of files that are made anew each time: a pid, a time.
+# A number in the name of a file that differs each time: a pid, a time.
 NUMBER = re.compile(r"\d{3,}")
-# What is put into the name of a log when the next one takes its place, and behind the name of a database.
+# Additions to the name of a log that is rotated, and of a file that a database makes beside its own.
 ROTATED = r"([._-]\d[\d._T-]*)"
 PACKED = r"(\.(gz|bz2|xz|zst|zip))?"
 JOURNAL = r"-(journal|wal|shm|mj\w+)"
@@ -45,28 +45,28 @@ Identity = tuple[int, int]
 
 
 class Processes:
-    """The processes of the server, as their state has them.
+    """The processes of the server, as in the shared state.
 
     Args:
-        state (MutableMapping[str, Any] | None): The state of all, name to entry; ``None``: there is none.
+        state (MutableMapping[str, Any] | None): The shared state, name to entry; ``None``: there is none.
     """
 
     def __init__(self, state: MutableMapping[str, Any] | None) -> None:
         self._state = state
 
     def pids(self) -> set[int]:
-        """Return the pids of all that are known."""
+        """Return the pids of all processes in the state."""
         pids = (entry.get("pid") for entry in self._entries())
         return {pid for pid in pids if isinstance(pid, int) and pid > 0}
 
     def renewed_at(self, since: float) -> float:
-        """Return when the last server was ready of those started since a time, if that are all.
+        """Return when the last server became ready, if all servers were started since a time.
 
         Args:
             since (float): The time, seconds since 1970.
 
         Returns:
-            float: The same; ``inf`` if one is not ready yet, ``-inf`` if nothing is known.
+            float: Seconds since 1970; ``inf`` if a server is older or not ready, ``-inf`` without a state.
         """
         latest = -math.inf
         for entry in self._entries():
@@ -85,50 +85,50 @@ class Processes:
             state = shared(self._state)
             return [state.some(name, KEYS) for name in [*self._state.keys()]]
         except Exception:
-            # Its keeper is gone, or an entry was; the next time more may be known.
+            # The process that keeps the state, or an entry, is gone. The next call may succeed.
             logger.debug("The state of the processes cannot be read.", exc_info=True)
             return []
 
 
 class Rollouts:
-    """Notes what changes in each rollout: from the request until the last new server is ready.
+    """Records the files that change in each rollout, from its request until the last new server is ready.
 
-    Requests that come during one rollout are the next one.
+    Requests during one rollout make up the next one.
 
     Args:
-        processes (Processes): Those that are rolled out.
+        processes (Processes): The processes of the server.
     """
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
-        # When the present rollout was asked for, when it was over, and when the next one was asked for last.
+        # When the current rollout was requested, when it was over, and when the next one was last requested.
         self._begun: float | None = None
         self._ready = math.inf
         self._next: float | None = None
         self._changed: set[str] = set()
-        # What has changed in each of the last rollouts, and in how many of them.
+        # The files that have changed in each of the last rollouts, and the number of these rollouts.
         self._usual: set[str] = set()
         self._times = 0
 
     def request(self, now: float) -> None:
-        """Take note of a request, made at a time in seconds since 1970."""
+        """Record a request, made at a time in seconds since 1970."""
         if self._begun is None:
             self._begun = now
         else:
             self._next = now
 
     def note(self, changed: Mapping[str, float]) -> set[str]:
-        """Take note of what has changed.
+        """Record changes.
 
         Args:
-            changed (Mapping[str, float]): Paths, and when they changed, seconds since 1970.
+            changed (Mapping[str, float]): Paths, and the times of their change, seconds since 1970.
 
         Returns:
-            set[str]: Those that have changed in three rollouts in a row, in which nothing else has.
+            set[str]: The paths that have changed in three rollouts in a row, in which no other path has.
         """
         found: set[str] = set()
         while changed and self._begun is not None:
-            # What it was when it was over: the next rollout makes it another one.
+            # Read it once: the next rollout changes the answer.
             if self._ready == math.inf:
                 self._ready = self._processes.renewed_at(self._begun)
             ready = self._ready
@@ -142,7 +142,7 @@ class Rollouts:
         return found
 
     def _conclude(self) -> set[str]:
-        """Go on to the next rollout, if there is one."""
+        """End the current rollout, and begin the next one if it was requested."""
         is_usual = bool(self._changed) and self._changed == self._usual
         self._usual, self._times = self._changed, self._times + 1 if is_usual else 1
         self._begun, self._next, self._ready, self._changed = self._next, None, math.inf, set()
@@ -150,15 +150,15 @@ class Rollouts:
 
 
 class Outputs:
-    """Tells output from edits.
+    """Distinguishes output of the server from edits.
 
-    Output is what this process or another one of the server has open for writing, or had, and what is named
-    after it (``audit.txt.1``, ``data-journal``); and what changes in three rollouts in a row in which nothing
-    else does. The log names both. A file of which Python can make a module, or for which there is a pattern
-    that begins with ``!``, is output only while it is open.
+    Output are the files that this process or another one of the server has or had open for writing, and files
+    that are named after them (``audit.txt.1``, ``data-journal``). Output are also files that change in three
+    rollouts in a row in which no other file does. The log names both. A file that Python can import, or that
+    a pattern with a leading ``!`` matches, is output only while it is open.
 
     Args:
-        state (MutableMapping[str, Any] | None): The state of all processes.
+        state (MutableMapping[str, Any] | None): The shared state.
         roots (Iterable[str]): The directories below which patterns apply.
         patterns (Iterable[str]): The setting ``reload_ignore``.
     """
@@ -171,13 +171,13 @@ class Outputs:
         self._roots = [os.path.join(resolved(root), "") for root in roots]
         wanted = rules(pattern[1:] for pattern in patterns if pattern.startswith("!"))
         self._wanted = [re.compile(expression) for expression, _ in wanted]
-        # What has been open for writing, by the path by which it has changed, and what is named after it.
+        # The files that were open for writing, by the path of their change, with the names derived from them.
         self._written: dict[str, tuple[Identity, re.Pattern[str]]] = {}
-        # What has changed in each rollout, by its pattern.
+        # The patterns of the files that have changed in each rollout.
         self._ignored: set[str] = set()
 
     def among(self, paths: set[str], modules: Collection[str]) -> set[str]:
-        """Return which of these are output, as far as that can be told now.
+        """Return the paths that are known to be output now.
 
         Args:
             paths (set[str]): Files that have changed.
@@ -198,14 +198,14 @@ class Outputs:
         return found
 
     def request(self, now: float) -> None:
-        """Take note of a request for a rollout, made at a time in seconds since 1970."""
+        """Record a request for a rollout, made at a time in seconds since 1970."""
         self._rollouts.request(now)
 
     def found_by(self, changed: Mapping[str, float], modules: Collection[str]) -> set[str]:
-        """Return which of these, that are no output yet, are known to be by now.
+        """Return the paths that turn out to be output by their changes in each rollout.
 
         Args:
-            changed (Mapping[str, float]): Files, and when they changed, seconds since 1970.
+            changed (Mapping[str, float]): Files, and the times of their change, seconds since 1970.
             modules (Collection[str]): Files that are imported.
         """
         if not changed:
@@ -255,13 +255,13 @@ class Outputs:
         return any(expression.search(below) for expression in self._wanted)
 
     def _below(self, path: str) -> str:
-        """The path below the innermost root."""
+        """Return the part of a path below the innermost root."""
         length = max((len(root) for root in self._roots if path.startswith(root)), default=1)
         return path[length:]
 
 
 def _pattern(path: str) -> str:
-    """What a path is named after, as the log has it; with a ``*`` for a number, which may be another one."""
+    """Return the name from which a path is derived, printable and with ``*`` for each number."""
     folder, name = os.path.split(_printable(path))
     return os.path.join(folder, NUMBER.sub("*", NAMED_AFTER.sub("", name)))
 
@@ -271,17 +271,17 @@ def _printable(path: str) -> str:
 
 
 def _named_after(path: str) -> re.Pattern[str]:
-    """What is named after an output: what it was until it was rotated, or what a database puts beside it."""
+    """Return the pattern of paths derived from an output: rotated logs, and the journals of a database."""
     stem, suffix = map(re.escape, os.path.splitext(path))
     log = f"{stem}{suffix}{ROTATED}|{stem}{ROTATED}{suffix}"
     return re.compile(f"({log}){PACKED}|{stem}{suffix}{JOURNAL}")
 
 
 def _own() -> Iterator[Identity]:
-    """What this very process has open for writing."""
+    """Yield the files that this process has open for writing."""
     with suppress(OSError):
         for fd in map(int, os.listdir("/dev/fd")):
-            # The one that lists them is gone by now.
+            # The descriptor that has listed the directory is closed by now.
             with suppress(OSError):
                 about, flags = os.fstat(fd), fcntl(fd, F_GETFL)
                 if _is_written(about, flags):
@@ -289,7 +289,7 @@ def _own() -> Iterator[Identity]:
 
 
 def _open_for_writing(pid: int) -> Iterator[Identity]:
-    """What another process has open for writing; nothing where that may not be known."""
+    """Yield the files that another process has open for writing; none without the permission to see them."""
     folder = f"/proc/{pid}"
     with suppress(OSError):
         for fd in os.listdir(f"{folder}/fd"):
