@@ -1,4 +1,4 @@
-"""The boundary: which core does the work, and the one place that imports either of them.
+"""Chooses the core; the only module that imports either of them.
 
 ``WORKER_CORE`` in the environment chooses: ``auto`` (the default: the native core where it was
 built, else the pure one), ``native`` or ``pure``. Both decode, frame, wait and scan with the same results;
@@ -36,10 +36,10 @@ _NATIVE = "worker._native"
 
 @dataclass(frozen=True, slots=True)
 class CoreInfo:
-    """Which core is at work.
+    """The core in use.
 
     ``version`` is that of the installed distribution (``"unknown"`` for a source tree that is not
-    installed), ``profile`` how the native core was compiled, ``None`` for the pure one.
+    installed). ``profile`` is that of the compiled native core, ``None`` for the pure one.
     """
 
     core: Literal["native", "pure"]
@@ -51,7 +51,7 @@ def _choose() -> ModuleType:
     wanted = os.environ.get(_VARIABLE, "auto")
     if wanted not in _CHOICES:
         raise ImportError(f"{_VARIABLE}={wanted!r} is no core: choose one of {', '.join(_CHOICES)}")
-    # Statements, as what freezes a program looks for those, and runs nothing.
+    # Import statements: a tool that freezes a program reads only those, and runs no code.
     if wanted != "pure":
         try:
             # The native core imports it by name; a frozen program has only what static imports lead to.
@@ -60,7 +60,7 @@ def _choose() -> ModuleType:
 
             return native
         except ModuleNotFoundError as exc:
-            # An extension that is there and does not load is a fault to be seen, not a reason to be slow.
+            # An extension that exists and does not load is an error. Falling back would only hide it.
             if exc.name != _NATIVE:
                 raise
             if wanted == "native":
@@ -91,7 +91,7 @@ if not TYPE_CHECKING:
 
 
 def core_info() -> CoreInfo:
-    """Tell which core was chosen when this module was imported."""
+    """Return the core that was chosen when this module was imported."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -1,4 +1,4 @@
-"""How the values of the shared table are kept as bytes, and what becomes of those that cannot be read."""
+"""Converts the values of the shared table to bytes and back, and represents values that cannot be read."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["PROTOCOL", "PartialEntry", "UnreadableError", "dumps", "loads", "utc
 
 # Every supported Python has it, and all processes of a server run the same one.
 PROTOCOL = 5
-# What a time begins with; no pickle begins so.
+# The first byte of a time. No pickle begins with it.
 TIME = b"t"
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class UnreadableError(ValueError):
-    """A value that this process cannot make of its pickle, because it cannot import the class, for one.
+    """A value that this process cannot unpickle, for example because it cannot import the class.
 
     Attributes:
         name: The entry.
@@ -36,10 +36,10 @@ class UnreadableError(ValueError):
 
 
 class PartialEntry(dict[Any, Any]):
-    """An entry with values that cannot be read: to ask for one of these raises :exc:`UnreadableError`.
+    """An entry with values that cannot be read: a read of one of them raises :exc:`UnreadableError`.
 
-    So does to copy it into another mapping, as whoever means to write the entry anew does: what could not be
-    read would be lost. ``items()`` and ``values()`` show what can be read.
+    Copying the entry into another mapping raises it, too: the next write of that copy would lose these
+    values. ``items()`` and ``values()`` show only readable values.
 
     Attributes:
         unreadable: The errors, by key.
@@ -49,7 +49,8 @@ class PartialEntry(dict[Any, Any]):
         super().__init__(entry)
         self.unreadable = dict(unreadable)
 
-    # As `dict` itself is not asked for these when it is copied, it is copied by `keys` and one by one.
+    # A copy of a dict subclass bypasses its methods, unless it overrides `__iter__`. Then the copy is made
+    # with `keys`, one key after the other.
     def __iter__(self) -> Iterator[Any]:
         yield from super().__iter__()
         yield from self.unreadable
@@ -68,10 +69,10 @@ class PartialEntry(dict[Any, Any]):
         raise self.unreadable.get(key) or KeyError(key)
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """Return the value of ``key``, or ``default`` where the entry has none.
+        """Return the value of ``key``, or ``default`` if the entry has none.
 
         Raises:
-            UnreadableError: It has one that cannot be read here.
+            UnreadableError: The value cannot be read here.
         """
         if key in self.unreadable:
             raise self.unreadable[key]
@@ -79,22 +80,22 @@ class PartialEntry(dict[Any, Any]):
 
 
 def dumps(value: Any) -> bytes:
-    """A value, or a key, as bytes.
+    """Return a value, or a key, as bytes.
 
     Raises:
-        Exception: It cannot be pickled; whatever :mod:`pickle` raises.
+        Exception: It cannot be pickled; any error of :mod:`pickle`.
     """
-    # As a pickle, a time in UTC takes 7 µs, most of them to look up the name of the time zone's class.
+    # Pickling a time in UTC takes 7 µs, mostly to look up the name of the time zone's class.
     if type(value) is datetime and value.tzinfo is timezone.utc and not value.fold:
         return TIME + value.isoformat().encode()
     return pickle.dumps(value, PROTOCOL)
 
 
 def loads(kept: bytes) -> Any:
-    """The value that was kept.
+    """Return the value that was kept as bytes.
 
     Raises:
-        Exception: It cannot be unpickled; whatever the class raises, or its import.
+        Exception: It cannot be unpickled; any error of the class, or of its import.
     """
     if kept.startswith(TIME):
         return datetime.fromisoformat(kept[len(TIME) :].decode())

@@ -1,7 +1,7 @@
-"""What the manager is told: commands that came down the pipe, and events of its wait.
+"""The commands of the control channel, and the events of the main process's wait.
 
-Every class is frozen and compares by value. Both cores build these very classes, so ``==`` between
-what the two return is the test that they agree.
+Every class is frozen and compares by value. Both cores build these classes, so a test compares their results
+with ``==``.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ __all__ = [
     "encoded_files",
 ]
 
-# What would end a path, or the message, or is no text: of these bytes none may go as it is.
+# The bytes to encode: those that would end a path or the message, and those that are not text.
 _TO_ENCODE = re.compile("[%:,\r\n\udc80-\udcff]")
 _ENCODED = re.compile("%(25|3A|2C|0D|0A|[89A-F][0-9A-F])")
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A falsy message (``None``, ``""``): leave the loop."""
+    """A falsy message (``None``, ``""``): end the loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terminate:
-    """``__TERMINATE__``: shut the server down.
+    """``__TERMINATE__``: stop the server.
 
-    ``early`` is ``__TERMINATE_EARLY__``: the sender itself failed to start.
+    ``early`` is for ``__TERMINATE_EARLY__``: the sender itself failed to start.
     """
 
     early: bool = False
@@ -60,7 +60,7 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class ScaleBy:
-    """A signal, never a message: run ``change`` servers more, or fewer, than there are when it is obeyed."""
+    """A signal, never a message: run ``change`` servers more, or fewer, than there are at its execution."""
 
     change: int
 
@@ -69,8 +69,8 @@ class ScaleBy:
 class Restart:
     """``<name>[,<name>...][:<files>][:STARTUP_FIRST]``: restart processes.
 
-    ``names`` is ``None`` for all of them (``__ALL_PROCESSES__``); ``files`` is the text between the
-    first colon and the order, ``None`` where the message has no colon at all.
+    ``names`` is ``None`` for all processes (``__ALL_PROCESSES__``). ``files`` is the text between the first
+    colon and the order, ``None`` if the message has no colon.
     """
 
     names: tuple[str, ...] | None
@@ -80,7 +80,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Manage:
-    """A tuple of 8 (or 7: one worker): manage a process from now on.
+    """A tuple of 8 (or 7: one process): manage a new worker.
 
     The fields are the parameters of :meth:`worker.manager.WorkerManager.manage`, in their order.
     """
@@ -97,7 +97,7 @@ class Manage:
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """A message that is none of the above: what was received, and what is wrong with it."""
+    """A message that is none of the above, and the reason for that in words."""
 
     message: object
     reason: str
@@ -115,7 +115,7 @@ Command = Stop | Terminate | Scale | ScaleBy | Restart | Manage | Invalid
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A whole frame came down the pipe. ``sender`` is the pid of its writer, if the kernel knows."""
+    """A whole frame was received. ``sender`` is the pid of its sender, if the kernel knows it."""
 
     command: Command | Opaque
     sender: int | None = None
@@ -123,9 +123,9 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
-    """Bytes on the pipe that are no frame were dropped.
+    """Bytes that are not a frame were received and dropped.
 
-    ``reason`` says why in words, ``sample`` holds the first of them (at most 64).
+    ``reason`` is the reason in words. ``sample`` holds the first of the bytes (at most 64).
     """
 
     reason: str
@@ -135,10 +135,10 @@ class Corrupt:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A watched process is dead.
+    """A watched process has exited.
 
     ``exitcode`` is as in :attr:`multiprocessing.Process.exitcode` (negative: the signal that killed
-    it), ``None`` where this process is not allowed to know (it is no child of ours).
+    it). It is ``None`` if it is unknown, as for a process that is not a child of this one.
     """
 
     key: str
@@ -150,16 +150,16 @@ Event = Received | Corrupt | Exited
 
 
 def encoded_files(paths: Iterable[str]) -> str:
-    """Paths as the ``files`` of a :class:`Restart`, joined by commas.
+    """Return paths as the ``files`` of a :class:`Restart`, joined by commas.
 
-    Percent-encoded are ``%``, ``:``, ``,``, CR, LF and the bytes that are no UTF-8 (as :func:`os.fsdecode`
-    has them), and nothing else.
+    Percent-encoded are ``%``, ``:``, ``,``, CR, LF and the bytes that are not UTF-8 (as decoded by
+    :func:`os.fsdecode`), and nothing else.
     """
     return ",".join(_TO_ENCODE.sub(lambda found: f"%{ord(found[0]) & 0xFF:02X}", path) for path in paths)
 
 
 def decoded_files(files: str) -> str:
-    """The paths of :func:`encoded_files`, still joined by commas; what else follows a ``%`` stays."""
+    """Return the paths of :func:`encoded_files`, still joined by commas; any other ``%`` stays."""
 
     def decoded(found: re.Match[str]) -> str:
         byte = int(found[1], 16)

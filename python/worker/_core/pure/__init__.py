@@ -1,7 +1,7 @@
-"""The core in plain Python, for where the native one is missing.
+"""The core in plain Python, used where the native one is missing.
 
-It decodes, frames, waits and scans with the same results. It has no table: the state of the workers is then
-kept by :mod:`worker._spawn.state_process`.
+It decodes, frames, waits and scans with the same results. It has no table: :mod:`worker._spawn.state_process`
+then keeps the shared state.
 """
 
 from __future__ import annotations

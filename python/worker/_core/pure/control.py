@@ -1,6 +1,6 @@
-"""What travels on the pipe, in plain Python: its frames, its pickles, its grammar.
+"""The frames, the pickles and the grammar of the control channel, in plain Python.
 
-The stub of the native core documents what is offered here; the comments in this file say why.
+The stub of the native core documents the public names; the comments in this file give reasons.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from worker.constants import RestartOrder
 __all__ = ["LIMIT", "ROOM", "Fault", "Framer", "decode", "parse"]
 
 LIMIT = 16 * 1024 * 1024
-# What the unfinished frames of all senders may take together.
+# The largest size of the unfinished frames of all senders together, bytes.
 ROOM = 4 * LIMIT
 
 # ------------------------------------------------------------------------------------- the grammar
@@ -26,16 +26,16 @@ _STARTUP_FIRST = "STARTUP_FIRST"
 _NUMBER = re.compile(r"[ \t-\r]*([+-]?)([0-9]+)[ \t-\r]*")
 _SCALE_SHAPE = "__SCALE__ wants a colon and a whole number, as in '__SCALE__:4'"
 _SCALE_RANGE = "__SCALE__ wants a number that fits in 64 bits"
-# Far more than one server has processes, and far less than a message has room for.
+# Far more than the processes of one server, and far fewer than fit into a message.
 _NAMES = 10_000
 _TOO_MANY = "a restart names at most 10,000 processes"
-# A frozen dataclass with slots takes its time to be made; what is made most often is made as `copy` does it.
+# The constructor of a frozen dataclass with slots is slow. The most frequent class is made as `copy` does it.
 _new = object.__new__
 _set_names, _set_files, _set_order = (vars(Restart)[name].__set__ for name in Restart.__slots__)
 
 
 def parse(text: str) -> Command:
-    # The verbs begin with an underscore, the names of processes hardly ever do.
+    # The verbs begin with an underscore. Names of processes hardly ever do.
     if text[:1] in ("", "_") and (verb := _verb(text)) is not None:
         return verb
     head, colon, rest = text.partition(":")
@@ -72,7 +72,7 @@ def _scale(text: str) -> Scale | Invalid:
     if colon != ":" or match is None:
         return Invalid(text, _SCALE_SHAPE)
     digits = match[2].lstrip("0") or "0"
-    # Counted before they are converted, as int() refuses what has thousands of digits.
+    # The digits are counted first: int() refuses thousands of them.
     if len(digits) > 19 or not -(1 << 63) <= (wanted := int(match[1] + digits)) < 1 << 63:
         return Invalid(text, _SCALE_RANGE)
     return Scale(wanted)
@@ -83,7 +83,7 @@ def _scale(text: str) -> Scale | Invalid:
 _PROTO, _FRAME, _STOP, _NONE = 0x80, 0x95, 0x2E, 0x4E
 _SIZED = {0x8C: 1, 0x58: 4, 0x8D: 8}  # SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
 _MEMO = {0x94: 1, 0x71: 2, 0x72: 5}  # MEMOIZE, BINPUT, LONG_BINPUT: the opcode and its argument
-# How a text comes nowadays: \x80 4 \x95 <size of the rest> \x8c <length> text \x94, or X in place of \x8c.
+# The usual form of a text: \x80 4 \x95 <size of the rest> \x8c <length> text \x94, or X in place of \x8c.
 _USUAL = struct.Struct("<3sQBB")
 _USUAL_BEGIN, _USUAL_END = (b"\x80\x04\x95", b"\x80\x05\x95"), b"\x94."
 
@@ -136,12 +136,12 @@ def _unpickled(payload: bytes) -> str | None:
 
 _SHORT, _LONG = struct.Struct("!i"), struct.Struct("!iQ")
 _SHORTEST = 4  # b"\x80\x04N."
-_PROBE = _SHORT.size + 2  # what tells a plausible frame: its length and how a pickle begins
+_PROBE = _SHORT.size + 2  # enough to recognise a plausible frame: its length and the begin of a pickle
 _SAMPLE = 64
 
 
 class Fault(NamedTuple):
-    """Bytes that were dropped: why, and the first of them."""
+    """Bytes that were dropped: the reason, and the first of them."""
 
     reason: str
     sample: bytes
@@ -151,8 +151,8 @@ class Fault(NamedTuple):
 class Framer:
     """Bytes in, whole payloads out.
 
-    While ``_lost``, the buffer begins at what may be a frame. Of one that was dropped,
-    ``_skip`` bytes are still to come.
+    While ``_lost``, a frame may begin at the start of the buffer. ``_skip`` bytes of a dropped frame are
+    still to come.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -187,7 +187,10 @@ class Framer:
             self._faults.append(fault)
 
     def cut(self, chunk: bytes, enough: float = math.inf) -> list[bytes | Fault]:
-        """What ``chunk`` brought to an end, in the order of its bytes; more than enough comes next time."""
+        """Return the payloads and faults that ``chunk`` completes, in order.
+
+        After ``enough`` of them, the rest is left for the next call.
+        """
         if self._skip:
             skipped = min(self._skip, len(chunk))
             self._skip -= skipped
@@ -204,7 +207,7 @@ class Framer:
         return items
 
     def _cut(self, data: bytes | bytearray, enough: float) -> tuple[list[bytes | Fault], int]:
-        """What is whole in ``data``, and how much of it is dealt with."""
+        """Return the complete payloads and faults in ``data``, and how many bytes they take."""
         items: list[bytes | Fault] = []
         at = 0
         if self._lost:
@@ -214,7 +217,7 @@ class Framer:
             if not 0 <= size <= self._limit:
                 reason = f"a header announces {size} bytes, a frame has 0 to {self._limit}"
                 found, self._lost = _search(data, at + 1, self._limit)
-                # What is kept may yet be a frame, but the header that was refused is always shown.
+                # The bytes from `found` on may be a frame. The sample always shows the refused header.
                 dropped = data[at : max(found, start)]
                 items.append(Fault(reason, bytes(dropped[:_SAMPLE])))
                 at = found
@@ -226,16 +229,16 @@ class Framer:
         return items, at
 
     def abandon(self) -> Fault | None:
-        """Drop what is left. Bytes that were dropped while lost have been told of before."""
+        """Drop the unfinished frame. Bytes dropped while out of sync were reported before."""
         self._skip = 0
         lost, self._lost = self._lost, False
         return self._empty(lost, "its writer is gone")
 
     def skip(self) -> Fault | None:
-        """Drop the unfinished frame, and what is still to come of it: there is no room."""
+        """Drop the unfinished frame, and the rest of it when it comes: there is no room."""
         lost, header = self._lost, _header(self._buffer, 0)
         if header is None or lost:
-            # Where it ends is not known.
+            # The end of the frame is unknown.
             self._lost = True
         else:
             self._skip = sum(header) - len(self._buffer)
@@ -254,7 +257,7 @@ class Framer:
 
 
 def _search(data: bytes | bytearray, at: int, limit: int) -> tuple[int, bool]:
-    """The first place from ``at`` on where a frame may begin, and whether that is still open."""
+    """Return the first place from ``at`` on where a frame may begin, and whether that is still uncertain."""
     while (mark := data.find(_PROTO, at + _SHORT.size)) >= 0:
         at = mark - _SHORT.size
         if at + _PROBE > len(data):
@@ -270,7 +273,7 @@ def _search(data: bytes | bytearray, at: int, limit: int) -> tuple[int, bool]:
 
 
 def _header(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
-    """Where the payload of the frame at ``at`` begins and its size, once its header is complete."""
+    """Return begin and size of the payload of the frame at ``at``; ``None`` without a whole header."""
     if at + 4 > len(data):
         return None
     (size,) = _SHORT.unpack_from(data, at)

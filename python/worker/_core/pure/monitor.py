@@ -1,8 +1,8 @@
-"""The monitor in plain Python: one wait for messages, exits and wakes.
+"""The monitor in plain Python: one wait for messages, exits and wakeups.
 
-The stub of the native core documents what is offered here; the comments in this file say why. The
-one thing Python cannot promise: a signal handler that raises between two bytecodes of
-:meth:`Monitor.wait`, rather than in its poll, may cost what was being read.
+The stub of the native core documents the public names; the comments in this file give reasons. Python cannot
+give one guarantee of the native core: if a signal handler raises between two bytecodes of
+:meth:`Monitor.wait`, and not in its poll, the bytes just read may be lost.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ from worker._core.pure.control import ROOM, Fault, Framer, decode
 
 __all__ = ["Monitor"]
 
-# How much is read at once, as long as no larger message is under way: some hundreds of messages.
+# The size of a read while no larger message is under way, bytes: some hundreds of messages.
 _READ = 16 * 1024
-# A wait takes no more than this, and is content with this many messages, so that a flood of them hides
-# neither an exit nor a signal for long.
+# The most bytes and messages that one wait takes. A flood of messages must not delay an exit or a signal.
 _TAKE = 128 * 1024
 _ENOUGH = 250
 
-# A frozen dataclass with slots takes its time to be made; what is made most often is made as `copy` does it.
+# The constructor of a frozen dataclass with slots is slow. The most frequent class is made as `copy` does it.
 _new = object.__new__
 _set_command, _set_sender = (vars(Received)[name].__set__ for name in Received.__slots__)
 
@@ -46,7 +45,7 @@ _IN_USE = "the monitor is in use: wait, watch, unwatch and close are for one thr
 
 
 class _Socket:
-    """A Unix stream socket: no read mixes the bytes of two writers, and each says whose they are."""
+    """A Unix stream socket: no read mixes the bytes of two senders, and each read names its sender."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -55,8 +54,8 @@ class _Socket:
     def over(cls, fd: int) -> _Socket | None:
         if not (hasattr(socket, "SO_PASSCRED") and stat.S_ISSOCK(os.fstat(fd).st_mode)):
             return None
-        # Said to be non-blocking already: where a default timeout is set, socket would else make it
-        # so, for all who share the pipe.
+        # The flag declares it as non-blocking already. With a default timeout set, `socket` would otherwise
+        # make it so, for every process that shares the channel.
         sock = socket.fromfd(fd, socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         fits = False
         try:
@@ -88,7 +87,7 @@ class _Socket:
 
 
 class _Stream:
-    """Anything else that can be polled and read: one stream, its writers unknown."""
+    """Any other descriptor that can be polled and read: one stream, its senders unknown."""
 
     def __init__(self, fd: int) -> None:
         self._fd = os.dup(fd)
@@ -99,7 +98,7 @@ class _Stream:
         return self._fd
 
     def read(self, size: int) -> tuple[bytes, int | None]:
-        # O_NONBLOCK belongs to all who share the pipe, so it is left alone; poll says what is there.
+        # O_NONBLOCK would affect every process that shares the channel. Poll before each read instead.
         if not self._poll.poll(0):
             raise BlockingIOError
         return os.read(self._fd, size), None
@@ -112,9 +111,9 @@ class _Stream:
 class _Watch:
     """A process that is watched.
 
-    ``key`` is ``None`` for the unknown writer of an unfinished frame, ``fd`` for a process that was
-    gone before it could be watched. A pidfd is ours, a sentinel is lent. ``drained`` is one that is gone,
-    and all that it had written was taken from the pipe.
+    ``key`` is ``None`` for the sender of an unfinished frame that is not watched by a name. ``fd`` is
+    ``None`` for a process that had exited before it could be watched. The monitor owns a pidfd, not a
+    sentinel. ``drained`` is set when a process has exited and all its bytes were taken from the channel.
     """
 
     key: str | None
@@ -137,7 +136,7 @@ class Monitor:
         self._exits: list[Event] = []
         self._stash: deque[tuple[bytes, int | None]] = deque()
         self._end: str | None = None
-        # The fd is only lent, and a number may come to mean another file: what is read is a duplicate.
+        # The caller owns the fd, and its number may be reused for another file. Read a duplicate.
         self._pipe: _Socket | _Stream | None = _Socket.over(fd) or _Stream(fd)
         self._bell: int | None = None
         try:
@@ -194,7 +193,7 @@ class Monitor:
     def wake(self) -> None:
         if self._closed:
             raise ValueError(_CLOSED)
-        # A full buffer is a wake that is under way.
+        # A full buffer means that a wakeup is under way.
         with suppress(BlockingIOError):
             self._waker.send(b"\0")
 
@@ -261,9 +260,9 @@ class Monitor:
         self._bury()
 
     def _stash_all(self) -> None:
-        """Take all that is in the pipe, to be cut when its turn comes.
+        """Take all bytes from the channel, to be cut later.
 
-        What a dead process had written is known from then on, and nobody else's messages can put off its end.
+        All that an exited process had written is taken then, and messages of others cannot delay its exit.
         """
         left = _queued(self._pipe.fileno()) if self._pipe is not None else 0
         while left > 0 and (received := self._receive()) is not None:
@@ -271,7 +270,7 @@ class Monitor:
             self._stash.append(received)
 
     def _take(self, readable: bool) -> None:
-        """Cut what is stashed, then what is in the pipe, up to what is enough for one wait."""
+        """Cut stashed bytes, then those in the channel, until there is enough for one wait."""
         budget = _TAKE
         while budget > 0 and len(self._messages) < _ENOUGH:
             received = self._stash.popleft() if self._stash else self._receive() if readable else None
@@ -280,13 +279,13 @@ class Monitor:
             data, sender = received
             budget -= len(data)
             if self._cut(data, sender, _ENOUGH - len(self._messages)):
-                # The rest of it is in the framer.
+                # The framer holds the rest.
                 self._stash.appendleft((b"", sender))
         if not self._stash:
             self._end_pipe()
 
     def _take_of(self, pids: set[int]) -> None:
-        """Cut what is stashed of these senders, and nothing else."""
+        """Cut only the stashed bytes of these senders."""
         for data, sender in [one for one in self._stash if one[1] is None or one[1] in pids]:
             self._cut(data, sender, math.inf)
         if pids:
@@ -294,7 +293,7 @@ class Monitor:
             self._stash = deque(others)
 
     def _cut(self, data: bytes, sender: int | None, enough: float) -> bool:
-        """Cut bytes into events, until there are enough; tell whether more may come of them."""
+        """Cut bytes into events, until there are enough; return whether more events may follow from them."""
         framer = self._framers.setdefault(sender, Framer())
         items = framer.cut(data, enough)
         self._messages += [_event(item, sender) for item in items]
@@ -305,14 +304,14 @@ class Monitor:
         return len(items) >= enough
 
     def _make_room(self) -> None:
-        """Drop the largest of the unfinished frames as long as they take too much together."""
+        """Drop the largest unfinished frames, until all together fit."""
         while sum(framer.pending for framer in self._framers.values()) > ROOM:
             sender, framer = max(self._framers.items(), key=lambda item: item[1].pending)
             if (fault := framer.skip()) is not None:
                 self._messages.append(_event(fault, sender))
 
     def _receive(self) -> tuple[bytes, int | None] | None:
-        """Read once; at the end of the pipe, let go of it."""
+        """Read once; at the end of the channel, close it."""
         if self._pipe is None:
             return None
         long = any(framer.pending >= _READ for framer in self._framers.values())
@@ -330,7 +329,7 @@ class Monitor:
         return None
 
     def _bury(self) -> None:
-        """Report the dead of whom nothing is left to be cut."""
+        """Report the exits of processes whose messages have all been cut."""
         senders = {sender for _, sender in self._stash}
         for watch in list(self._watches):
             if watch.drained and not senders & {watch.pid, None}:
@@ -358,7 +357,7 @@ class Monitor:
             self._messages.append(_event(fault, sender))
 
     def _watch_strays(self) -> None:
-        """See to it that the writer of each unfinished frame is watched, and nobody else unasked."""
+        """Watch the sender of each unfinished frame, and no other process without a key."""
         for watch in [watch for watch in self._watches if watch.key is None]:
             if watch.pid not in self._framers:
                 self._forget(watch)
@@ -390,7 +389,7 @@ def _open_watch(key: str | None, pid: int, sentinel: int | None) -> _Watch:
 
 
 def _queued(fd: int) -> int:
-    """How many bytes can be read from ``fd`` now."""
+    """Return how many bytes can be read from ``fd`` now."""
     from fcntl import ioctl
     from termios import FIONREAD
 
@@ -404,7 +403,7 @@ def _exit_code(watch: _Watch) -> int | None:
     if watch.fd is None or not watch.is_pidfd:
         return None
     try:
-        # WNOWAIT: the exit is only looked at, as it is the Process object that must reap its child.
+        # WNOWAIT leaves the child to be reaped by its Process object.
         status = os.waitid(os.P_PIDFD, watch.fd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except OSError:
         return None

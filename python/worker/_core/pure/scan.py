@@ -1,6 +1,6 @@
-"""What has changed among files, in plain Python: everything is looked at every time.
+"""Scans files for changes, in plain Python: every scan covers everything.
 
-The stub of the native core documents what is offered here; the comments in this file say why.
+The stub of the native core documents the public names; the comments in this file give reasons.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, Final, final
 __all__ = ["Scanner"]
 
 _IN_USE = "the scanner is in use: it is for one thread at a time"
-# What is passed over where nothing else is said.
+# The default rules.
 _IGNORED = (("(^|/)__pycache__/?$", True),)
-# What a directory holds, directly, that is none of its owner's work: a virtual environment, a cache.
+# A file of this name marks its directory as a virtual environment or a cache.
 _MARKS = frozenset((b"pyvenv.cfg", b"CACHEDIR.TAG"))
-# Where the kernel shows itself as files: no work of anybody's, and as large as the machine.
+# File systems of the kernel. They hold no files of users, and grow with the machine.
 _KERNEL = ("/proc", "/sys")
 
-# What tells one state of a file from another: mtime in ns, size, inode. Of anything else its coming and
-# going counts; what is in a directory is looked at on its own.
+# The state of a file: mtime in ns, size, inode. Anything else counts only by its existence; the entries of a
+# directory have stamps of their own.
 _Stamp = tuple[int, ...]
 _DIRECTORY: Final[_Stamp] = ()
 _OTHER: Final[_Stamp] = (0,)
@@ -35,10 +35,10 @@ _OTHER: Final[_Stamp] = (0,)
 
 @dataclass(slots=True)
 class _Folder:
-    """A directory: which one it is, and what is in it, by name.
+    """A directory: its identity, and the stamps of its entries, by name.
 
-    ``links`` are those of its names that are symbolic links, wherever they lead; ``marked`` says whether it
-    bears a mark, and all that is below it is passed over.
+    ``links`` are the names of its symbolic links. ``marked`` tells whether it has a mark, so that everything
+    below it is ignored.
     """
 
     identity: tuple[int, int]
@@ -56,7 +56,7 @@ class Scanner:
         settle: float = 2.0,
         since: float | None = None,
     ) -> None:
-        # What is looked at every time need not settle.
+        # Every scan covers everything, so nothing needs to settle.
         if not 0 <= settle < 1e9:
             raise ValueError("settle has to be a number of seconds from 0 on")
         if since is not None and not 0 <= since < 1e19:
@@ -69,17 +69,17 @@ class Scanner:
             raise ValueError(f"no regular expression: {exc}") from None
         self._since_ns = None if since is None else int(since * 1e9)
         self._kernel = _kernel_devices()
-        # The path of a directory ends with a slash here: what is put behind it is the path of an entry.
+        # Paths of directories end with a slash here, so that a name appended to one is the path of an entry.
         self._roots = [os.path.join(_checked(root), b"") for root in roots]
         self._folders: dict[bytes, _Folder] = {}
-        # Directories that are not walked, but may be next time: what is there is known by another
-        # path, or was gone, or could not be listed.
+        # Directories that are not walked now, but may be later: they are known by another path, did not
+        # exist, or could not be listed.
         self._waiting: set[bytes] = set()
         self._files: dict[bytes, _Stamp | None] = {}
-        # Of the walk that is under way: whom it has seen already, and what bears a mark.
+        # The directories that the current walk has seen, and those with a mark.
         self._seen: set[tuple[int, int]] = set()
         self._marked: set[bytes] = set()
-        # Files that were recent at the first look.
+        # Files that were recent at the first scan.
         self._recent: set[bytes] = set()
         self._swept = False
 
@@ -99,7 +99,7 @@ class Scanner:
             self._walk()
             now = self._table()
             differing = {path for path in before.keys() | now.keys() if before.get(path) != now.get(path)}
-            # That what bears a mark comes or goes is no change either.
+            # The creation or removal of a marked directory is no change, either.
             changed = differing if self._swept else self._recent
             changed = {path for path in changed if self._counts(path) and path + b"/" not in self._marked}
             files = self._changed_files()
@@ -138,18 +138,18 @@ class Scanner:
             self._turn.release()
 
     def _table(self) -> dict[bytes, _Stamp]:
-        """All that is in the directories, by its path."""
+        """Return the stamps of all entries of the directories, by path."""
         folders = self._folders.items()
         return {path + name: stamp for path, folder in folders for name, stamp in folder.stamps.items()}
 
     def _changed_files(self) -> set[bytes]:
-        """Look at the single files; return those that have changed."""
+        """Check the single files; return those that have changed."""
         known = self._files.copy()
         self._files = {path: self._stamp(path, stamp) for path, stamp in known.items()}
         return {path for path, stamp in known.items() if self._files[path] != stamp}
 
     def _walk(self) -> None:
-        """Visit all directories, each once: by the path that it is known by, or else by a real one."""
+        """Visit each directory once, preferably by its known path, otherwise by one without links."""
         known, self._folders, self._seen, self._marked = self._folders, {}, set(), set()
         later = self._visit(known, known)
         for root in self._roots:
@@ -162,11 +162,11 @@ class Scanner:
         self._waiting = set(filter(self._counts, self._waiting))
 
     def _visit(self, paths: Iterable[bytes], known: Mapping[bytes, _Folder]) -> list[bytes]:
-        """Visit directories, and those that come to light below them; return those that links lead to."""
+        """Visit directories and the new ones below them; return the new directories that are links."""
         links: list[bytes] = []
         while paths:
             visits = [(path, known.get(path), self._read(path, known.get(path))) for path in sorted(paths)]
-            # The one that was here first stays, whoever has come to be the same.
+            # Of two paths to one directory, the path that had it before comes first and keeps it.
             visits.sort(key=lambda visit: _is_another(*visit[1:]))
             paths = []
             for path, before, folder in visits:
@@ -195,7 +195,7 @@ class Scanner:
         return links
 
     def _read(self, path: bytes, known: _Folder | None) -> _Folder | None:
-        """A directory as it is now; as it was, where that cannot be told; ``None`` if there is none."""
+        """Return a directory as it is now; as it was if that is unknown; ``None`` if there is none."""
         try:
             about = os.stat(path or b".")
             folder = _Folder((about.st_dev, about.st_ino))
@@ -230,7 +230,7 @@ class Scanner:
             folder.stamps[entry.name] = stamp
 
     def _stamp(self, path: bytes, known: _Stamp | None) -> _Stamp | None:
-        """What a file is like now; as it was, where that cannot be told; ``None`` if there is none."""
+        """Return the stamp of a file now; the former one if that is unknown; ``None`` if there is no file."""
         try:
             about = os.stat(path)
         except OSError as exc:
@@ -244,19 +244,19 @@ class Scanner:
         return about.st_mtime_ns, about.st_size, about.st_ino
 
     def _is_ignored(self, path: bytes) -> bool:
-        """Return whether a path is passed over; a directory's ends with a slash."""
-        # No part of a name ends it, and bytes that are no text are one character, as elsewhere.
+        """Return whether the rules ignore a path; that of a directory ends with a slash."""
+        # A newline must not end a match. Bytes that are not text are one character, as in the native core.
         text = path.decode(errors="replace").replace("\n", "\ufffd")
         last = next((rule for rule in reversed(self._ignored) if rule[0].search(text)), None)
         return last is not None and last[1]
 
     def _counts(self, path: bytes) -> bool:
-        """Whether a path is not below a directory that bears a mark; what is asked for by itself counts."""
+        """Return whether a path is not below a marked directory; a root inside such a directory counts."""
         return _longest(self._roots, path) >= _longest(self._marked, path[:-1])
 
 
 def _longest(folders: Iterable[bytes], path: bytes) -> int:
-    """The length of the innermost of these directories that a path is below; 0 if there is none."""
+    """Return the length of the innermost of these directories above a path; 0 if there is none."""
     return max((len(folder) for folder in folders if path.startswith(folder)), default=0)
 
 
@@ -265,17 +265,17 @@ def _is_another(one: _Folder | None, other: _Folder | None) -> bool:
 
 
 def _kernel_devices() -> set[int]:
-    """The devices of the file systems in which the kernel shows itself."""
+    """Return the devices of the file systems of the kernel."""
     devices = set()
     for path in _KERNEL:
         with suppress(OSError):
             devices.add(os.stat(path).st_dev)
-    # Where there are none, these are directories as any other.
+    # Without such file systems, the paths are ordinary directories.
     return devices - {os.stat("/").st_dev}
 
 
 def _is_gone(error: OSError) -> bool:
-    """Whether it says that there is nothing, rather than that it cannot be told."""
+    """Return whether an error means that the path does not exist, and not that it is inaccessible."""
     return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -292,7 +292,7 @@ def _checked(path: str | os.PathLike[str]) -> bytes:
 def _file_of(module: object) -> str | None:
     try:
         path = module.__file__  # type: ignore[attr-defined]
-    except Exception:  # what stands in for a module may raise anything when it is asked
+    except Exception:  # an object in place of a module may raise any error
         return None
     if not isinstance(path, str):
         return None
