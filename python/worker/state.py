@@ -1,4 +1,4 @@
-"""What the processes tell each other about themselves: one entry a process, by its name."""
+"""The access of a process to its entry in the shared state."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["SharedState", "WorkerState"]
 class WorkerState(Mapping[str, Any]):
     """One process's own entry in the state of all, as a mapping.
 
-    Reading is free. The keys in :attr:`RESTRICTED` belong to the manager; any other may be set, updated and
-    deleted, and what is set is seen by every process. Values must be picklable. A process that the worker has
-    forked reads and writes as the worker.
+    Any key can be read. The keys in :attr:`RESTRICTED` belong to the manager. Any other key may be set,
+    updated and deleted, and every process sees the change. Values must be picklable. A process that the
+    worker has forked reads and writes the entry of the worker.
 
     Args:
         state (MutableMapping[str, Any]): The state of all processes, name to entry.
@@ -44,7 +44,7 @@ class WorkerState(Mapping[str, Any]):
         try:
             shared(self._state).discard_key(self._name, key, identity.worker_pid())
         except KeyError:
-            # Without the key it is as it was to be; without the entry it is not.
+            # A missing key is as good as deleted; a missing entry is an error.
             if self._name not in self._state:
                 raise
 
@@ -60,10 +60,10 @@ class WorkerState(Mapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         return self._entry == other
 
-    __hash__ = None  # type: ignore[assignment]  # it compares by what it holds, and that changes
+    __hash__ = None  # type: ignore[assignment]  # equality depends on the content, which changes
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of ``key``, or ``default`` where the entry has none."""
+        """Return the value of ``key``, or ``default`` if the entry has none."""
         try:
             return self[key]
         except KeyError:
@@ -93,7 +93,7 @@ class WorkerState(Mapping[str, Any]):
         shared(self._state).update_entry(self._name, mapping, identity.worker_pid())
 
     def pop(self) -> None:
-        """Refuse: an entry is not taken apart. Use ``del`` for a key of one's own.
+        """Refuse: use ``del`` for a key of your own.
 
         Raises:
             NotImplementedError: Always.
@@ -101,7 +101,7 @@ class WorkerState(Mapping[str, Any]):
         raise NotImplementedError
 
     def full(self) -> dict[str, Any]:
-        """Return the state of all processes, name to entry, in a ``dict`` of the caller's own."""
+        """Return the state of all processes, name to entry, in a new ``dict``."""
         return snapshot(self._state)
 
     @property

@@ -1,4 +1,4 @@
-"""The entry of one place in the table of processes, as main keeps it."""
+"""The state entry of one slot, as the main process writes and reads it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ T = TypeVar("T")
 
 
 def known(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what main goes by of an entry; what is of another type counts as absent, whoever has set it."""
+    """Return the observed keys of an entry. A value of a wrong type counts as absent: workers can set it."""
     return {key: entry[key] for key, kind in schema.OBSERVED.items() if isinstance(entry.get(key), kind)}
 
 
 class Entry:
-    """What ``worker_state`` holds under the name of one place.
+    """The entry of one slot in ``worker_state``.
 
-    A state that cannot be reached or is full, or an entry that is gone, is nothing to fail for: main goes on
-    without. One that was damaged is made anew.
+    The main process goes on without a state that is unreachable or full, and without an entry that is gone.
+    A damaged entry is made anew.
 
     Args:
-        state (MutableMapping[str, Any]): The state of all processes.
-        name (str): The place, and its process.
-        lost (Callable): Tells what main knows of the process whose entry is lost. Defaults to nothing.
+        state (MutableMapping[str, Any]): The shared state.
+        name (str): The name of the slot.
+        lost (Callable): Returns the known fields of the process whose entry is damaged. Defaults to none.
     """
 
     def __init__(
@@ -43,19 +43,19 @@ class Entry:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether two processes of the same name write over each other's words."""
+        """Whether two processes of one name overwrite each other's values: the state is not our own."""
         return isinstance(self._state, ForeignState)
 
     @property
     def merges(self) -> bool:
-        """Whether a write changes nothing but its keys, so that none is lost."""
+        """Whether a write changes only its keys, so that concurrent writes are not lost."""
         return not isinstance(self._state, ForeignState) or self._state.merges
 
     def require(self, is_server: bool) -> None:
-        """See to it that there is one.
+        """Make the entry if there is none.
 
         Raises:
-            ConnectionError: The state cannot be reached, is full, or is damaged for good.
+            ConnectionError: The state is unreachable, full, or damaged beyond repair.
         """
         try:
             if not self._mended(lambda: self._state.has_entry(self._name)):
@@ -68,9 +68,9 @@ class Entry:
             raise ConnectionError(f"{self._name} is not started: {error}") from error
 
     def read(self, pid: int = 0) -> Mapping[str, Any]:
-        """Return what main asks for of it, or of what a process has said while it was another's.
+        """Return the observed keys of the entry, or of the one that a process has staged; empty if none.
 
-        Empty if there is none. The users' keys are left alone: to unpickle runs code of theirs.
+        Keys of users are not read: unpickling runs code of users.
         """
         try:
             return known(self._mended(lambda: self._state.some(self._name, [*schema.OBSERVED], pid)))
@@ -78,19 +78,19 @@ class Entry:
             return {}
 
     def record(self, changes: Mapping[str, Any]) -> None:
-        """Set some keys."""
+        """Set some keys of the entry."""
         self._reach(lambda: self._state.update_entry(self._name, changes), changes)
 
     def hand_over(self, pid: int, changes: Mapping[str, Any]) -> None:
-        """Let it be that of a process: set these keys, then those that the process has written already."""
+        """Hand the entry over to a process: set these keys, then those that the process has staged."""
         self._reach(lambda: self._state.hand_over(self._name, pid, changes), changes)
 
     def drop_part(self, pid: int) -> None:
-        """Forget what a process has said while the entry was another's."""
+        """Drop the entry that a process has staged."""
         self._reach(lambda: self._state.drop_part(self._name, pid), {})
 
     def remove(self) -> None:
-        """Remove it."""
+        """Remove the entry."""
         try:
             self._mended(lambda: self._mapping.__delitem__(self._name))
         except (OSError, EOFError):
@@ -98,8 +98,8 @@ class Entry:
         except (KeyError, MemoryError, RuntimeError):
             logger.debug("Could not find worker state to delete.")
 
-    # Not a context manager: the error that leaves one is in a cycle, and of one that comes from a pipe of
-    # `multiprocessing` CPython 3.12.1 crashes when it collects that.
+    # Not a context manager: an error that leaves one is in a reference cycle. CPython 3.12.1 crashes when it
+    # collects such a cycle with an error from a pipe of `multiprocessing`.
     def _reach(self, write: Callable[[], None], changes: Mapping[str, Any]) -> None:
         try:
             self._mended(write)
@@ -109,7 +109,7 @@ class Entry:
             error_logger.error("%s is not recorded: %s", dict(changes), error)
 
     def _mended(self, use: Callable[[], T]) -> T:
-        """Use it; where something else has written to its memory, make it anew and use that."""
+        """Use the entry; if its memory is damaged, make it anew and use it again."""
         try:
             return use()
         except RuntimeError as error:

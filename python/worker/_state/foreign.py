@@ -1,4 +1,4 @@
-"""A state that is kept elsewhere, a plain ``dict`` or the proxy of a ``SyncManager``, used like our own."""
+"""Gives other mappings, a plain ``dict`` or the proxy of a ``SyncManager``, the interface of our state."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["ForeignState", "shared", "snapshot"]
 
 
 class ForeignState:
-    """Any other mapping, a plain ``dict`` or the proxy of a ``SyncManager``, seen as a :class:`SharedState`.
+    """Any other mapping, with the interface of a :class:`SharedState`.
 
-    What such a mapping hands out is a copy, so an entry is read and written anew as a whole: of two writers
-    at the same moment one loses. That of :mod:`worker._spawn.state_process` merges in its own process
-    instead. None tells who has written what, so nothing is kept apart.
+    Such a mapping returns copies, so an entry is read and written as a whole: of two concurrent writes, one
+    is lost. The mapping of :mod:`worker._spawn.state_process` merges them in its own process instead. No
+    mapping knows which process writes, so nothing is staged.
 
     Args:
         state (MutableMapping[str, Any]): The mapping.
@@ -47,31 +47,31 @@ class ForeignState:
             self._state[name] = {**self._state[name], **changes}
 
     def discard_key(self, name: str, key: str, pid: int = 0) -> None:
-        """Remove a key of an entry, if it has it."""
+        """Remove a key of an entry, if it exists."""
         if self.merges:
             self._state.discard(name, key)  # type: ignore[attr-defined]
         else:
             self._state[name] = {one: value for one, value in self._state[name].items() if one != key}
 
     def some(self, name: str, keys: Sequence[str], pid: int = 0) -> Mapping[str, Any]:
-        """Return the entry: whoever has written it, and with all its keys."""
+        """Return the whole entry, with all its keys, for any ``pid``."""
         return self.entry(name)
 
     def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
-        """Set these keys, and the pid; what is there already is left alone: its process writes, too."""
+        """Set these keys, and the pid; nothing if they are set already: the worker may write meanwhile."""
         entry, changes = self._state[name], {**changes, schema.OWNER: pid}
         if not changes.items() <= entry.items():
             self.update_entry(name, changes)
 
     def drop_part(self, name: str, pid: int) -> None:
-        """Nothing is kept apart."""
+        """Do nothing: no entry is staged."""
 
     def numbers(self, pid: int) -> Mapping[str, Any]:
-        """Nothing is noted of a process."""
+        """Return no values: processes write no numbers here."""
         return {}
 
     def bury(self, pid: int) -> None:
-        """Nothing is kept for a process."""
+        """Do nothing: a process has no space of its own."""
 
     @property
     def merges(self) -> bool:
@@ -80,15 +80,15 @@ class ForeignState:
 
 
 def shared(state: MutableMapping[str, Any]) -> SharedState | ForeignState:
-    """The state with all that a :class:`SharedState` can do, as far as it can."""
+    """Return a state with the interface of a :class:`SharedState`."""
     return state if isinstance(state, SharedState) else ForeignState(state)
 
 
 def snapshot(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all entries of ``state`` as they are at one moment, in a ``dict`` of the caller's own.
+    """Return all entries of ``state`` in a new ``dict``.
 
-    Where the mapping offers ``copy()`` that is one call; a proxy would otherwise be asked once an entry,
-    and raise ``KeyError`` for one that is removed in between.
+    ``copy()``, where the mapping has it, is one call. Otherwise a proxy takes one call an entry, and raises
+    ``KeyError`` for an entry that is removed in between.
     """
     copy = getattr(state, "copy", None)
     return dict(state if copy is None else copy())

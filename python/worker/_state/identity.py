@@ -1,4 +1,4 @@
-"""As which worker the calling process speaks."""
+"""The pid under which the calling process writes to the shared state."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from os import getpid
 
 __all__ = ["become_worker", "worker_pid"]
 
-# Asked for at each read of the state, so it is nothing that Python has to interpret. Ask it of this module:
-# `from worker._state.identity import worker_pid` would keep the one of main.
+# Called at each read of the state, so it is a function in C. Call it as an attribute of this module:
+# `from worker._state.identity import worker_pid` would keep the function of the main process.
 worker_pid: Callable[[], int] = getpid
-"""Tells the pid of the worker that the calling process is, or that has forked it.
+"""Return the pid of the worker that the calling process is, or was forked from.
 
-A fork has no entry of its own, so what it writes is the worker's. A program that a worker starts, a spawned
-Python among them, is no copy of it and speaks as itself, as does any other process.
+A fork has no entry of its own, so it writes to that of the worker. A program that a worker starts, such as a
+spawned Python, is no copy of the worker and has its own pid, as has any other process.
 """
 
 
 def become_worker() -> None:
-    """Speak as oneself from now on, as do all forks: a process of the manager does so when it begins."""
+    """Let this process and all its forks write under its pid; each process of the manager begins with it."""
     global worker_pid
     worker_pid = getpid().__int__

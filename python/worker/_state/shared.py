@@ -1,4 +1,4 @@
-"""The state of all processes in memory that they share: no server keeps it, and no lock."""
+"""The shared state: the entries of all processes in shared memory, without a server and without locks."""
 
 from __future__ import annotations
 
@@ -26,43 +26,42 @@ NO_TABLE = (
     "SharedState needs the native core, which is not at work here (see worker.core_info()); "
     "use multiprocessing.Manager().dict() instead"
 )
-# Each process maps all of `state_max_bytes`: by default no more than this part of the address space that it
-# may have.
+# Each process maps all of `state_max_bytes`. The default is at most the address space limit divided by this.
 SHARE = 20
 
-# Every one that this process has open, by its token.
+# The states that are open in this process, by token.
 _open: WeakValueDictionary[str, SharedState] = WeakValueDictionary()
 
 
 class SharedState(MutableMapping[str, dict[str, Any]]):
-    """The state of all processes, name to entry, shared by those whom it was handed to.
+    """The state of all processes, name to entry, in memory that these processes share.
 
-    It is made in main and handed over while a child is being made, under each start method: in the arguments
-    of its process. In any other pickle, the arguments of a managed function that a worker asks for among
-    them, it is a token, which a process that has this state resolves to its own.
+    The main process makes it. A child receives it in the arguments of its process, under each start method.
+    Any other pickle of it, for example in the arguments of a function that a worker asks to be managed, holds
+    a token. A process that has the state resolves the token to it.
 
-    An entry is a ``dict`` of any keys and values that can be pickled. What is handed out is the caller's own
-    copy: a change of it changes nothing here. Each value is kept by itself, so :meth:`update_entry` touches
-    nothing but its keys. Every change is seen whole or not at all, and none is lost because of another. Only
-    what is read by :meth:`~collections.abc.MutableMapping.pop`, ``setdefault`` and ``popitem`` may have
-    changed before it is written.
+    An entry is a ``dict`` with any keys and values that can be pickled. A returned entry is a copy: changing
+    it does not change the state. Each value is stored by itself, so :meth:`update_entry` changes only its
+    keys. Every change is visible as a whole or not at all, and no change is lost because of another one. Only
+    between the read and the write of :meth:`~collections.abc.MutableMapping.pop`, ``setdefault`` and
+    ``popitem`` may an entry change.
 
-    A process that cannot unpickle a value, because it cannot import its class, sees all others: only to ask
-    for this one raises :exc:`~worker._core.codec.UnreadableError`.
+    A process that cannot unpickle a value, because it cannot import its class, can read all others. A read of
+    this one raises :exc:`~worker._core.codec.UnreadableError`.
 
-    It needs the native core; without that, use the mapping of a ``SyncManager``.
+    It needs the native core. Without that, use the mapping of a ``SyncManager``.
 
     Args:
-        max_bytes (int | None): How much it may take at the most, in bytes; memory is taken as it is used.
-            Defaults to the setting ``state_max_bytes``: 1 GiB, or a twentieth of the address space that this
-            process may have, if that is less.
+        max_bytes (int | None): The largest size, in bytes; memory is taken as it is used. Defaults to the
+            setting ``state_max_bytes``: 1 GiB, or a twentieth of the address space limit of this process if
+            that is less.
 
     Raises:
         KeyError: There is no such entry.
         MemoryError: There is no room for a change; then nothing is changed.
-        OSError: The memory, or a descriptor, cannot be had.
-        RuntimeError: The native core is missing; or something else has written to the memory, and what is
-            asked for cannot be read any more.
+        OSError: The system refuses the memory or a descriptor.
+        RuntimeError: The native core is missing; or another program has written to the memory, and the entry
+            cannot be read.
         TypeError: A name is no ``str``, or an entry no mapping.
         ValueError: ``max_bytes`` is out of range, or the state was closed.
     """
@@ -74,7 +73,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             size = settings.resolve({}).state_max_bytes
         else:
             size = settings.checked("state_max_bytes", max_bytes, "SharedState()")
-        # Where a process may not have that much (`ulimit -v`, `ulimit -f`), it has less by default.
+        # A limit of the process (`ulimit -v`, `ulimit -f`) lowers the default.
         is_default = max_bytes is None and size == settings.DEFAULT_STATE_BYTES
         smallest = settings.MIN_STATE_BYTES if is_default else size
         if is_default:
@@ -90,7 +89,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
                 size = max(smallest, size // 2)
 
     def _make(self, size: int) -> None:
-        """Be a new one."""
+        """Initialise a new state."""
         descriptors = [_anonymous_file(size)]
         try:
             bell, wake = _bell()
@@ -102,7 +101,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             raise
 
     def _take(self, memory: int, wake: int, bell: int | None, token: str) -> None:
-        """Own these descriptors, and be found by this token."""
+        """Own these descriptors, and register under this token."""
         self._table = Table(
             memory,
             wake,
@@ -120,7 +119,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         self.close()
 
     def close(self) -> None:
-        """Let go of the memory, in this process; it is gone when the last one has."""
+        """Release the memory in this process. The system frees it when all processes have."""
         _open.pop(self.__dict__.get("_token", ""), None)
         # One that was never whole has none; the bell may be the same as what rings it.
         descriptors = {self.__dict__.pop(name, None) for name in ("_memory", "_wake", "_bell")}
@@ -164,7 +163,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         return f"{type(self).__name__}({self.copy()!r})"
 
     def copy(self) -> dict[str, dict[str, Any]]:
-        """Return all entries, in a ``dict`` of the caller's own."""
+        """Return all entries, in a new ``dict``."""
         return self._table.entries()
 
     def items(self) -> ItemsView[str, dict[str, Any]]:
@@ -175,10 +174,10 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """Return the entries, as they are now."""
         return self.copy().values()
 
-    # What a dict of dicts has not
+    # Beyond a dict of dicts
 
     def entry(self, name: str, pid: int = 0) -> dict[str, Any]:
-        """Return an entry as the process ``pid`` of that name sees it, with what it has written apart."""
+        """Return an entry as the process ``pid`` of that name sees it, with the values it has staged."""
         return self._table.entry(name, pid)
 
     def value(self, name: str, key: str, pid: int = 0) -> Any:
@@ -191,14 +190,14 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         return self._table.value(name, key, pid)
 
     def some(self, name: str, keys: Sequence[str], pid: int = 0) -> dict[str, Any]:
-        """Return those of some keys that an entry has, as far as they are plain; no code of a user's runs.
+        """Return the plain values of some keys of an entry. No code of users runs.
 
-        Plain is a number, a text, bytes, a time in UTC, or ``None``.
+        Plain values are numbers, text, bytes, times in UTC, and ``None``.
 
         Args:
             name (str): The entry.
-            keys (Sequence[str]): What is asked for; what is not plain is left out.
-            pid (int): Of what this process has written apart, not of the entry. Defaults to 0: of the entry.
+            keys (Sequence[str]): The keys. Keys that are missing, or have other values, are left out.
+            pid (int): Read the entry that this process has staged. Defaults to 0: the current entry.
 
         Raises:
             KeyError: There is no such entry.
@@ -206,10 +205,10 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         return self._table.some(name, keys, pid)
 
     def has_entry(self, name: str) -> bool:
-        """Return whether there is an entry, and see to it that all of it can be read by any process.
+        """Return whether there is an entry, and check that every process can read it.
 
         Raises:
-            RuntimeError: It cannot.
+            RuntimeError: The entry is damaged.
         """
         return self._table.check(name)
 
@@ -219,8 +218,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         Args:
             name (str): The entry.
             changes (Mapping[str, Any]): The keys to set; all others stay as they are.
-            pid (int): The process that writes this of itself, under the name that it bears. If the entry is
-                another's, whose pid it holds, this is kept apart. Defaults to 0: whoever's the entry is.
+            pid (int): The process that writes about itself. If the entry belongs to another process, the
+                values are staged. Defaults to 0: the owner of the entry, whichever process that is.
 
         Raises:
             KeyError: There is no such entry.
@@ -237,7 +236,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         self._table.discard(name, key, pid)
 
     def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:
-        """Let an entry be that of the process ``pid``: make these changes, then those it has written apart.
+        """Hand an entry over to the process ``pid``: set these keys, then those that it has staged.
 
         Raises:
             KeyError: There is no such entry.
@@ -246,38 +245,38 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         self._table.hand_over(name, pid, {**changes, schema.OWNER: pid})
 
     def drop_part(self, name: str, pid: int) -> None:
-        """Forget what a process has written apart."""
+        """Drop the entry that a process has staged."""
         self._table.drop(name, pid)
 
     def beat(self, requests: int = 0) -> None:
-        """Note that the calling worker is alive, and that it has served so many more requests.
+        """Note that the calling worker is alive, and add to the number of its requests.
 
-        Its entry shows it from then on: ``last_beat`` (an aware ``datetime`` in UTC) and ``requests``.
+        Its entry then shows ``last_beat`` (an aware ``datetime`` in UTC) and ``requests``.
         """
         self._table.beat(requests, identity.worker_pid())
 
     def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
-        """Show in the entry of the calling worker whether it obeys a stop, and whether it has.
+        """Show in the entry of the calling worker whether its stop handlers are set, and whether it stops.
 
-        ``None`` leaves the one as it is.
+        ``None`` leaves a flag as it is.
         """
         self._table.flag(stoppable=stoppable, stopping=stopping, pid=identity.worker_pid())
 
     def numbers(self, pid: int) -> dict[str, Any]:
-        """Return what :meth:`beat` and :meth:`flag` of the process ``pid`` have noted; empty if nothing."""
+        """Return the values that :meth:`beat` and :meth:`flag` of a process have written; empty if none."""
         return self._table.numbers(pid)
 
     def bury(self, pid: int) -> None:
-        """Give the room that a dead process had to others."""
+        """Make the space of a process that has exited available to others."""
         self._table.bury(pid)
 
     def is_first_damage(self, name: str) -> bool:
-        """Whether this process hears for the first time that an entry is damaged: then it is to be told."""
+        """Return whether this process reports the damage of an entry for the first time."""
         is_first = name not in self._damaged
         self._damaged.add(name)
         return is_first
 
-    # What main waits for
+    # Notification of the main process
 
     @property
     def bell(self) -> int | None:
@@ -285,10 +284,10 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         return self._bell
 
     def changes(self, everything: bool = False) -> list[str]:
-        """Return the names under which something has changed since the last call; for one process, main.
+        """Return the names whose entries have changed since the last call; for the main process only.
 
         Args:
-            everything (bool): Compare all, as after the end of a process, which may have come between a
+            everything (bool): Compare all entries: needed after an exit, as a process may be killed between a
                 change and its mark. Defaults to ``False``.
         """
         return self._table.changes(everything)
@@ -303,7 +302,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
 
 
 class _Closed:
-    """What a state has in place of its table when it was closed."""
+    """Stands in for the table of a state that was closed."""
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError(CLOSED)
@@ -334,17 +333,17 @@ def _received(memory: Any, wake: Any, token: str) -> SharedState:
 
 
 def _anonymous_file(size: int) -> int:
-    """A file of zeros that has no name, and no room taken yet."""
+    """Return a file of zeros, without a name, that takes no memory yet."""
     try:
         memory = os.memfd_create("sanic-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    # The system has none, or refuses it, as a filter of system calls does.
+    # The system does not have the call, or a filter of system calls refuses it.
     except (AttributeError, OSError):
         with tempfile.TemporaryFile(prefix="sanic-worker-") as file:
             memory = os.dup(file.fileno())
     try:
         os.fchmod(memory, 0o600)
         os.ftruncate(memory, size)
-        # A read behind the end of a file that was made shorter kills the reader. A file on disk has no seals.
+        # A read behind the end of a shortened file kills the reader. Only a file on disk has no seals.
         with suppress(OSError, AttributeError):
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
@@ -355,7 +354,7 @@ def _anonymous_file(size: int) -> int:
 
 
 def _address_space() -> int:
-    """How much of it this process may have, in bytes."""
+    """Return the address space limit of this process, bytes."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
