@@ -1,1 +1,1 @@
-"""The main process's side of a managed process: how it is started, watched and collected."""
+"""The main process's side of a managed process: starts, watches and collects it."""

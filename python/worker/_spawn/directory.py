@@ -1,4 +1,4 @@
-"""The working directory of the main process, which its children begin in."""
+"""The working directory of the main process, in which its children begin."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from sanic.log import logger
 
 __all__ = ["enter"]
 
-# Where the last process was started.
+# The working directory at the start of the last process.
 _path = ""
 
 
 def enter(*, needed: bool) -> None:
     """Enter the working directory anew if it has been deleted and made again.
 
-    Main keeps the one that was deleted, where nothing can be found or made; a spawned child is told its path.
+    The main process stays in the deleted directory, where no file can be found or made. A spawned child
+    receives the path.
 
     Args:
-        needed (bool): Whether no process can be started without it.
+        needed (bool): Whether no process can be started without the directory.
 
     Raises:
-        FileNotFoundError: It is gone and needed.
+        FileNotFoundError: The directory is gone and needed.
     """
     global _path
     try:

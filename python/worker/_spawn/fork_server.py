@@ -1,8 +1,9 @@
-"""A fork server: a process that has imported what every server needs, from which servers are forked.
+"""A fork server: a process that has imported the modules of every server, from which servers are forked.
 
-Unlike that of ``multiprocessing`` it is a child like any other: it leads its own session, ends with main, and
-is gone before main exits. It is reached by a socket pair, which needs no directory, and main waits for it at
-most as long as :data:`ANSWER_TIMEOUT`: one that is stopped or gone holds nothing up.
+Unlike that of ``multiprocessing``, it is a child like any other: it leads its own session, ends with the main
+process, and has exited before the main process does. It is reached by a socket pair, which needs no
+directory. The main process waits for an answer at most :data:`ANSWER_TIMEOUT`, so a fork server that is
+stopped or gone does not block it.
 """
 
 from __future__ import annotations
@@ -34,36 +35,36 @@ from worker._spawn.popen import (
 
 __all__ = ["ForkServer", "ForkServerError", "ForkServerGoneError", "ForkServerPopen", "serve"]
 
-# How long main waits for an answer of a fork server that is ready, seconds.
+# How long the main process waits for an answer of a fork server that is ready, seconds.
 ANSWER_TIMEOUT = 3.0
-# How long it waits where servers come from nowhere else, until the fork server has imported its modules.
+# How long it waits until the fork server has imported its modules, where it does not spawn instead, seconds.
 READY_TIMEOUT = 10.0
 
 ENDED = "it has ended"
 READY = b"ready"
 FORK = b"fork"
-# A pid or an exit code. A negative pid: the errno of a fork that failed.
+# A pid or an exit code. A negative pid is the errno of a fork that failed.
 NUMBER = struct.Struct("q")
-# As many as one message can carry on Linux.
+# The largest number of descriptors in one message on Linux.
 MAX_FDS = 253
 
 
 class ForkServerError(Exception):
-    """A fork server cannot be made, or does not do what it is for. The text is the reason."""
+    """A fork server cannot be started, or does not work. The text is the reason."""
 
 
 class ForkServerGoneError(ForkServerError):
-    """A fork server that was ready is gone: another one may do better."""
+    """A fork server that was ready has ended: another one may work."""
 
 
 class ForkServer:
-    """Main's side of a fork server; it starts with this object.
+    """The main process's side of a fork server. Making this object starts it.
 
     Args:
-        preload (Sequence[str]): The modules that it imports.
+        preload (Sequence[str]): The modules that the fork server imports.
 
     Raises:
-        ForkServerError: It could not be started.
+        ForkServerError: The fork server could not be started.
     """
 
     def __init__(self, preload: Sequence[str]) -> None:
@@ -86,19 +87,19 @@ class ForkServer:
             self._pidfd = Descriptor(os.pidfd_open(self.pid))
         self._is_ready = False
         self._is_awaited = False
-        # What comes first, if it never gets ready.
+        # The reason to give if it never gets ready.
         self._first = ENDED
         self._stop = util.Finalize(None, self._end, exitpriority=0)
 
     def is_ready(self, timeout: float = 0.0) -> bool:
-        """Whether it has imported its modules.
+        """Return whether the fork server has imported its modules.
 
         Args:
             timeout (float): How long to wait for that, seconds. Defaults to 0.
 
         Raises:
-            ForkServerGoneError: It has ended.
-            ForkServerError: It has ended before it was ready.
+            ForkServerGoneError: The fork server has ended.
+            ForkServerError: The fork server has ended before it was ready.
         """
         if self._is_ready:
             if self._has_ended():
@@ -114,17 +115,17 @@ class ForkServer:
         return self._is_ready
 
     def fork(self, fds: Sequence[int]) -> tuple[int, int, int]:
-        """Have a child forked, which waits for its data.
+        """Let the fork server fork a child, which then waits for its data.
 
         Args:
-            fds (Sequence[int]): The descriptors that it is to have besides.
+            fds (Sequence[int]): Further descriptors for the child.
 
         Returns:
-            tuple[int, int, int]: Its pid; what its exit code is read from; where its data is written to.
+            tuple[int, int, int]: The pid; a descriptor to read the exit code from, and one to write data to.
 
         Raises:
             ForkServerGoneError: The fork server has ended.
-            ForkServerError: It was not forked. Nothing of it is left when the fork server is gone.
+            ForkServerError: No child was forked. One that is forked too late gets no data, and exits.
         """
         opened: list[int] = []
         try:
@@ -134,7 +135,7 @@ class ForkServer:
                 opened.extend(os.pipe())
             status, status_end, data_end, data = opened
             socket.send_fds(self._socket, [FORK], [data_end, status_end, tracker_fd(), *fds])
-            # The server has copies: with both closed here, the end of the other side is seen.
+            # The server has copies. With both closed here, the end of the other side can be noticed.
             for _ in range(2):
                 os.close(opened.pop(1))
             pid = read_number(status)
@@ -154,20 +155,20 @@ class ForkServer:
         return pid, status, data
 
     def interrupt(self) -> None:
-        """Let main wait no longer until it is ready; called by a signal handler."""
+        """End the wait of the main process until the fork server is ready; called by a signal handler."""
         if self._is_awaited:
             self._first = "a stop was asked for"
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def stop(self) -> None:
-        """Kill it, and wait for its end."""
+        """Kill the fork server, and wait for its exit."""
         self._stop()
 
     def _end(self) -> None:
         if not self._has_ended():
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-        # Of a process that is killed there is nothing to wait for. Somebody else may have collected it.
+        # A killed process exits at once. Another thread may have collected it.
         with suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
         with suppress(ValueError):
@@ -184,12 +185,12 @@ class ForkServerPopen(WatchedPopen):
     """A child of a fork server.
 
     Args:
-        process_obj (Process): What it is to run.
-        server (ForkServer): Where it comes from.
-        fails (Callable): Called with the reason when the fork server does not tell an exit code in time.
+        process_obj (Process): The process object of the child.
+        server (ForkServer): The fork server.
+        fails (Callable): Called with the reason if the fork server does not report an exit code in time.
 
     Raises:
-        ForkServerError: It was not forked.
+        ForkServerError: The child was not forked.
     """
 
     method = "forkserver"
@@ -202,7 +203,7 @@ class ForkServerPopen(WatchedPopen):
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
-        """Hand a descriptor on; return which of them it is."""
+        """Pass a descriptor to the child; return its index."""
         self._fds.append(fd)
         return len(self._fds) - 1
 
@@ -218,7 +219,7 @@ class ForkServerPopen(WatchedPopen):
         try:
             code = read_number(self.sentinel)
         except (OSError, EOFError):
-            # The fork server is gone, and knew the code alone. Without a pidfd its child may live on.
+            # Only the fork server knew the code, and it is gone. Without a pidfd, its child may still run.
             if self.pidfd is None and _exists(self.pid):
                 return
             code = None
@@ -232,12 +233,12 @@ class ForkServerPopen(WatchedPopen):
 
 
 def read_number(fd: int) -> int | None:
-    """Read a number that a fork server writes; ``None`` if it does not come in time.
+    """Return a number that a fork server writes; ``None`` if it does not arrive in time.
 
     Raises:
-        EOFError: The fork server is gone.
+        EOFError: The fork server has ended.
     """
-    # Less than PIPE_BUF: it comes whole.
+    # It is shorter than PIPE_BUF, so it arrives as a whole.
     if not wait_for([fd], ANSWER_TIMEOUT):
         return None
     data = os.read(fd, NUMBER.size)
@@ -265,16 +266,16 @@ def _command(fd: int, preload: Sequence[str]) -> list[str | bytes]:
     return [executable, *flags, "-c", program]
 
 
-# The other side: what follows runs in the fork server.
+# The other side: the code below runs in the fork server.
 
 
 def serve(channel: int, main: int, preload: Sequence[str]) -> NoReturn:
-    """Import modules, then fork what main asks for, until main is gone.
+    """Import modules, then fork a child for each request of the main process, until that is gone.
 
     Args:
-        channel (int): The descriptor of the socket that main has the other end of.
-        main (int): The pid of main.
-        preload (Sequence[str]): What to import; a module that is not there is passed over.
+        channel (int): The descriptor of the socket to the main process.
+        main (int): The pid of the main process.
+        preload (Sequence[str]): The modules to import. Missing ones are skipped.
     """
     for name in preload:
         with suppress(ImportError):
@@ -291,7 +292,7 @@ class _Server:
         except ProcessLookupError:
             os._exit(1)
         except (AttributeError, OSError):
-            # The end of the channel has to do.
+            # Without a pidfd, the end of the channel has to suffice.
             pass
         if os.getppid() != main:
             os._exit(1)
@@ -299,11 +300,11 @@ class _Server:
         self._status_of: dict[int, int] = {}
         os.set_blocking(self._exits, False)
         os.set_blocking(self._notify, False)
-        # A child has these from main, and is to have them as main has.
+        # A child gets these of the main process.
         self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         self._on_child = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._notify, warn_on_full_buffer=False)
-        # A child that is told to stop while it imports the application ends without a traceback.
+        # A child that is stopped while it imports the application ends without a traceback.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def run(self) -> NoReturn:
@@ -321,7 +322,7 @@ class _Server:
     def _obey(self) -> None:
         message, fds, flags, _ = socket.recv_fds(self._channel, len(FORK), MAX_FDS, socket.MSG_CMSG_CLOEXEC)
         if message != FORK or flags & socket.MSG_CTRUNC:
-            # Main is gone, or has sent more than this process may open.
+            # The main process is gone, or has sent more descriptors than this process may open.
             os._exit(0)
         status = fds.pop(1)
         try:
@@ -345,7 +346,7 @@ class _Server:
                 os.close(status)
 
     def _become_child(self, status: int, data: int, tracker: int, *inherited: int) -> NoReturn:
-        """Undo in a child what it has of the fork server, then be the process that main has described."""
+        """Undo the state of the fork server in a child, then run the process object of the main process."""
         code = 1
         try:
             os.setsid()
@@ -368,7 +369,7 @@ class _Server:
 
 
 def _await_data(fd: int) -> None:
-    """Wait for the first data of main; end the process if main has given it up."""
+    """Wait for the first data of the main process; exit if that has given the child up."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     ((_, events),) = poll.poll()
@@ -377,6 +378,6 @@ def _await_data(fd: int) -> None:
 
 
 def _write(fd: int, number: int) -> None:
-    # Main may have given it up.
+    # The main process may have given the child up.
     with suppress(OSError):
         os.write(fd, NUMBER.pack(number))

@@ -1,4 +1,4 @@
-"""What main knows of a process: whether it has begun, whether it is alive, how it has ended."""
+"""The main process's view of a process: whether it has begun, whether it runs, how it has exited."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from worker._spawn.processes import ManagedProcess
 
 __all__ = ["has_begun", "is_alive", "leads_session", "reap", "stop_signal"]
 
-# How long main waits for the exit code of a dead process that is not of ours, seconds.
+# How long to wait for the exit code of an exited process of another class than ours, seconds.
 _EXITCODE_TIMEOUT = 1.0
 
 
 def has_begun(process: Any) -> bool:
-    """Whether a child of ours runs its target by now: from then on it ends in order when told to."""
+    """Return whether a managed process runs its target: from then on, a stop ends it in order."""
     return isinstance(process, ManagedProcess) and process._begun is not None and _is_readable(process._begun)
 
 
 def leads_session(process: Any) -> bool:
-    """Whether a child of ours leads its own session by now (and its group with it)."""
+    """Return whether a managed process leads its own session, and therefore its group."""
     if not isinstance(process, ManagedProcess) or process.pid is None:
         return False
     try:
@@ -34,20 +34,20 @@ def leads_session(process: Any) -> bool:
 
 
 def stop_signal(process: Any) -> signal.Signals:
-    """Return the signal that tells a process to leave.
+    """Return the signal that stops a process.
 
-    A child of ours that has not begun is ended by SIGTERM, at once: SIGINT would be a ``KeyboardInterrupt``
-    in the middle of an import.
+    SIGTERM ends a managed process that has not begun at once: SIGINT would raise ``KeyboardInterrupt`` in the
+    middle of an import.
     """
     is_beginning = isinstance(process, ManagedProcess) and not has_begun(process)
     return signal.SIGTERM if is_beginning else signal.SIGINT
 
 
 def is_alive(process: Any) -> bool:
-    """Whether a process runs; ``False`` before its start.
+    """Return whether a process runs; ``False`` before its start.
 
-    One of ours tells by its pidfd. One of another class may not know that somebody else has collected it: its
-    sentinel does.
+    A managed process tells by its pidfd. A process of another class may not notice that another thread has
+    collected it. Its sentinel shows that.
     """
     alive = bool(process.is_alive())
     if alive and not isinstance(process, ManagedProcess) and isinstance(process, BaseProcess):
@@ -56,23 +56,23 @@ def is_alive(process: Any) -> bool:
 
 
 def reap(process: BaseProcess) -> int | None:
-    """Collect a dead child.
+    """Collect a child that has exited.
 
     Returns:
-        int | None: Its exit code, negative for a signal; ``None`` if nobody knows.
+        int | None: The exit code, negative for a signal; ``None`` if it is unknown.
     """
     is_ours = isinstance(process, ManagedProcess)
     if not is_ours and process.exitcode is None:
         wait_for([process.sentinel], _EXITCODE_TIMEOUT)
     code = process.exitcode
     if is_ours or code is not None:
-        # So that multiprocessing forgets it now, and not at its next start.
+        # multiprocessing would otherwise forget it only at its next start of a process.
         process.join(0)
     return code
 
 
 def _is_readable(connection: Connection) -> bool:
-    # The end of the other side is none: that is what a death before looks like.
+    # POLLHUP alone does not count: it means that the child has exited before it began.
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return any(events & select.POLLIN for _, events in poll.poll(0))

@@ -1,7 +1,8 @@
-"""How main starts a child and learns of its end: the ``Popen`` classes of our processes.
+"""Starts a child and notices its exit: the ``Popen`` classes of managed processes.
 
-Those of ``multiprocessing`` start a child in main's own session, with main's signal mask; they take a child
-whose exit status somebody else has collected for alive, and wait for a fork server without a deadline.
+Those of ``multiprocessing`` start a child in the session of the main process, with its signal mask. They
+consider a child alive if another thread has collected its exit status, and wait for a fork server without a
+deadline.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ __all__ = [
     "start_program",
 ]
 
-# What multiprocessing is told where nobody knows the exit status: it has to be told something.
+# The exit code for multiprocessing if the real one is unknown: it needs one.
 UNKNOWN = 255
 
 
 class WatchedPopen(popen_fork.Popen):
-    """A child whose end is told by its pidfd where there is one, and whose exit status may be lost.
+    """A child that is watched by a pidfd, where the system has them, and whose exit status may be lost.
 
     Attributes:
-        pidfd: What becomes readable at its end; ``None`` if the system has none to give.
-        status_is_lost: Whether it has ended and nobody knows its exit status.
+        pidfd: The descriptor that becomes readable at its exit; ``None`` if the system has none.
+        status_is_lost: Whether it has exited with an unknown status.
     """
 
     pid: int
@@ -60,40 +61,40 @@ class WatchedPopen(popen_fork.Popen):
         try:
             self.pidfd = Descriptor(os.pidfd_open(self.pid))
         except (AttributeError, OSError):
-            # It is gone already, or the sentinel has to do.
+            # The child has exited already, or the sentinel has to suffice.
             return
         self._closes_pidfd = util.Finalize(self, self.pidfd.close)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
-        """Return the exit code; ``None`` while it runs; 255 if nobody knows."""
+        """Return the exit code; ``None`` while the child runs; 255 if it is unknown."""
         with self._lock:
             if self.returncode is None and (self.pidfd is None or wait_for([self._end], 0)):
                 self._collect()
             return self.returncode
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait for its end, at most ``timeout`` seconds; return as :meth:`poll` does."""
+        """Wait for the exit, at most ``timeout`` seconds; return as :meth:`poll` does."""
         if self.returncode is None:
             wait_for([self._end], timeout)
         return self.poll()
 
     def close(self) -> None:
-        """Let go of the file descriptors."""
+        """Close the file descriptors."""
         super().close()
         if self.pidfd is not None:
             self._closes_pidfd()
 
     @property
     def _end(self) -> int:
-        """What becomes readable at its end."""
+        """The descriptor that becomes readable at the exit."""
         return self.sentinel if self.pidfd is None else self.pidfd.fileno()
 
     def _collect(self) -> None:
-        """Collect it if it has ended."""
+        """Collect the child if it has exited."""
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
-            # Somebody else has: main ignores SIGCHLD, or a thread waits for any child.
+            # The status was collected elsewhere: SIGCHLD is ignored, or a thread waits for any child.
             self._lose_status()
         else:
             if pid == self.pid:
@@ -106,7 +107,7 @@ class WatchedPopen(popen_fork.Popen):
 
 
 class ForkPopen(WatchedPopen):
-    """A forked child. Where the system refuses the fork, the standard library's own leaks its pipes."""
+    """A forked child. Unlike the standard library's, it closes its pipes if the system refuses the fork."""
 
     def _launch(self, process_obj: Any) -> None:
         opened: list[int] = []
@@ -130,7 +131,7 @@ class ForkPopen(WatchedPopen):
 
 
 class SpawnPopen(WatchedPopen):
-    """A child in an interpreter of its own, which leads its session from the first instruction on."""
+    """A child in an interpreter of its own, which leads its session from the first instruction."""
 
     method = "spawn"
     DupFd = popen_spawn_posix.Popen.DupFd
@@ -140,7 +141,7 @@ class SpawnPopen(WatchedPopen):
         super().__init__(process_obj)
 
     def duplicate_for_child(self, fd: int) -> int:
-        """Hand a descriptor on; it has the same number in the child."""
+        """Pass a descriptor to the child, where it has the same number."""
         self._fds.append(fd)
         return fd
 
@@ -157,13 +158,13 @@ class SpawnPopen(WatchedPopen):
             close_all(*opened)
             raise
         close_all(child_end, status)
-        # The child takes the end of the data for the end of main.
+        # To the child, the end of the data means the end of the main process.
         self.finalizer = util.Finalize(self, close_all, (self.sentinel, data_end))
         feed(data_end, data)
 
 
 def pickled(popen: Any, process: Any) -> memoryview:
-    """Pickle what a new interpreter needs to become a process, as ``multiprocessing`` expects it."""
+    """Return the pickled data that a new interpreter needs to become a process of ``multiprocessing``."""
     buffer = io.BytesIO()
     preparation = spawn.get_preparation_data(process.name)
     set_spawning_popen(popen)
@@ -176,16 +177,16 @@ def pickled(popen: Any, process: Any) -> memoryview:
 
 
 def forget_exit_functions() -> None:
-    """In a forked child, drop what its parent runs at its exit; its own finalizers run there instead.
+    """Drop the exit functions of the parent in a forked child, and run the child's finalizers instead.
 
-    Before CPython 3.13 the child runs its finalizers by itself; then this changes nothing.
+    Before CPython 3.13 the child runs its finalizers by itself; there this changes nothing.
     """
     atexit._clear()
     atexit.register(util._exit_function)  # type: ignore[attr-defined]
 
 
 def leave(code: int) -> NoReturn:
-    """End a child in order, but without taking the interpreter apart: of a fork, it is not all its own."""
+    """End a child in order, but without finalising the interpreter: a fork shares parts of it."""
     try:
         atexit._run_exitfuncs()
         for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -196,13 +197,13 @@ def leave(code: int) -> NoReturn:
 
 
 def tracker_fd() -> int:
-    """Return the descriptor that leads to the resource tracker, which is started if need be."""
+    """Return the descriptor of the resource tracker, starting it if needed."""
     fd: int = resource_tracker.getfd()  # type: ignore[assignment]
     return fd
 
 
 def feed(fd: int, data: memoryview) -> None:
-    """Write data to a child that may be slow to read, or never read, without waiting for it."""
+    """Write data to a child without blocking, even if it reads slowly or never."""
     os.set_blocking(fd, False)
     try:
         while data:
@@ -222,21 +223,21 @@ def _feed_rest(fd: int, data: memoryview) -> None:
 
 
 def start_program(command: list[Any], fds: Iterable[int]) -> int:
-    """Start a program in a session of its own, with the signals that main was started with.
+    """Start a program in a session of its own, with the signal mask that the main process was started with.
 
     Args:
         command (list[str]): The interpreter and its arguments.
-        fds (Iterable[int]): The descriptors above 2 that it is to have; no others.
+        fds (Iterable[int]): The only descriptors above 2 that the program has.
 
     Returns:
-        int: Its pid.
+        int: The pid.
 
     Raises:
-        OSError: It could not be started.
+        OSError: The program could not be started.
     """
     passed = {*fds}
-    # A descriptor that is duplicated onto itself loses its close-on-exec flag, in the child alone: no program
-    # that another thread starts meanwhile inherits it.
+    # Duplicating a descriptor onto itself clears its close-on-exec flag, in the child alone: a program that
+    # another thread starts meanwhile does not inherit it.
     actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in sorted(passed)]
     actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in inheritable() if fd not in passed]
     return os.posix_spawn(
@@ -251,23 +252,23 @@ def start_program(command: list[Any], fds: Iterable[int]) -> int:
 
 
 def held_by_spawn() -> frozenset[int]:
-    """Return the signals that a spawned child has blocked, and unblocks when it leads its session.
+    """Return the signals that are blocked in a spawned child until it leads its session.
 
-    None, unless CPython was built with a libc that cannot give the child its session. Those that reach all of
-    main's group would then end the child half-way.
+    There are none, unless CPython was built with a libc that cannot give the child its session. A signal to
+    the group of the main process would then end the child half-way.
     """
     return frozenset() if _sets_session() else frozenset((signal.SIGINT, *REQUESTS)) - original_mask()
 
 
 @cache
 def _sets_session() -> bool:
-    """Whether this CPython can start a program in a session of its own."""
+    """Return whether this CPython can start a program in a session of its own."""
     try:
         os.posix_spawn("/", ["/"], {}, setsid=True)
     except NotImplementedError:
         return False
     except OSError:
-        # A directory cannot be run.
+        # The expected error: a directory cannot be run.
         pass
     return True
 

@@ -1,11 +1,11 @@
-"""Servers that start quickly: forked from a process that has imported what every server needs.
+"""Starts servers quickly: forks them from a fork server that has imported Sanic.
 
-To start an interpreter and to import Sanic is most of the time from a save to the new code. Where a reloader
-runs, a fork server is kept that has done so, and nothing else: least of all has it imported the application.
-From then on, the servers that would be spawned come from it; what they do next is the same. With the start
-method ``forkserver`` every process comes from there.
+Starting an interpreter and importing Sanic takes most of the time from a save to the new code. While a
+reloader runs, the main process keeps a fork server that has done both, and has not imported the application.
+Servers that would be spawned are then forked from it, and continue in the same way. With the start method
+``forkserver``, every process is forked from it.
 
-The fork server is an optimisation: whatever goes wrong with it is one warning, and processes are spawned.
+The fork server is an optimisation: an error in it is logged once, as a warning, and processes are spawned.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = [
     "start",
 ]
 
-# All that a server imports before its application.
+# The modules that a server imports before its application.
 PRELOADED = ["sanic", "worker", "worker.cli"]
 
 _server: ForkServer | None = None
-# Whether processes are spawned from now on, whatever there is.
+# Whether processes are spawned from now on, even if the fork server runs.
 _is_cold = False
 
 
 def start() -> None:
-    """Start the fork server, unless it has failed or what it would import may have changed."""
+    """Start the fork server, unless it has failed or its modules may have changed."""
     global _server
     if _server is None and not _is_cold:
-        # Not the script that was run: the children would have it as it was then, whatever changes.
+        # Without the script that was run: the children would keep its present version after a change.
         asked = [
             name for name in getattr(forkserver._forkserver, "_preload_modules", ()) if name != "__main__"
         ]
@@ -53,14 +53,14 @@ def start() -> None:
 
 
 def server() -> ForkServer | None:
-    """Return the fork server that processes come from, which is started if need be; ``None``: none."""
+    """Return the fork server for new processes, starting it if needed; ``None`` if they are spawned."""
     start()
     is_warm()
     return None if _is_cold else _server
 
 
 def is_warm() -> bool:
-    """Whether there is a fork server that is ready: servers that would be spawned come from it."""
+    """Return whether a fork server is ready, so that servers are forked instead of spawned."""
     if _server is None:
         return False
     try:
@@ -71,7 +71,7 @@ def is_warm() -> bool:
 
 
 def lose(error: ForkServerError) -> None:
-    """Start the fork server again if it is gone; if it has failed otherwise, spawn processes from now on."""
+    """Restart the fork server if it has ended; after any other error, spawn processes from now on."""
     global _server
     if _server is None or _is_cold or not isinstance(error, ForkServerGoneError):
         fail(str(error))
@@ -94,25 +94,25 @@ def fail(reason: str) -> None:
 
 
 def interrupt() -> None:
-    """Let main wait no longer until the fork server is ready: a stop was asked for. For a signal handler."""
+    """End the wait for the fork server because a stop was requested; for a signal handler."""
     if _server is not None:
         _server.interrupt()
 
 
 def invalidate_if_changed(changed: Iterable[str]) -> None:
-    """Start servers from nothing again, for good, if what the fork server has imported may have changed.
+    """Spawn processes from now on if the modules of the fork server may have changed.
 
     Args:
         changed (Iterable[str]): The paths of the files that changed.
     """
     global _is_cold
-    # It stays until main ends: it alone knows how its children end.
+    # The fork server keeps running: only it can report the exit codes of its children.
     if _server is not None and any(path.startswith(_homes()) for path in changed):
         _is_cold = True
 
 
 def forget() -> None:
-    """Kill the fork server, and begin anew with the next manager."""
+    """Kill the fork server, and reset this module for the next manager."""
     global _server, _is_cold
     if _server is not None:
         _server.stop()
@@ -120,7 +120,7 @@ def forget() -> None:
 
 
 def _homes() -> tuple[str, ...]:
-    """The directories that what is preloaded lies in."""
+    """Return the directories of the preloaded modules."""
     import sanic
 
     libraries = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))

@@ -23,7 +23,7 @@ from worker.settings import Settings
 
 __all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "warm_up"]
 
-# What may be wrong if a child ends before its first step.
+# The likely reason if a child exits before it has begun.
 NOT_BEGUN = """\
 It had not begun: it ended while it imported the script that was run.
 
@@ -40,10 +40,10 @@ _set_up_child: Callable[[], object] | None = None
 
 
 def set_up_children(function: Callable[[], object] | None) -> None:
-    """Have children that are not forked call a function before they import anything else.
+    """Let children that are not forked call a function before they import anything else.
 
     Args:
-        function (Callable | None): A function of a module, so that it can be pickled. ``None``: nothing.
+        function (Callable | None): A function of a module, so that it can be pickled. ``None`` for none.
     """
     global _set_up_child
     _set_up_child = function
@@ -63,7 +63,7 @@ class ManagedProcess(BaseProcess):
         started_at: When it was started, seconds since 1970.
         held: The signals that are blocked when it begins. It unblocks them.
         handles_stop_itself: Whether its target sets handlers for a stop, so that SIGINT raises no
-            ``KeyboardInterrupt``. A function or class says so by an attribute of this name.
+            ``KeyboardInterrupt``. A function or class declares it by an attribute of this name.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -78,7 +78,7 @@ class ManagedProcess(BaseProcess):
         self.held: frozenset[int] = frozenset()
         self._begun: Connection | None = None
         self._begins: Connection | None = None
-        # Asked now: once a process is started, multiprocessing forgets its target.
+        # Read now: multiprocessing forgets the target when the process is started.
         self.handles_stop_itself = getattr(kwargs.get("target"), "handles_stop_itself", False) is True
 
     def start(self) -> None:
@@ -136,7 +136,7 @@ class SpawnProcess(ManagedProcess, contexts.SpawnProcess):
     def _bootstrap(self, *args: Any) -> int:
         code: int = super()._bootstrap(*args)  # type: ignore[misc]
         if main_is_gone():
-            # Many orphans that take their interpreters apart at once need longer for it than for their stop.
+            # Many orphans that finalise their interpreters at once need longer for it than for their stop.
             leave(code)
         return code
 
@@ -149,7 +149,7 @@ class ForkProcess(ManagedProcess, contexts.ForkProcess):
         return ForkPopen(process_obj)
 
     def _start(self) -> None:
-        # The first start of the resource tracker unblocks these very signals, so it comes before.
+        # The first start of the resource tracker unblocks these signals, so it has to come before.
         resource_tracker.ensure_running()
         with signals.blocked() as self.held:
             super()._start()

@@ -1,4 +1,4 @@
-"""What main adopts: as PID 1 of a container, or as a subreaper, it inherits the orphans of its workers."""
+"""Collects the orphans of workers, which a main process that is PID 1 or a subreaper inherits."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 __all__ = ["Reaper"]
 
 PROC = Path("/proc")
-# What an ended worker leaves behind is killed along with it; by then it has ended, seconds.
+# The rest of a worker's group is killed with it, and has exited after this time, seconds.
 ONCE_MORE = 1.0
 
 
 class Reaper:
-    """Collects the zombies that main has adopted from the sessions of its workers, and no others.
+    """Collects the zombies that the main process has adopted from the sessions of its workers, and no others.
 
-    To wait for *any* child would take its exit status from whoever started it. So candidates are looked for
-    in ``/proc``, and collected by pid: a process in a worker's session that does not lead it is no child that
-    main itself has made. That is done when a process of the manager has ended, and once more a moment later.
+    Waiting for *any* child would steal the exit status from the code that started it. So the reaper searches
+    ``/proc``, and collects by pid. A process in a worker's session that does not lead it was not started by
+    the main process. The search follows each exit of a managed process, and is repeated a moment later.
 
     Args:
-        is_ours (Callable): Whether a pid is that of a process of the manager that runs.
+        is_ours (Callable): Returns whether a pid is that of a managed process that runs.
 
     Attributes:
-        due: When to :meth:`settle`, on the monotonic clock; ``inf``: when a process has ended.
+        due: When to :meth:`settle`, on the monotonic clock; ``inf``: after the next exit.
     """
 
     def __init__(self, is_ours: Callable[[int], bool]) -> None:
@@ -36,18 +36,18 @@ class Reaper:
         self.due = math.inf
 
     def exited(self, pid: int) -> None:
-        """A process of the manager has ended, and its parent has collected it."""
+        """Take note that a managed process has exited and was collected."""
         self._ended.add(pid)
         self._lately.add(pid)
         self.due = -math.inf
 
     def settle(self, now: float) -> None:
-        """Collect what there is, if it is time to."""
+        """Collect the adopted zombies, if it is time to."""
         if now < self.due:
             return
         for pid, session in _zombies():
             is_adopted = pid != session and (session in self._ended or self._is_ours(session))
-            # One that a fork server had made is main's child once that server is gone.
+            # A child of a fork server that has exited is inherited by the main process.
             if is_adopted or pid in self._lately:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
@@ -55,18 +55,18 @@ class Reaper:
             self.due = now + ONCE_MORE
         else:
             self.due = math.inf
-            # Another process may bear this number some day.
+            # The pids may be reused.
             self._lately.clear()
 
 
 def _zombies() -> Iterator[tuple[int, int]]:
-    """Each dead child that nobody has collected, and its session."""
+    """Yield the pid and the session of each zombie that is a child of this process."""
     with suppress(OSError):
-        # It is only looked whether there is any, and left as it is: as a rule there is none.
+        # WNOWAIT leaves the child as it is. As a rule there is none, and the search ends here.
         if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return
         me = _status("self")
-        # Where /proc is that of an outer namespace, it has other numbers; those of ours are there as well.
+        # The /proc of an outer pid namespace has other pids; the fields NSpid and NSsid have ours as well.
         depth = len(me["NSpid"]) - 1
         for entry in os.listdir(PROC):
             with suppress(OSError, LookupError):

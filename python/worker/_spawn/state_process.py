@@ -1,9 +1,9 @@
-"""Keeps the state of the workers in a process of its own, where there is no native core to share memory.
+"""Keeps the shared state in a process of its own, where there is no native core to share memory.
 
-It is what Sanic's manager has: the mapping of a manager of :mod:`multiprocessing`. The process is a child of
-main like any other: it leads its own session, ends when main is gone, and is not stopped by the signals that
-stop the server, so it outlives the workers. When it is killed, each use of the mapping raises
-``BrokenPipeError``, and the server serves on.
+As with Sanic's manager, the state is the mapping of a manager of :mod:`multiprocessing`. The process is a
+child of the main process like any other: it leads its own session and ends when the main process is gone. It
+ignores the signals that stop the server, so it outlives the workers. If it is killed, each use of the mapping
+raises ``BrokenPipeError``, and the server goes on serving.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from worker._spawn import processes
 
 __all__ = ["StateProcess", "StateProxy"]
 
-# How long an answer is waited for, seconds. A process that was stopped must not hold up main and the workers.
+# How long to wait for an answer, seconds. A stopped process must not block the main process and the workers.
 PATIENCE = 5.0
-# After that, how long nothing is asked, seconds.
+# How long no request is made after an answer did not come, seconds.
 PAUSE = 10.0
-# How long the end of the process is waited for after it was killed, seconds.
+# How long to wait for the exit of the killed process, seconds.
 KILL_TIMEOUT = 5.0
-# Which connections `multiprocessing` makes for us.
+# The name under which `multiprocessing` finds our listener and client.
 SERIALIZER = "sanic-worker"
 
 GONE = "the process that keeps the state of the workers is gone, and the state with it; restart the server"
@@ -44,14 +44,14 @@ SILENT = f"the process that keeps the state of the workers does not answer withi
 
 
 class StateProcess(BaseManager):
-    """Starts the process that keeps the state, and ends it.
+    """Starts and ends the process that keeps the state.
 
     Raises:
-        EOFError: The process ended before it could keep anything.
+        EOFError: The process exited before it was ready.
     """
 
     def __init__(self) -> None:
-        # A child of the fork server would have another parent than main.
+        # A child of the fork server would not be a child of the main process.
         context = get_context("fork" if get_context().get_start_method() == "fork" else "spawn")
         # An abstract address: no file is left behind, and no directory needs to be writable.
         address = f"\0sanic-worker-{token_hex(16)}"
@@ -68,8 +68,8 @@ class StateProcess(BaseManager):
 
     @staticmethod
     def _finalize_manager(process: Any, *_: Any) -> None:
-        # Called by shutdown(), and when main ends without it. The state is of no use without main: there is
-        # nothing to end in order, and a process that was stopped would not take part.
+        # Called by shutdown(), and when the main process ends without it. The state is useless without the
+        # main process, so there is nothing to end in order. A stopped process could not do so, either.
         process.kill()
         process.join(KILL_TIMEOUT)
         with suppress(ValueError):
@@ -77,12 +77,12 @@ class StateProcess(BaseManager):
 
 
 class StateProxy(DictProxy):  # type: ignore[type-arg]
-    """The mapping as a process sees it that it was handed to, name to entry.
+    """The mapping, name to entry, in a process that received it.
 
-    It may be used by any thread, after a fork, and while another use was interrupted.
+    It may be used in any thread, after a fork, and in a signal handler that has interrupted another use.
 
     Raises:
-        BrokenPipeError: On use: the process that keeps it is gone or does not answer.
+        BrokenPipeError: On use, if the process that keeps the state is gone or does not answer.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class StateProxy(DictProxy):  # type: ignore[type-arg]
         incref: bool = True,
         manager_owned: bool = False,
     ) -> None:
-        # The mapping lives as long as its process, so references are not counted: that would take two
-        # connections for each process that begins, and two for its end.
+        # The mapping exists as long as its process, so references are not counted. Counting would take two
+        # connections at the start and two at the end of each process.
         super().__init__(token, serializer, None, authkey, exposed, False, manager_owned)
         self._local = threading.local()
         self._silent_until = 0.0
@@ -109,15 +109,15 @@ class StateProxy(DictProxy):  # type: ignore[type-arg]
         self._callmethod("merge", (name, changes))
 
     def discard(self, name: str, key: str) -> None:
-        """Remove a key of an entry, if it has it; :exc:`KeyError` if there is no such entry."""
+        """Remove a key of an entry, if it exists; :exc:`KeyError` if there is no such entry."""
         self._callmethod("discard", (name, key))
 
     def close(self) -> None:
-        """Let go of the connection of the calling thread; the next use makes a new one."""
+        """Close the connection of the calling thread; the next use makes a new one."""
         self._take_connection()
 
     def _incref(self) -> None:
-        """Nothing is counted."""
+        """Do nothing: references are not counted."""
 
     def _callmethod(self, methodname: str, args: Any = (), kwds: Any = {}) -> Any:  # noqa: B006
         request = (self._id, methodname, args, kwds)  # type: ignore[attr-defined]
@@ -129,8 +129,8 @@ class StateProxy(DictProxy):  # type: ignore[type-arg]
     def _exchange(self, request: Any) -> bytes:
         if time.monotonic() < self._silent_until:
             raise BrokenPipeError(SILENT)
-        # A signal handler in the same thread finds no connection meanwhile, and makes one. If an exchange is
-        # broken off its connection is dropped: the answer would be taken for that to the next request.
+        # A signal handler in the same thread finds no connection meanwhile, and makes one. An interrupted
+        # exchange drops its connection: its answer would be taken for that to the next request.
         connection = self._take_connection()
         try:
             if connection is None:
@@ -178,10 +178,10 @@ class _Entries(dict):  # type: ignore[type-arg]
 
 
 class _Server(Server):
-    """What the process runs: a thread for each connection."""
+    """The server in the process: a thread for each connection."""
 
     def serve_forever(self) -> None:
-        """Accept connections until the process is killed; nothing is looked at by the clock."""
+        """Accept connections until the process is killed, without polling."""
         self.stop_event = threading.Event()
         current_process()._manager_server = self  # type: ignore[attr-defined]
         self.accepter()
@@ -192,7 +192,7 @@ StateProcess.register("dict", _Entries, StateProxy, create_method=False)
 
 
 class _Context:
-    """What a manager of :mod:`multiprocessing` asks of its context: a process class."""
+    """The part of a context that a manager of :mod:`multiprocessing` uses: a process class."""
 
     def __init__(self, process: Callable[..., Any]) -> None:
         self.Process = process
@@ -204,7 +204,7 @@ def _ignore_signals() -> None:
 
 
 class _Connection(Connection):
-    """One on which nothing is waited for longer than :data:`PATIENCE`; then ``BlockingIOError`` is raised."""
+    """A connection that raises ``BlockingIOError`` after a wait of :data:`PATIENCE`."""
 
     def _recv_bytes(self, maxsize: int | None = None) -> Any:
         # The timeout of the socket would begin anew with each signal.
@@ -214,7 +214,7 @@ class _Connection(Connection):
 
 
 def _connect(address: Any, authkey: bytes) -> Connection:
-    """A connection to the process."""
+    """Connect to the process that keeps the state."""
     with socket.socket(socket.AF_UNIX) as sock:
         limit = struct.pack("@ll", int(PATIENCE), int(PATIENCE % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
