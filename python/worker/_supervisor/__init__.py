@@ -1,1 +1,1 @@
-"""The supervisor: runs in the main process only, observes processes and decides what to do."""
+"""The supervisor: observes processes, decides, and acts; in the main process only."""

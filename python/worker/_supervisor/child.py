@@ -23,18 +23,18 @@ __all__ = ["ChildProcess"]
 
 @dataclass(eq=False)
 class ChildProcess:
-    """One process, running or just gone; a slot may have several for a while.
+    """One process, running or just exited. A slot may have several for a while.
 
     Attributes:
         slot: The slot that it fills, or has filled.
         base: The process object.
-        started_at: When it was started; this and the other times on the monotonic clock.
-        ready_by: Until when it has to be ready.
+        started_at: The time of its start; this and the other times on the monotonic clock.
+        ready_by: The time by which it has to be ready.
         start_limit: How long its start may take, seconds.
         serves: Whether it has written that it serves.
         ready_at: When it was ready; ``inf`` before.
-        stop_sent_at: When it was told to stop, or first seen to stop; ``None`` before.
-        resend: The signal to stop that may be lost; 0 if none may.
+        stop_sent_at: When its stop signal was sent, or its stop first noticed; ``None`` before.
+        resend: The stop signal that may be lost; 0 if there is none.
         error: Why its start failed, as far as it is known.
     """
 
@@ -60,7 +60,7 @@ class ChildProcess:
         return self.ready_at < math.inf
 
     def is_stopping(self, slot_drains: bool) -> bool:
-        """Return whether it was told to stop.
+        """Return whether it was stopped by the manager.
 
         Args:
             slot_drains (bool): Whether the phase of its slot is DRAINING.
@@ -70,21 +70,21 @@ class ChildProcess:
         return self.base is not self.slot.previous
 
     def exit(self, code: int | None, now: float, others_left: bool) -> Exit:
-        """Return its exit: with which code, when, and whether others are left in its slot."""
+        """Return the description of its exit."""
         ready_for = now - self.ready_at if self.is_ready else None
         return Exit(
             str(self), code, self.started_at, now - self.started_at, ready_for, self.error, others_left
         )
 
     def note_stop(self, now: float) -> None:
-        """Take note of the signal to stop that it was sent, if that has not been done."""
+        """Take note of the stop signal that was sent to it, once."""
         if self.stop_sent_at is None:
             sent = self.slot.stop_sent(self.base)
             self.stop_sent_at = now if sent is None else sent.at
             self.resend = sent.signum if sent is not None and sent.may_be_lost else 0
 
     def resend_stop(self, flags: Mapping[str, Any]) -> None:
-        """Send a signal that may be lost once more, as soon as it cannot be lost.
+        """Send a stop signal that may be lost once more, as soon as it cannot be lost.
 
         Args:
             flags (Mapping[str, Any]): Those of the process in the shared state.
@@ -105,7 +105,7 @@ class ChildProcess:
         return self.stop_sent_at + grace
 
     def signal(self, signum: int) -> None:
-        """Send it a signal; if it is gone already, nothing happens."""
+        """Send it a signal, unless it has exited."""
         with suppress(ProcessLookupError):
             os.kill(self.base.pid, signum)
 
@@ -117,7 +117,7 @@ class ChildProcess:
             self.signal(signal.SIGKILL)
 
     def kill_group(self) -> None:
-        """Kill all that is left of the group that it leads, or has led."""
+        """Kill the remaining processes of the group that it leads, or has led."""
         if isinstance(self.base, ManagedProcess) and self.base.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.base.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""From a command that came down the pipe to what main does about it."""
+"""Executes the commands of the control channel."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Commands"]
 
 PACKAGE = __name__.partition(".")[0]
-# How many commands may wait for the servers to start, and names in them, each that is equal counted once.
+# The largest number of commands, and of names in them, that wait for the start of the servers. Equal ones
+# count once.
 DEFERRED = 10_000
 
 
@@ -50,7 +51,7 @@ class CommandHandler(Protocol):
 
     @property
     def num_server(self) -> int:
-        """How many servers there are to be."""
+        """The number of servers in the process table."""
 
     def restart(
         self, process_names: list[str] | None = ..., restart_order: RestartOrder = ..., **kwargs: Any
@@ -58,7 +59,7 @@ class CommandHandler(Protocol):
         """Restart processes."""
 
     def scale(self, num_worker: int) -> None:
-        """Run this many servers."""
+        """Run this number of servers."""
 
     def manage(
         self,
@@ -81,7 +82,7 @@ class CommandHandler(Protocol):
 
 
 class Commands:
-    """Obeys commands by the verbs of the manager; whatever comes of one, the next is obeyed too.
+    """Executes commands by the verbs of the manager. A command that fails does not affect the next one.
 
     Args:
         manager (CommandHandler): Its verbs are called.
@@ -105,8 +106,8 @@ class Commands:
         self.throttle = LogThrottle(name_of)
 
     def obey(self, event: Received) -> None:
-        """Do what is asked for; while the servers start, keep it if it can wait."""
-        # What is opaque is loaded only now: that may do something, and comes after what was asked for before.
+        """Execute a command; while the servers start for the first time, defer it if possible."""
+        # An opaque command is unpickled only now. That may run code, so earlier commands come first.
         command = decode_command(event.command)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("Monitor message: %s", safely_shown(command), extra={"verbosity": 2})
@@ -132,11 +133,11 @@ class Commands:
             )
 
     def take_deferred(self) -> list[Event]:
-        """What was asked for while the servers were starting."""
+        """Return the commands that were deferred during the first start, and forget them."""
         return self._deferred.take()
 
     def dropped(self, event: Corrupt) -> None:
-        """Complain of what is no message."""
+        """Log bytes that are not a message."""
 
         def text() -> str:
             return (
@@ -147,16 +148,16 @@ class Commands:
         if event.sample:
             self.throttle.log(event.sender, text)
         else:
-            # The end of the pipe: the last that is heard of it.
+            # The end of the channel, which is reported once.
             error_logger.error("%s", text())
 
     def guarded(self, call: Callable[[], None], sender: int | None) -> None:
-        """Do what someone asked for; whatever comes of it, supervision goes on."""
+        """Make a call for a sender, and log its error, so that supervision goes on."""
         try:
             call()
         except ServerKilled:
             raise
-        # What came down the pipe brings code of its own, in the reprs of its arguments for one.
+        # A command may run code of its sender, such as the repr of an argument, which may raise any error.
         except BaseException as error:
             refusal = _refusal(error)
             verb = "Refused" if refusal else "Failed to obey"
@@ -224,8 +225,8 @@ class Commands:
 def _refusal(error: BaseException) -> str:
     """Return the reason of a refusal, to be appended to a log line; empty text for a fault in some code.
 
-    A ``ValueError`` is a refusal where this package raised it. The arguments of a process may raise one of
-    their own, for instance when they are pickled: its traceback is needed to find the fault.
+    A ``ValueError`` is a refusal if this package raised it. The arguments of a process may raise another one,
+    for instance when they are pickled. Its traceback is needed to find the fault.
     """
     if isinstance(error, ValueError):
         *_, (frame, _) = walk_tb(error.__traceback__)

@@ -35,19 +35,19 @@ __all__ = ["Lifecycle"]
 
 
 class Lifecycle:
-    """Keeps the record of each slot and the restart requests that wait, and performs what was decided.
+    """Keeps the record of each slot and the waiting restart requests, and performs the decided actions.
 
     Args:
         slots (Callable): Returns all slots of the process table.
         settings (Settings): The limits.
-        clock (Callable): Tells the time, seconds.
+        clock (Callable): Returns the time, seconds.
         chance (Callable): Draws a number from 0 to 1, for the jitter of a backoff.
         is_occupied (Callable): Whether a process runs in a slot, or has not been collected.
-        accepts (Callable): Whether a process that was told to stop still accepts connections there.
+        accepts (Callable): Whether a stopping process still accepts connections in a slot.
         started (Callable): Called after a process was started.
 
     Attributes:
-        server: Whether the server starts, runs or stops.
+        server: The phase of the server.
         waits_for_change: Whether a server that fails to start is left until a file changes.
         operations: The restarts and scalings under way.
     """
@@ -74,7 +74,7 @@ class Lifecycle:
         self.waits_for_change = False
         self.operations = Operations(clock, accepts)
 
-    # What is known
+    # Records
 
     def record(self, slot: WorkerProcess) -> SlotRecord:
         """Return the record of a slot."""
@@ -85,17 +85,17 @@ class Lifecycle:
         return self.record(slot).phase
 
     def forget(self, slot: WorkerProcess) -> None:
-        """Drop the record of a slot that is gone."""
+        """Drop the record of a slot that was removed."""
         self._records.pop(slot, None)
 
     def close(self) -> None:
-        """Drop all records: a slot that is kept keeps the descriptors of its process."""
+        """Drop all records: they would keep the slots, and thereby the descriptors of processes."""
         self._records.clear()
         self._requests.clear()
 
     @property
     def next_retry(self) -> float:
-        """When the next backoff is over; ``inf`` if there is none, or nothing is started any more."""
+        """When the next backoff is over; ``inf`` if there is none, or no process is started any more."""
         if not self.server.starts_processes:
             return math.inf
         return min((self.record(slot).retry_at for slot in self._slots()), default=math.inf)
@@ -113,13 +113,13 @@ class Lifecycle:
     # Requests
 
     def operation(self, kind: Kind) -> AbstractContextManager[Operation]:
-        """Let all requests made in the body be one operation, whose outcome is logged."""
-        # An order that the operator has set is obeyed as it stands.
+        """Make one operation, whose outcome is logged, of all requests in the body."""
+        # An order that the operator has set is used without a canary.
         careful = self._settings.canary and self._settings.reload_order is not RestartOrder.SHUTDOWN_FIRST
         return self.operations.begun(kind, proven=not careful)
 
     def request(self, slot: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
-        """Restart a slot when it is its turn; several such requests are one."""
+        """Restart a slot when it is its turn. Several waiting requests are merged."""
         if slot.exclusive and order is RestartOrder.STARTUP_FIRST:
             logger.info("%s is restarted with SHUTDOWN_FIRST: its port cannot be bound twice", slot.name)
         with self.operation(Kind.RESTART) as operation:
@@ -128,7 +128,7 @@ class Lifecycle:
         self._ask(slot, RestartRequest(order, self._clock(), config, (operation,)))
 
     def start(self, slot: WorkerProcess, operation: Operation | None = None) -> None:
-        """Start the first process of a slot; where the system refuses it, the restart policy goes on.
+        """Start the first process of a slot. If the system refuses it, the restart policy decides.
 
         Raises:
             Exception: The process cannot be started at all.
@@ -140,15 +140,15 @@ class Lifecycle:
         self.handle(slot, model.StartAsked())
 
     def stop(self) -> None:
-        """Stop every process, and start none any more."""
+        """Stop every process, and start no more."""
         for slot in [*self._slots()]:
-            # In a slot whose process has just exited, a previous one may serve on.
+            # In a slot whose process has just exited, the previous one may still serve.
             if self._is_occupied(slot) or slot.is_alive():
                 slot.terminate()
         self.halt(ServerPhase.STOPPING)
 
     def halt(self, server: ServerPhase) -> None:
-        """Start nothing any more.
+        """Start no more processes.
 
         Args:
             server (ServerPhase): The phase of the server from now on.
@@ -160,7 +160,7 @@ class Lifecycle:
             self.handle(slot, model.StopSent())
 
     def go_on(self) -> None:
-        """Start the slots whose backoff is over, and restart those whose turn it is; log what has ended."""
+        """Start slots whose backoff is over, restart those whose turn it is, and log ended operations."""
         if not self.server.starts_processes:
             return
         self._take_turns()
@@ -176,7 +176,7 @@ class Lifecycle:
         self._requests = {slot: request for slot, request in self._requests.items() if slot in slots}
         waiting, settings = self._requests.copy(), self._settings
         for slot, mode in plan(waiting, slots, settings.max_surge, settings.max_unavailable):
-            # The start of another one may have failed meanwhile, and ended the rollout.
+            # The start in another slot may have failed meanwhile, and aborted the rollout.
             if slot in self._requests:
                 self.handle(slot, model.RestartDue(mode))
 
@@ -187,7 +187,7 @@ class Lifecycle:
     # From an event to actions
 
     def handle(self, slot: WorkerProcess, event: SlotEvent) -> None:
-        """Decide what follows from an event, and do it."""
+        """Decide the actions for an event, and perform them."""
         phase = self.phase(slot)
         decision = TRANSITIONS[phase].get(type(event))
         if decision is None:
@@ -276,7 +276,7 @@ class Lifecycle:
         request: RestartRequest | None = self._requests.pop(slot, None)
         before = self.record(slot)
         if replaces_starting and request is not None and before.request is not None:
-            # Those who asked for the process that is replaced get this one.
+            # The operations of the replaced process continue with this one.
             operations = dict.fromkeys((*before.request.operations, *request.operations))
             request = replace(request, operations=(*operations,))
         self._update(slot, request=request, has_replaced_starting=replaces_starting, retry_at=math.inf)
@@ -295,8 +295,8 @@ class Lifecycle:
         else:
             self._started()
 
-    # Not in the frame that catches the error: a local there and its traceback would keep each other, and the
-    # descriptors of the process.
+    # Not in the frame that catches the error: a local variable there and the traceback would keep each other
+    # alive, and the descriptors of the process.
     def _fail_start(self, slot: WorkerProcess, order: RestartOrder, began: float, error: Exception) -> None:
         cause = error.__cause__ or error
         if not isinstance(cause, OSError):
@@ -316,7 +316,7 @@ class Lifecycle:
                 "why": f"{exit_}; {consequence}",
             }
         )
-        # Last: the state shows what the log tells.
+        # Logged last, so that the state shows the exit when its line appears.
         if exit_.code == 0 and not slot.is_server and delay == math.inf:
             logger.debug("%s; %s", exit_, consequence)
         else:

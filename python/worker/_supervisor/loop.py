@@ -1,4 +1,4 @@
-"""The loop of main: one wait for messages, exits and signals, and what each of them leads to."""
+"""The loop of the main process: waits for messages, exits and signals, and dispatches them."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ __all__ = ["Loop", "frozen_heap", "signals_given_back"]
 
 STARTING = (ProcessState.STARTING, ProcessState.STARTED)
 
-# How long is obeyed before it is looked for exits again, seconds.
+# How long commands are executed before the next check for exits, seconds.
 SLICE = 0.004
 
 
 @contextmanager
 def signals_given_back(*, stops_ignored: bool = False) -> Iterator[None]:
-    """Put the handlers of main's signals back at the end, as far as a loop has set them meanwhile.
+    """Restore the handlers of the main process's signals at the end, if a loop has set its own.
 
     Args:
         stops_ignored (bool): Ignore SIGINT and SIGTERM instead. Defaults to ``False``.
@@ -60,7 +60,7 @@ def signals_given_back(*, stops_ignored: bool = False) -> Iterator[None]:
 
 @contextmanager
 def frozen_heap() -> Iterator[None]:
-    """Keep what is there by now: to look for garbage in it would hold up an exit or a signal for 20 ms."""
+    """Exclude all present objects from garbage collection, which would delay an exit or a signal by 20 ms."""
     gc.collect()
     gc.freeze()
     try:
@@ -84,11 +84,11 @@ class LoopHost(CommandHandler, ProcessTable, Protocol):
         """The processes of the transient workers."""
 
     def shutdown_signal(self, signal: int, frame: Any) -> None:
-        """Obey a signal to stop."""
+        """Stop the server after a signal."""
 
 
 class Loop:
-    """One wait after the other: each turn hands what has happened to the supervisor and to the commands.
+    """Waits for events, and passes them to the supervisor and to the commands.
 
     Args:
         manager (LoopHost): Its verbs are called.
@@ -111,17 +111,17 @@ class Loop:
 
     @property
     def is_open(self) -> bool:
-        """Whether the control channel and the signals are taken."""
+        """Whether the loop reads the control channel and handles signals."""
         return self._monitor is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether the loop is to be left."""
+        """Whether the loop has to end."""
         return self._supervisor.phase.is_over
 
     @property
     def stop_asked(self) -> bool:
-        """Whether a stop was asked for, obeyed or not."""
+        """Whether a stop was requested, begun or not."""
         return self.is_over or self._stop_is_queued
 
     @property
@@ -134,7 +134,7 @@ class Loop:
         return any(signum in STOPS for signum in [*self._signals])
 
     def open(self) -> None:
-        """Take the control channel and the signals; again: nothing."""
+        """Begin to read the control channel and to handle signals. Another call does nothing."""
         if self._monitor is not None:
             return
         self._monitor = open_monitor(self._manager.monitor_subscriber, self._supervisor.notify_fd)
@@ -150,13 +150,13 @@ class Loop:
             self._wakeup_before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
     def close(self) -> None:
-        """Wait for killed processes, let go of channel and signals; every state is final then."""
+        """Wait for killed processes, then release channel and signals. Every state is final then."""
         if self._monitor is None:
             return
         self._supervisor.close()
         if self._wakeup_before is not None:
             signal.set_wakeup_fd(self._wakeup_before)
-        # A signal that comes now finds nothing to wake.
+        # From here on, a signal must find no monitor to wake.
         monitor, self._monitor = self._monitor, None
         self._thread = self._wakeup_before = None
         descriptors.forget(monitor)
@@ -168,15 +168,16 @@ class Loop:
 
     def take_signals(self) -> None:
         """Handle the signals of the main process; a request that was ignored stays ignored."""
-        # Only queued: the loop obeys them, never in the middle of something else.
+        # A handler only queues the signal. The loop handles it, never in the middle of another action.
         for signum in (*STOPS, *REQUESTS):
             if signum in STOPS or signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, self.on_signal)
 
     def on_signal(self, signum: int, frame: Any) -> None:
-        """The handler of main's signals: queue it for the loop.
+        """Queue a signal for the loop; the handler of the main process's signals.
 
-        Before the loop and after it nobody looks: there the second stop takes its default action.
+        Before the loop and after it, the queue is not read: there, the second stop signal has its default
+        action.
         """
         if not self.is_open and self._stop_is_queued and signum in STOPS:
             signal.signal(signum, signal.SIG_DFL)
@@ -187,7 +188,7 @@ class Loop:
             preload.interrupt()
 
     def do(self, call: Callable[[], None]) -> None:
-        """Do something now, or in the loop's thread where a loop runs in another one."""
+        """Make a call now, or in the thread of the loop if that is another one."""
         if self.is_open and self._supervisor.phase is ServerPhase.STOPPING:
             logger.debug("Nothing is started any more: the server is stopping.")
         elif self._thread in (None, threading.get_ident()):
@@ -197,9 +198,9 @@ class Loop:
             self._wake()
 
     def turn(self, at_most: float | None = None) -> None:
-        """Wait for the next thing that happens, and do what it asks for."""
+        """Wait for the next events, and handle them."""
         assert self._monitor is not None
-        # What is not done yet is done before more is taken; exits are always looked for.
+        # The backlog is handled before more messages are read. Exits are always read.
         waiting = not self._backlog
         events = coalesce(self._monitor.wait(self._timeout(at_most), waiting))
         self._obey_signals()
@@ -227,13 +228,13 @@ class Loop:
             self._supervisor.reconcile()
 
     def wait_until_ready(self, seconds: float) -> str:
-        """Wait until every server is acked; commands that come meanwhile are obeyed after that.
+        """Wait until every server has acknowledged its start; commands meanwhile are executed after that.
 
         Args:
             seconds (float): How long that may take.
 
         Returns:
-            str: Why it cannot be reached; empty when it was, or when a stop came first.
+            str: Why the start has failed; empty if it has not, or if a stop came first.
         """
         deadline = time.monotonic() + seconds
         self._supervisor.begin_start()
@@ -265,7 +266,7 @@ class Loop:
         while self._supervisor.has_processes() and self._monitor is not None:
             self.turn()
 
-    # What happens
+    # Events
 
     def _obey(self, event: Event) -> None:
         self._obey_signals()
@@ -275,7 +276,7 @@ class Loop:
             self._commands.dropped(event)
 
     def _obey_dead(self, pid: int) -> None:
-        """Do first what a dead process had asked for; what others ask for can wait."""
+        """Execute the commands of a process that has exited; those of other processes can wait."""
         backlog, self._backlog = self._backlog, deque()
         for event in backlog:
             if isinstance(event, Exited) or event.sender not in (pid, None):
@@ -298,18 +299,18 @@ class Loop:
             return Restart(None, order=RestartOrder.STARTUP_FIRST)
         return ScaleBy(1 if signum == MORE else -1)
 
-    # What is waited for
+    # Deadlines
 
     def _unacked(self) -> Iterator[WorkerProcess]:
         for process in self._manager.transient_processes:
-            # One that could not be started is tried again.
+            # A process that could not be started is tried again after its backoff.
             if process.is_server and (
                 process.state in STARTING or self._supervisor.slot_phase(process) is Phase.BACKOFF
             ):
                 yield process
 
     def _timeout(self, at_most: float | None) -> float | None:
-        """Seconds until the next deadline; ``None`` where nothing but events is waited for."""
+        """Return the seconds until the next deadline; ``None`` if there is none."""
         if self._backlog or self._calls or self._signals or self._supervisor.has_events:
             return 0.0
         others = (self._commands.throttle.flush_at, self._terminal.look_again, self._reaper.due)
@@ -323,7 +324,7 @@ class Loop:
             monitor.wake()
 
     def _may_be_left(self) -> bool:
-        """Whether an empty message ends the loop: only if nothing else can wake it."""
+        """Return whether an empty message ends the loop: only if a signal cannot wake it."""
         return isinstance(self._monitor, ConnectionMonitor)
 
     def _name_of(self, pid: int | None) -> str:

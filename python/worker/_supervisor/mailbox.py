@@ -1,4 +1,4 @@
-"""Where slots leave messages for the supervisor."""
+"""Takes messages of slots for the supervisor."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Mailbox:
         return self._reader is not None
 
     def open(self) -> None:
-        """Take messages, to be read by the calling thread."""
+        """Accept messages, to be read by the calling thread."""
         self._reader = threading.get_ident()
 
     def close(self) -> None:
-        """Take no more messages."""
+        """Accept no more messages."""
         self._reader = None
         self._messages.clear()
 
@@ -47,6 +47,6 @@ class Mailbox:
             self._wake()
 
     def take(self) -> Iterator[SlotMessage]:
-        """Yield the messages, each once, also those that are left meanwhile."""
+        """Yield and remove the messages, including those that arrive meanwhile."""
         while self._messages:
             yield self._messages.popleft()

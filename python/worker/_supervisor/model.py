@@ -1,7 +1,7 @@
-"""The data of the supervisor: what a slot looks like, what happens to it, and what is done about it.
+"""The data of the supervisor: records of slots, events and actions.
 
-An event is observed, an action is decided. Both are frozen: the supervisor reads one way, from events through
-the decisions in :mod:`~worker._supervisor.transitions` to actions.
+An event is observed, an action is decided. Both are frozen. The flow goes one way: from events through the
+decisions in :mod:`~worker._supervisor.transitions` to actions.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class ServerPhase(Enum):
     START_FAILED = auto()
     """A server failed at its first start. No process is started any more."""
     LEFT = auto()
-    """The loop was told to end. No process is started any more; those that run were not told to stop."""
+    """The loop was ended. No process is started any more; running ones were not stopped."""
     STOPPING = auto()
-    """Every process was told to stop. No process is started any more."""
+    """Every process was stopped. No process is started any more."""
 
     @property
     def is_over(self) -> bool:
-        """Whether the loop is to be left."""
+        """Whether the loop has to end."""
         return self in (ServerPhase.LEFT, ServerPhase.STOPPING)
 
     @property
@@ -54,13 +54,13 @@ class ServerPhase(Enum):
 
 @dataclass(frozen=True)
 class RestartRequest:
-    """A slot is to have a new process.
+    """A request for a new process in a slot.
 
     Attributes:
-        order: Which comes first.
+        order: The order of the restart.
         made_at: When it was made, on the clock of the supervisor, seconds.
-        config: What the new process is given as ``config``.
-        operations: The operations that it is a part of.
+        config: The ``config`` of the new process.
+        operations: The operations to which it belongs.
     """
 
     order: RestartOrder
@@ -70,13 +70,13 @@ class RestartRequest:
 
     @property
     def is_proven(self) -> bool:
-        """Whether the code that it brings has been seen to start."""
+        """Whether its code is known to start."""
         return all(operation.proven for operation in self.operations)
 
 
 @dataclass(frozen=True)
 class RestartMode:
-    """How a slot gets its new process: which comes first, and whether the start waits for the exit."""
+    """How a slot gets its new process: the order, and whether the start does not wait for the exit."""
 
     order: RestartOrder
     at_once: bool = False
@@ -92,11 +92,11 @@ class SlotRecord:
     Attributes:
         phase: Its phase.
         retry_at: When the next process is to be started, on the monotonic clock; ``inf``: not by itself.
-        exits: How the last processes exited that were not ready for long, one after the other.
-        restarts: How often the restart policy has replaced a process.
-        has_replaced_starting: Whether its starting process took the turn of one that was starting.
-        request: The request that its current process was started for, if there was one.
-        last_exit: The last exit that no ready process has followed yet.
+        exits: The exits in a row of processes that were not ready for long, as text.
+        restarts: The number of processes that the restart policy has replaced.
+        has_replaced_starting: Whether its starting process has replaced another starting one.
+        request: The request for which its current process was started, if there was one.
+        last_exit: The last exit; ``None`` after a process was ready.
     """
 
     phase: Phase = Phase.STOPPED
@@ -115,7 +115,7 @@ class SlotView:
     Attributes:
         phase: Its phase.
         is_server: Whether it serves requests.
-        exclusive: Whether what it binds cannot be bound twice.
+        exclusive: Whether its port cannot be bound twice.
         has_replaced_starting: As in :class:`SlotRecord`.
     """
 
@@ -127,7 +127,7 @@ class SlotView:
 
 @dataclass(frozen=True)
 class Situation:
-    """All that a decision about one slot goes by, besides the event.
+    """The input of a decision about one slot, besides the event.
 
     Attributes:
         record: The slot's own record.
@@ -136,7 +136,7 @@ class Situation:
         is_server: Whether it serves requests.
         is_reloader: Whether its process reports changes of the code.
         restart_policy: Its restart policy.
-        is_alive: Tells whether its current process runs.
+        is_alive: Returns whether its current process runs.
         is_occupied: Whether any process runs in the slot, or has not been collected.
         has_previous: Whether a previous process serves while the current one starts.
         requests: The requests that wait, by slot.
@@ -169,7 +169,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class StartAsked:
-    """Its first process is to be started."""
+    """The start of its first process was requested."""
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,9 @@ class StartFailed:
     """The main process could not start a process in it.
 
     Attributes:
-        exit: An exit that no process had.
-        order: Which was to come first.
-        is_refused: Whether it was refused before anything was done.
+        exit: An exit without a process.
+        order: The order of the restart.
+        is_refused: Whether the start was refused before any change.
     """
 
     exit: Exit
@@ -229,19 +229,19 @@ class PreviousExited:
 
 @dataclass(frozen=True)
 class StoppedExited:
-    """A process that had been told to stop has exited."""
+    """A process that was stopped by the manager has exited."""
 
     exit: Exit
 
 
 @dataclass(frozen=True)
 class BackoffOver:
-    """It is time for the next process."""
+    """Its backoff is over: the next process is due."""
 
 
 @dataclass(frozen=True)
 class StopSent:
-    """Its processes were told to stop for good."""
+    """Its processes were stopped for good."""
 
 
 SlotEvent = (
@@ -264,7 +264,7 @@ SlotEvent = (
 
 @dataclass(frozen=True)
 class Enter:
-    """Be in a phase from now on, and show it in the state entry."""
+    """Enter a phase, and show it in the state entry."""
 
     phase: Phase
 
@@ -278,7 +278,7 @@ class Update:
 
 @dataclass(frozen=True)
 class StartProcess:
-    """Start the next process for the request that waits, if there is one."""
+    """Start the next process, for the waiting request if there is one."""
 
     order: RestartOrder
     replaces_starting: bool = False
@@ -286,12 +286,12 @@ class StartProcess:
 
 @dataclass(frozen=True)
 class StopCurrent:
-    """Tell the current process to stop; the next one is started when it has exited."""
+    """Stop the current process; the next one is started after its exit."""
 
 
 @dataclass(frozen=True)
 class HandOver:
-    """Let the state entry be the current process's, and tell the previous one to stop."""
+    """Hand the state entry over to the current process, and stop the previous one."""
 
 
 @dataclass(frozen=True)
@@ -376,19 +376,19 @@ class Forget:
 
 @dataclass(frozen=True)
 class Prove:
-    """Trust the code of these operations."""
+    """Mark the code of these operations as known to start."""
 
     operations: tuple[Operation, ...]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Tell the operations of the slot's request that its new process is ready."""
+    """Count the slot as done in the operations of its request."""
 
 
 @dataclass(frozen=True)
 class Abort:
-    """Do nothing more for these operations."""
+    """Abort these operations."""
 
     operations: tuple[Operation, ...]
     reason: str

@@ -1,4 +1,4 @@
-"""Restarts and scalings that somebody asked for, each until its outcome is known and logged."""
+"""Tracks each requested restart or scaling until its outcome is logged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Kind", "Operation", "Operations"]
 
 
 class Kind(Enum):
-    """The kinds of operations: the name of each in the log, and what it does to a worker."""
+    """The kinds of operations: the name of each in the log, and its effect on a worker."""
 
     RESTART = ("Restart", "replaced")
     SCALE_UP = ("Scaling", "started")
@@ -31,14 +31,14 @@ class Operation:
     """One restart or scaling.
 
     Attributes:
-        kind: What is done.
-        began: When it was asked for, on the clock of the main process, seconds.
-        proven: Whether the code may be trusted to start. Until then, a rollout over servers that serve
-            replaces one of them only (the canary), and keeps it until the new one serves.
+        kind: The kind.
+        began: When it was requested, on the clock of the main process, seconds.
+        proven: Whether its code is known to start. Until then, a rollout replaces only one of the servers
+            that serve (the canary), and keeps it until the new one serves.
         reloads: Whether changed files are the reason.
-        total: How many workers it is about.
+        total: The number of its workers.
         waiting: The slots whose new process is not ready yet.
-        passed: The slots through which it has passed; previous processes may still accept connections there.
+        passed: The slots that are done. Previous processes may still accept connections there.
         failure: Why it was aborted; empty if it was not.
     """
 
@@ -59,12 +59,12 @@ class Operation:
             self.total += 1
 
     def removes(self, slot: WorkerProcess) -> None:
-        """Count one more slot that is given up."""
+        """Count one more slot that is removed."""
         self.passed.add(slot)
         self.total += 1
 
     def loses(self, slot: WorkerProcess) -> None:
-        """Count a slot no more: it was removed, or a later operation has taken it over."""
+        """Stop counting a slot that was removed, or that a later operation has taken over."""
         self.waiting.discard(slot)
         self.total -= 1
 
@@ -77,16 +77,16 @@ class Operation:
 
     @property
     def progress(self) -> str:
-        """How many workers it has passed through, of how many."""
+        """The number of workers that are done, of the total."""
         return f"{self.total - len(self.waiting)} of {self.total}"
 
 
 class Operations:
-    """Those under way.
+    """The operations under way.
 
     Args:
-        clock (Callable): Tells the time, seconds.
-        accepts (Callable): Whether a process that was told to stop still accepts connections in a slot.
+        clock (Callable): Returns the time, seconds.
+        accepts (Callable): Returns whether a stopping process still accepts connections in a slot.
     """
 
     def __init__(self, clock: Callable[[], float], accepts: Callable[[WorkerProcess], bool]) -> None:
@@ -100,7 +100,7 @@ class Operations:
 
     @contextmanager
     def begun(self, kind: Kind, *, proven: bool) -> Iterator[Operation]:
-        """Let what is asked for in the body be one operation; an operation within another is part of that."""
+        """Make one operation of all requests in the body; a nested operation is part of the outer one."""
         if self._current is not None:
             yield self._current
             return
@@ -113,17 +113,17 @@ class Operations:
                 self._open.append(operation)
 
     def removes(self, slot: WorkerProcess) -> None:
-        """Count a slot that is given up as part of the operation that is being asked for, if there is one."""
+        """Count a removed slot as part of the operation that is being requested, if there is one."""
         if self._current is not None:
             self._current.removes(slot)
 
     def abort(self, operations: Iterable[Operation], reason: str) -> None:
-        """End operations for which nothing more is done."""
+        """Abort operations."""
         for operation in operations:
             operation.failure = operation.failure or reason
 
     def stop(self) -> None:
-        """End all: the server stops."""
+        """Abort all operations, because the server is stopping."""
         for operation in self._open:
             logger.info("%s aborted after %s: the server is stopping", operation.kind, operation.progress)
         self._open.clear()
@@ -134,7 +134,7 @@ class Operations:
         wanted: Mapping[WorkerProcess, RestartRequest],
         record: Callable[[WorkerProcess], SlotRecord],
     ) -> None:
-        """Log the outcome of those that have ended.
+        """Log the outcome of the operations that have ended.
 
         Args:
             slots (Collection[WorkerProcess]): The process table.
@@ -154,7 +154,7 @@ class Operations:
             elif operation.total:
                 self._finished(operation)
             self._open.remove(operation)
-            # Slots refer to it: without the circle, those that are gone let go of their descriptors at once.
+            # Slots refer to the operation. Breaking the cycle frees the descriptors of removed slots at once.
             operation.waiting.clear()
             operation.passed.clear()
 

@@ -1,4 +1,4 @@
-"""When a process that has exited is replaced: restart policy, backoff and restart intensity."""
+"""Decides whether and when an exited process is replaced: restart policy, backoff, restart intensity."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ON_FAILURE = "on-failure"
 # A backoff is longer or shorter by this fraction: processes that exit together do not start together.
 JITTER = 0.2
 
-# What an operator can do about a process that the system refuses.
+# Remedies for a process that the system refuses to start.
 REMEDIES = {
     errno.EMFILE: "raise the limit of open files of the main process (ulimit -n)",
     errno.ENFILE: "raise the limit of open files of the system (sysctl fs.file-max)",
@@ -32,7 +32,7 @@ class Exit:
     Attributes:
         process: Its name and pid: ``Sanic-Server-0-0 [4250]``.
         code: Its exit code, negative for a signal; ``None`` if it is unknown.
-        started_at: When it was started, on the clock of the supervisor, seconds.
+        started_at: The time of its start, on the clock of the supervisor, seconds.
         lifetime: How long it had run, seconds.
         ready_for: How long it had been ready, seconds; ``None`` if it never was.
         error: Why its start failed, as far as it is known; empty if it is not.
@@ -66,12 +66,12 @@ class Exit:
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from an exit.
+    """The consequence of an exit.
 
     Attributes:
-        delay: After how many seconds the next process is started; ``inf``: it is not.
-        failed: Whether the slot is given up because of its exits in a row.
-        reason: Why; continues the text of the exit.
+        delay: The time until the next process is started, seconds; ``inf``: none is started.
+        failed: Whether the slot has failed because of its exits in a row.
+        reason: The reason; continues the text of the exit.
         exits: The exits in a row from now on.
     """
 
@@ -94,7 +94,7 @@ def describe_exit_code(code: int | None) -> str:
 
 
 def why_not_started(error: BaseException) -> str:
-    """Return why the main process could not start a process, and what can be done about it."""
+    """Return why the main process could not start a process, with a remedy if there is one."""
     remedy = REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
     return f"{error} ({remedy})" if remedy else str(error) or type(error).__name__
 
@@ -108,7 +108,7 @@ def decide(
     *,
     never_fails: bool = False,
 ) -> Decision:
-    """Decide what follows from an exit.
+    """Decide whether and when the next process is started after an exit.
 
     Args:
         exits (tuple[str, ...]): The exits in a row before this one.
@@ -119,7 +119,7 @@ def decide(
         never_fails (bool): Go on at the longest backoff after ``max_consecutive_failures`` exits in a row.
             Defaults to ``False``.
     """
-    # The policy is about processes that ran. One that could not be started is still owed.
+    # The policy applies to processes that ran. One that could not be started has to be tried again.
     if exit.has_run and (policy == NEVER or (policy == ON_FAILURE and exit.code == 0)):
         return Decision(math.inf, False, f"it is not started again (restart policy: {policy})", exits)
     if exit.ready_for is not None and exit.ready_for >= settings.min_uptime:

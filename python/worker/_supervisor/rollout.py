@@ -27,7 +27,7 @@ AT_ONCE = RestartMode(RestartOrder.SHUTDOWN_FIRST, at_once=True)
 
 
 def merge(earlier: RestartRequest | None, later: RestartRequest) -> RestartRequest:
-    """Make one request of two: in the order of the later one, with the changed files of both."""
+    """Merge two requests: the order of the later one, with the changed files of both."""
     if earlier is None:
         return later
     config = {**earlier.config, **later.config}

@@ -1,4 +1,4 @@
-"""When the supervisor has to read the state of the processes, and which entries have changed."""
+"""Tells the supervisor when to read the shared state, and which entries have changed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["StateWatcher"]
 
 # How often a mapping that cannot notify is read while a change is awaited, seconds.
 POLL = 0.005
-# How long changes are left alone after the last ones, seconds: workers that count their requests in the state
+# The shortest time between two reads after a change, seconds: workers that count their requests in the state
 # must not keep the main process busy.
 REST = 0.005
 
 
 class StateWatcher:
-    """Tells of changes in the state of the processes, while any is awaited.
+    """Reports changes in the shared state while some are awaited.
 
-    A :class:`~worker._state.shared.SharedState` notifies, and says which entries have changed. Any other
-    mapping has to be read.
+    A :class:`~worker._state.shared.SharedState` notifies, and lists the changed entries. Any other mapping
+    has to be read.
 
     Args:
         state (MutableMapping[str, Any]): The state of all processes.
@@ -62,11 +62,11 @@ class StateWatcher:
         return names
 
     def read(self, slot: WorkerProcess) -> Mapping[str, Any]:
-        """Return what the current process of a slot had written at the last :meth:`changed`, or later."""
+        """Return the entry of a slot's current process as of the last :meth:`changed`, or later."""
         return slot.read_entry() if self._state is not None else known(self._entries.get(slot.name, {}))
 
     def arm(self, now: float) -> float:
-        """Await changes; return when to look for them, ``inf`` if a notification will tell."""
+        """Await changes; return when to read the state, ``inf`` if a notification comes."""
         if self._state is None:
             return now + POLL
         if now < self._last_change + REST:
@@ -76,7 +76,7 @@ class StateWatcher:
         return now if self._state.arm() else math.inf
 
     def disarm(self) -> None:
-        """Await no change."""
+        """Stop awaiting changes."""
         if self._armed and self._state is not None:
             self._state.disarm()
         self._armed = False

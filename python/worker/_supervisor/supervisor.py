@@ -1,4 +1,4 @@
-"""The supervisor: observes the processes of a manager, and acts when one is ready, late, stopping or gone."""
+"""The supervisor: observes the processes of a manager, and acts when one is ready, late or has exited."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ class Supervisor:
     """Turns observations of processes into events of their slots; :class:`Lifecycle` decides and acts.
 
     Args:
-        table (ProcessTable): The process table, with what belongs to it.
+        table (ProcessTable): The manager, with its process table.
 
     Attributes:
-        mailbox: Where the slots leave messages.
-        gave_up: Whether no server was left that could run.
+        mailbox: Takes the messages of the slots.
+        gave_up: Whether the server was stopped because no worker was left that could run.
         reconcile_at: When to :meth:`reconcile` again, on the monotonic clock; ``inf``: when an event comes.
     """
 
@@ -93,7 +93,7 @@ class Supervisor:
 
     @property
     def phase(self) -> ServerPhase:
-        """Whether the server starts, runs or stops."""
+        """The phase of the server."""
         return self._lifecycle.server
 
     @property
@@ -112,7 +112,7 @@ class Supervisor:
         self.mailbox.open()
 
     def close(self) -> None:
-        """Wait for the exit of killed processes; every state is final then."""
+        """Wait for the exit of killed processes. Every state is final then."""
         deadline = time.monotonic() + KILL_TIMEOUT
         for child in self._children.values():
             child.base.join(max(0.0, deadline - time.monotonic()))
@@ -125,13 +125,13 @@ class Supervisor:
         preload.forget()
 
     def begin_start(self) -> None:
-        """The servers start for the first time."""
+        """Begin the first start of the servers."""
         if self.phase.starts_processes:
             self._lifecycle.server = ServerPhase.STARTING
         self._lifecycle.waits_for_change = self.can_wait_for_change
 
     def end_start(self) -> None:
-        """The servers are up; from now on each is supervised by itself."""
+        """End the first start of the servers; from now on each is supervised by itself."""
         if self.phase is ServerPhase.STARTING:
             self._lifecycle.server = ServerPhase.RUNNING
         self._lifecycle.waits_for_change = False
@@ -140,11 +140,11 @@ class Supervisor:
             processes.warm_up(self._table.context)
 
     def stop(self) -> None:
-        """Stop every process, and start none any more."""
+        """Stop every process, and start no more."""
         self._lifecycle.stop()
 
     def leave(self) -> None:
-        """Start no process any more, and let the loop end."""
+        """Start no more processes, and end the loop."""
         self._lifecycle.halt(ServerPhase.LEFT)
 
     def kill(self) -> None:
@@ -169,7 +169,7 @@ class Supervisor:
 
     @contextmanager
     def operation(self, kind: Kind) -> Iterator[Operation | None]:
-        """Let all that is asked for in the body be one operation, whose outcome is logged."""
+        """Make one operation, whose outcome is logged, of all requests in the body."""
         self.read_mailbox()
         begun: AbstractContextManager[Operation | None] = (
             self._lifecycle.operation(kind) if self.is_open else nullcontext()
@@ -182,7 +182,7 @@ class Supervisor:
         """Start the first process of a slot.
 
         Raises:
-            Exception: The process cannot be started at all; where the system refuses it, it is tried again.
+            Exception: The process cannot be started at all. If the system refuses it, it is tried again.
         """
         if self.is_open:
             self._lifecycle.start(slot, operation)
@@ -190,11 +190,11 @@ class Supervisor:
             slot.start()
 
     def count_removal(self, slot: WorkerProcess) -> None:
-        """Count a slot that is removed as part of the operation that is being asked for."""
+        """Count a removed slot as part of the operation that is being requested."""
         self._lifecycle.operations.removes(slot)
 
     def revive(self) -> int:
-        """Start the servers anew that have failed; return how many."""
+        """Start failed servers again; return their number."""
         failed = [slot for slot in self._slots() if slot.is_server and self.slot_phase(slot) is Phase.FAILED]
         for slot in failed:
             logger.info("%s is started again", slot.name)
@@ -202,7 +202,7 @@ class Supervisor:
         return len(failed)
 
     def order_of_reload(self, order: RestartOrder, files: str) -> RestartOrder:
-        """Return the order of a restart because of changed files."""
+        """Return the order of a restart that changed files have caused."""
         preload.invalidate_if_changed(files.split(","))
         # Code that does not start must not stop a server that serves.
         if self.is_open and order is RestartOrder.SHUTDOWN_FIRST:
@@ -228,11 +228,11 @@ class Supervisor:
         return any(child.slot is slot for child in self._children.values())
 
     def by_pid(self, pid: int | None) -> ChildProcess | None:
-        """Return the process of this pid, if it is one of ours."""
+        """Return the watched process of this pid; ``None`` if there is none."""
         return next((child for child in self._children.values() if child.base.pid == pid), None)
 
     def retire(self, slot: WorkerProcess) -> None:
-        """Remove the entry of a slot that has left the table, and a worker that is done and not tracked."""
+        """Remove the entry of a slot that has left the table, and an untracked worker that has exited."""
         self.read_mailbox()
         if not self.is_open:
             return
@@ -249,7 +249,7 @@ class Supervisor:
     # Observations
 
     def read_mailbox(self) -> None:
-        """Take note of all that slots have left messages of."""
+        """Handle the messages of slots."""
         for message in self.mailbox.take():
             self._has_events = True
             match message:
@@ -263,7 +263,7 @@ class Supervisor:
                     logger.debug("Nothing is started any more: the server is stopping.")
 
     def on_exit(self, key: str, exitcode: int | None) -> None:
-        """A process has exited."""
+        """Handle the exit of a process."""
         self.read_mailbox()
         child = self._children[key]
         slot, base = child.slot, child.base
@@ -291,20 +291,20 @@ class Supervisor:
         self._has_events = True
 
     def on_start_failure(self, pid: int | None, name: str) -> None:
-        """A process, of this name, has reported that it cannot start."""
+        """Handle the report of a process, by pid and name, that it cannot start."""
         child = self.by_pid(pid)
         text = f"{name} failed to start; its error is in the log above."
         is_server = child is None or child.slot.is_server
         if self.phase is ServerPhase.STARTING and not self.can_wait_for_change and is_server:
             self._failure = self._failure or text
         elif child is not None and child.slot.is_server and not child.is_ready:
-            # Its exit is on its way, and is reported then.
+            # The error is reported with its exit, which follows.
             child.error = child.error or "its error is in the log above"
         else:
             error_logger.error("%s", text)
 
     def give_up_start(self, slot: WorkerProcess) -> None:
-        """A server has taken too long for its first start."""
+        """Kill a server that has taken too long for its first start."""
         for child in self._starting():
             if child.slot is slot:
                 self._time_out(child)
@@ -333,7 +333,7 @@ class Supervisor:
         return self.has_events or now >= self.reconcile_at or self._state_watcher.has_changes()
 
     def reconcile(self) -> None:
-        """Do all that is due, and set when to look again."""
+        """Perform all actions that are due, and set the time of the next call."""
         self.read_mailbox()
         self._has_events = False
         now = time.monotonic()
@@ -392,7 +392,7 @@ class Supervisor:
         return child.is_stopping(self.slot_phase(child.slot) is Phase.DRAINING)
 
     def _has_ended(self, slot: WorkerProcess) -> bool:
-        """Whether no process runs in a slot, nor will by itself."""
+        """Return whether no process runs in a slot, nor will be started by itself."""
         return self.slot_phase(slot) in (Phase.STOPPED, Phase.FAILED) and not slot.is_alive()
 
     def _fails_start(self, slot: WorkerProcess, event: model.SlotEvent) -> bool:
@@ -424,7 +424,7 @@ class Supervisor:
         self._lifecycle.handle(child.slot, model.StartTimedOut(child))
 
     def _check_server(self) -> None:
-        """Once no server is left that could run, stop, or wait for a change of the code."""
+        """Stop, or wait for a change of the code, if no server is left that could run."""
         if self.phase not in (ServerPhase.NEW, ServerPhase.RUNNING) or self._lifecycle.is_served():
             self._waits_for_change = False
         elif self.can_wait_for_change:
@@ -437,7 +437,7 @@ class Supervisor:
             self._table.shutdown()
 
     def _accepts(self, slot: WorkerProcess) -> bool:
-        """Whether a process of a slot that was told to stop may still accept connections."""
+        """Return whether a stopping process of a slot may still accept connections."""
         return slot.is_server and any(
             child.slot is slot and self._is_stopping(child) and not self._flags(child).get("stopping")
             for child in self._children.values()

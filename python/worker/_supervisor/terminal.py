@@ -1,4 +1,4 @@
-"""The controlling terminal of the main process: whether a SIGHUP says that it is gone."""
+"""The controlling terminal of the main process: tells whether a SIGHUP means that it is gone."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import time
 __all__ = ["Terminal"]
 
 PATH = "/dev/tty"
-# A shell that hangs up on its jobs as it ends sends them SIGHUP while the terminal is still there: how long
-# after the signal its end is looked for, seconds.
+# A shell that exits sends SIGHUP to its jobs while the terminal still exists. The terminal is checked again
+# after this time, seconds.
 AFTERTHOUGHT = 1.0
 
 
 class Terminal:
-    """The terminal that the calling process has when this is made, if it has one.
+    """The controlling terminal of the calling process at the creation of this object, if there is one.
 
-    A SIGHUP itself does not tell its reason: a shell sends it on, with its own pid. Where there never was a
-    terminal, it is no hangup.
+    A SIGHUP does not carry its reason: a shell passes it on, with its own pid. Without a terminal, it is no
+    hangup.
 
     Attributes:
-        look_again: When the reason of the last SIGHUP is asked again, on the monotonic clock; ``inf``: never.
+        look_again: When to check the terminal again, on the monotonic clock; ``inf``: never.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class Terminal:
         self.look_again = math.inf
 
     def is_gone(self) -> bool:
-        """Whether there was a terminal, and it is closed, or its session has lost it."""
+        """Return whether there was a terminal that is closed now, or that its session has lost."""
         return self._was_there and _error_of_opening() in (errno.ENXIO, errno.EIO)
 
     def hangs_up(self) -> bool:
-        """Whether a SIGHUP that has come is the hangup; if it is not, it is asked again a moment later."""
+        """Return whether a SIGHUP that has come is a hangup; if not, plan another check."""
         if self.is_gone():
             self.look_again = math.inf
             return True
@@ -42,7 +42,7 @@ class Terminal:
         return False
 
     def has_hung_up(self, now: float) -> bool:
-        """Whether it is time to ask again, and the terminal has gone since the last SIGHUP."""
+        """Return whether the planned check is due, and the terminal has gone since the last SIGHUP."""
         if now < self.look_again:
             return False
         self.look_again = math.inf

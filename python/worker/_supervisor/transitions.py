@@ -1,7 +1,7 @@
 """The transition table of a slot, and its decisions: pure functions from a situation and an event to actions.
 
-:data:`TRANSITIONS` says which decision is taken for an event, in each phase. An event without an entry is
-impossible there: it is logged, and nothing is done.
+:data:`TRANSITIONS` names the decision for each event in each phase. An event without an entry is impossible
+in that phase: it is logged and ignored.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def await_ready(slot: Situation, event: Started) -> Actions:
 
 
 def start(slot: Situation, event: StartAsked | RestartDue | BackoffOver) -> Actions:
-    """Start the next process. A request begins a new row of exits."""
+    """Start the next process. A request resets the exits in a row."""
     actions: Actions = [StartProcess(RestartOrder.SHUTDOWN_FIRST)]
     return actions if slot.pending is None else [Update({"exits": ()}), *actions]
 
 
 def start_after_exit(slot: Situation, event: Exited | StoppedExited) -> Actions:
-    """Start the next process, once the one before it is gone."""
+    """Start the next process, once the one before it has exited."""
     told: Actions = [Log(logging.DEBUG, f"{event.exit}, as it was told to")]
     return told if slot.is_alive() else [*told, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
 
@@ -111,7 +111,7 @@ def roll_back(slot: Situation, event: Exited) -> Actions:
     exit, request = event.exit, slot.record.request  # noqa: A001
     actions: Actions = [Enter(Phase.READY), RollBack()]
     if exit.is_address_in_use and request is not None and request.order is RestartOrder.SHUTDOWN_FIRST:
-        # The code may be sound: it cannot bind the address while the process that it is to replace runs.
+        # The code may be correct: it cannot bind the address while the previous process runs.
         text = f"{exit}; the restart goes on with SHUTDOWN_FIRST, as it was asked for"
         again = request if slot.pending is None else merge(request, slot.pending)
         return [*actions, Prove(request.operations), Ask(again), Log(logging.INFO, text)]
@@ -125,7 +125,7 @@ def continue_alone(slot: Situation, event: PreviousExited) -> Actions:
 
 
 def apply_restart_policy(slot: Situation, event: Exited) -> Actions:
-    """Let the restart policy decide what follows."""
+    """Apply the restart policy."""
     return _after_exit(slot, event.exit)
 
 
@@ -134,7 +134,7 @@ def start_failed(slot: Situation, event: StartFailed) -> Actions:
     exit, phase = event.exit, slot.record.phase  # noqa: A001
     refused = event.is_refused and phase in (Phase.READY, *IS_STARTING)
     if refused or (event.order is RestartOrder.STARTUP_FIRST and slot.is_alive()):
-        # Nothing was stopped, but perhaps a starting process that was to be replaced.
+        # Only a starting process, which was to be replaced, may have been stopped.
         aborted, text = _abort(slot, exit)
         return [
             Enter(phase if refused else Phase.READY),
@@ -145,7 +145,7 @@ def start_failed(slot: Situation, event: StartFailed) -> Actions:
 
 
 def stop(slot: Situation, event: StopSent) -> Actions:
-    """Start nothing any more."""
+    """Start no more processes."""
     return [
         Forget(),
         Update({"retry_at": math.inf}),
@@ -160,13 +160,13 @@ def mark_stopped(slot: Situation, event: Exited | StoppedExited) -> Actions:
         return actions
     actions.append(Enter(Phase.STOPPED))
     if slot.state < ProcessState.TERMINATED:
-        # It ended by itself while the server began to stop.
+        # The process exited by itself while the server began to stop.
         actions.append(SetState(_final_state(event.exit)))
     return actions
 
 
 def ignore(slot: Situation, event: StoppedExited | StopSent) -> Actions:
-    """Nothing is left to do."""
+    """Do nothing."""
     return []
 
 
@@ -199,7 +199,7 @@ def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
 
 
 def _abort(slot: Situation, exit: Exit) -> tuple[Actions, str]:  # noqa: A002
-    """Drop all requests made before the process that failed was started; return that in words as well."""
+    """Return actions that drop all requests older than the failed process, and their description."""
     dropped = {one: request for one, request in slot.requests.items() if request.made_at <= exit.started_at}
     failed = [slot.record.request] if slot.record.request is not None else []
     operations = tuple(one for request in (*failed, *dropped.values()) for one in request.operations)
