@@ -47,7 +47,7 @@ __all__ = [
 
 __version__ = core_info().version
 
-# Before anything is opened that stays open: an import leaves no file behind.
+# Before any file is opened for long. An import closes the files that it opens.
 fill_standard()
 
 sys.meta_path.append(namesake.Finder)

@@ -1,4 +1,4 @@
-"""What differs between the supported releases of Sanic, and is no business of the rest."""
+"""Hides the differences between the supported releases of Sanic from the other modules."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ R = TypeVar("R")
 
 
 def later_names(method: Callable[P, R]) -> Callable[P, R]:
-    """Let a method that names a worker ``ident`` be called as releases from 24.12 on have it.
+    """Let a method that names a worker ``ident`` accept the keywords of releases from 24.12 on.
 
-    There the worker's name is ``name``, and ``ident`` is the short label that stands before its log
-    lines. What the method itself sees is ``ident`` (the name) and, where a label was given,
-    ``label``.
+    In these, ``name`` is the worker's name, and ``ident`` is the short label before its log lines. The method
+    itself receives the name as ``ident`` and the label, if there is one, as ``label``.
     """
 
     @wraps(method)
@@ -34,14 +33,14 @@ def later_names(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def label_log() -> None:
-    """Have the log lines of this process bear its label, where it was imported by another one."""
+    """Let the log lines of this process begin with its label, if another process imported the formatter."""
     formatters = sys.modules.get("sanic.logging.formatter")
     if formatters is not None:
         formatters.AutoFormatter.IDENT = os.environ.get("SANIC_WORKER_IDENTIFIER") or "Main "
 
 
 def setup_logging(app: Any) -> None:
-    """Configure the log output of a worker, where Sanic (24.12 and later) does it in the worker."""
+    """Configure the log output of a worker, as Sanic 24.12 and later do."""
     try:
         module = import_module("sanic.logging.setup")
     except ModuleNotFoundError:

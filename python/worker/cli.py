@@ -27,26 +27,26 @@ __all__ = ["main"]
 
 SINGLE_PROCESS = "--single-process"
 PROGRAM = "sanic-worker"
-# An application in a module of our name.
+# An application in a module of this package's name.
 TARGET = re.compile(r"worker(\.\w+)*(:.*)?")
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the ``sanic`` command of the installed Sanic on this manager.
 
-    The flags of our own, one a setting, are taken out before Sanic sees the rest.
+    The flags of this package, one for each setting, are taken out before Sanic sees the rest.
 
     Args:
         args (list[str] | None): The arguments; ``None`` for those of the process.
 
     Raises:
-        SystemExit: Exit code 2 for a mistake in the command, 1 for what failed, or whatever Sanic ends with.
+        SystemExit: Exit code 2 for a mistake in the command, 1 for a failure, or the exit code of Sanic.
     """
     given = sys.argv[1:] if args is None else args
     _refuse_namesake(given)
     install()
     end_with_server()
-    # What follows is up to the inspector, whose commands take any arguments.
+    # The commands of the inspector take any arguments.
     if given[:1] != ["inspect"]:
         given = _take_flags(given)
     if given in (["--version"], ["-v"]):
@@ -55,7 +55,7 @@ def main(args: list[str] | None = None) -> None:
     from sanic import __main__ as sanic
 
     if args is None:
-        # Sanic looks there too.
+        # Sanic reads these, too.
         sys.argv[1:] = given
     try:
         with _clear_errors():
@@ -67,7 +67,7 @@ def main(args: list[str] | None = None) -> None:
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Have Sanic's command end with one line for each common mistake, and with an exit code that says so."""
+    """Let Sanic's command end with one line and an exit code for each common mistake."""
     from sanic.cli.app import SanicCLI
 
     command: Any = SanicCLI
@@ -78,7 +78,7 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # Sanic's own clean-up may fail after that; and it may end with a message of its own.
+        # Sanic's clean-up may have failed after the error, or have ended with a message of its own.
         if failed := _address_error(error):
             _fail(1, str(failed))
         raise
@@ -98,7 +98,7 @@ def _get_app(command: Any, loader: AppLoader) -> Any:
     except Exception as error:
         waits = command.args.auto_reload or command.args.dev
         if waits and isinstance(error, TargetError) and loader.module_name in sys.modules:
-            # A file that is saved half-way has no application yet.
+            # A half-saved file has no application yet.
             print(f"{PROGRAM}: {describe(loader, error)}", file=sys.stderr)
             wait_and_begin_anew(loader, error, began)
         if isinstance(error, (NamesakeError, NamesakeAttributeError)):
@@ -118,7 +118,7 @@ def _address_error(error: BaseException | None) -> AddressError | None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    # One line tells of an address that cannot be bound.
+    # An address that cannot be bound is reported in one line, at the end.
     return _address_error(sys.exc_info()[1]) is None
 
 
@@ -134,14 +134,14 @@ def _take_flags(given: list[str]) -> list[str]:
         settings.resolve({})
     except ValueError as error:
         _fail(2, str(error))
-    # Sanic's parser takes abbreviations.
+    # Sanic's parser accepts abbreviations.
     if any(flag.startswith("--sin") and SINGLE_PROCESS.startswith(flag) for flag in rest):
         settings.warn_without_manager()
     return rest
 
 
 def _parser() -> ArgumentParser:
-    # Sanic's own flags are not to be taken for abbreviations of ours.
+    # Sanic's own flags must not be taken for abbreviations of ours.
     parser = ArgumentParser(PROGRAM, add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     group = parser.add_argument_group("Settings of sanic-worker")
     for setting in settings.SETTINGS:
@@ -153,7 +153,7 @@ def _parser() -> ArgumentParser:
 
 
 def _refuse_namesake(given: list[str]) -> None:
-    """End where the command names an application in another `worker` than this package."""
+    """Exit if the command names an application in another `worker` than this package."""
     for before, target in zip(["", *given], given, strict=False):
         # The value of an option has no colon.
         named = TARGET.fullmatch(target) and (":" in target or not before.startswith("-"))

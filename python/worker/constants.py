@@ -25,25 +25,25 @@ NEVER = "never"
 """The restart policy of a process that is not replaced when it exits by itself."""
 
 SERVER_LABEL = "Server"
-"""What the name of a process that serves requests has in it."""
+"""The part of a name that marks a process that serves requests."""
 
 WORKER_PREFIX = "Sanic-" if release.startswith("23.") else "Sanic"
-"""What the names of processes begin with, as the installed release has it: with its dash until 23.12."""
+"""The prefix of the names of processes, as in the installed release: with its dash until 23.12."""
 
 
 def prefixed(prefix: str, name: str) -> str:
-    """Return a name behind a prefix, whether the prefix has its dash or not: ``Sanic-Server-0``."""
+    """Return a prefix and a name, joined by one dash: ``Sanic-Server-0``."""
     return f"{prefix.removesuffix('-')}-{name}"
 
 
 class RestartOrder(UpperStrEnum):
-    """Which of the two comes first when a process is restarted.
+    """The order of a restart.
 
     ``SHUTDOWN_FIRST``
-        The old process is told to leave, then the new one is started.
+        The old process is stopped, then the new one is started.
     ``STARTUP_FIRST``
-        The new process is started; the old one is told to leave when the new one has acknowledged
-        its start ("zero downtime").
+        The new process is started. The old one is stopped when the new one has acknowledged its start
+        ("zero downtime").
     """
 
     SHUTDOWN_FIRST = auto()
@@ -51,10 +51,10 @@ class RestartOrder(UpperStrEnum):
 
 
 class ProcessState(IntEnum):
-    """The states of a process, in the order of its life.
+    """The states of a process, in their usual order.
 
-    The order is compared: :meth:`~worker.process.WorkerProcess.set_state` refuses to go back
-    unless it is forced to. The *name* of a member is what stands in ``worker_state``.
+    The order matters: :meth:`~worker.process.WorkerProcess.set_state` refuses to go back unless it is forced
+    to. ``worker_state`` holds the *name* of a member.
     """
 
     NONE = auto()

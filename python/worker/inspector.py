@@ -1,4 +1,4 @@
-"""The door for an operator: look in and steer over HTTP, while the server runs."""
+"""The inspector: shows and controls a running server over HTTP."""
 
 from __future__ import annotations
 
@@ -29,29 +29,30 @@ from worker.settings import Settings
 
 __all__ = ["Inspector"]
 
-# What an address raises that is taken, not there, or none at all.
+# The errors of an address that is in use, unavailable or invalid.
 CANNOT_BIND = (OSError, OverflowError, ValueError, TypeError)
-# How soon it is looked again whether the server runs, seconds.
+# The time from one check whether the server runs to the next, seconds.
 TRY_AGAIN = 0.02
 
 
 class Inspector:
-    """Shows the state of the server's processes over HTTP, and passes on what an operator asks for.
+    """Shows the state of the server's processes over HTTP, and sends commands of an operator.
 
-    It runs in a process of its own, on its own host and port. ``GET /`` answers with what is known of the
-    application and of each process; ``POST /<action>`` calls the method of that name, with the members of the
-    JSON object in the body as its arguments (``args``, a list, holds positional ones), and answers with
-    ``{"meta": {"action": <action>}, "result": <what it returned>}``.
+    It runs in a process of its own, on its own host and port. ``GET /`` returns information on the
+    application and on each process. ``POST /<action>`` calls the method of that name. The members of the JSON
+    object in the body are its arguments (``args``, a list, holds positional ones). The response is
+    ``{"meta": {"action": <action>}, "result": <return value>}``.
 
-    The public methods of a subclass, sync or async, are actions too. They must return what JSON can hold.
+    The public methods of a subclass, sync or async, are actions, too. They must return values that JSON can
+    hold.
 
-    With an API key every request must carry it, as a bearer token. Without one, it is only started on a
-    loopback address (unless the setting ``inspector_open`` allows others), and requests that a foreign web
-    page may have caused are refused.
+    With an API key, every request must carry it as a bearer token. Without one, the inspector is started only
+    on a loopback address (unless the setting ``inspector_open`` allows others), and it refuses requests that
+    a foreign web page may have caused.
 
     Args:
-        publisher (Publisher): The sending end of the pipe to the main process.
-        app_info (dict[str, Any]): What is shown of the application; JSON can hold it.
+        publisher (Publisher): The sending end of the control channel.
+        app_info (dict[str, Any]): The information on the application to be shown; JSON can hold it.
         worker_state (Mapping[str, Any]): The state of all processes, name to entry.
         host (str): The host to listen on.
         port (int): The port to listen on.
@@ -61,12 +62,12 @@ class Inspector:
     """
 
     app: Sanic[Any, Any]
-    """The application that answers, made when the inspector is called."""
+    """The application of the inspector, made when it is called."""
 
     handles_stop_itself = True
     """It sets handlers of its own for a stop (:mod:`worker._spawn.processes`)."""
     restart_policy = "always"
-    """It is replaced when it dies (:meth:`worker.manager.WorkerManager.manage`)."""
+    """It is replaced when it exits (:meth:`worker.manager.WorkerManager.manage`)."""
 
     def __init__(
         self,
@@ -89,13 +90,13 @@ class Inspector:
         self.tls_cert = tls_cert
 
     def __call__(self, run: bool = True, **_: Any) -> Inspector:
-        """Make the application and serve it until the process is told to stop.
+        """Make the application and serve it until the process is stopped.
 
         Args:
             run (bool): Serve. ``False`` only makes the application, as :attr:`app`. Defaults to ``True``.
 
         Raises:
-            SystemExit: The address cannot be listened on (exit code 1; the reason is logged).
+            SystemExit: The inspector cannot listen on the address (exit code 1; the reason is logged).
         """
         self.app = Sanic("Inspector")
         self._setup()
@@ -104,13 +105,13 @@ class Inspector:
         return self
 
     def _may_start(self, settings: Settings) -> bool:
-        """Return whether main may start this process; log an error where it would be open to everyone."""
+        """Return whether the main process may start the inspector; log an error if it would be open."""
         # Not a public method: those are actions.
         try:
-            # Any port will do: the question is what the host stands for.
+            # Any port suffices: only the address of the host matters.
             probe = bind_socket(self.host, 0)
         except CANNOT_BIND:
-            # The process will meet the same error, and report it.
+            # The process will get the same error, and report it.
             return True
         with probe:
             return self._may_listen(probe, settings)
@@ -119,7 +120,7 @@ class Inspector:
         """Restart all workers.
 
         Args:
-            zero_downtime (bool): Start each new process before the old one is told to leave.
+            zero_downtime (bool): Start each new process before the old one is stopped.
                 Defaults to ``False``.
         """
         send(self._publisher, "__ALL_PROCESSES__:" + (":STARTUP_FIRST" if zero_downtime else ""))
@@ -155,7 +156,7 @@ class Inspector:
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
     def _run(self) -> None:
-        # A forked process has the served applications too; without this it would serve them beside its own.
+        # A forked process also has the served applications, and would serve them beside its own.
         for app in Sanic._app_registry.values():
             if app is not self.app:
                 app.state.server_info.clear()
@@ -171,7 +172,7 @@ class Inspector:
         return tls if given else None
 
     def _show_stoppable(self, app: Any) -> None:
-        """Show, as soon as the loop runs for good, that a stop is not lost any more."""
+        """Show in the state, once the loop runs for good, that a stop signal cannot be lost any more."""
         if not app.state.is_running:
             app.loop.call_later(TRY_AGAIN, self._show_stoppable, app)
         elif isinstance(self.worker_state, SharedState):
@@ -196,7 +197,7 @@ class Inspector:
 
     @property
     def _has_key(self) -> bool:
-        # A key of digits alone, set in the environment, arrives as a number.
+        # A key of digits alone in the environment arrives as a number.
         key: Any = self.api_key
         return bool(key) or type(key) is int
 
@@ -242,7 +243,7 @@ class Inspector:
         return await self._respond(request, output)
 
     def _method(self, action: str) -> Callable[..., Any]:
-        # The class is asked first: a property of the instance would run its code only to be refused.
+        # The class is checked first: a property of the instance would run its code and then be refused.
         if not action.startswith("_") and callable(getattr(type(self), action, None)):
             method = getattr(self, action)
             if ismethod(method):
@@ -266,7 +267,7 @@ class Inspector:
 
     @staticmethod
     def _make_safe(obj: Any) -> Any:
-        """Return a copy of ``obj`` that JSON can hold: times in ISO 8601, what it does not know as text."""
+        """Return a copy of ``obj`` that JSON can hold: times in ISO 8601, unknown types as text."""
         if isinstance(obj, Mapping):
             return {key: Inspector._make_safe(value) for key, value in obj.items()}
         if isinstance(obj, (list, tuple, set, frozenset)):

@@ -1,8 +1,8 @@
-"""Putting this package under a Sanic application, in place of Sanic's own worker manager.
+"""Installs this package under a Sanic application, in place of Sanic's own worker manager.
 
-Only here is ``sanic.worker`` touched, and only to be replaced: its modules give way to ours in
-``sys.modules``, and every module that holds one of its objects under some name gets ours under that
-name. So whoever imports them from there, or has done so already, has ours.
+Only this module touches ``sanic.worker``, and only to replace it. In ``sys.modules``, our modules replace
+Sanic's. In every loaded module, our objects replace Sanic's, under the same names. Imports from
+``sanic.worker``, before and after the installation, therefore get our objects.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from worker._state.shared import SharedState
 
 __all__ = ["install", "is_installed", "uninstall"]
 
-# The releases that every test runs on; newer ones are tried by their names.
+# The oldest and the newest release that the tests run on. In a newer one, the expected names must exist.
 OLDEST = (23, 12)
 NEWEST = (25, 12)
 
@@ -50,7 +50,7 @@ NAMES = {
     "serve": ("worker_serve",),
     "state": ("WorkerState",),
 }
-# Where Sanic itself binds them; its command line only where it is loaded already: scripts do without it.
+# The modules of Sanic that bind these names. Its command line counts only if it is loaded: scripts need none.
 BOUND = {
     "sanic.app": ("CertLoader", "Inspector", "WorkerManager"),
     "sanic.mixins.startup": (
@@ -66,30 +66,30 @@ BOUND = {
     "sanic.cli.app": ("AppLoader",),
 }
 
-# What Sanic gives a unix socket.
+# The permissions that Sanic gives a unix socket.
 UNIX_MODE = 0o666
 
 _ends_with_server = False
-# What to put back, last first.
+# Functions that undo the installation, to be called in reverse order.
 _undo: list[Callable[[], None]] = []
 
 
 def is_installed() -> bool:
-    """Whether this package stands in the place of Sanic's manager, in this process."""
+    """Return whether this package replaces Sanic's manager in this process."""
     return bool(_undo)
 
 
 def install(**given: Any) -> None:
-    """Put this package in the place of ``sanic.worker``, here and in every process it starts.
+    """Replace ``sanic.worker`` by this package, in this process and in every process it starts.
 
-    Call it before the application is run; again, it does nothing but take settings that are given.
+    Call it before the application is run. A further call only takes the given settings.
 
     Args:
         **given: Settings of the manager, by name; see :mod:`worker.settings`.
 
     Raises:
-        RuntimeError: This release of Sanic is too old, or has not the names that are expected, or there is
-            already a class derived from one that is to be replaced, or an object of one.
+        RuntimeError: This release of Sanic is too old, or lacks expected names; or a class to be replaced has
+            a subclass or an object already.
         TypeError: There is no such setting.
         ValueError: The value of a setting is wrong.
     """
@@ -128,7 +128,7 @@ def install(**given: Any) -> None:
 
 
 def uninstall() -> None:
-    """Put Sanic's own manager back in this process. Where nothing was installed, nothing happens."""
+    """Restore Sanic's own manager in this process. Without an installation, do nothing."""
     global _ends_with_server
     while _undo:
         _undo.pop()()
@@ -137,10 +137,10 @@ def uninstall() -> None:
 
 
 class StateManager:
-    """What Sanic keeps the state of the workers in: shared memory; without the native core, a process."""
+    """Keeps the shared state for Sanic: in shared memory; without the native core, in a process."""
 
     def __init__(self) -> None:
-        # The script may have closed them since it imported this package.
+        # The script may have closed standard descriptors since it imported this package.
         fill_standard()
         try:
             self._process = None if IS_NATIVE else StateProcess()
@@ -150,24 +150,24 @@ class StateManager:
         self._state: Any = SharedState() if self._process is None else self._process.dict()
 
     def dict(self) -> Any:
-        """Return the state of the workers."""
+        """Return the shared state."""
         return self._state
 
     def shutdown(self) -> None:
-        """Let go of it."""
+        """Release the shared state."""
         self._state.close()
         if self._process is not None:
             self._process.shutdown()
 
 
 def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
-    """Sanic's own function; but a unix socket has its mode, and is handed to the workers as a TCP one is."""
+    """Wrap Sanic's function, so that a unix socket gets its mode and is passed to workers as a TCP one is."""
 
     @wraps(configure_socket)
     def call(server_settings: dict[str, Any]) -> Any:
         if not server_settings.get("unix"):
             return configure_socket(server_settings)
-        # Text, as Sanic 23.12 removes nothing else at the end.
+        # As text: at the end, Sanic 23.12 removes only a path that is text.
         path = server_settings["unix"] = os.path.abspath(server_settings["unix"])
         mode = settings.resolve({}).unix_mode
         backlog = server_settings["backlog"]
@@ -179,7 +179,7 @@ def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wrap_serve(mixin: Any) -> None:
-    """Have Sanic's ``serve`` leave nothing of ours behind: no handler of a signal, no file of a socket."""
+    """Wrap Sanic's ``serve``, so that it restores signal handlers and removes the files of sockets."""
     from worker._supervisor.loop import signals_given_back
 
     stock = vars(mixin)["serve"].__func__
@@ -196,7 +196,7 @@ def _wrap_serve(mixin: Any) -> None:
 
 
 def end_with_server() -> None:
-    """This process does nothing but serve: a signal to stop that comes after that changes no exit code."""
+    """Declare that this process only serves: a stop signal after that does not change its exit code."""
     global _ends_with_server
     _ends_with_server = True
 
@@ -204,23 +204,23 @@ def end_with_server() -> None:
 def _swap_states(mixin: Any) -> None:
     name = "_get_process_states"
     stock = vars(mixin).get(name)
-    # Where a release has none, it does not read the states in this way.
+    # A release without this method does not read the states in this way.
     if stock is not None:
         _swap_attribute(mixin, name, staticmethod(_states(stock.__func__)))
 
 
 def _states(get_process_states: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """Sanic's own function, which waits until all states are final; it reads no value of a user's."""
+    """Wrap Sanic's function that waits until all states are final, so that it reads no values of users."""
 
     @wraps(get_process_states)
     def call(worker_state: Any) -> list[str]:
         if not isinstance(worker_state, SharedState):
-            # Where the process that keeps it is gone, there is nothing to wait for.
+            # Without the process that keeps the state, there is nothing to wait for.
             with suppress(OSError, EOFError):
                 return get_process_states(worker_state)
             return []
         found = {}
-        # What is damaged is not waited for.
+        # Do not wait for damaged entries.
         with suppress(RuntimeError):
             for name in worker_state:
                 found[name] = worker_state.some(name, ("state",))
@@ -267,7 +267,7 @@ def _expected() -> Iterator[tuple[str, str]]:
 
 
 def _replacements() -> dict[int, tuple[Any, Any]]:
-    """Each object that gives way, with the one that takes its place, by the identity of the former."""
+    """Return pairs of Sanic's object and ours, by the identity of Sanic's."""
     replaced = {}
     for stem, names in NAMES.items():
         theirs = import_module(f"sanic.worker.{stem}")
@@ -290,16 +290,16 @@ def _check_subclasses(replaced: dict[int, tuple[Any, Any]]) -> None:
 
 
 def _instances(replaced: dict[int, tuple[Any, Any]]) -> list[Any]:
-    """The objects that are to become ours: loaders, which Sanic's command makes before it imports anything.
+    """Return the objects whose class is to be replaced: Sanic's command makes loaders before all imports.
 
-    In a child there are none, as it installs this package before all else.
+    A child has none, because it installs this package first.
     """
     if parent_process() is not None:
         return []
     classes = {old for old, _ in replaced.values() if isinstance(old, type) and not issubclass(old, Enum)}
     found = _objects_of(classes)
     if any(type(one).__name__ not in NAMES["loader"] for one in found):
-        # It may be garbage.
+        # The object may be garbage.
         gc.collect()
         found = _objects_of(classes)
     for one in found:
@@ -334,7 +334,7 @@ def _swap(namespace: dict[str, Any], name: str, ours: Any) -> None:
 
 
 def _swap_attribute(owner: Any, name: str, ours: Any) -> None:
-    # As it stands there: a class may have it as a descriptor, an instance in a slot.
+    # The raw attribute: in a class it may be a descriptor, in an instance a slot.
     before = vars(owner)[name] if isinstance(owner, type) else getattr(owner, name)
     setattr(owner, name, ours)
     _undo.append(lambda: setattr(owner, name, before))

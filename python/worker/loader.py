@@ -1,4 +1,4 @@
-"""How a process comes by its application and its certificate."""
+"""Loads the application and the certificate of a process."""
 
 from __future__ import annotations
 
@@ -25,25 +25,24 @@ DEFAULT_APP_NAME = "app"
 
 
 class TargetError(ValueError):
-    """What an :class:`AppLoader` was told to load is no application, and does not make one."""
+    """The target of an :class:`AppLoader` is no application, and does not make one."""
 
 
 class AppLoader:
-    """Knows where the application is, and loads it in whatever process asks.
+    """Describes the application, and loads it in any process.
 
-    It travels to the workers pickled, so ``factory`` must be importable unless processes are forked.
+    It is pickled for the workers, so ``factory`` must be importable unless processes are forked.
 
     Args:
-        module_input (str): Where to find the application: ``module:name`` or ``module.name`` of a
-            :class:`~sanic.Sanic` or of a function that returns one, ``module:name()``, ``module`` alone
-            (then the name is ``app``), or the path of a directory to serve. Defaults to ``""``.
-        as_factory (bool): What is found is to be called, even if it is no plain function.
-            Defaults to ``False``.
+        module_input (str): The target: ``module:name`` or ``module.name`` of a :class:`~sanic.Sanic` or of a
+            function that returns one, ``module:name()``, ``module`` alone (then the name is ``app``), or the
+            path of a directory to serve. Defaults to ``""``.
+        as_factory (bool): Call the target, even if it is no plain function. Defaults to ``False``.
         as_simple (bool): ``module_input`` is a directory to serve. Defaults to ``False``.
-        args (Any): What a function found in the module is called with, if it takes an argument. The
-            command line puts its parsed arguments here. Defaults to ``None``.
-        factory (Callable[[], Sanic] | None): Returns the application, without arguments; then nothing else
-            counts. Defaults to ``None``.
+        args (Any): The argument for a function in the module, if it takes one. The command passes its parsed
+            arguments here. Defaults to ``None``.
+        factory (Callable[[], Sanic] | None): Returns the application, without arguments. It overrides all
+            other arguments. Defaults to ``None``.
     """
 
     def __init__(
@@ -71,11 +70,11 @@ class AppLoader:
                 self.app_name = self.app_name[:-2]
 
     def load(self) -> Sanic[Any, Any]:
-        """Return the application, importing its module with the directory of the start on ``sys.path``.
+        """Return the application, importing its module with the start directory on ``sys.path``.
 
         Raises:
-            TargetError: What was found is no application, and does not make one. It is a ``ValueError``.
-            ImportError: The module, or something that it needs, cannot be imported.
+            TargetError: The target is no application, and does not make one. It is a ``ValueError``.
+            ImportError: The module, or a module that it imports, cannot be imported.
         """
         module_path = os.path.abspath(self.cwd)
         if module_path not in sys.path:
@@ -112,7 +111,7 @@ class AppLoader:
         if isinstance(found, Sanic):
             return found
 
-        # The dot of "package.module" is not always the one before the application's name.
+        # In "package.module", the part after the dot may be a module, and not the name of an application.
         app = getattr(_import_if_there(self.module_input), DEFAULT_APP_NAME, None)
         if isinstance(app, Sanic):
             return app
@@ -126,7 +125,7 @@ def _call_factory(factory: Callable[..., Any], args: Any) -> Any:
     try:
         signature(factory)
     except (TypeError, ValueError):
-        # It does not say what it takes, so that only trying tells.
+        # It has no signature, so only a call tells which arguments it takes.
         try:
             return factory(args)
         except TypeError:
@@ -151,18 +150,18 @@ def _import_if_there(name: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        # A module that *it* imports may be what is missing, and that is for the user to see.
+        # The missing module may be one that this module imports. The user has to see that error.
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             return None
         raise
 
 
 class CertLoader:
-    """Makes a worker's TLS context from what the application was told to run with.
+    """Makes a worker's TLS context.
 
     Args:
         ssl_data (SSLContext | dict | None): A context, ready to use; or the paths of ``key`` and ``cert``
-            (or whatever else ``app.run(ssl=…)`` takes); or, for a certificate that is made on the spot, a
+            (or any other value that ``app.run(ssl=…)`` accepts); or, for a certificate to be created, a
             ``dict`` of ``creator`` (``"mkcert"`` or ``"trustme"``), ``key``, ``cert`` and ``localhost``
             (the host name).
 
@@ -192,7 +191,7 @@ class CertLoader:
         self._localhost = cast(str, ssl_data["localhost"])
 
     def load(self, app: Sanic[Any, Any]) -> SSLContext | None:
-        """Return the context for ``app``, ``None`` where it is to serve without TLS."""
+        """Return the context for ``app``; ``None`` if it serves without TLS."""
         if not self._creator_class:
             return process_to_context(self._ssl_data)
         return self._creator_class(app, self._key, self._cert).generate_cert(self._localhost)

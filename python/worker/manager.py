@@ -1,6 +1,6 @@
 """The manager: the process table, and the verbs that change it.
 
-This file is longer than 450 lines: it is one public class, whose every parameter is documented here.
+This file is longer than 450 lines: it is one public class, with documentation of every parameter.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def in_the_loop(verb: Verb) -> Verb:
 
 
 class MonitorCycle(IntEnum):
-    """What a turn of the monitor's loop ends with: leave the loop, or go on."""
+    """The result of a turn of the loop: end the loop, or continue."""
 
     BREAK = auto()
     CONTINUE = auto()
@@ -57,20 +57,20 @@ class WorkerManager:
     """Manage the processes of a server: start, watch, restart, scale and stop them.
 
     Sanic makes one in the main process; a ``main_process_ready`` listener finds it as ``app.manager``.
-    The verbs (:meth:`restart`, :meth:`scale`, :meth:`shutdown_server`, :meth:`shutdown`) act at once
-    where no loop runs. While :meth:`monitor` runs, the loop itself calls them for the messages of the
-    workers, and a call from another thread is handed to the loop.
+    The verbs (:meth:`restart`, :meth:`scale`, :meth:`shutdown_server`, :meth:`shutdown`) act at once if no
+    loop runs. While :meth:`monitor` runs, the loop calls them for commands of the workers, and a call from
+    another thread is passed to the loop.
 
     Args:
-        number (int): How many servers to start with.
-        serve (Callable): What each server runs; :func:`worker.serve.worker_serve`, as a rule.
+        number (int): The number of servers at the start.
+        serve (Callable): The target of each server, usually :func:`worker.serve.worker_serve`.
         server_settings (dict[str, Any]): The arguments of ``serve``.
-        context (BaseContext): Where the processes come from (``multiprocessing.get_context()``).
-        monitor_pubsub (tuple[Connection, Connection]): The sending and the receiving end of the pipe
-            on which workers give commands.
+        context (BaseContext): Makes the processes (``multiprocessing.get_context()``).
+        monitor_pubsub (tuple[Connection, Connection]): The sending and the receiving end of the control
+            channel.
         worker_state (MutableMapping[str, Any]): The state of all processes, name to entry.
-        max_workers, graceful_timeout, ...: The settings of :mod:`worker.settings`; ``None`` for one that is
-            not given.
+        max_workers, graceful_timeout, ...: The settings of :mod:`worker.settings`; ``None`` counts as not
+            given.
 
     Raises:
         RuntimeError: ``number`` is 0.
@@ -81,7 +81,7 @@ class WorkerManager:
     """How long a start may take until the server is ready, in tenths of a second; that of
     :class:`~worker.process.WorkerProcess` counts if it is longer."""
     MAIN_IDENT = MAIN_NAME = MAIN_NAME
-    """The name of main and of its entry in ``worker_state``; releases from 24.12 on call it ``MAIN_NAME``."""
+    """The name of the main process and of its entry in ``worker_state``; ``MAIN_NAME`` from 24.12 on."""
 
     def __init__(
         self,
@@ -150,17 +150,17 @@ class WorkerManager:
 
         Args:
             ident (str): Its name; the processes are called ``Sanic-<ident>-<n>``. Also ``name=``.
-            func (Callable): What it runs.
+            func (Callable): The target.
             kwargs (dict[str, Any]): The arguments of ``func``.
             transient (bool): Whether it is restarted along with the servers. Defaults to ``False``.
             restartable (bool | None): Whether a restart may name it. Defaults to ``transient``.
-            tracked (bool): Whether it stays in the table when it is done. Defaults to ``True``.
+            tracked (bool): Whether it stays in the table after its exit. Defaults to ``True``.
             auto_start (bool): Whether it is started by itself. Defaults to ``True``.
-            workers (int): How many processes. Defaults to ``1``.
-            label (str): What stands before its lines in the log. Defaults to ``ident``.
-            restart_policy (str | None): When it is replaced if it ends by itself: ``always``,
-                ``on-failure`` or ``never``. Defaults to what ``func`` says by an attribute of this name,
-                else ``never``.
+            workers (int): The number of processes. Defaults to ``1``.
+            label (str): The text before its lines in the log. Defaults to ``ident``.
+            restart_policy (str | None): When it is replaced after it exits by itself: ``always``,
+                ``on-failure`` or ``never``. Defaults to the attribute of this name of ``func``, else
+                ``never``.
             is_server (bool): Whether it is one of the servers (:meth:`create_server`). Defaults to ``False``.
 
         Returns:
@@ -211,7 +211,7 @@ class WorkerManager:
 
     @property
     def num_server(self) -> int:
-        """How many servers there are to be."""
+        """The number of servers in the process table."""
         return len(self._servers)
 
     @property
@@ -220,11 +220,11 @@ class WorkerManager:
 
     @later_names
     def shutdown_server(self, ident: str | None = None) -> None:
-        """Tell one server to leave, and take it out of the table.
+        """Stop one server, and remove it from the table.
 
         Args:
-            ident (str | None): Which (``Server-0``); also ``name=``. Defaults to ``None``: a dead one
-                if there is any, else the youngest.
+            ident (str | None): Its name (``Server-0``); also ``name=``. Defaults to ``None``: a server
+                without a running process if there is any, else the newest one.
 
         Raises:
             KeyError: There is no worker of that name.
@@ -247,14 +247,14 @@ class WorkerManager:
             if process.pid:
                 process.terminate()
         for process in worker.processes:
-            # The entry of a process that still runs goes when it has exited.
+            # The entry of a process that still runs is removed when it has exited.
             self._supervisor.retire(process)
 
     def run(self) -> None:
-        """Start everything, obey messages and signals until the end, and leave nothing behind.
+        """Start all workers, handle commands and signals until the stop, and clean up.
 
         Raises:
-            ServerKilled: A server failed to come online, or a second signal killed processes.
+            ServerKilled: A server was not ready in time, or a second signal killed processes.
         """
         try:
             self.start()
@@ -285,7 +285,7 @@ class WorkerManager:
                 self._supervisor.start(process, operation)
 
     def join(self) -> None:
-        """Wait until every process has ended; one that was told to leave is killed when it takes too long."""
+        """Wait until every process has exited. One that takes too long for its stop is killed."""
         logger.debug("Joining processes", extra={"verbosity": 1})
         self._loop.drain()
         for process in self.processes:
@@ -299,7 +299,7 @@ class WorkerManager:
             self.shutdown()
 
     def cleanup(self) -> None:
-        """Remove the entries of the processes that have ended."""
+        """Remove the entries of the processes that have exited."""
         for process in self.processes:
             process.exit()
 
@@ -313,10 +313,10 @@ class WorkerManager:
         """Restart processes.
 
         Args:
-            process_names (list[str] | None): Which; ``None``, the default, for all transient ones.
-            restart_order (RestartOrder): Which comes first; where all are restarted because of changed files,
-                the setting ``reload_order`` says it. Defaults to ``SHUTDOWN_FIRST``.
-            **kwargs: What the new processes are told, as ``config`` (``reloaded_files``).
+            process_names (list[str] | None): Their names; ``None``, the default, for all transient ones.
+            restart_order (RestartOrder): The order. If all are restarted because of changed files, the
+                setting ``reload_order`` overrides it. Defaults to ``SHUTDOWN_FIRST``.
+            **kwargs: Passed to the new processes as ``config`` (``reloaded_files``).
         """
         if process_names is None and (files := kwargs.get("reloaded_files")):
             restart_order = self._supervisor.order_of_reload(restart_order, files)
@@ -325,10 +325,10 @@ class WorkerManager:
             self.restarter.restart(transient, durable, process_names, restart_order, **kwargs)
 
     def scale(self, num_worker: int) -> None:
-        """Run this many servers from now on.
+        """Run this number of servers from now on.
 
         Args:
-            num_worker (int): How many. Over HTTP the inspector takes 0 for 1; here 0 is an error.
+            num_worker (int): The number. Over HTTP the inspector takes 0 for 1; here 0 is an error.
 
         Raises:
             ValueError: ``num_worker`` is below 1 or above the ``max_workers`` setting.
@@ -357,10 +357,10 @@ class WorkerManager:
             logger.info("No change needed. There are already %s workers.", num_worker)
 
     def monitor(self) -> None:
-        """Wait until every server is ready, then obey messages, exits and signals until a stop.
+        """Wait until every server is ready, then handle commands, exits and signals until a stop.
 
         Raises:
-            ServerKilled: A server failed to come online.
+            ServerKilled: A server was not ready in time.
         """
         self._loop.open()
         self.wait_for_ack()
@@ -372,7 +372,7 @@ class WorkerManager:
         """Wait until every server has acknowledged its start.
 
         Raises:
-            ServerKilled: One ended before that, or took longer than ``THRESHOLD``.
+            ServerKilled: A server exited before that, or took longer than ``THRESHOLD``.
         """
         if reason := self._loop.wait_until_ready(self._supervisor.start_limit()):
             summary = "Not all workers acknowledged a successful startup. Shutting down."
@@ -405,7 +405,7 @@ class WorkerManager:
         return (process for worker in [*self.durable.values()] for process in worker.processes)
 
     def kill(self) -> None:
-        """Kill every process, and those that are on their way out, at once; then raise ``ServerKilled``."""
+        """Kill every process at once, also those that are stopping; then raise ``ServerKilled``."""
         for process in filter(WorkerProcess.is_alive, self.processes):
             logger.info("Killing %s [%s]", process.name, process.pid)
             with suppress(ProcessLookupError):
@@ -414,11 +414,11 @@ class WorkerManager:
         raise ServerKilled
 
     def shutdown_signal(self, signal: int, frame: Any) -> None:
-        """Obey a signal to stop; at the second one, kill.
+        """Stop the server after a signal; after the second one, kill all processes.
 
         Args:
-            signal (int): Its number.
-            frame (FrameType | None): Ignored; a signal handler is called with it.
+            signal (int): The number of the signal.
+            frame (FrameType | None): Ignored; a signal handler receives it.
         """
         if self._shutting_down:
             logger.info("Shutdown interrupted. Killing.")
@@ -432,14 +432,14 @@ class WorkerManager:
 
     @in_the_loop
     def shutdown(self) -> None:
-        """Tell every process to leave. A running loop ends with it."""
+        """Stop every process, and end a running loop."""
         self._supervisor.stop()
 
     def remove_worker(self, worker: Worker) -> None:
-        """Take an untracked worker that is done out of the table, and its entries out of the state.
+        """Remove an untracked worker whose processes have exited, and its state entries.
 
         Args:
-            worker (Worker): Which. One that is tracked, or has processes that run, stays.
+            worker (Worker): The worker. It stays if it is tracked or has processes that run.
         """
         if worker.tracked:
             error_logger.error("Worker %s is tracked and cannot be removed.", worker.ident)
@@ -462,7 +462,7 @@ class WorkerManager:
 
     @property
     def pid(self) -> int:
-        """The process id of main."""
+        """The process id of the main process."""
         return os.getpid()
 
     def _cycle(self) -> MonitorCycle:

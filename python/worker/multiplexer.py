@@ -1,4 +1,4 @@
-"""A worker's line to the process that manages it: ``app.m``."""
+"""The connection of a worker to its manager: ``app.m``."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from worker.state import WorkerState
 
 __all__ = ["WorkerMultiplexer"]
 
-# How long an ack waits for its turn at the most, seconds.
+# How long an ack waits for its turn at most, seconds.
 ACK_PATIENCE = 1.0
 
 
 class WorkerMultiplexer:
-    """What a worker uses to talk to its manager, and to see the other processes.
+    """Sends commands of a worker to its manager, and shows the state of all processes.
 
-    There is one in each worker, as ``app.multiplexer`` or ``app.m``. Whatever asks the manager for something
-    returns when the message is sent, not when it is done, and raises ``ConnectionError`` where the main
-    process is gone.
+    Each worker has one, as ``app.multiplexer`` or ``app.m``. A method that sends a command returns when the
+    command is sent, not when it is done. It raises ``ConnectionError`` if the main process is gone.
 
     Args:
-        monitor_publisher (Publisher): The sending end of the pipe to the main process.
+        monitor_publisher (Publisher): The sending end of the control channel.
         worker_state (MutableMapping[str, Any]): The state of all processes, name to entry; any mapping that
             they share.
     """
@@ -67,27 +66,27 @@ class WorkerMultiplexer:
         auto_start: bool = True,
         workers: int = 1,
     ) -> None:
-        """Ask the manager to run a function in processes of its own from now on.
+        """Request that the manager runs a function in processes of its own.
 
         Args:
             ident (str): The name of the new worker, not yet in use; its processes are ``Sanic-<ident>-<i>``.
-                The later releases' keyword ``name`` is accepted too.
-            func (Callable): What to run. It is pickled, so it must be importable.
+                The keyword ``name`` of later releases is accepted, too.
+            func (Callable): The function. It is pickled, so it must be importable.
             kwargs (dict[str, Any]): The keyword arguments to call it with; picklable.
             transient (bool): Restart it with every global restart. Defaults to ``False``.
-            restartable (bool | None): May it be restarted? ``None`` (the default): if it is transient.
-            tracked (bool): Keep its entry in the state when it has ended. Defaults to ``False``.
+            restartable (bool | None): Whether it may be restarted. Defaults to ``None``: if it is transient.
+            tracked (bool): Keep its entry in the state after its exit. Defaults to ``False``.
             auto_start (bool): Start it at once. Defaults to ``True``.
-            workers (int): How many processes run it. Defaults to 1.
+            workers (int): The number of its processes. Defaults to 1.
         """
         self._send((ident, func, kwargs, transient, restartable, tracked, auto_start, workers))
 
     def set_serving(self, serving: bool) -> None:
         """Record whether this worker accepts connections, as ``serving`` in its entry.
 
-        Where other processes see the entry, they find there as well since when it has: ``ready_at``.
+        If other processes share the state, the entry also gets the time, as ``ready_at``.
 
-        Where the state is gone, and main with it, nobody is left to know: the stop of the worker goes on.
+        If the state and the main process are gone, nothing is recorded, and the stop of the worker goes on.
 
         Raises:
             KeyError: This process has no entry in the state.
@@ -100,26 +99,26 @@ class WorkerMultiplexer:
         except (OSError, EOFError):
             logger.debug("Monitor process has already exited.")
         except RuntimeError as error:
-            # It is damaged. That is no reason for a worker to end, nor to end in disorder.
+            # A damaged entry must neither end a worker nor disturb its stop.
             logger.debug("Whether %s serves is not recorded: %s", self.name, error)
 
     def exit(self) -> None:
-        """Take this worker's entry out of the state, if there still is a state to take it out of."""
+        """Remove this worker's entry from the state, if there still is one."""
         try:
             del self._state._state[self.name]
         except KeyError:
             logger.debug("Worker state of %s has already been removed.", self.name)
-        # A proxy finds its server gone in many ways, the address of it missing among them.
+        # A proxy without its server raises one of many errors, that of a missing address among them.
         except (OSError, EOFError, RuntimeError):
             logger.debug("Monitor process has already exited.")
 
     def restart(self, name: str = "", all_workers: bool = False, zero_downtime: bool = False) -> None:
-        """Ask the manager to restart this worker, another one, or all.
+        """Request a restart of this worker, of another one, or of all.
 
         Args:
             name (str): The process to restart, or several, joined by commas. Defaults to this one.
             all_workers (bool): Restart all that restart with the server. Defaults to ``False``.
-            zero_downtime (bool): Start the new process before the old one is told to leave.
+            zero_downtime (bool): Start the new process before the old one is stopped.
                 Defaults to ``False``.
 
         Raises:
@@ -135,14 +134,14 @@ class WorkerMultiplexer:
     reload = restart
 
     def scale(self, num_workers: int) -> None:
-        """Ask the manager to run ``num_workers`` server processes, at least one."""
+        """Request that the manager runs ``num_workers`` servers, at least one."""
         self._send(f"__SCALE__:{num_workers}")
 
     def terminate(self, early: bool = False) -> None:
-        """Ask the manager to stop the whole server.
+        """Request a stop of the whole server.
 
         Args:
-            early (bool): This process failed to start: nothing more is to be hoped for from it.
+            early (bool): This process failed to start, and will never be ready.
                 Defaults to ``False``.
         """
         self._send("__TERMINATE_EARLY__" if early else "__TERMINATE__")
@@ -164,14 +163,14 @@ class WorkerMultiplexer:
 
     @property
     def workers(self) -> dict[str, Any]:
-        """The state of all processes, name to entry, in a ``dict`` of the caller's own."""
+        """The state of all processes, name to entry, in a new ``dict``."""
         return self._state.full()
 
     def _await_turn(self) -> None:
-        """Wait for main's last word on the start of this process, which is its pid in the entry.
+        """Wait for the last write of the main process about this start: the pid in the entry.
 
-        Over a ``SyncManager`` a write is a read and a write: an ack that comes between the two of main's
-        would be lost. Of any other mapping nobody knows whether main writes to the same one.
+        Over a ``SyncManager``, the main process reads and writes the whole entry. An ack between the two
+        would be lost. Any other mapping may not be shared with the main process, so there is no wait.
         """
         state = self._state._state
         if isinstance(state, SharedState):

@@ -32,12 +32,12 @@ from worker.settings import Settings
 
 __all__ = ["ProcessState", "Worker", "WorkerProcess", "get_now"]
 
-# How long cleanup waits for a process that was told to stop, seconds.
+# How long cleanup waits for the exit of a stopping process, seconds.
 EXIT_TIMEOUT = 10.0
 
 
 def get_now() -> datetime:
-    """The current time, as an aware ``datetime`` in UTC."""
+    """Return the current time, as an aware ``datetime`` in UTC."""
     return datetime.now(tz=timezone.utc)
 
 
@@ -69,7 +69,7 @@ SlotMessage = SlotStarted | SlotChanged | RestartAsked
 
 
 class Mailbox(Protocol):
-    """Where slots leave messages for the supervisor. They are read later, in the thread of the loop."""
+    """Takes messages of slots for the supervisor, which reads them later, in the thread of the loop."""
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +86,7 @@ class StopSent:
     Attributes:
         at: When, on the monotonic clock.
         signum: Which signal.
-        may_be_lost: Whether the process had no handlers for it yet: Sanic loses a signal while it sets them.
+        may_be_lost: Whether the process had not set its handlers yet: Sanic loses a signal meanwhile.
     """
 
     at: float
@@ -105,22 +105,22 @@ class WorkerProcess:
         factory (Callable): Makes the process; called with ``name``, ``target``, ``kwargs`` and
             ``daemon=True``.
         name (str): Name of the process and of its entry in ``worker_state``.
-        target (Callable): What the process runs.
+        target (Callable): The target of the process.
         kwargs (dict[str, Any]): The arguments of ``target``.
         worker_state (MutableMapping[str, Any]): The state of all processes.
-        restartable (bool): Whether a restart may be asked for. Defaults to ``False``.
-        mailbox (Mailbox | None): Where to leave messages for the supervisor. Defaults to ``None``.
-        is_server (bool | None): Whether it serves requests. Defaults to ``None``: it does if its name has
-            ``SERVER_LABEL`` in it.
+        restartable (bool): Whether a restart may be requested. Defaults to ``False``.
+        mailbox (Mailbox | None): Takes messages for the supervisor. Defaults to ``None``.
+        is_server (bool | None): Whether it serves requests. Defaults to ``None``: it does if its name
+            contains ``SERVER_LABEL``.
     """
 
     THRESHOLD = 300
     """How long a start may take until the process is ready, in tenths of a second; under a manager, that of
     :class:`~worker.manager.WorkerManager` counts if it is longer."""
     SERVER_LABEL = SERVER_LABEL
-    """The part of a name that says that the process serves requests, where nothing else does."""
+    """The part of a name that marks a server, where ``is_server`` is not given."""
     SERVER_IDENTIFIER = "Srv"
-    """What the label of a server in the log starts with (read by Sanic 24.12 and later)."""
+    """The begin of a server's label in the log (read by Sanic 24.12 and later)."""
 
     def __init__(
         self,
@@ -152,13 +152,12 @@ class WorkerProcess:
         self._old_process: Any = None
         self._stops: dict[Any, StopSent] = {}
         self._is_ready = False
-        # What the main process has to say of the process that is to fill this slot: written when the entry is
-        # handed over to it. (Over a foreign mapping, two who write one entry at once lose one of the writes:
-        # it is written again.)
+        # Fields that the main process writes for the next process of this slot. They are written when the
+        # entry is handed over to it; again, because a foreign mapping loses one of two concurrent writes.
         self._pending_fields: dict[str, Any] = {}
         self.spawn()
 
-    # What it is
+    # Its attributes
 
     @property
     def pid(self) -> int:
@@ -191,7 +190,7 @@ class WorkerProcess:
         return self.mailbox is not None and self.mailbox.is_open
 
     def is_alive(self) -> bool:
-        """Whether the process runs. ``False`` before its start."""
+        """Return whether the process runs; ``False`` before its start."""
         try:
             return liveness.is_alive(self._current_process)
         except AssertionError:
@@ -222,9 +221,9 @@ class WorkerProcess:
         self.set_state(ProcessState.STARTING)
         if "start_at" not in entry:
             self._note_own({"start_at": get_now(), "starts": entry.get("starts", 1)})
-        # Written before it is true, so that it is never written over the ack of a quick child.
+        # Written before the start, so that it never overwrites the ack of a quick child.
         self._record({"state": ProcessState.STARTED.name})
-        # Stock contexts hand the environment on to the child; ours carry it on the process object.
+        # Stock contexts pass the environment to the child; ours pass it on the process object.
         os.environ["SANIC_WORKER_NAME"] = self.name
         os.environ["SANIC_WORKER_IDENTIFIER"] = self.ident
         try:
@@ -245,11 +244,11 @@ class WorkerProcess:
         """Move to a state, here and in ``worker_state``.
 
         Args:
-            state (ProcessState): Where to go.
-            force (bool): Go there even if it lies behind. Defaults to ``False``.
+            state (ProcessState): The new state.
+            force (bool): Allow an earlier state. Defaults to ``False``.
 
         Raises:
-            Exception: ``state`` lies behind the present one and ``force`` is not given.
+            Exception: ``state`` is earlier than the present one and ``force`` is not given.
         """
         if not force and state < self.state:
             raise Exception(
@@ -259,19 +258,19 @@ class WorkerProcess:
         self._record({"state": state.name})
 
     def join(self) -> None:
-        """Wait until the process has ended."""
+        """Wait until the process has exited."""
         self.set_state(ProcessState.JOINED)
         self._current_process.join()
 
     def exit(self) -> None:
-        """Wait up to 10 seconds for the end of the process; then remove its entry."""
+        """Wait up to 10 seconds for the exit of the process, then remove its entry."""
         if self.is_alive():
             self._current_process.join(EXIT_TIMEOUT)
         if not self.is_alive():
             self.forget()
 
     def terminate(self) -> None:
-        """Tell the process to stop, once; and the previous one that it was to replace.
+        """Stop the process, once, and the previous one that it was to replace.
 
         The signal is SIGINT; for a process that has not begun, SIGTERM.
         """
@@ -295,13 +294,13 @@ class WorkerProcess:
         running loop this only leaves a request for the supervisor.
 
         Args:
-            restart_order (RestartOrder): Which comes first. Defaults to ``SHUTDOWN_FIRST``.
-            **kwargs: Handed to a ``target`` that has a ``config`` parameter (or takes any keyword)
-                as ``config``, the names in upper case (``RELOADED_FILES``, for one).
+            restart_order (RestartOrder): The order. Defaults to ``SHUTDOWN_FIRST``.
+            **kwargs: Passed to a ``target`` that has a ``config`` parameter (or takes any keyword)
+                as ``config``, with names in upper case (for example ``RELOADED_FILES``).
 
         Raises:
             ConnectionError: The state of the workers cannot be reached; the current process stays.
-            RuntimeError: The new process could not be made.
+            RuntimeError: The new process could not be started.
             TimeoutError: In the waiting thread: the new process sent no ack in time.
         """
         if self.is_supervised:
@@ -315,27 +314,27 @@ class WorkerProcess:
     # Steps of a restart, for the supervisor
 
     def replace_process(self, order: RestartOrder, config: Mapping[str, Any]) -> None:
-        """Start a new process now; tell the current one to stop, unless it is to stay until then.
+        """Start a new process now. With ``SHUTDOWN_FIRST``, stop the current one before.
 
         Args:
-            order (RestartOrder): Which comes first.
+            order (RestartOrder): The order.
             config (Mapping[str, Any]): As in :meth:`restart`.
 
         Raises:
             ConnectionError: The state of the workers cannot be reached; the current process stays.
-            RuntimeError: The new process could not be made.
+            RuntimeError: The new process could not be started.
         """
         self._log("Restarting a process", self.pid)
         # Before any process is stopped: without a state the new one could not start.
         self._entry.require(self.is_server)
         entry = self._entry.read()
         if self._old_process is not None:
-            # A starting process is replaced; the one that serves stays.
+            # The starting process is replaced; the previous one goes on serving.
             self._terminate(self._current_process)
         elif order is RestartOrder.STARTUP_FIRST and self.is_alive():
             self._old_process = self._current_process
         self.set_state(ProcessState.RESTARTING, force=True)
-        # All of it before the new process writes as well: from then on it says itself whether it serves.
+        # Written before the new process starts: from then on, only that process writes whether it serves.
         anew = {"serving": False, "start_error": ""}
         stale = {key: value for key, value in anew.items() if entry.get(key)}
         self._note_own({"starts": entry.get("starts", 1) + 1, "restart_at": get_now()}, stale)
@@ -354,14 +353,14 @@ class WorkerProcess:
             self._log("Begin restart termination", self._current_process.pid)
 
     def stop_current(self) -> None:
-        """Tell the current process to stop; :meth:`replace_process` starts the next one."""
+        """Stop the current process; :meth:`replace_process` starts the next one."""
         self._log("Restarting a process", self.pid)
         self.set_state(ProcessState.RESTARTING, force=True)
         self.show_not_serving()
         self._terminate_now()
 
     def hand_over(self) -> None:
-        """Let the entry be the current process's, and tell the previous one to stop."""
+        """Hand the entry over to the current process, and stop the previous one."""
         old, self._old_process = self._old_process, None
         self._inherit_entry()
         self._log("Process acked. Terminating", old.pid)
@@ -387,10 +386,10 @@ class WorkerProcess:
             self._take_entry(state=self.state.name)
 
     def on_exit(self, process: Any, is_ready: bool) -> None:
-        """Drop what a process of this slot that has exited had written last.
+        """Drop the staged entry of a process of this slot that has exited.
 
         Args:
-            process (Process): Which it was.
+            process (Process): The process.
             is_ready (bool): Whether the current process is ready.
         """
         self._stops.pop(process, None)
@@ -399,7 +398,7 @@ class WorkerProcess:
         self._entry.drop_part(process.pid)
 
     def stop_sent(self, process: Any) -> StopSent | None:
-        """Return the signal to stop that a process of this slot was sent, if a loop ran."""
+        """Return the stop signal that was sent to a process of this slot under a running loop, if any."""
         return self._stops.get(process)
 
     # Its state entry
@@ -413,8 +412,8 @@ class WorkerProcess:
     def show_phase(self, phase: Phase) -> None:
         """Show the slot's phase in the entry."""
         name: str | None = phase.name.lower()
-        # Where writes do not merge, this one may undo one of the process itself at the same moment:
-        # there only the phases without a process are shown.
+        # Without merging, this write may undo a concurrent one of the process itself. So only the phases
+        # without a process are shown.
         if not self._entry.merges and phase not in (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED):
             name = None
         self._is_ready = phase is Phase.READY
@@ -422,12 +421,12 @@ class WorkerProcess:
             self.note({"phase": name})
 
     def show_not_serving(self) -> None:
-        """Show that no process serves in the slot, whatever the last one has written."""
+        """Show in the entry that no process serves in the slot."""
         if self._entry.read().get("serving"):
             self._record({"serving": False})
 
     def note(self, fields: Mapping[str, Any]) -> None:
-        """Write to the entry, whichever process has it."""
+        """Write to the entry, whichever process owns it."""
         self._pending_fields.update(fields)
         self._entry.record(fields)
 
@@ -441,15 +440,15 @@ class WorkerProcess:
 
     @property
     def _waits_for_entry(self) -> bool:
-        """Whether the entry is the previous process's until the current one is ready."""
+        """Whether the previous process still owns the entry, as the current one is not ready."""
         return self._old_process is not None and not self._entry.is_foreign
 
     def _last_known(self) -> dict[str, Any]:
-        """Return the last known fields of the process that has the entry; none before the first start."""
+        """Return the last known fields of the process that owns the entry; none before the first start."""
         pid = getattr(self._old_process or self._current_process, "pid", None)
         if type(pid) is not int or self._entry.is_foreign:
             return {}
-        # With its pid: what the next process writes is kept apart from it until it is handed over.
+        # The pid makes it the owner: the next process stages its writes until the entry is handed over.
         return {
             "server": self.is_server,
             "state": self.state.name,
@@ -459,13 +458,13 @@ class WorkerProcess:
         }
 
     def _inherit_entry(self) -> None:
-        """Let the entry be the current process's: it serves if it has written so itself."""
+        """Hand the entry over to the current process, without the previous one's ``serving``."""
         entry = self._entry
         serving = {"serving": False} if entry.read().get("serving") and not entry.is_foreign else {}
         self._take_entry(state=self.state.name, **serving)
 
     def _take_entry(self, **changes: Any) -> None:
-        """Let the entry be the current process's."""
+        """Hand the entry over to the current process."""
         self._entry.hand_over(self.pid, {**self._pending_fields, **changes})
 
     def _record(self, changes: Mapping[str, Any]) -> None:
@@ -473,11 +472,11 @@ class WorkerProcess:
             self._entry.record(changes)
 
     def _note_own(self, fields: Mapping[str, Any], more: Mapping[str, Any] | None = None) -> None:
-        """Write what the main process alone knows, and remember it."""
+        """Write fields that only the main process knows, and remember them."""
         self._pending_fields.update(fields)
         self._record({**fields, **(more or {})})
 
-    # What they have in common
+    # Helpers
 
     def _post(self, message: SlotMessage) -> None:
         if self.mailbox is not None and self.mailbox.is_open:
@@ -490,11 +489,11 @@ class WorkerProcess:
         self._post(SlotChanged(self, state))
 
     def _terminate(self, process: Any) -> None:
-        """Tell a process to stop by SIGTERM, as in a restart."""
+        """Stop a process by SIGTERM, as in a restart."""
         self._send_stop(process, SIGTERM, process.terminate)
 
     def _send_stop(self, process: Any, signum: int, send: Callable[[], object]) -> None:
-        """Send a signal to stop; under a running loop only the first one."""
+        """Send a stop signal; under a running loop only the first one."""
         if self.is_supervised:
             if process in self._stops:
                 return
@@ -533,7 +532,7 @@ class WorkerProcess:
         )
 
     def _log(self, event: str, *pid: int | None) -> None:
-        """A line of the debug log; users rely on its text, and on the order of such lines."""
+        """Write a line to the debug log. Users rely on its text, and on the order of such lines."""
         where = f" {Colors.BLUE}[%s]" if pid else ""
         logger.debug(
             f"{Colors.BLUE}{event}: {Colors.BOLD}{Colors.SANIC}%s{where}{Colors.END}", self.name, *pid
@@ -545,21 +544,22 @@ class Worker:
 
     Args:
         ident (str): The worker's name, without prefix: ``Server-0``, ``Reloader``.
-        serve (Callable): What each process runs.
+        serve (Callable): The target of each process.
         server_settings (dict[str, Any]): The arguments of ``serve``; each process has its own copy.
-        context (BaseContext): Where the processes come from (``multiprocessing.get_context()``).
+        context (BaseContext): Makes the processes (``multiprocessing.get_context()``).
         worker_state (MutableMapping[str, Any]): The state of all processes.
-        num (int): How many processes. Defaults to ``1``.
-        restartable (bool): Whether a restart may be asked for. Defaults to ``False``.
-        tracked (bool): Whether to keep the worker in the table when it is done. Defaults to ``True``.
+        num (int): The number of processes. Defaults to ``1``.
+        restartable (bool): Whether a restart may be requested. Defaults to ``False``.
+        tracked (bool): Whether the worker stays in the table after its exit. Defaults to ``True``.
         auto_start (bool): Whether the manager starts it by itself. Defaults to ``True``.
-        label (str): What stands before its lines in the log (Sanic 24.12 and later). Defaults to
+        label (str): The text before its lines in the log (Sanic 24.12 and later). Defaults to
             ``ident``.
-        settings (Settings | None): What the processes are to go by. Defaults to ``None``.
-        restart_policy (str): When a process that ends by itself is replaced: ``always``, ``on-failure``
+        settings (Settings | None): The settings for the processes. Defaults to ``None``.
+        restart_policy (str): When a process is replaced after it exits by itself: ``always``, ``on-failure``
             or ``never``. Defaults to ``never``.
-        mailbox (Mailbox | None): Where the processes leave messages for the supervisor. Defaults to ``None``.
-        is_server (bool | None): Whether they serve requests. Defaults to ``None``: their names tell.
+        mailbox (Mailbox | None): Takes messages for the supervisor. Defaults to ``None``.
+        is_server (bool | None): Whether the processes serve requests. Defaults to ``None``: their names
+            tell.
     """
 
     WORKER_PREFIX = WORKER_PREFIX
@@ -626,13 +626,13 @@ class Worker:
         return process
 
     def may_start(self) -> bool:
-        """Return whether to start the processes: what they run can refuse by a method ``_may_start``."""
-        # It is code of the user's as well, and runs in main. A process that must not run asks again itself.
+        """Return whether to start the processes: their target can refuse by a method ``_may_start``."""
+        # It may be a user's method, and runs in the main process. The process itself checks again.
         with suppress(Exception):
             ask = getattr(self.serve, "_may_start", None)
             return ask is None or bool(ask(self.settings))
         return True
 
     def has_alive_processes(self) -> bool:
-        """Whether any of the processes runs."""
+        """Return whether any of the processes runs."""
         return any(process.is_alive() for process in self.processes)

@@ -1,4 +1,4 @@
-"""Which processes a restart means."""
+"""Selects the processes of a restart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.constants import ProcessState, RestartOrder
 
 __all__ = ["Restarter"]
 
-# How many names are shown in an error, which may have come with as many as fit into a message.
+# The largest number of names in an error. A message may have many more.
 SHOWN = 20
 _FINAL = (ProcessState.COMPLETED, ProcessState.FAILED, ProcessState.NONE)
 
@@ -28,10 +28,10 @@ class Restartable(Protocol):
 
 
 class Restarter:
-    """Restarts those of the manager's processes that are meant, and says so where none was.
+    """Restarts the selected processes of the manager, and logs names without a restarted process.
 
-    A transient process restarts with the server. A durable one has a life of its own: it is restarted only
-    by name, and only when it has ended.
+    A transient process restarts with the server. A durable process is restarted only by name, and only after
+    it has exited.
     """
 
     def restart(
@@ -42,21 +42,20 @@ class Restarter:
         restart_order: RestartOrder = RestartOrder.SHUTDOWN_FIRST,
         **kwargs: Any,
     ) -> None:
-        """Restart processes, those that are not restartable left alone.
+        """Restart those of the processes that are restartable.
 
-        A durable process that still runs, and names of which no process was restarted, are logged as errors.
+        A durable process that still runs, and names without a restarted process, are logged as errors.
 
         Args:
             transient_processes (Iterable[WorkerProcess]): The manager's transient processes.
             durable_processes (Iterable[WorkerProcess]): The manager's durable processes.
             process_names (Sequence[str] | None): The processes to restart; ``None`` or empty for every
                 transient one. Defaults to ``None``.
-            restart_order (RestartOrder): Whether the old process leaves first, or the new one starts first.
-                Defaults to ``RestartOrder.SHUTDOWN_FIRST``.
+            restart_order (RestartOrder): The order. Defaults to ``RestartOrder.SHUTDOWN_FIRST``.
             **kwargs: Passed on to :meth:`worker.process.WorkerProcess.restart`.
 
         Raises:
-            Exception: What the first restart raised that did, when all others have been tried.
+            Exception: The error of the first restart that failed, after all restarts were tried.
         """
         names = dict.fromkeys(process_names or ())
         transient = [process for process in transient_processes if not names or process.name in names]

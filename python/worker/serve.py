@@ -1,4 +1,4 @@
-"""What a server process runs: load the application, serve it, stop once."""
+"""The target of a server process: loads the application, serves it, and stops once."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from worker.multiplexer import WorkerMultiplexer
 
 __all__ = ["worker_serve"]
 
-# Whose frames stand above those of an application that is being loaded.
+# The modules whose frames stand above those of an application that is being loaded.
 LOADING = ("worker.", "importlib")
-# How soon a stop that came before the server runs is tried again, seconds.
+# The time to the next attempt of a stop that came before the server runs, seconds.
 TRY_AGAIN = 0.02
 
 
@@ -71,21 +71,21 @@ def worker_serve(
     config: dict[str, Any] | None = None,
     passthru: dict[str, Any] | None = None,
 ) -> Any:
-    """Serve an application in this process until it is told to stop.
+    """Serve an application in this process until it is stopped.
 
-    Sanic calls it in the main process too (``single_process``), then without ``monitor_publisher``.
+    Sanic also calls it in the main process (``single_process``), without ``monitor_publisher``.
 
     Args:
-        host (str | None): Address to bind, where there is no ``sock``.
-        port (int | None): Port to bind, where there is no ``sock``.
-        app_name (str): Name of the application, where there is no ``app_loader``.
-        monitor_publisher (Connection | None): The sending end of the pipe to main.
+        host (str | None): Address to bind if there is no ``sock``.
+        port (int | None): Port to bind if there is no ``sock``.
+        app_name (str): Name of the application if there is no ``app_loader``.
+        monitor_publisher (Connection | None): The sending end of the control channel.
         app_loader (AppLoader | None): Makes the application.
         worker_state (MutableMapping[str, Any] | None): The state of all processes. Defaults to
             ``None``.
         server_info (dict[str, list[ApplicationServerInfo]] | None): The servers of every application,
             by its name. Defaults to ``None``.
-        ssl (SSLContext | dict | None): A context, or what a context is made of. Defaults to ``None``.
+        ssl (SSLContext | dict | None): A context, or the data for one. Defaults to ``None``.
         sock (socket.socket | None): The listening socket. Defaults to ``None``.
         unix (str | None): Path of the unix socket to listen on. Defaults to ``None``.
         reuse_port (bool): Passed to ``create_server``. Defaults to ``False``.
@@ -95,23 +95,23 @@ def worker_serve(
         register_sys_signals (bool): Whether SIGINT and SIGTERM stop the server. Defaults to ``True``.
         run_multiple (bool): Passed on to Sanic's runner. Defaults to ``False``.
         run_async (bool): Passed on to Sanic's runner. Defaults to ``False``.
-        connections (set | None): Where open connections are kept. Defaults to ``None``.
+        connections (set | None): The set of open connections, to be filled. Defaults to ``None``.
         signal (sanic.models.server_types.Signal): Tells connections that the server stops.
         state (Any): A mapping in which connections count their requests. Defaults to ``None``.
         asyncio_server_kwargs (dict[str, Any] | None): More arguments of ``create_server``. Defaults to
             ``None``.
         version (HTTP): The protocol's version. Defaults to ``HTTP.VERSION_1``.
         config (dict[str, Any] | None): Updates the application's configuration. Defaults to ``None``.
-        passthru (dict[str, Any] | None): Attributes of the application as main has them. Defaults to
+        passthru (dict[str, Any] | None): Attributes of the application in the main process. Defaults to
             ``None``.
 
     Returns:
-        Any: What Sanic's runner returns (``None``, as a rule).
+        Any: The result of Sanic's runner (usually ``None``).
 
     Raises:
         RuntimeError: In a server process, without a publisher.
-        Exception: Whatever the start raises, without a publisher. With one it is logged, main is told
-            (``__TERMINATE_EARLY__``), and the process ends with exit code 1.
+        Exception: Any error of the start, without a publisher. With one, it is logged and reported to the
+            main process (``__TERMINATE_EARLY__``), and the process exits with code 1.
     """
     try:
         app = _load(app_name, app_loader)
@@ -169,7 +169,7 @@ def worker_serve(
             _tell_failure(worker_state, server.error)
         return result
     except Exception as error:
-        # What the half-started application leaves behind (coroutines never awaited) is not the error.
+        # Warnings about remains of the half-started application (coroutines never awaited) hide the error.
         warnings.simplefilter("ignore", category=RuntimeWarning)
         if not monitor_publisher:
             raise
@@ -192,7 +192,7 @@ def _load(app_name: str, app_loader: AppLoader | None) -> Any:
 
 
 def _hydrate(server_info: dict[str, list[ApplicationServerInfo]] | None) -> None:
-    """Give every application the servers that main prepared for it."""
+    """Give every application the servers that the main process prepared for it."""
     if not server_info:
         return
     from sanic import Sanic
@@ -214,7 +214,7 @@ def _is_server_process() -> bool:
 
 
 def _count_requests(loop: asyncio.AbstractEventLoop, state: Any, version: HTTP, counts: Any) -> Any:
-    """Begin to note requests and beats in the state of the workers; return where connections count."""
+    """Begin to note requests and beats in the state; return the mapping in which connections count."""
     if not isinstance(state, SharedState):
         return counts
     heartbeat = Heartbeat(loop, state, {} if counts is None else counts)
@@ -243,16 +243,16 @@ def _become_worker(
         one.multiplexer = WorkerMultiplexer(publisher, state)
         one.shared_ctx.lock()
         for info in one.state.server_info:
-            # Those of secondary servers drain along with the others, and their requests count.
+            # Connections of secondary servers drain with the others, and their requests count, too.
             info.settings["connections"] = connections
             info.settings["state"] = counts
-            # Where a path is given, Sanic binds it anew and removes it at the end. It is main's to do.
+            # With a path, Sanic would bind it anew and remove it at the end. Both belong to the main process.
             if info.settings.get("sock") is not None:
                 info.settings["unix"] = None
 
 
 def _tell_failure(state: Any, error: BaseException) -> None:
-    """Have this process end as a failed start, and its entry say why."""
+    """Let this process exit as a failed start, and write the error to its entry."""
     bootstrap.mark_failed()
     kind = type(error).__name__
     if isinstance(error, OSError) and error.errno is not None:
@@ -263,17 +263,17 @@ def _tell_failure(state: Any, error: BaseException) -> None:
             "before the one that it replaces has left: set SANIC_WORKER_RELOAD_ORDER=SHUTDOWN_FIRST."
         )
     name = os.environ.get("SANIC_WORKER_NAME", "")
-    # Main goes on without.
+    # The main process can do without it.
     with suppress(Exception):
         shared(state).update_entry(name, {"start_error": f"{kind}: {error}"}, identity.worker_pid())
 
 
 def _without_our_frames(error: Exception) -> Exception:
-    """The error as if nothing stood between the application and its loading."""
+    """Return the error without the frames of this package and the import system above the application."""
     frames = [*walk_tb(error.__traceback__)]
     theirs = [not frame.f_globals.get("__name__", "").startswith(LOADING) for frame, _ in frames]
     place = None
-    # What the application itself calls of ours, at the end, is part of its error.
+    # Frames of ours below those of the application are part of its error.
     for number, (frame, line) in reversed([*enumerate(frames)]):
         if not any(theirs[: number + 1]) or (not theirs[number] and any(theirs[number:])):
             continue
@@ -282,15 +282,14 @@ def _without_our_frames(error: Exception) -> Exception:
 
 
 class _Server:
-    """The server as it is seen through the loop that we make for it.
+    """The server, controlled through the event loop that this module makes for it.
 
-    Sanic lets a signal stop the loop whatever it runs: a second one, or one that comes during an
-    asynchronous start or stop listener, breaks that listener off. So on this loop the handlers that
-    Sanic sets become ours: with the first signal the server leaves its sockets, and as soon as it runs it is
-    stopped; nothing else stops it.
+    In Sanic, every signal stops the loop. A second one, or one during an asynchronous start or stop listener,
+    would break that listener off. So this loop replaces Sanic's handlers by its own: at the first signal the
+    server stops accepting, and it stops as soon as it runs. Later signals have no effect.
 
     Attributes:
-        error: Why it could not listen; ``None`` if it could.
+        error: The error of listening; ``None`` if the server listens.
     """
 
     def __init__(self, app: Any, loop: asyncio.AbstractEventLoop, connections: set[Any]) -> None:
@@ -302,7 +301,7 @@ class _Server:
         self._drain.register(app)
         self._stopping = False
         self._episodes = 0
-        # What the process has as its handlers while ours are in the loop.
+        # The handlers of the process while the loop has ours.
         self._handlers: dict[int, Any] = {}
         self._add, self._remove = loop.add_signal_handler, loop.remove_signal_handler
         self._stop, self._create = loop.stop, loop.create_server
@@ -316,7 +315,7 @@ class _Server:
         instance.create_server = self._create_server
 
     def serves_when_started(self) -> None:
-        """Tell main that the server accepts connections, where Sanic does not (HTTP/3)."""
+        """Report that the server accepts connections, where Sanic does not (HTTP/3)."""
 
         def serves(app: Any) -> None:
             self._loop.call_soon(app.set_serving, True)
@@ -324,7 +323,7 @@ class _Server:
         self._app.after_server_start(serves)
 
     def tells(self, state: Any) -> None:
-        """Have the state of the workers show whether a stop is obeyed."""
+        """Show in the shared state whether the stop handlers are set."""
         if isinstance(state, SharedState):
             self._state = state
 
@@ -351,12 +350,12 @@ class _Server:
                 self._set_stoppable(False)
 
     def _begin_to_serve(self) -> None:
-        """Say that a stop is obeyed from now on, unless it is the application that handles the signals."""
+        """Show that the stop handlers are set, unless the application has set its own."""
         handlers = {signum: signals.getsignal(signum) for signum in STOPS}
         self._set_stoppable(self._handlers == handlers)
 
     def _set_stoppable(self, stoppable: bool) -> None:
-        """Show whether a signal to stop reaches our handler, which ignores repeats."""
+        """Show whether a stop signal reaches our handler, which ignores repeats."""
         if self._state is not None:
             self._state.flag(stoppable=stoppable)
         if stoppable:
@@ -364,7 +363,7 @@ class _Server:
 
     def _remove_handler(self, signum: int) -> bool:
         if signum in (signals.SIGINT, signals.SIGTERM) and not self._loop.is_closed():
-            # Without a handler, a repeated stop would end the process in the middle of its stop.
+            # Without a handler, a repeated signal would end the process in the middle of its stop.
             return True
         removed = self._remove(signum)
         if signum in (signals.SIGINT, signals.SIGTERM) and bootstrap.is_child():
@@ -372,7 +371,7 @@ class _Server:
         return removed
 
     def _run_until_complete(self, future: Any) -> Any:
-        # Sanic runs the loop in episodes (its listeners, its start), and for good in between.
+        # Sanic runs the loop in episodes (start, listeners), and between them until the stop.
         self._episodes += 1
         try:
             return self._run_episode(future)
@@ -380,13 +379,13 @@ class _Server:
             self._episodes -= 1
 
     def _run_forever(self) -> None:
-        # An episode comes here as well. Between them uvloop loses signals.
+        # An episode calls this, too. Between episodes uvloop loses signals.
         if not self._episodes:
             self._loop.call_soon(self._begin_to_serve)
         self._run_for_good()
 
     def _loop_stops(self) -> None:
-        # Each episode ends with a stop of the loop; outside of one it is the server that stops.
+        # Each episode ends with a stop of the loop. Outside of an episode, the server is stopping.
         self._stopping = self._stopping or not self._episodes
         self._stop()
 

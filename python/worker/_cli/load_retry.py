@@ -1,4 +1,4 @@
-"""An application that cannot be loaded while it is written: wait for the next change, and begin anew."""
+"""Retries an application that cannot be loaded: waits for a change of a file, and restarts the command."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ __all__ = ["wait_and_begin_anew"]
 
 # Changes within this time are one, milliseconds.
 DEBOUNCE = 50
-# How often files are looked at besides: before the watch stands, no event tells of a change, milliseconds.
+# How often files are also checked, milliseconds. A change before the watch is ready has no event.
 INTERVAL = 1000
 
 
 def wait_and_begin_anew(loader: AppLoader, error: BaseException, since: float) -> NoReturn:
-    """Wait until a file changes that may mend an application, then run the command again from its start.
+    """Wait until a file changes that may repair an application, then run the command again from its start.
 
-    Watched are the files that the error names, and the directory of the application's own package.
+    It watches the files that the error names, and the directory of the application's own package.
 
     Args:
-        loader (AppLoader): Could not load it.
-        error (BaseException): Why.
-        since (float): When it was tried, seconds since 1970.
+        loader (AppLoader): The loader that has failed.
+        error (BaseException): Its error.
+        since (float): The time of the attempt, seconds since 1970.
 
     Raises:
         SystemExit: Exit code 0, at SIGINT or SIGTERM.
@@ -64,7 +64,7 @@ def wait_and_begin_anew(loader: AppLoader, error: BaseException, since: float) -
 
 
 def _files(error: BaseException) -> Iterator[str]:
-    """Yield the files of a failed import, as the error and its causes name them, but for installed ones."""
+    """Yield the files that an error and its causes name, except for those of installed packages."""
     installed = tuple(os.path.join(path, "") for path in sysconfig.get_paths().values())
     at: BaseException | None = error
     while at is not None:
@@ -79,7 +79,7 @@ def _files(error: BaseException) -> Iterator[str]:
 def _modules(loader: AppLoader) -> Iterator[str]:
     """Yield the files of the application's outermost package, and of its module."""
     for name in {loader.module_name.partition(".")[0], loader.module_name}:
-        # What is wrong with the application may be wrong here too.
+        # The fault of the application may make this fail, too.
         with suppress(Exception):
             spec = find_spec(name)
             if spec is not None and spec.origin is not None:

@@ -1,7 +1,7 @@
-"""Explains an import that meant another module: the application may have a ``worker`` of its own.
+"""Explains the failed import of another module named ``worker``, which an application may have.
 
-Once this package is imported, ``import worker`` gets it everywhere in the process. What the application has
-under the same name is out of reach: an import from it fails, and the reason is not to be seen.
+Once this package is imported, ``import worker`` finds it everywhere in the process. A module of the
+application with the same name cannot be imported, and the error would not show the reason.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ OURS = Path(__file__).parent.parent.resolve()
 
 
 class NamesakeError(ImportError):
-    """A module of another ``worker`` than this package was meant."""
+    """A module of another ``worker`` than this package was imported."""
 
 
 class NamesakeAttributeError(AttributeError):
-    """An attribute of another ``worker`` than this package was meant."""
+    """An attribute of another ``worker`` than this package was requested."""
 
 
 def find(*more: str) -> Path | None:
-    """Return the file or folder that would be imported if this package were not there; ``None`` for none.
+    """Return the file or folder that would be imported in place of this package; ``None`` for none.
 
     Args:
         *more (str): Directories that are searched after those of ``sys.path``.
@@ -39,17 +39,17 @@ def find(*more: str) -> Path | None:
             continue
         if spec.origin is not None:
             namesake = Path(spec.origin)
-            # Another copy of this package is none.
+            # Another copy of this package is no namesake.
             if not (namesake.parent / "_core" / "choose.py").exists():
                 return namesake
         else:
             folders += [*map(Path, spec.submodule_search_locations or ())]
-    # A folder without __init__.py comes after all that have one. An import needs a module in it.
+    # Python prefers every other kind to a folder without __init__.py. An import needs a module in it.
     return next((folder for folder in folders if any(folder.rglob("*.py"))), None)
 
 
 def refusal(namesake: Path) -> str:
-    """Return why this package and another ``worker`` cannot be used together, and what to do."""
+    """Return why this package and another ``worker`` cannot be used together, and the remedy."""
     kind = "folder" if namesake.is_dir() or namesake.name == "__init__.py" else "file"
     return (
         f"{namesake} has the name of the package that sanic-worker installs: an application that "
@@ -68,7 +68,7 @@ def where(error: BaseException) -> str:
 
 
 def missing_attribute(name: str) -> AttributeError:
-    """Return the error for an attribute that this package has not."""
+    """Return the error for an attribute that this package lacks."""
     text = f"module {PACKAGE!r} has no attribute {name!r}"
     namesake = None if name.startswith("__") else find()
     if namesake is None:
@@ -77,11 +77,11 @@ def missing_attribute(name: str) -> AttributeError:
 
 
 class Finder:
-    """Comes last in ``sys.meta_path``: it is asked for what nobody else has found."""
+    """The last finder in ``sys.meta_path``: it is called for modules that no other finder has found."""
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Explain where a module is missing that another ``worker`` may have; never find one."""
+        """Raise an explanation for a missing module that another ``worker`` may have; never find one."""
         package, _, rest = name.partition(".")
         if package == PACKAGE and rest and not rest.startswith("_") and (namesake := find()):
             raise NamesakeError(f"There is no module {name} in {OURS}. {refusal(namesake)}", name=name)

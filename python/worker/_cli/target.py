@@ -1,4 +1,4 @@
-"""What is wrong with the arguments of the command, in words: the application that it names, above all."""
+"""Explains wrong arguments of the command, above all a wrong name of the application."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from worker.loader import AppLoader, takes
 
 __all__ = ["describe", "is_missing", "names_file", "wrong_argument"]
 
-# How many names a message lists.
+# The largest number of names in a message.
 MAX_NAMES = 10
 
 
 def wrong_argument(args: Any) -> str:
-    """Return what is wrong with the parsed arguments of Sanic's command; empty text if nothing is."""
+    """Return the fault in the parsed arguments of Sanic's command; empty text if they are valid."""
     workers, port = getattr(args, "workers", None), getattr(args, "port", None)
     if workers is not None and workers < 1:
         return f"--workers cannot be {workers}: it takes a whole number from 1 on"
@@ -42,7 +42,7 @@ def wrong_argument(args: Any) -> str:
 
 
 def is_missing(loader: AppLoader, error: Exception) -> bool:
-    """Return whether it is the module named in the command that cannot be found."""
+    """Return whether the error is that the module named in the command cannot be found."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return False
     return f"{loader.module_name}.".startswith(f"{error.name}.")
@@ -54,7 +54,7 @@ def names_file(loader: AppLoader) -> bool:
 
 
 def describe(loader: AppLoader, error: Exception) -> str:
-    """Return why the command names no application, and what it could name, in one line."""
+    """Return why the command names no application, and possible names, in one line."""
     target = loader.module_input
     if named := _named_file(target):
         return named
@@ -82,7 +82,7 @@ _FORM = "Give a module and the application in it, as in package.module:app"
 
 
 def _named_file(target: str) -> str:
-    """Return the form to use instead, where a command names the file of a module; else empty text."""
+    """Return the correct form if a command names the file of a module; else empty text."""
     path, _, name = target.partition(":")
     file = Path(path if path.endswith(".py") else f"{path}.py")
     if not file.is_file() or not (path.endswith(".py") or "/" in path):

@@ -1,7 +1,7 @@
-"""Where a request to the inspector comes from: checks that need no key.
+"""Checks the origin of a request to the inspector, without a key.
 
-A browser sends requests on behalf of any page that it shows. It tells the truth about them in headers that
-the page cannot set: ``Host``, ``Origin`` and ``Sec-Fetch-*``.
+A browser sends requests on behalf of any page that it shows. It describes them in headers that the page
+cannot set: ``Host``, ``Origin`` and ``Sec-Fetch-*``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Address = IPv4Address | IPv6Address
 
 
 class Authority(NamedTuple):
-    """A host and a port, in a form that compares."""
+    """A host and a port, in a form that can be compared."""
 
     host: str
     port: str
@@ -39,7 +39,7 @@ def is_loopback(sock: socket) -> bool:
 
 
 def foreign(request: Request, scheme: str) -> str:
-    """Return what shows that a foreign web page may have caused a request; empty text if nothing does.
+    """Return the sign that a foreign web page may have caused a request; empty text if there is none.
 
     Args:
         request (Request): The request.

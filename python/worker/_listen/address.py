@@ -1,4 +1,4 @@
-"""The address that a server listens on, named in the error when it cannot."""
+"""Names the address in the error of a server that cannot listen on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ADVICE = {
 
 
 class AddressError(OSError):
-    """The server cannot listen on an address; the message names it, with the reason and what to do."""
+    """The server cannot listen on an address; the message has the address, the reason and the remedy."""
 
     def __str__(self) -> str:
         return str(self.strerror)

@@ -1,4 +1,4 @@
-"""Unix sockets of the main process: a living server's is left alone, and only our own file is removed."""
+"""Unix sockets of the main process: never replaces that of a running server, nor removes a foreign file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sanic.server.socket import bind_unix_socket
 
 __all__ = ["bind", "remove", "remove_all"]
 
-# How long a server may take that is asked whether it listens, seconds: the kernel answers for it.
+# How long a probe of the socket may take, seconds. The kernel answers it for the server.
 PATIENCE = 1.0
-# What is said of a socket that somebody has open.
+# The errors of a probe that show that a server has the socket open.
 IN_USE = (errno.EAGAIN, errno.EPROTOTYPE, errno.EACCES, errno.EPERM)
 
 # The device and the inode of each path that this process has bound.
@@ -21,10 +21,10 @@ _bound: dict[str, tuple[int, int]] = {}
 
 
 def bind(path: str, mode: int, backlog: int) -> socket.socket:
-    """Listen on a path; a socket that is there and has no listener any more gives way.
+    """Listen on a path, replacing a socket without a listener.
 
     Raises:
-        OSError: ``EADDRINUSE`` if another server listens on it, and whatever binding it may lead to.
+        OSError: ``EADDRINUSE`` if another server listens on it, or any error of binding.
     """
     if _is_in_use(path):
         raise OSError(errno.EADDRINUSE, f"{os.strerror(errno.EADDRINUSE)} by another server", path)
@@ -34,7 +34,7 @@ def bind(path: str, mode: int, backlog: int) -> socket.socket:
 
 
 def remove(path: str | os.PathLike[str] | None) -> None:
-    """Remove the file of a socket, unless it is another one by now, or was never bound here."""
+    """Remove the file of a socket, unless it has been replaced, or was not bound by this process."""
     text = os.fspath(path or "")
     with suppress(FileNotFoundError):
         if _bound.pop(text, None) == _identity(text):
@@ -42,7 +42,7 @@ def remove(path: str | os.PathLike[str] | None) -> None:
 
 
 def remove_all() -> None:
-    """Remove the files of all sockets that were bound here."""
+    """Remove the files of all sockets that this process has bound."""
     for path in list(_bound):
         remove(path)
 
@@ -55,7 +55,7 @@ def _is_in_use(path: str) -> bool:
         except TimeoutError:
             return True
         except OSError as error:
-            # All else is to be found by who binds it.
+            # Binding the path will report any other error.
             return error.errno in IN_USE
     return True
 
