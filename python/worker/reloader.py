@@ -24,7 +24,7 @@ from worker._control.send import Publisher, send
 from worker._core import Scanner
 from worker._core.messages import encoded_files
 from worker._reload import ignore
-from worker._reload.file_events import Hints, absolute, resolved, shared_directories
+from worker._reload.file_events import FileEvents, absolute, resolved, shared_directories
 from worker._reload.outputs import Outputs
 from worker.loader import AppLoader
 
@@ -93,9 +93,9 @@ class Reloader:
         # lock. It cannot be pickled, so the process that waits for it makes it.
         self._watching: Lock | None = None
         self._scanner: Scanner | None = None
-        self._hints: Hints | None = None
+        self._file_events: FileEvents | None = None
         self._outputs: Outputs | None = None
-        self._gap_told = False
+        self._is_warned = False
         # The files and the number of the modules at the last scan; for the first scan, the time from which
         # on a change counts.
         self._modules: set[str] = set()
@@ -105,7 +105,7 @@ class Reloader:
         self._due = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_watching": None, "_scanner": None, "_hints": None, "_outputs": None}
+        return {**self.__dict__, "_watching": None, "_scanner": None, "_file_events": None, "_outputs": None}
 
     def __call__(self) -> None:
         """Load the application and watch until :meth:`stop` is called, by SIGINT and SIGTERM among others.
@@ -122,21 +122,21 @@ class Reloader:
         patterns = bootstrap.current_settings().reload_ignore
         rules = ignore.rules((*ignore.DEFAULTS, *patterns))
         self._scanner = Scanner(roots, rules, since=bootstrap.started_at())
-        self._hints = Hints(roots, self.QUIET, lambda: not self.run)
+        self._file_events = FileEvents(roots, self.QUIET, lambda: not self.run)
         self._outputs = Outputs(bootstrap.current_state(), roots, patterns)
         mtimes: dict[str | Path, float] = {}
         loop = new_event_loop()
         try:
             _trigger(app, loop, "reload_process_start")
-            self._counts_from, hints = time.time() - CLOCK_TICK, None
+            self._counts_from, paths = time.time() - CLOCK_TICK, None
             while self.run:
-                changed = self._check_each(mtimes) if self._is_replaced else self._gather(hints)
+                changed = self._check_each(mtimes) if self._is_replaced else self._gather(paths)
                 if changed and self.run:
                     self._announce(app, loop, changed)
-                hints = self._wait()
+                paths = self._wait()
             _trigger(app, loop, "reload_process_stop")
         finally:
-            self._hints.close()
+            self._file_events.close()
             loop.close()
 
     def stop(self, *_: Any) -> None:
@@ -195,73 +195,73 @@ class Reloader:
 
     def _wait(self) -> set[str] | None:
         """Wait until the next scan; return the paths to scan, ``None`` for everything."""
-        assert self._watching is not None and self._hints is not None
-        if self._is_replaced or self._hints.is_blind:
+        assert self._watching is not None and self._file_events is not None
+        if self._is_replaced or self._file_events.polling:
             self._watching.acquire(timeout=self.interval)
             return None
-        hints: set[str] | None = set()
+        paths: set[str] | None = set()
         # A new import ends the wait, too: its file has to be watched.
-        while self.run and hints == set() and len(sys.modules) == self._imported:
+        while self.run and paths == set() and len(sys.modules) == self._imported:
             left = self._due - time.monotonic()
-            hints = self._hints.wait(min(left, self.INTERVAL)) if left > 0 else None
-        return hints
+            paths = self._file_events.wait(min(left, self.INTERVAL)) if left > 0 else None
+        return paths
 
-    def _gather(self, hints: set[str] | None) -> set[str]:
+    def _gather(self, paths: set[str] | None) -> set[str]:
         """Scan, and after a change again until no file has changed for a while; return all changes."""
-        assert self._watching is not None and self._hints is not None
+        assert self._watching is not None and self._file_events is not None
         # The time before the scan: a change during it, or while the machine is busy, was not seen.
-        seen, changed = time.time(), self._look(hints)
+        seen, changed = time.time(), self._look(paths)
         first = {path: _changed_at(path) for path in changed}
         deadline = time.monotonic() + self.PATIENCE
         while changed and self.run and time.monotonic() < deadline and seen - _last(changed) < self.QUIET:
-            if self._hints.is_blind:
+            if self._file_events.polling:
                 self._watching.acquire(timeout=self.QUIET)
-                hints = None
+                paths = None
             else:
-                hints = self._hints.wait(self.QUIET)
+                paths = self._file_events.wait(self.QUIET)
             seen = time.time()
-            changed |= self._look(hints)
+            changed |= self._look(paths)
             first = {**{path: _changed_at(path) for path in changed}, **first}
         assert self._outputs is not None
         # A later look may have found out that an earlier change was output.
         changed -= self._outputs.among(changed, self._modules)
         return changed - self._outputs.found_by(first, self._modules)
 
-    def _look(self, hints: set[str] | None) -> set[str]:
+    def _look(self, paths: set[str] | None) -> set[str]:
         """Scan the paths of events, or everything; return the paths that have changed."""
-        assert self._scanner is not None and self._hints is not None
+        assert self._scanner is not None and self._file_events is not None
         began = time.monotonic()
         self._imported = len(sys.modules)
         modules = self._modules = set(self.python_files())
         self._scanner.watch(modules)
-        changed = self._scanner.scan(hints)
+        changed = self._scanner.scan(paths)
         if self._counts_from:
             # Modules count if they have changed since this process was started: workers may have imported an
             # older version. Other files that the start itself has written are no change.
             since, self._counts_from = self._counts_from, 0.0
             changed = [path for path in changed if path in modules or _changed_at(path) >= since]
-        if hints is None:
+        if paths is None:
             self._due = began + max(self.interval, SELDOM * (time.monotonic() - began))
         # In directories that were not watched until now, a change may have had no event.
-        while self.run and self._hints.cover(self._scanner, modules):
+        while self.run and self._file_events.cover(self._scanner, modules):
             changed += self._scanner.scan()
             if time.monotonic() > began + self.PATIENCE:
                 self._due = 0.0
                 break
-        if self._hints.gap:
+        if self._file_events.degraded_reason:
             self._due = min(self._due, began + self.interval)
-            self._tell_gap(self._hints.gap)
+            self._warn_degraded(self._file_events.degraded_reason)
         # A path in a directory is reported resolved, that of a module as the module has it.
-        told = {path if path in modules else resolved(path) for path in changed}
+        reported = {path if path in modules else resolved(path) for path in changed}
         assert self._outputs is not None
-        return told - self._outputs.among(told, modules)
+        return reported - self._outputs.among(reported, modules)
 
-    def _tell_gap(self, gap: str) -> None:
+    def _warn_degraded(self, reason: str) -> None:
         """Log, once, why everything is scanned all the time."""
-        if not self._gap_told:
+        if not self._is_warned:
             text = "All files are looked at every %g s, as file events do not tell everything: %s"
-            logger.warning(text, self.interval, gap)
-        self._gap_told = True
+            logger.warning(text, self.interval, reason)
+        self._is_warned = True
 
     def _check_each(self, mtimes: MutableMapping[Any, float]) -> set[str]:
         changed = set()

@@ -19,7 +19,7 @@ from support.watching import Watching, make_site
 
 from worker import reloader
 from worker._core import Scanner
-from worker._reload.file_events import Hints, resolved
+from worker._reload.file_events import FileEvents, resolved
 from worker._reload.outputs import Outputs
 
 from .test_scanner import write
@@ -121,7 +121,7 @@ def test_of_the_watch(root: Path, faults: Faults) -> None:
     scanner.scan()
     folders, links = scanner.folders(), scanner.links()
     files = [str(root / "a.py"), str(root / "link-to-file")]
-    watch = Hints([str(root), "relative"], 0.001, lambda: False)
+    watch = FileEvents([str(root), "relative"], 0.001, lambda: False)
     faults.calls = 0
     places, _ = watch._needed(folders, links, files)
     calls = faults.calls
@@ -174,7 +174,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert resolved("a/b") == "a/b"
-    watch = Hints(["a"], 0.05, lambda: True)
+    watch = FileEvents(["a"], 0.05, lambda: True)
     watch.cover(Scanner(["a"]), ["b"])
     watch.close()
 

@@ -16,7 +16,7 @@ from support.watching import Watching, make_site
 
 from worker._core import Scanner
 from worker._reload import file_events
-from worker._reload.file_events import Hints
+from worker._reload.file_events import FileEvents
 
 SAID = re.compile("WARNING: All files are looked at every 0.2 s, as file events do not tell everything: (.*)")
 Start = Callable[..., Watching]
@@ -100,7 +100,7 @@ def test_polling_that_is_asked_for(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "0", "false", "Disabled"])
 def test_polling_that_is_not(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("WATCHFILES_FORCE_POLLING", text)
-    assert bool(Hints((), 0.05, lambda: True).gap) == (text == "0")
+    assert bool(FileEvents((), 0.05, lambda: True).degraded_reason) == (text == "0")
 
 
 def test_names_that_are_no_text(start: Start, tmp_path: Path) -> None:
@@ -124,15 +124,15 @@ def test_file_systems_that_do_not_tell(tmp_path: Path, monkeypatch: pytest.Monke
     )
     scanner = Scanner([tmp_path])
     scanner.scan()
-    for source, gap in (
+    for source, reason in (
         (mounts, f" is on a file system that does not tell of all changes ({kind})"),
         (None, ""),
     ):
         monkeypatch.setattr(file_events, "MOUNTS", str(source))
-        watching = Hints([str(tmp_path)], 0.05, lambda: True)
+        watching = FileEvents([str(tmp_path)], 0.05, lambda: True)
         assert watching.cover(scanner, ()) is True
-        assert watching.gap.removeprefix(str(tmp_path)) == gap
-        assert not watching.is_blind
+        assert watching.degraded_reason.removeprefix(str(tmp_path)) == reason
+        assert not watching.polling
         watching.close()
 
 

@@ -62,10 +62,10 @@ class TestGathering:
         """The limit holds on a slow machine, too."""
         look = stepped._look
 
-        def busy(hints: Any) -> set[str]:
+        def busy(paths: Any) -> set[str]:
             monkeypatch.setattr(stepped, "_look", look)
             write(watched / "a.txt")
-            changed = look(hints)
+            changed = look(paths)
             write(watched / "b.txt")
             threading.Event().wait(2 * stepped.QUIET)
             return changed
@@ -117,10 +117,10 @@ class TestWhatHappensMeanwhile:
         monkeypatch.setattr(bootstrap, "started_at", lambda: os.stat(watched / "b.txt").st_ctime - 0.001)
         look = stepped._look
 
-        def late(hints: Any) -> set[str]:
-            if hints is None and not publisher.sent:
+        def late(paths: Any) -> set[str]:
+            if paths is None and not publisher.sent:
                 write(watched / "b.txt")
-            return look(hints)
+            return look(paths)
 
         threading.Event().wait(2 * reloader.CLOCK_TICK)
         monkeypatch.setattr(stepped, "_look", late)

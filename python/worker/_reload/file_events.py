@@ -18,7 +18,7 @@ from worker._core import Scanner
 if TYPE_CHECKING:
     from watchfiles._rust_notify import RustNotify
 
-__all__ = ["Hints", "absolute", "resolved", "shared_directories"]
+__all__ = ["FileEvents", "absolute", "resolved", "shared_directories"]
 
 # File systems without events for changes by other machines, or by the host of a container.
 SILENT = re.compile(
@@ -36,7 +36,7 @@ Identity = tuple[int, int]
 
 
 @dataclass(slots=True)
-class _Place:
+class _Directory:
     """A directory to be watched.
 
     Attributes:
@@ -49,12 +49,12 @@ class _Place:
     folder: str | None = None
     names: dict[str, set[str]] | None = None
 
-    def hints(self, name: str) -> set[str]:
+    def paths(self, name: str) -> set[str]:
         """Return the paths that may have changed after an event for a name in it."""
         walked = set() if self.folder is None else {os.path.join(self.folder, name)}
         return walked | (self.names or {}).get(name, set())
 
-    def all_hints(self) -> set[str]:
+    def all_paths(self) -> set[str]:
         """Return the paths that may have changed after an event for the directory itself."""
         walked = set() if self.folder is None else {self.folder}
         return walked.union(*(self.names or {}).values())
@@ -84,7 +84,7 @@ def resolved(path: str) -> str:
                 return absolute(path)
 
 
-class Hints:
+class FileEvents:
     """Reports paths to scan, not changes: a lost or late event delays a change, and has no other effect.
 
     There is one watch, not recursive. It covers the directories that a scanner walks, those of single files,
@@ -96,8 +96,8 @@ class Hints:
         is_stopped (Callable[[], bool]): Whether to return from a wait at once.
 
     Attributes:
-        gap: Why some changes have no events, in words; empty if all changes have them.
-        is_blind: Whether there are no events at all.
+        degraded_reason: Why some changes have no events, in words; empty if all changes have them.
+        polling: Whether there are no events at all.
     """
 
     def __init__(self, roots: Collection[str], step: float, is_stopped: Callable[[], bool]) -> None:
@@ -106,16 +106,16 @@ class Hints:
         self._ticks = _Ticks(is_stopped)
         self._notify: RustNotify | None = None
         self._watched: dict[str, Identity] = {}
-        self._places: dict[str, _Place] = {}
-        # The input from which the places were made: they stay valid while it is the same.
+        self._directories: dict[str, _Directory] = {}
+        # The input from which the directories were made: they stay valid while it is the same.
         self._basis: tuple[Collection[str], ...] = ()
-        # Links and roots: an event for one of them makes the places invalid.
+        # Links and roots: an event for one of them makes the directories invalid.
         self._pivots: set[str] = set()
         self._is_forced = _is_polling_forced()
-        self.gap = "WATCHFILES_FORCE_POLLING is set" if self._is_forced else ""
+        self.degraded_reason = "WATCHFILES_FORCE_POLLING is set" if self._is_forced else ""
 
     @property
-    def is_blind(self) -> bool:
+    def polling(self) -> bool:
         return self._notify is None
 
     def cover(self, scanner: Scanner, files: Collection[str]) -> bool:
@@ -136,15 +136,15 @@ class Hints:
         if basis == self._basis:
             return False
         self._basis = basis
-        places, gap = self._needed(*basis)
-        self._places = {place.path: place for place in places.values()}
-        wanted = {place.path: identity for identity, place in places.items()}
+        directories, reason = self._needed(*basis)
+        self._directories = {directory.path: directory for directory in directories.values()}
+        wanted = {directory.path: identity for identity, directory in directories.items()}
         if wanted.items() <= self._watched.items():
             return False
         self._watched = wanted
-        self.gap = self._watch([*self._places]) or gap
+        self.degraded_reason = self._watch([*self._directories]) or reason
         self._ticks.begin()
-        return not self.is_blind
+        return not self.polling
 
     def wait(self, timeout: float) -> set[str] | None:
         """Wait for events.
@@ -164,12 +164,12 @@ class Hints:
             # A name that is not UTF-8, for example. The watch does not recover from it.
             self._forget()
             return None
-        paths = {path for _, path in events} if isinstance(events, set) else set()
-        hints = set().union(*map(self._hinted, paths))
-        if hints & self._pivots:
+        names = {name for _, name in events} if isinstance(events, set) else set()
+        paths = set().union(*map(self._paths_of, names))
+        if paths & self._pivots:
             self._basis = ()
         # The kernel keeps a limited number of events, and watchfiles does not report dropped ones.
-        return None if self._ticks.have_stalled or len(paths) > MANY else hints
+        return None if self._ticks.have_stalled or len(names) > MANY else paths
 
     def close(self) -> None:
         """End the watch."""
@@ -177,18 +177,19 @@ class Hints:
             self._notify.close()
             self._notify = None
 
-    def _hinted(self, path: str) -> set[str]:
-        hints: set[str] = set()
-        own = self._places.get(path)
+    def _paths_of(self, name: str) -> set[str]:
+        """Return the paths to scan after an event for an absolute path."""
+        paths: set[str] = set()
+        own = self._directories.get(name)
         if own is not None:
             # Its watch may be gone with it.
-            self._watched.pop(path, None)
+            self._watched.pop(name, None)
             self._basis = ()
-            hints |= own.all_hints()
-        parent, name = os.path.split(path)
-        if parent in self._places:
-            hints |= self._places[parent].hints(name)
-        return hints
+            paths |= own.all_paths()
+        parent, base = os.path.split(name)
+        if parent in self._directories:
+            paths |= self._directories[parent].paths(base)
+        return paths
 
     def _forget(self) -> None:
         self.close()
@@ -196,50 +197,50 @@ class Hints:
 
     def _needed(
         self, folders: Collection[str], links: Collection[str], files: Collection[str]
-    ) -> tuple[dict[Identity, _Place], str]:
+    ) -> tuple[dict[Identity, _Directory], str]:
         """Return the directories in which an event may matter, and why one of them has no events."""
-        places: dict[Identity, _Place] = {}
-        gap = ""
+        directories: dict[Identity, _Directory] = {}
+        reason = ""
         mounts = _Mounts()
-        found: dict[str, _Place | None] = {}
+        found: dict[str, _Directory | None] = {}
 
-        def place_at(path: str) -> _Place | None:
-            nonlocal gap
+        def directory_at(path: str) -> _Directory | None:
+            nonlocal reason
             if path in found:
                 return found[path]
             found[path] = None
             with suppress(OSError):
                 about = os.stat(path)
-                flaw = _undecodable(path)
-                gap = gap or mounts.silence(path, about.st_dev) or flaw
-                if not flaw:
+                undecodable = _undecodable(path)
+                reason = reason or mounts.degraded_reason(path, about.st_dev) or undecodable
+                if not undecodable:
                     identity = about.st_dev, about.st_ino
-                    found[path] = places.setdefault(identity, _Place(path))
+                    found[path] = directories.setdefault(identity, _Directory(path))
             return found[path]
 
-        def name(path: str, hint: str) -> None:
+        def watch_name(path: str, scanned: str) -> None:
             """Watch for the creation and removal of a path, or of its nearest existing parent."""
             parent, own = os.path.split(path)
-            place = place_at(parent)
-            while place is None and parent != os.path.dirname(parent):
+            directory = directory_at(parent)
+            while directory is None and parent != os.path.dirname(parent):
                 parent, own = os.path.split(parent)
-                place = place_at(parent)
-            if place is not None:
-                place.names = place.names or {}
-                place.names.setdefault(own, set()).add(hint)
+                directory = directory_at(parent)
+            if directory is not None:
+                directory.names = directory.names or {}
+                directory.names.setdefault(own, set()).add(scanned)
 
         for folder in folders:
             path = absolute(folder)
-            place = place_at(folder if path == folder else path)
-            if place is not None:
-                place.folder = folder
+            directory = directory_at(folder if path == folder else path)
+            if directory is not None:
+                directory.folder = folder
         linked = [path for path in files if os.path.islink(path)]
         for path in (*self._roots, *files):
-            name(absolute(path), path)
+            watch_name(absolute(path), path)
         for path in (*links, *linked, *filter(os.path.islink, self._roots)):
-            name(resolved(path), path)
+            watch_name(resolved(path), path)
         self._pivots = {*links, *linked, *self._roots}
-        return places, gap
+        return directories, reason
 
     def _watch(self, paths: list[str]) -> str:
         """Replace the watch; return why it is incomplete, in words."""
@@ -309,7 +310,7 @@ class _Mounts:
                 major, minor = before.split()[2].split(b":")
                 self._kinds[os.makedev(int(major), int(minor))] = os.fsdecode(after.split()[0])
 
-    def silence(self, path: str, device: int) -> str:
+    def degraded_reason(self, path: str, device: int) -> str:
         """Return why changes at a path have no events, in words; empty if they have."""
         kind = self._kinds.get(device, "")
         if SILENT.match(kind):
