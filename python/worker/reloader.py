@@ -32,12 +32,12 @@ __all__ = ["Reloader"]
 
 # The largest number of paths that a restart reports to the workers. The removal of 100,000 files must make
 # one restart, and a message that is too long would be dropped.
-TOLD = 1_000
+MAX_REPORTED = 1_000
 # The largest number of paths that the log names.
-NAMED = 3
+MAX_LOGGED = 3
 # Without events, a full scan follows the last one after this multiple of its duration. A lost event then
 # delays a change, and full scans cost next to nothing.
-SELDOM = 5_000
+FULL_SCAN_FACTOR = 5_000
 # By how much the clock of a file system may lag behind, seconds.
 CLOCK_TICK = 0.02
 
@@ -50,8 +50,8 @@ class Reloader:
     file has changed if it was created or removed, or if its time of modification, size or inode differs. A
     newly imported module is no change. File events say when and which paths to scan. Where they are
     incomplete, everything is scanned every ``interval``. Changes that follow each other within
-    :attr:`QUIET` are one. A subclass that replaces :meth:`files`, :meth:`python_files` or :meth:`check_file`
-    is called instead, file by file, every ``interval``.
+    :attr:`DEBOUNCE` are one. If a subclass replaces :meth:`files`, :meth:`python_files` or
+    :meth:`check_file`, the reloader calls these instead, file by file, every ``interval``.
 
     The application's ``reload_process_start`` and ``reload_process_stop`` listeners run once,
     ``before_reload_trigger`` and ``after_reload_trigger`` (this one with ``changed``, a set of paths as
@@ -72,9 +72,9 @@ class Reloader:
     """While it runs, a change may repair servers that do not start."""
     INTERVAL = 1.0
     """The default time from one scan to the next, seconds."""
-    QUIET = 0.05
+    DEBOUNCE = 0.05
     """How long no file may change before the workers are restarted, seconds."""
-    PATIENCE = 0.5
+    MAX_DEBOUNCE = 0.5
     """How long to wait for that at most, seconds."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Reloader:
         self._imported = 0
         self._counts_from = 0.0
         # When to scan everything again, on the monotonic clock.
-        self._due = 0.0
+        self._full_scan_at = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_watching": None, "_scanner": None, "_file_events": None, "_outputs": None}
@@ -122,7 +122,7 @@ class Reloader:
         patterns = bootstrap.current_settings().reload_ignore
         rules = ignore.rules((*ignore.DEFAULTS, *patterns))
         self._scanner = Scanner(roots, rules, since=bootstrap.started_at())
-        self._file_events = FileEvents(roots, self.QUIET, lambda: not self.run)
+        self._file_events = FileEvents(roots, self.DEBOUNCE, lambda: not self.run)
         self._outputs = Outputs(bootstrap.current_state(), roots, patterns)
         mtimes: dict[str | Path, float] = {}
         loop = new_event_loop()
@@ -202,7 +202,7 @@ class Reloader:
         paths: set[str] | None = set()
         # A new import ends the wait, too: its file has to be watched.
         while self.run and paths == set() and len(sys.modules) == self._imported:
-            left = self._due - time.monotonic()
+            left = self._full_scan_at - time.monotonic()
             paths = self._file_events.wait(min(left, self.INTERVAL)) if left > 0 else None
         return paths
 
@@ -212,13 +212,13 @@ class Reloader:
         # The time before the scan: a change during it, or while the machine is busy, was not seen.
         seen, changed = time.time(), self._look(paths)
         first = {path: _changed_at(path) for path in changed}
-        deadline = time.monotonic() + self.PATIENCE
-        while changed and self.run and time.monotonic() < deadline and seen - _last(changed) < self.QUIET:
+        deadline = time.monotonic() + self.MAX_DEBOUNCE
+        while changed and self.run and time.monotonic() < deadline and seen - _last(changed) < self.DEBOUNCE:
             if self._file_events.polling:
-                self._watching.acquire(timeout=self.QUIET)
+                self._watching.acquire(timeout=self.DEBOUNCE)
                 paths = None
             else:
-                paths = self._file_events.wait(self.QUIET)
+                paths = self._file_events.wait(self.DEBOUNCE)
             seen = time.time()
             changed |= self._look(paths)
             first = {**{path: _changed_at(path) for path in changed}, **first}
@@ -241,15 +241,15 @@ class Reloader:
             since, self._counts_from = self._counts_from, 0.0
             changed = [path for path in changed if path in modules or _changed_at(path) >= since]
         if paths is None:
-            self._due = began + max(self.interval, SELDOM * (time.monotonic() - began))
+            self._full_scan_at = began + max(self.interval, FULL_SCAN_FACTOR * (time.monotonic() - began))
         # In directories that were not watched until now, a change may have had no event.
         while self.run and self._file_events.cover(self._scanner, modules):
             changed += self._scanner.scan()
-            if time.monotonic() > began + self.PATIENCE:
-                self._due = 0.0
+            if time.monotonic() > began + self.MAX_DEBOUNCE:
+                self._full_scan_at = 0.0
                 break
         if self._file_events.degraded_reason:
-            self._due = min(self._due, began + self.interval)
+            self._full_scan_at = min(self._full_scan_at, began + self.interval)
             self._warn_degraded(self._file_events.degraded_reason)
         # A path in a directory is reported resolved, that of a module as the module has it.
         reported = {path if path in modules else resolved(path) for path in changed}
@@ -278,13 +278,13 @@ class Reloader:
 
     def _announce(self, app: Sanic[Any, Any], loop: AbstractEventLoop, changed: set[str]) -> None:
         names = sorted(changed)
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        logger.info("Changed: %s%s", ", ".join(map(_shown, names[:NAMED])), more)
+        more = f" and {len(names) - MAX_LOGGED} more" if len(names) > MAX_LOGGED else ""
+        logger.info("Changed: %s%s", ", ".join(map(_shown, names[:MAX_LOGGED])), more)
         _trigger(app, loop, "before_reload_trigger")
         if self._outputs is not None:
             self._outputs.request(time.time())
         try:
-            self.reload(encoded_files(names[:TOLD]))
+            self.reload(encoded_files(names[:MAX_REPORTED]))
         except ConnectionError:
             logger.debug("Monitor process has already exited.")
             self.stop()

@@ -284,7 +284,7 @@ class TestWhatIsOpen:
     def test_how_many_are_remembered(
         self, made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker._reload.outputs.REMEMBERED", 2)
+        monkeypatch.setattr("worker._reload.outputs.MAX_REMEMBERED", 2)
         paths = [made(name) for name in "abc"]
         outputs = Outputs(None, (), ())
         for path in paths:

@@ -41,8 +41,8 @@ class TestGathering:
     def test_changes_that_follow_each_other_are_one(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path
     ) -> None:
-        stepped.QUIET = 0.4  # type: ignore[misc]
-        stepped.PATIENCE = 20.0  # type: ignore[misc]
+        stepped.DEBOUNCE = 0.4  # type: ignore[misc]
+        stepped.MAX_DEBOUNCE = 20.0  # type: ignore[misc]
         names = ["a.txt", "b.txt", "below/c.txt", "new.txt"]
 
         def save_all() -> None:
@@ -67,7 +67,7 @@ class TestGathering:
             write(watched / "a.txt")
             changed = look(paths)
             write(watched / "b.txt")
-            threading.Event().wait(2 * stepped.QUIET)
+            threading.Event().wait(2 * stepped.DEBOUNCE)
             return changed
 
         stepped.steps = [partial(monkeypatch.setattr, stepped, "_look", busy)]
@@ -75,7 +75,7 @@ class TestGathering:
         assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'a.txt'},{watched / 'b.txt'}"]
 
     def test_it_has_an_end(self, stepped: Stepped, publisher: FakePublisher, watched: Path) -> None:
-        stepped.QUIET, stepped.PATIENCE = 0.2, 0.3  # type: ignore[misc]
+        stepped.DEBOUNCE, stepped.MAX_DEBOUNCE = 0.2, 0.3  # type: ignore[misc]
         begun, told = threading.Event(), threading.Event()
         publisher.on_send = lambda _: told.set()
 

@@ -28,7 +28,7 @@ IN_A_ROW = 3
 # and shows only the last change of a file that changes all the time.
 SLACK = 0.25
 # The largest number of remembered files that a process has had open for writing.
-REMEMBERED = 1_000
+MAX_REMEMBERED = 1_000
 # The keys of a state entry that the reloader reads.
 KEYS = ("pid", "server", "state", "serving", "start_at", "restart_at", "ready_at")
 # The suffixes of files that Python can import.
@@ -235,7 +235,7 @@ class Outputs:
         if path not in self._written:
             logger.info("Not watched, as the server has it open for writing: %s", _printable(path))
         self._written[path] = identity, _named_after(path)
-        while len(self._written) > REMEMBERED:
+        while len(self._written) > MAX_REMEMBERED:
             del self._written[next(iter(self._written))]
 
     def _is_known(self, path: str) -> bool:
