@@ -331,7 +331,7 @@ class _Server:
         """Stop the server, once, as soon as it runs."""
         if self._stopping:
             return
-        self._drain.begin()
+        self._drain.stop_accepting()
         parent_watch.stop_begun()
         if self._state is not None:
             self._state.flag(stopping=True)
@@ -396,5 +396,5 @@ class _Server:
         except BaseException as error:
             self.error = error
             raise
-        self._drain.take(server)
+        self._drain.add_server(server)
         return server

@@ -61,11 +61,11 @@ class Drain:
         """Drain when the application stops, after its own ``before_server_stop`` listeners."""
         app.register_listener(self._drain, "before_server_stop", priority=LAST)
 
-    def take(self, server: Any) -> None:
+    def add_server(self, server: Any) -> None:
         """Stop accepting on this asyncio server, too, when the drain begins."""
         self._servers.append(server)
         if self._began is not None:
-            self._leave(server)
+            self._close_listeners(server)
 
     def make(self, factory: Callable[[], Any]) -> Any:
         """Make the protocol of a connection after its handshake; while draining, for one request only."""
@@ -74,19 +74,19 @@ class Drain:
             protocol.__class__ = _with_stream_that_closes(type(protocol))
         return protocol
 
-    def begin(self) -> None:
+    def stop_accepting(self) -> None:
         """Stop accepting connections. Another call does nothing."""
         if self._began is None:
             self._began = monotonic()
             if parent_watch.main_is_gone():
                 self._idle = min(self._idle, ORPHAN_IDLE)
             for server in self._servers:
-                self._leave(server)
+                self._close_listeners(server)
             # The stop listeners may take long: a response that is sent meanwhile has to be the last one, too.
             for connection in [*self.connections]:
-                self._usher(connection, self._began)
+                self._close_when_idle(connection, self._began)
 
-    def _leave(self, server: Any) -> None:
+    def _close_listeners(self, server: Any) -> None:
         # asyncio makes the transport of an accepted connection in a task, for which the server must be open.
         # So accepting ends at once, and the server is closed when these tasks have run.
         for sock in server.sockets:
@@ -94,7 +94,7 @@ class Drain:
         self._loop.call_soon(self._loop.call_soon, server.close)
 
     async def _drain(self, app: Any, *_: Any) -> None:
-        self.begin()
+        self.stop_accepting()
         assert self._began is not None
         deadline = self._began + app.config.GRACEFUL_SHUTDOWN_TIMEOUT
         for connection in [*self.connections]:
@@ -104,7 +104,7 @@ class Drain:
         turns = TURNS
         while (self.connections or self.handshakes or turns) and monotonic() < deadline:
             for connection in [*self.connections]:
-                self._usher(connection, self._began)
+                self._close_when_idle(connection, self._began)
             for handshake in [*self.handshakes]:
                 if monotonic() - max(handshake.began, self._began) > self._idle:
                     handshake.abort()
@@ -112,7 +112,7 @@ class Drain:
             turns = max(0, turns - 1)
         await self._end_all()
 
-    def _usher(self, connection: Any, began: float) -> None:
+    def _close_when_idle(self, connection: Any, began: float) -> None:
         http = getattr(connection, "_http", None)
         if http is None or _websocket(connection) is not None:
             return
