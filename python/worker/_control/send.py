@@ -17,7 +17,7 @@ class Publisher(Protocol):
         """Pickle ``obj`` and send it as a whole."""
 
 
-class _Turn:
+class _SendLock:
     """Keeps the messages of all threads and signal handlers of a process apart."""
 
     def __init__(self) -> None:
@@ -40,16 +40,16 @@ class _Turn:
                     self._sending = False
 
 
-_turn = _Turn()
+_send_lock = _SendLock()
 
 
-def _new_turn() -> None:
-    global _turn
-    _turn = _Turn()
+def _renew_send_lock() -> None:
+    global _send_lock
+    _send_lock = _SendLock()
 
 
 # The thread that held the lock does not exist in a forked child, so the lock would never be released there.
-os.register_at_fork(after_in_child=_new_turn)
+os.register_at_fork(after_in_child=_renew_send_lock)
 
 
 def send(publisher: Publisher, message: Any) -> None:
@@ -66,4 +66,4 @@ def send(publisher: Publisher, message: Any) -> None:
     Raises:
         OSError: The main process is gone (``ConnectionError``), or the connection is closed.
     """
-    _turn.send(publisher, message)
+    _send_lock.send(publisher, message)
