@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from worker._compat import later_names, setup_logging
+from worker._compat import accept_newer_keywords, setup_logging
 
 
 class Table:
-    @later_names
+    @accept_newer_keywords
     def manage(self, ident: str, func: Any = None, *, label: str = "") -> dict[str, Any]:
         """Words."""
         return {"ident": ident, "func": func, "label": label}
 
-    @later_names
+    @accept_newer_keywords
     def shutdown_server(self, ident: str | None = None) -> Any:
         return ident
 

@@ -13,7 +13,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def later_names(method: Callable[P, R]) -> Callable[P, R]:
+def accept_newer_keywords(method: Callable[P, R]) -> Callable[P, R]:
     """Let a method that names a worker ``ident`` accept the keywords of releases from 24.12 on.
 
     In these, ``name`` is the worker's name, and ``ident`` is the short label before its log lines. The method

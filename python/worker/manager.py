@@ -21,7 +21,7 @@ from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
 
 from worker import settings
-from worker._compat import later_names
+from worker._compat import accept_newer_keywords
 from worker._supervisor.loop import Loop, frozen_heap
 from worker._supervisor.model import ServerPhase
 from worker._supervisor.operations import Kind, Operation
@@ -130,7 +130,7 @@ class WorkerManager:
 
         self._loop.take_signals()
 
-    @later_names
+    @accept_newer_keywords
     def manage(
         self,
         ident: str,
@@ -218,7 +218,7 @@ class WorkerManager:
     def _servers(self) -> list[Worker]:
         return [worker for worker in self.transient.values() if worker.is_server]
 
-    @later_names
+    @accept_newer_keywords
     def shutdown_server(self, ident: str | None = None) -> None:
         """Stop one server, and remove it from the table.
 

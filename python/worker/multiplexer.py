@@ -10,7 +10,7 @@ from typing import Any
 
 from sanic.log import Colors, logger
 
-from worker._compat import later_names
+from worker._compat import accept_newer_keywords
 from worker._control.send import Publisher, send
 from worker._state import identity
 from worker._state.foreign import shared
@@ -54,7 +54,7 @@ class WorkerMultiplexer:
         self._await_turn()
         self._record({"state": ProcessState.ACKED.name})
 
-    @later_names
+    @accept_newer_keywords
     def manage(
         self,
         ident: str,
