@@ -30,7 +30,7 @@ class LogThrottle:
 
     def __init__(self, name_of: Callable[[int | None], str]) -> None:
         self._name_of = name_of
-        self._made: Counter[int | None] = Counter()
+        self._counts: Counter[int | None] = Counter()
         self._names: dict[int | None, str] = {}
         self.flush_at = math.inf
         """When the further ones are to be summed up, on the monotonic clock."""
@@ -43,25 +43,25 @@ class LogThrottle:
             text (Callable): Makes the text; called only if it is logged.
             exc_info (bool): Log the traceback of the current exception as well. Defaults to ``False``.
         """
-        if not self._made:
+        if not self._counts:
             self.flush_at = time.monotonic() + SPAN
-        if sender not in self._made:
+        if sender not in self._counts:
             # Now: the sender may have exited when the lines are summed up.
             self._names[sender] = self._name_of(sender)
-        self._made[sender] += 1
-        if self._made[sender] <= MAX_LINES:
+        self._counts[sender] += 1
+        if self._counts[sender] <= MAX_LINES:
             error_logger.error("%s", text(), exc_info=exc_info)
 
     def flush(self) -> None:
         """Log the number of lines that were left out, and begin a new span."""
-        for sender, count in self._made.items():
+        for sender, count in self._counts.items():
             if count > MAX_LINES:
                 error_logger.error(
                     "Monitor received %s more messages like these at once, from %s",
                     count - MAX_LINES,
                     self._names[sender],
                 )
-        self._made.clear()
+        self._counts.clear()
         self._names.clear()
         self.flush_at = math.inf
 
