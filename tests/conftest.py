@@ -83,7 +83,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = _inventory()
     yield
-    preload.forget()
+    preload.reset()
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
     pause = threading.Event()
     deadline = monotonic() + GRACE

@@ -40,7 +40,7 @@ PROGRAM = """
         assert state["Sanic-Server-0-0"]["pid"] == 1
         with open(folder + "/main", "w") as file:
             json.dump(files(), file)
-        preload.forget()
+        preload.reset()
         if is_native:
             state.close()
     """

@@ -53,15 +53,15 @@ PROGRAM = """
         method = sys.argv[1]
         context = get_context("spawn" if method == "warm" else method)
         if method == "warm":
-            processes.warm_up(context)
-            while not preload.is_warm():
+            processes.start_fork_server(context)
+            while not preload.is_ready():
                 os.sched_yield()
         make = processes.factory(context, resolve({"graceful_timeout": 5}), is_server=True)
         process = make(name="Sanic-Server-0-0", target=target, kwargs={}, daemon=True)
         process.start()
         process.join()
         tell("main")
-        preload.forget()
+        preload.reset()
     """
 
 MIXED = ([signal.SIGUSR1], [signal.SIGHUP, signal.SIGUSR2])

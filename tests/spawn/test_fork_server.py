@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("main_is_heard")
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
     yield
-    preload.forget()
+    preload.reset()
 
 
 def waits(gate: Connection) -> None:
@@ -58,7 +58,7 @@ def end(process: ManagedProcess, *connections: Connection) -> int | None:
 def ready() -> fork_server.ForkServer:
     """Return the fork server, once it has imported its modules."""
     preload.start()
-    until(preload.is_warm, "the fork server to be ready")
+    until(preload.is_ready, "the fork server to be ready")
     server = preload.server()
     assert server is not None
     return server
@@ -86,14 +86,14 @@ class TestLikeAnyChild:
     def test_it_is_gone_when_it_is_forgotten(self) -> None:
         pid = ready().pid
         stop(pid)
-        preload.forget()
+        preload.reset()
         assert not Path(f"/proc/{pid}").exists()
 
     def test_it_may_have_been_collected_by_somebody_else(self) -> None:
         pid = ready().pid
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        preload.forget()
+        preload.reset()
 
     def test_it_goes_with_main(self, tmp_path: Path) -> None:
         program = """
@@ -298,7 +298,7 @@ class TestKilled:
         preload.invalidate_if_changed([fork_server.__file__])
         os.kill(pid, signal.SIGKILL)
         wait_for_end(pid)
-        assert not preload.is_warm()
+        assert not preload.is_ready()
         # The fork server is only collected.
         assert not Path(f"/proc/{pid}").exists()
         assert preload.server() is None

@@ -21,12 +21,12 @@ from worker._spawn.processes import factory
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
     yield
-    preload.forget()
+    preload.reset()
 
 
-def warm_up() -> None:
-    processes.warm_up(get_context("spawn"))
-    until(preload.is_warm, "the fork server to be ready")
+def start_fork_server() -> None:
+    processes.start_fork_server(get_context("spawn"))
+    until(preload.is_ready, "the fork server to be ready")
 
 
 VARIABLES = ("SANIC_WORKER_NAME", "COLOUR", "KEPT")
@@ -54,10 +54,10 @@ def kind(method: str, *, is_server: bool = True) -> str:
 
 def test_servers_that_would_be_spawned() -> None:
     assert kind("spawn") == kind("spawn", is_server=False) == "spawn"
-    warm_up()
+    start_fork_server()
     assert (kind("spawn"), kind("spawn", is_server=False)) == ("forkserver", "spawn")
     assert kind("fork") == "fork"
-    preload.forget()
+    preload.reset()
     assert kind("spawn") == "spawn"
 
 
@@ -67,8 +67,8 @@ def test_none_for_those_who_start_otherwise(method: str | None) -> None:
         """A context of a foreign class."""
 
     context: Any = Foreign() if method is None else get_context(method)
-    processes.warm_up(context)
-    assert not preload.is_warm()
+    processes.start_fork_server(context)
+    assert not preload.is_ready()
 
 
 @pytest.mark.parametrize(
@@ -81,18 +81,18 @@ def test_none_for_those_who_start_otherwise(method: str | None) -> None:
     ],
 )
 def test_what_is_imported_already_may_not_change(changed: str) -> None:
-    warm_up()
+    start_fork_server()
     preload.invalidate_if_changed(["/srv/app.py", "relative.py", ""])
-    assert preload.is_warm()
+    assert preload.is_ready()
     preload.invalidate_if_changed(["/srv/app.py", changed])
-    assert not preload.is_warm()
-    processes.warm_up(get_context("spawn"))
-    assert not preload.is_warm()
+    assert not preload.is_ready()
+    processes.start_fork_server(get_context("spawn"))
+    assert not preload.is_ready()
 
 
 def test_the_environment_is_the_one_that_main_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEPT", "blue")
-    warm_up()
+    start_fork_server()
     journal, writer = Pipe(False)
     changes: list[tuple[Any, ...]] = [
         (monkeypatch.setenv, "SANIC_WORKER_NAME", "Sanic-Server-1-0"),

@@ -55,7 +55,7 @@ class Child(Protocol):
 
 
 def unpickle(
-    kind: type[T], set_up: Callable[[], object] | None, is_warm: bool, environment: Mapping[str, str]
+    kind: type[T], set_up: Callable[[], object] | None, from_fork_server: bool, environment: Mapping[str, str]
 ) -> T:
     """Make the process object of a child that was not forked from the main process.
 
@@ -64,10 +64,10 @@ def unpickle(
     Args:
         kind (type): The class of the process.
         set_up (Callable | None): A function to call before anything else is imported.
-        is_warm (bool): Whether the child was forked from a fork server that has imported Sanic.
-        environment (Mapping[str, str]): The whole environment of a warm child; additions to that of another.
+        from_fork_server (bool): Whether the child was forked from a fork server that has imported Sanic.
+        environment (Mapping[str, str]): The whole environment, or else additions to it.
     """
-    if is_warm:
+    if from_fork_server:
         _sync_environment(environment)
     else:
         os.environ.update(environment)

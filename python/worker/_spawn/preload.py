@@ -20,12 +20,12 @@ from sanic.log import logger
 from worker._spawn.fork_server import ForkServer, ForkServerError, ForkServerGoneError
 
 __all__ = [
-    "fail",
-    "forget",
+    "disable",
     "interrupt",
     "invalidate_if_changed",
-    "is_warm",
-    "lose",
+    "is_ready",
+    "recover",
+    "reset",
     "server",
     "start",
 ]
@@ -35,13 +35,13 @@ PRELOADED = ["sanic", "worker", "worker.cli"]
 
 _server: ForkServer | None = None
 # Whether processes are spawned from now on, even if the fork server runs.
-_is_cold = False
+_is_disabled = False
 
 
 def start() -> None:
     """Start the fork server, unless it has failed or its modules may have changed."""
     global _server
-    if _server is None and not _is_cold:
+    if _server is None and not _is_disabled:
         # Without the script that was run: the children would keep its present version after a change.
         asked = [
             name for name in getattr(forkserver._forkserver, "_preload_modules", ()) if name != "__main__"
@@ -49,32 +49,32 @@ def start() -> None:
         try:
             _server = ForkServer([*PRELOADED, *asked])
         except ForkServerError as error:
-            fail(str(error))
+            disable(str(error))
 
 
 def server() -> ForkServer | None:
     """Return the fork server for new processes, starting it if needed; ``None`` if they are spawned."""
     start()
-    is_warm()
-    return None if _is_cold else _server
+    is_ready()
+    return None if _is_disabled else _server
 
 
-def is_warm() -> bool:
+def is_ready() -> bool:
     """Return whether a fork server is ready, so that servers are forked instead of spawned."""
     if _server is None:
         return False
     try:
-        return _server.is_ready() and not _is_cold
+        return _server.is_ready() and not _is_disabled
     except ForkServerError as error:
-        lose(error)
+        recover(error)
         return False
 
 
-def lose(error: ForkServerError) -> None:
+def recover(error: ForkServerError) -> None:
     """Restart the fork server if it has ended; after any other error, spawn processes from now on."""
     global _server
-    if _server is None or _is_cold or not isinstance(error, ForkServerGoneError):
-        fail(str(error))
+    if _server is None or _is_disabled or not isinstance(error, ForkServerGoneError):
+        disable(str(error))
         return
     logger.warning("The fork server is started again: %s.", error)
     _server.stop()
@@ -82,12 +82,12 @@ def lose(error: ForkServerError) -> None:
     start()
 
 
-def fail(reason: str) -> None:
+def disable(reason: str) -> None:
     """Kill the fork server, and spawn processes from now on."""
-    global _server, _is_cold
-    if not _is_cold:
+    global _server, _is_disabled
+    if not _is_disabled:
         logger.warning("The fork server has failed: %s. Processes are spawned from now on.", reason)
-    _is_cold = True
+    _is_disabled = True
     if _server is not None:
         _server.stop()
         _server = None
@@ -105,18 +105,18 @@ def invalidate_if_changed(changed: Iterable[str]) -> None:
     Args:
         changed (Iterable[str]): The paths of the files that changed.
     """
-    global _is_cold
+    global _is_disabled
     # The fork server keeps running: only it can report the exit codes of its children.
     if _server is not None and any(path.startswith(_homes()) for path in changed):
-        _is_cold = True
+        _is_disabled = True
 
 
-def forget() -> None:
+def reset() -> None:
     """Kill the fork server, and reset this module for the next manager."""
-    global _server, _is_cold
+    global _server, _is_disabled
     if _server is not None:
         _server.stop()
-    _server, _is_cold = None, False
+    _server, _is_disabled = None, False
 
 
 def _homes() -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from worker._spawn.fork_server import ForkServerError, ForkServerPopen
 from worker._spawn.popen import ForkPopen, SpawnPopen, held_by_spawn, leave
 from worker.settings import Settings
 
-__all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "warm_up"]
+__all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "start_fork_server"]
 
 # The likely reason if a child exits before it has begun.
 NOT_BEGUN = """\
@@ -57,9 +57,9 @@ class ManagedProcess(BaseProcess):
         settings: The settings of its manager.
         is_server: Whether it serves requests.
         state: The shared state, if its target is the reloader (attribute ``is_reloader``).
-        is_warm: Whether it comes from the fork server of :mod:`worker._spawn.preload`.
+        from_fork_server: Whether it comes from the fork server of :mod:`worker._spawn.preload`.
         environment: Variables for its environment, for each start method the same: its names, or the whole
-            environment of the main process if it is warm.
+            environment of the main process if it comes from the fork server.
         started_at: When it was started, seconds since 1970.
         held: The signals that are blocked when it begins. It unblocks them.
         handles_stop_itself: Whether its target sets handlers for a stop, so that SIGINT raises no
@@ -72,7 +72,7 @@ class ManagedProcess(BaseProcess):
         self.settings: Settings | None = None
         self.is_server = False
         self.state: MutableMapping[str, Any] | None = None
-        self.is_warm = False
+        self.from_fork_server = False
         self.environment: dict[str, str] = {}
         self.started_at = time.time()
         self.held: frozenset[int] = frozenset()
@@ -85,7 +85,7 @@ class ManagedProcess(BaseProcess):
         """Start the process."""
         directory.enter(needed=self._start_method != "fork")  # type: ignore[attr-defined]
         self.started_at = time.time()
-        names = os.environ if self.is_warm else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
+        names = os.environ if self.from_fork_server else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
         self.environment = {name: value for name in names if (value := os.environ.get(name)) is not None}
         fill_standard()
         self._begun, self._begins = multiprocessing.Pipe(duplex=False)
@@ -122,7 +122,7 @@ class ManagedProcess(BaseProcess):
     def __reduce__(self) -> tuple[Any, ...]:
         # The call comes before the state, which may import the application.
         state = {**self.__dict__, "_begun": None}
-        return bootstrap.unpickle, (type(self), _set_up_child, self.is_warm, self.environment), state
+        return bootstrap.unpickle, (type(self), _set_up_child, self.from_fork_server, self.environment), state
 
 
 class SpawnProcess(ManagedProcess, contexts.SpawnProcess):
@@ -163,9 +163,9 @@ class ForkServerProcess(ManagedProcess, contexts.ForkServerProcess):
         server = preload.server()
         if server is not None:
             try:
-                return ForkServerPopen(process_obj, server, preload.fail)
+                return ForkServerPopen(process_obj, server, preload.disable)
             except ForkServerError as error:
-                preload.lose(error)
+                preload.recover(error)
         process_obj.__class__ = SpawnProcess
         return SpawnProcess._Popen(process_obj)
 
@@ -205,19 +205,19 @@ def factory(
         method = context.get_start_method()
 
         def make(**kwargs: Any) -> ManagedProcess:
-            is_warm = method == "spawn" and preload.is_warm() and is_server
-            process = _CLASSES["forkserver" if is_warm else method](**kwargs)
+            from_fork_server = method == "spawn" and preload.is_ready() and is_server
+            process = _CLASSES["forkserver" if from_fork_server else method](**kwargs)
             process.settings, process.is_server = settings, is_server
             if getattr(kwargs.get("target"), "is_reloader", False) is True:
                 process.state = state
-            process.is_warm = is_warm
+            process.from_fork_server = from_fork_server
             return process
 
         return make
     return context.Process  # type: ignore[no-any-return]
 
 
-def warm_up(context: Any) -> None:
+def start_fork_server(context: Any) -> None:
     """Start the fork server from which servers of this context come from now on, if they are spawned."""
     is_ours = isinstance(context, contexts.BaseContext) and context.Process in _STOCK  # type: ignore[attr-defined]
     if is_ours and context.get_start_method() == "spawn":

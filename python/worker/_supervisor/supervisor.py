@@ -122,7 +122,7 @@ class Supervisor:
         self.mailbox.close()
         self._children.clear()
         self._lifecycle.close()
-        preload.forget()
+        preload.reset()
 
     def begin_start(self) -> None:
         """Begin the first start of the servers."""
@@ -137,7 +137,7 @@ class Supervisor:
         self._lifecycle.waits_for_change = False
         self._has_events = True
         if self.can_wait_for_change:
-            processes.warm_up(self._table.context)
+            processes.start_fork_server(self._table.context)
 
     def stop(self) -> None:
         """Stop every process, and start no more."""
