@@ -83,7 +83,7 @@ EVENTS: dict[type[SlotEvent], list[Any]] = {
 def settings() -> str:
     """Return the page of settings."""
     names = ((f"`{one.name}`", f"`{one.variable}`", f"`{one.flag}`") for one in SETTINGS)
-    words = ((one.wants, one.otherwise, one.meaning + NATIVE * one.native) for one in SETTINGS)
+    words = ((one.allowed, one.default_text, one.meaning + NATIVE * one.native) for one in SETTINGS)
     rows = (f"| {' | '.join(name + word)} |\n" for name, word in zip(names, words, strict=True))
     return SETTINGS_HEAD + "".join(rows)
 

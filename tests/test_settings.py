@@ -204,10 +204,10 @@ class TestRefused:
         ("name", "value"), [(name, one) for name, values in WRONG.items() for one in values]
     )
     def test_of_the_others(self, name: str, value: Any) -> None:
-        wants = settings.SETTINGS[NAMES.index(name)].wants
+        allowed = settings.SETTINGS[NAMES.index(name)].allowed
         with pytest.raises(ValueError) as caught:
             settings.resolve({name: value})
-        assert str(caught.value) == f"{name} of WorkerManager() cannot be {value!r}: it takes {wants}"
+        assert str(caught.value) == f"{name} of WorkerManager() cannot be {value!r}: it takes {allowed}"
 
     def test_two_that_do_not_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SANIC_WORKER_BACKOFF_MAX", "2")

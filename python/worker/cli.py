@@ -145,7 +145,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(PROGRAM, add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     group = parser.add_argument_group("Settings of sanic-worker")
     for setting in settings.SETTINGS:
-        text = f"{setting.meaning} Default: {setting.otherwise}."
+        text = f"{setting.meaning} Default: {setting.default_text}."
         group.add_argument(
             setting.flag, dest=setting.name, metavar="X", help=text.replace("`", "").replace("%", "%%")
         )

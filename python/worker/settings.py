@@ -79,18 +79,18 @@ class Setting:
         name: The keyword; the variable and the flag are made from it.
         parse: Makes the value from text or from a value; raises ``ValueError`` or ``TypeError``.
         default: Makes the value that holds where none was given.
-        wants: The allowed values in words, for the message that refuses any other.
+        allowed: The allowed values in words, for the message that refuses any other.
         meaning: The effect in words.
-        otherwise: The default in words.
+        default_text: The default in words.
         native: Whether the setting needs the native core, and is refused without it.
     """
 
     name: str
     parse: Callable[[Any], Any]
     default: Callable[[], Any]
-    wants: str
+    allowed: str
     meaning: str
-    otherwise: str
+    default_text: str
     native: bool = False
 
     @property
@@ -447,4 +447,4 @@ def checked(name: str, value: Any, source: str) -> Any:
     try:
         return setting.parse(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} of {source} cannot be {value!r}: it takes {setting.wants}") from None
+        raise ValueError(f"{name} of {source} cannot be {value!r}: it takes {setting.allowed}") from None
