@@ -11,12 +11,12 @@ from worker._state import schema
 from worker._state.foreign import ForeignState, shared
 from worker._state.shared import SharedState
 
-__all__ = ["Entry", "known"]
+__all__ = ["Entry", "observed"]
 
 T = TypeVar("T")
 
 
-def known(entry: Mapping[str, Any]) -> dict[str, Any]:
+def observed(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the observed keys of an entry. A value of a wrong type counts as absent: workers can set it."""
     return {key: entry[key] for key, kind in schema.OBSERVED.items() if isinstance(entry.get(key), kind)}
 
@@ -30,16 +30,17 @@ class Entry:
     Args:
         state (MutableMapping[str, Any]): The shared state.
         name (str): The name of the slot.
-        lost (Callable): Returns the known fields of the process whose entry is damaged. Defaults to none.
+        last_known (Callable): Returns the known fields of the process whose entry is damaged. Defaults to
+            none.
     """
 
     def __init__(
-        self, state: MutableMapping[str, Any], name: str, lost: Callable[[], Mapping[str, Any]] = dict
+        self, state: MutableMapping[str, Any], name: str, last_known: Callable[[], Mapping[str, Any]] = dict
     ) -> None:
         self._mapping = state
         self._state = shared(state)
         self._name = name
-        self._lost = lost
+        self._last_known = last_known
 
     @property
     def is_foreign(self) -> bool:
@@ -58,8 +59,8 @@ class Entry:
             ConnectionError: The state is unreachable, full, or damaged beyond repair.
         """
         try:
-            if not self._mended(lambda: self._state.has_entry(self._name)):
-                self._mapping[self._name] = {"server": is_server, **self._lost()}
+            if not self._repaired(lambda: self._state.has_entry(self._name)):
+                self._mapping[self._name] = {"server": is_server, **self._last_known()}
         except (OSError, EOFError) as error:
             raise ConnectionError(
                 f"{self._name} is not started: the state of the workers cannot be reached"
@@ -73,26 +74,26 @@ class Entry:
         Keys of users are not read: unpickling runs code of users.
         """
         try:
-            return known(self._mended(lambda: self._state.some(self._name, [*schema.OBSERVED], pid)))
+            return observed(self._repaired(lambda: self._state.some(self._name, [*schema.OBSERVED], pid)))
         except (KeyError, OSError, EOFError, MemoryError, RuntimeError):
             return {}
 
     def record(self, changes: Mapping[str, Any]) -> None:
         """Set some keys of the entry."""
-        self._reach(lambda: self._state.update_entry(self._name, changes), changes)
+        self._try_write(lambda: self._state.update_entry(self._name, changes), changes)
 
     def hand_over(self, pid: int, changes: Mapping[str, Any]) -> None:
         """Hand the entry over to a process: set these keys, then those that the process has staged."""
-        self._reach(lambda: self._state.hand_over(self._name, pid, changes), changes)
+        self._try_write(lambda: self._state.hand_over(self._name, pid, changes), changes)
 
     def drop_part(self, pid: int) -> None:
         """Drop the entry that a process has staged."""
-        self._reach(lambda: self._state.drop_part(self._name, pid), {})
+        self._try_write(lambda: self._state.drop_part(self._name, pid), {})
 
     def remove(self) -> None:
         """Remove the entry."""
         try:
-            self._mended(lambda: self._mapping.__delitem__(self._name))
+            self._repaired(lambda: self._mapping.__delitem__(self._name))
         except (OSError, EOFError):
             logger.debug("Monitor process has already exited.")
         except (KeyError, MemoryError, RuntimeError):
@@ -100,15 +101,15 @@ class Entry:
 
     # Not a context manager: an error that leaves one is in a reference cycle. CPython 3.12.1 crashes when it
     # collects such a cycle with an error from a pipe of `multiprocessing`.
-    def _reach(self, write: Callable[[], None], changes: Mapping[str, Any]) -> None:
+    def _try_write(self, write: Callable[[], None], changes: Mapping[str, Any]) -> None:
         try:
-            self._mended(write)
+            self._repaired(write)
         except (KeyError, OSError, EOFError, RuntimeError):
             logger.debug("The entry of %s is gone; %s is not recorded.", self._name, dict(changes))
         except MemoryError as error:
             error_logger.error("%s is not recorded: %s", dict(changes), error)
 
-    def _mended(self, use: Callable[[], T]) -> T:
+    def _repaired(self, use: Callable[[], T]) -> T:
         """Use the entry; if its memory is damaged, make it anew and use it again."""
         try:
             return use()
@@ -117,5 +118,5 @@ class Entry:
                 raise
             if self._state.is_first_damage(self._name):
                 error_logger.error("The entry of %s is lost, and made anew: %s", self._name, error)
-        self._state[self._name] = self._lost()
+        self._state[self._name] = self._last_known()
         return use()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, MutableMapping
 from typing import Any
 
-from worker._state.entry import known
+from worker._state.entry import observed
 from worker._state.foreign import snapshot
 from worker._state.shared import SharedState
 from worker.process import WorkerProcess
@@ -63,7 +63,7 @@ class StateWatcher:
 
     def read(self, slot: WorkerProcess) -> Mapping[str, Any]:
         """Return the entry of a slot's current process as of the last :meth:`changed`, or later."""
-        return slot.read_entry() if self._state is not None else known(self._entries.get(slot.name, {}))
+        return slot.read_entry() if self._state is not None else observed(self._entries.get(slot.name, {}))
 
     def arm(self, now: float) -> float:
         """Await changes; return when to read the state, ``inf`` if a notification comes."""
