@@ -313,7 +313,7 @@ class Loop:
         """Return the seconds until the next deadline; ``None`` if there is none."""
         if self._backlog or self._calls or self._signals or self._supervisor.has_events:
             return 0.0
-        others = (self._commands.throttle.flush_at, self._terminal.look_again, self._reaper.due)
+        others = (self._commands.throttle.flush_at, self._terminal.check_at, self._reaper.due)
         deadline = min(self._supervisor.reconcile_at, *others)
         left = min(max(0.0, deadline - time.monotonic()), math.inf if at_most is None else at_most)
         return None if left == math.inf else left

@@ -12,7 +12,7 @@ __all__ = ["Terminal"]
 PATH = "/dev/tty"
 # A shell that exits sends SIGHUP to its jobs while the terminal still exists. The terminal is checked again
 # after this time, seconds.
-AFTERTHOUGHT = 1.0
+RECHECK = 1.0
 
 
 class Terminal:
@@ -22,12 +22,12 @@ class Terminal:
     hangup.
 
     Attributes:
-        look_again: When to check the terminal again, on the monotonic clock; ``inf``: never.
+        check_at: When to check the terminal again, on the monotonic clock; ``inf``: never.
     """
 
     def __init__(self) -> None:
         self._was_there = _error_of_opening() == 0
-        self.look_again = math.inf
+        self.check_at = math.inf
 
     def is_gone(self) -> bool:
         """Return whether there was a terminal that is closed now, or that its session has lost."""
@@ -36,16 +36,16 @@ class Terminal:
     def hangs_up(self) -> bool:
         """Return whether a SIGHUP that has come is a hangup; if not, plan another check."""
         if self.is_gone():
-            self.look_again = math.inf
+            self.check_at = math.inf
             return True
-        self.look_again = time.monotonic() + AFTERTHOUGHT if self._was_there else math.inf
+        self.check_at = time.monotonic() + RECHECK if self._was_there else math.inf
         return False
 
     def has_hung_up(self, now: float) -> bool:
         """Return whether the planned check is due, and the terminal has gone since the last SIGHUP."""
-        if now < self.look_again:
+        if now < self.check_at:
             return False
-        self.look_again = math.inf
+        self.check_at = math.inf
         return self.is_gone()
 
 
