@@ -237,10 +237,10 @@ class WorkerManager:
                 error_logger.error("Server shutdown failed because a server was not found.")
                 return
             worker = next((one for one in servers if not one.has_alive_processes()), servers[-1])
-        self._dismiss(worker)
+        self._remove_server(worker)
 
     @in_the_loop
-    def _dismiss(self, worker: Worker) -> None:
+    def _remove_server(self, worker: Worker) -> None:
         self.transient.pop(worker.ident, None)
         for process in worker.processes:
             self._supervisor.count_removal(process)
@@ -350,10 +350,10 @@ class WorkerManager:
         with self._supervisor.operation(Kind.SCALE_DOWN if change < 0 else Kind.SCALE_UP) as operation:
             for _ in range(-change):
                 self.shutdown_server()
-            revived = self._supervisor.revive()
+            restarted = self._supervisor.restart_failed()
             for _ in range(change):
                 self.start_worker(self.create_server(), operation)
-        if not change and not revived:
+        if not change and not restarted:
             logger.info("No change needed. There are already %s workers.", num_worker)
 
     def monitor(self) -> None:

@@ -131,20 +131,20 @@ class Operations:
     def settle(
         self,
         slots: Collection[WorkerProcess],
-        wanted: Mapping[WorkerProcess, RestartRequest],
+        requests: Mapping[WorkerProcess, RestartRequest],
         record: Callable[[WorkerProcess], SlotRecord],
     ) -> None:
         """Log the outcome of the operations that have ended.
 
         Args:
             slots (Collection[WorkerProcess]): The process table.
-            wanted (Mapping[WorkerProcess, RestartRequest]): The requests that wait for their turn.
+            requests (Mapping[WorkerProcess, RestartRequest]): The requests that wait for their turn.
             record (Callable): Returns the record of a slot.
         """
         for operation in [*self._open]:
             for slot in [] if operation.failure else [*operation.waiting]:
-                requests = wanted.get(slot), record(slot).request
-                if slot not in slots or not any(one and operation in one.operations for one in requests):
+                pending = requests.get(slot), record(slot).request
+                if slot not in slots or not any(one and operation in one.operations for one in pending):
                     operation.loses(slot)
             if operation.failure:
                 outcome = f"{operation.kind} aborted after {operation.progress}"

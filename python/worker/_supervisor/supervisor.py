@@ -193,7 +193,7 @@ class Supervisor:
         """Count a removed slot as part of the operation that is being requested."""
         self._lifecycle.operations.removes(slot)
 
-    def revive(self) -> int:
+    def restart_failed(self) -> int:
         """Start failed servers again; return their number."""
         failed = [slot for slot in self._slots() if slot.is_server and self.slot_phase(slot) is Phase.FAILED]
         for slot in failed:

@@ -70,8 +70,8 @@ def start(slot: Situation, event: StartAsked | RestartDue | BackoffOver) -> Acti
 
 def start_after_exit(slot: Situation, event: Exited | StoppedExited) -> Actions:
     """Start the next process, once the one before it has exited."""
-    told: Actions = [Log(logging.DEBUG, f"{event.exit}, as it was told to")]
-    return told if slot.is_alive() else [*told, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
+    actions: Actions = [Log(logging.DEBUG, f"{event.exit}, as it was told to")]
+    return actions if slot.is_alive() else [*actions, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
 
 
 def restart(slot: Situation, event: RestartDue) -> Actions:
