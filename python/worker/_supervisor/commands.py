@@ -88,7 +88,7 @@ class Commands:
         manager (CommandHandler): Its verbs are called.
         supervisor (Supervisor): Knows the processes, and whether the server starts or stops.
         name_of (Callable): Returns the name of a sender, by its pid.
-        may_leave (Callable): Whether an empty message ends the loop.
+        may_end (Callable): Whether an empty message ends the loop.
     """
 
     def __init__(
@@ -96,12 +96,12 @@ class Commands:
         manager: CommandHandler,
         supervisor: Supervisor,
         name_of: Callable[[int | None], str],
-        may_leave: Callable[[], bool],
+        may_end: Callable[[], bool],
     ) -> None:
         self._manager = manager
         self._supervisor = supervisor
         self._name_of = name_of
-        self._may_leave = may_leave
+        self._may_end = may_end
         self._deferred = Coalescing()
         self.throttle = LogThrottle(name_of)
 
@@ -136,7 +136,7 @@ class Commands:
         """Return the commands that were deferred during the first start, and forget them."""
         return self._deferred.take()
 
-    def dropped(self, event: Corrupt) -> None:
+    def report_corrupt(self, event: Corrupt) -> None:
         """Log bytes that are not a message."""
 
         def text() -> str:
@@ -183,8 +183,8 @@ class Commands:
             self._supervisor.on_start_failure(sender, self._name_of(sender))
         elif isinstance(command, Terminate):
             manager.shutdown()
-        elif isinstance(command, Stop) and self._may_leave():
-            self._supervisor.leave()
+        elif isinstance(command, Stop) and self._may_end():
+            self._supervisor.end_loop()
         elif isinstance(command, Stop):
             self.throttle.log(
                 sender, lambda: f"Monitor received an empty message from {self._name_of(sender)}, and goes on"

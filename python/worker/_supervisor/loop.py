@@ -104,7 +104,7 @@ class Loop:
         self._signals: deque[int] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._backlog: deque[Event] = deque()
-        self._commands = Commands(manager, supervisor, self._name_of, self._may_be_left)
+        self._commands = Commands(manager, supervisor, self._name_of, self._may_be_ended)
         self._terminal = Terminal()
         self._reaper = Reaper(lambda pid: supervisor.by_pid(pid) is not None)
         self._sockets: list[socket] = []
@@ -208,7 +208,7 @@ class Loop:
             self._supervisor.check_readiness(time.monotonic(), everything=True)
         for event in events:
             if isinstance(event, Exited):
-                self._obey_dead(event.pid)
+                self._obey_exited(event.pid)
                 self._supervisor.on_exit(event.key, event.exitcode)
                 self._reaper.exited(event.pid)
             else:
@@ -273,9 +273,9 @@ class Loop:
         if isinstance(event, Received):
             self._commands.obey(event)
         elif isinstance(event, Corrupt):
-            self._commands.dropped(event)
+            self._commands.report_corrupt(event)
 
-    def _obey_dead(self, pid: int) -> None:
+    def _obey_exited(self, pid: int) -> None:
         """Execute the commands of a process that has exited; those of other processes can wait."""
         backlog, self._backlog = self._backlog, deque()
         for event in backlog:
@@ -323,7 +323,7 @@ class Loop:
         if monitor is not None:
             monitor.wake()
 
-    def _may_be_left(self) -> bool:
+    def _may_be_ended(self) -> bool:
         """Return whether an empty message ends the loop: only if a signal cannot wake it."""
         return isinstance(self._monitor, ConnectionMonitor)
 

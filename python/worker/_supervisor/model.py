@@ -33,7 +33,7 @@ class ServerPhase(Enum):
     """Each worker is supervised by itself."""
     START_FAILED = auto()
     """A server failed at its first start. No process is started any more."""
-    LEFT = auto()
+    LOOP_ENDED = auto()
     """The loop was ended. No process is started any more; running ones were not stopped."""
     STOPPING = auto()
     """Every process was stopped. No process is started any more."""
@@ -41,7 +41,7 @@ class ServerPhase(Enum):
     @property
     def is_over(self) -> bool:
         """Whether the loop has to end."""
-        return self in (ServerPhase.LEFT, ServerPhase.STOPPING)
+        return self in (ServerPhase.LOOP_ENDED, ServerPhase.STOPPING)
 
     @property
     def starts_processes(self) -> bool:

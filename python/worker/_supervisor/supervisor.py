@@ -143,9 +143,9 @@ class Supervisor:
         """Stop every process, and start no more."""
         self._lifecycle.stop()
 
-    def leave(self) -> None:
+    def end_loop(self) -> None:
         """Start no more processes, and end the loop."""
-        self._lifecycle.halt(ServerPhase.LEFT)
+        self._lifecycle.halt(ServerPhase.LOOP_ENDED)
 
     def kill(self) -> None:
         """Kill every process with its children, also those that have left the table."""
