@@ -21,7 +21,7 @@ from worker.state import WorkerState
 __all__ = ["WorkerMultiplexer"]
 
 # How long an ack waits for its turn at most, seconds.
-ACK_PATIENCE = 1.0
+ACK_TIMEOUT = 1.0
 
 
 class WorkerMultiplexer:
@@ -91,11 +91,11 @@ class WorkerMultiplexer:
         Raises:
             KeyError: This process has no entry in the state.
         """
-        facts: dict[str, Any] = {"serving": serving}
+        fields: dict[str, Any] = {"serving": serving}
         if serving and type(self._state._state) is not dict:
-            facts["ready_at"] = datetime.now(tz=timezone.utc)
+            fields["ready_at"] = datetime.now(tz=timezone.utc)
         try:
-            self._record(facts)
+            self._record(fields)
         except (OSError, EOFError):
             logger.debug("Monitor process has already exited.")
         except RuntimeError as error:
@@ -177,11 +177,11 @@ class WorkerMultiplexer:
             return
         from multiprocessing.managers import BaseProxy
 
-        patience = monotonic() + ACK_PATIENCE
+        deadline = monotonic() + ACK_TIMEOUT
         while isinstance(state, BaseProxy) and state[self.name].get("pid") != identity.worker_pid():
-            if monotonic() > patience:
+            if monotonic() > deadline:
                 return
-            sleep(ACK_PATIENCE / 200)
+            sleep(ACK_TIMEOUT / 200)
 
     def _record(self, changes: dict[str, Any]) -> None:
         shared(self._state._state).update_entry(self.name, changes, identity.worker_pid())

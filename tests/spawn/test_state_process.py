@@ -241,7 +241,7 @@ class TestGone:
 
         The signals that a worker gets meanwhile do not make the wait any longer.
         """
-        monkeypatch.setattr(state_process, "PATIENCE", 0.2)
+        monkeypatch.setattr(state_process, "ANSWER_TIMEOUT", 0.2)
         monkeypatch.setattr(state_process, "PAUSE", 60.0)
         before = signal.signal(signal.SIGUSR1, lambda *_: None)
         stop(pid_of(process))

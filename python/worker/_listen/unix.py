@@ -12,7 +12,7 @@ from sanic.server.socket import bind_unix_socket
 __all__ = ["bind", "remove", "remove_all"]
 
 # How long a probe of the socket may take, seconds. The kernel answers it for the server.
-PATIENCE = 1.0
+PROBE_TIMEOUT = 1.0
 # The errors of a probe that show that a server has the socket open.
 IN_USE = (errno.EAGAIN, errno.EPROTOTYPE, errno.EACCES, errno.EPERM)
 
@@ -49,7 +49,7 @@ def remove_all() -> None:
 
 def _is_in_use(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(PATIENCE)
+        probe.settimeout(PROBE_TIMEOUT)
         try:
             probe.connect(path)
         except TimeoutError:

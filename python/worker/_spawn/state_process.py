@@ -31,7 +31,7 @@ from worker._spawn import processes
 __all__ = ["StateProcess", "StateProxy"]
 
 # How long to wait for an answer, seconds. A stopped process must not block the main process and the workers.
-PATIENCE = 5.0
+ANSWER_TIMEOUT = 5.0
 # How long no request is made after an answer did not come, seconds.
 PAUSE = 10.0
 # How long to wait for the exit of the killed process, seconds.
@@ -40,7 +40,7 @@ KILL_TIMEOUT = 5.0
 SERIALIZER = "sanic-worker"
 
 GONE = "the process that keeps the state of the workers is gone, and the state with it; restart the server"
-SILENT = f"the process that keeps the state of the workers does not answer within {PATIENCE:g} seconds"
+SILENT = f"the process that keeps the state of the workers does not answer within {ANSWER_TIMEOUT:g} seconds"
 
 
 class StateProcess(BaseManager):
@@ -204,11 +204,11 @@ def _ignore_signals() -> None:
 
 
 class _Connection(Connection):
-    """A connection that raises ``BlockingIOError`` after a wait of :data:`PATIENCE`."""
+    """A connection that raises ``BlockingIOError`` after a wait of :data:`ANSWER_TIMEOUT`."""
 
     def _recv_bytes(self, maxsize: int | None = None) -> Any:
         # The timeout of the socket would begin anew with each signal.
-        if not self.poll(PATIENCE):
+        if not self.poll(ANSWER_TIMEOUT):
             raise BlockingIOError
         return super()._recv_bytes(maxsize)  # type: ignore[misc]
 
@@ -216,7 +216,7 @@ class _Connection(Connection):
 def _connect(address: Any, authkey: bytes) -> Connection:
     """Connect to the process that keeps the state."""
     with socket.socket(socket.AF_UNIX) as sock:
-        limit = struct.pack("@ll", int(PATIENCE), int(PATIENCE % 1 * 1e6))
+        limit = struct.pack("@ll", int(ANSWER_TIMEOUT), int(ANSWER_TIMEOUT % 1 * 1e6))
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             sock.setsockopt(socket.SOL_SOCKET, option, limit)
         sock.connect(address)
