@@ -74,7 +74,7 @@ def _clear_errors() -> Iterator[None]:
     get_app = command._get_app
     command._get_app = _get_app
     for log in (logger, error_logger):
-        log.addFilter(_is_news)
+        log.addFilter(_is_other_error)
     try:
         yield
     except BaseException as error:
@@ -85,7 +85,7 @@ def _clear_errors() -> Iterator[None]:
     finally:
         command._get_app = get_app
         for log in (logger, error_logger):
-            log.removeFilter(_is_news)
+            log.removeFilter(_is_other_error)
 
 
 def _get_app(command: Any, loader: AppLoader) -> Any:
@@ -117,7 +117,7 @@ def _address_error(error: BaseException | None) -> AddressError | None:
     return error
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_other_error(record: logging.LogRecord) -> bool:
     # An address that cannot be bound is reported in one line, at the end.
     return _address_error(sys.exc_info()[1]) is None
 

@@ -132,7 +132,7 @@ def worker_serve(
         if _is_server_process():
             state = _count_requests(own_loop, worker_state, version, state)
             _become_worker(app, monitor_publisher, worker_state, connections, state)
-            server.tells(worker_state)
+            server.show_stops(worker_state)
             if sock is not None:
                 unix = None
         if app.debug:
@@ -144,7 +144,7 @@ def worker_serve(
             app.update_config(config)
 
         if version is HTTP.VERSION_3:
-            server.serves_when_started()
+            server.report_serving_when_started()
             return _serve_http_3(host, port, app, own_loop, ssl)
         result = _serve_http_1(  # type: ignore[no-untyped-call]
             host,
@@ -166,7 +166,7 @@ def worker_serve(
             asyncio_server_kwargs,
         )
         if server.error is not None:
-            _tell_failure(worker_state, server.error)
+            _report_failure(worker_state, server.error)
         return result
     except Exception as error:
         # Warnings about remains of the half-started application (coroutines never awaited) hide the error.
@@ -174,7 +174,7 @@ def worker_serve(
         if not monitor_publisher:
             raise
         error_logger.exception(error, exc_info=_without_our_frames(error))
-        _tell_failure(worker_state, error)
+        _report_failure(worker_state, error)
         WorkerMultiplexer(monitor_publisher, {}).terminate(True)
         return None
 
@@ -251,7 +251,7 @@ def _become_worker(
                 info.settings["unix"] = None
 
 
-def _tell_failure(state: Any, error: BaseException) -> None:
+def _report_failure(state: Any, error: BaseException) -> None:
     """Let this process exit as a failed start, and write the error to its entry."""
     bootstrap.mark_failed()
     kind = type(error).__name__
@@ -314,7 +314,7 @@ class _Server:
         instance.run_forever = self._run_forever
         instance.create_server = self._create_server
 
-    def serves_when_started(self) -> None:
+    def report_serving_when_started(self) -> None:
         """Report that the server accepts connections, where Sanic does not (HTTP/3)."""
 
         def serves(app: Any) -> None:
@@ -322,7 +322,7 @@ class _Server:
 
         self._app.after_server_start(serves)
 
-    def tells(self, state: Any) -> None:
+    def show_stops(self, state: Any) -> None:
         """Show in the shared state whether the stop handlers are set."""
         if isinstance(state, SharedState):
             self._state = state
