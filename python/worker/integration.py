@@ -223,7 +223,7 @@ def _states(get_process_states: Callable[..., list[str]]) -> Callable[..., list[
         # Do not wait for damaged entries.
         with suppress(RuntimeError):
             for name in worker_state:
-                found[name] = worker_state.some(name, ("state",))
+                found[name] = worker_state.read_keys(name, ("state",))
         return get_process_states(found)
 
     return call

@@ -93,7 +93,7 @@ def test_what_is_of_another_type_is_absent(foreign: bool, value: Any, request: p
 )
 def test_what_is_plain_is_seen(value: Any, state: SharedState) -> None:
     state[NAME] = {"x": value, "not plain": (1,)}
-    (seen,) = state.some(NAME, ("x", "not plain")).values()
+    (seen,) = state.read_keys(NAME, ("x", "not plain")).values()
     assert (type(seen), seen) == (type(value), value)
 
 
@@ -136,7 +136,7 @@ def test_main_restarts_and_stops_beside_hostile_values(
 
     # The test's own reading must not meet the remaining values.
     copy = SharedState.copy
-    SharedState.copy = lambda state: {name: state.some(name, ("state",)) for name in state}  # type: ignore[method-assign]
+    SharedState.copy = lambda state: {name: state.read_keys(name, ("state",)) for name in state}  # type: ignore[method-assign]
     try:
         house.run(act)
     finally:

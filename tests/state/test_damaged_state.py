@@ -49,7 +49,7 @@ def _ends_with_what_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
         found = {}
         for name in ("Sanic-Main", NAME):
             try:
-                found[name] = state.some(name, ("state", "pid", "serving", "phase"))
+                found[name] = state.read_keys(name, ("state", "pid", "serving", "phase"))
             except (KeyError, RuntimeError):
                 continue
         return found
@@ -106,14 +106,14 @@ def restarts(house: House) -> None:
     new = house.said("ready", 2)[1].pid
     assert new != old
     house.all_acked()
-    assert house.state.some(NAME, ("pid",)) == {"pid": new}
+    assert house.state.read_keys(NAME, ("pid",)) == {"pid": new}
 
 
 def dies(house: House) -> None:
     """So does the exit of the worker."""
     os.kill(house.said("ready")[0].pid, signal.SIGKILL)
     new = house.said("ready", 2)[1].pid
-    until(lambda: house.state.some(NAME, ("pid",)) == {"pid": new}, "its entry")
+    until(lambda: house.state.read_keys(NAME, ("pid",)) == {"pid": new}, "its entry")
 
 
 def only_stops(house: House) -> None:

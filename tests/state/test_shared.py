@@ -271,7 +271,7 @@ class TestWhoseEntry:
         mine["x"] = 5
         state.update_entry(NAME, {"state": "ACKED"}, os.getpid())
         assert state.copy() == before
-        assert state.some(NAME, ("x", "state"), os.getpid()) == {"x": 5, "state": "ACKED"}
+        assert state.read_keys(NAME, ("x", "state"), os.getpid()) == {"x": 5, "state": "ACKED"}
         assert mine == {**before[NAME], "x": 5}
         del mine["x"]
         assert "x" not in mine
@@ -283,7 +283,7 @@ class TestWhoseEntry:
         state.update_entry(NAME, {"serving": True}, 1)
         assert state[NAME]["serving"] is False
         state.drop_part(NAME, 1)
-        assert state.some(NAME, ("x",), 1) == {}
+        assert state.read_keys(NAME, ("x",), 1) == {}
 
     @pytest.mark.parametrize("order", ["", ":STARTUP_FIRST"])
     def test_of_one_that_is_restarted(
@@ -305,7 +305,9 @@ class TestWhoseEntry:
             house.open_gate()
             entry = house.until(NAME, pid=new, state="ACKED", serving=True)
             assert entry["starts"] == 2
-            until(lambda: not house.state.some(NAME, ("state",), old), "the end of what the old one wrote")
+            until(
+                lambda: not house.state.read_keys(NAME, ("state",), old), "the end of what the old one wrote"
+            )
             house.all_acked()
             assert house.entry(NAME)["serving"] is True
 

@@ -83,7 +83,7 @@ class Processes:
             return []
         try:
             state = shared(self._state)
-            return [state.some(name, KEYS) for name in [*self._state.keys()]]
+            return [state.read_keys(name, KEYS) for name in [*self._state.keys()]]
         except Exception:
             # The process that keeps the state, or an entry, is gone. The next call may succeed.
             logger.debug("The state of the processes cannot be read.", exc_info=True)

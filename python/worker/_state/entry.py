@@ -74,7 +74,9 @@ class Entry:
         Keys of users are not read: unpickling runs code of users.
         """
         try:
-            return observed(self._repaired(lambda: self._state.some(self._name, [*schema.OBSERVED], pid)))
+            return observed(
+                self._repaired(lambda: self._state.read_keys(self._name, [*schema.OBSERVED], pid))
+            )
         except (KeyError, OSError, EOFError, MemoryError, RuntimeError):
             return {}
 

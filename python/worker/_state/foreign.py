@@ -53,7 +53,7 @@ class ForeignState:
         else:
             self._state[name] = {one: value for one, value in self._state[name].items() if one != key}
 
-    def some(self, name: str, keys: Sequence[str], pid: int = 0) -> Mapping[str, Any]:
+    def read_keys(self, name: str, keys: Sequence[str], pid: int = 0) -> Mapping[str, Any]:
         """Return the whole entry, with all its keys, for any ``pid``."""
         return self.entry(name)
 

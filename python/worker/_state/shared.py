@@ -189,7 +189,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """
         return self._table.value(name, key, pid)
 
-    def some(self, name: str, keys: Sequence[str], pid: int = 0) -> dict[str, Any]:
+    def read_keys(self, name: str, keys: Sequence[str], pid: int = 0) -> dict[str, Any]:
         """Return the plain values of some keys of an entry. No code of users runs.
 
         Plain values are numbers, text, bytes, times in UTC, and ``None``.
