@@ -272,13 +272,13 @@ def _without_our_frames(error: Exception) -> Exception:
     """Return the error without the frames of this package and the import system above the application."""
     frames = [*walk_tb(error.__traceback__)]
     theirs = [not frame.f_globals.get("__name__", "").startswith(LOADING) for frame, _ in frames]
-    place = None
+    traceback = None
     # Frames of ours below those of the application are part of its error.
     for number, (frame, line) in reversed([*enumerate(frames)]):
         if not any(theirs[: number + 1]) or (not theirs[number] and any(theirs[number:])):
             continue
-        place = TracebackType(place, frame, frame.f_lasti, line)
-    return error.with_traceback(place)
+        traceback = TracebackType(traceback, frame, frame.f_lasti, line)
+    return error.with_traceback(traceback)
 
 
 class _Server:

@@ -25,9 +25,9 @@ from typing import Any, NoReturn
 from worker._child.descriptors import Descriptor, close_all, close_in_children, forget
 from worker._spawn.popen import (
     WatchedPopen,
+    exit_child,
     feed,
     forget_exit_functions,
-    leave,
     pickled,
     start_program,
     tracker_fd,
@@ -365,7 +365,7 @@ class _Server:
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
-            leave(code)
+            exit_child(code)
 
 
 def _await_data(fd: int) -> None:

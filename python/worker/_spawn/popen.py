@@ -28,10 +28,10 @@ __all__ = [
     "ForkPopen",
     "SpawnPopen",
     "WatchedPopen",
+    "exit_child",
     "feed",
     "forget_exit_functions",
     "held_by_spawn",
-    "leave",
     "pickled",
     "start_program",
 ]
@@ -125,7 +125,7 @@ class ForkPopen(WatchedPopen):
                 close_all(self.sentinel, main_lives)
                 code = process_obj._bootstrap(parent_sentinel=main_ended)
             finally:
-                leave(code)
+                exit_child(code)
         close_all(status, main_ended)
         self.finalizer = util.Finalize(self, close_all, (self.sentinel, main_lives))
 
@@ -185,7 +185,7 @@ def forget_exit_functions() -> None:
     atexit.register(util._exit_function)  # type: ignore[attr-defined]
 
 
-def leave(code: int) -> NoReturn:
+def exit_child(code: int) -> NoReturn:
     """End a child in order, but without finalising the interpreter: a fork shares parts of it."""
     try:
         atexit._run_exitfuncs()

@@ -43,11 +43,11 @@ def start() -> None:
     global _server
     if _server is None and not _is_disabled:
         # Without the script that was run: the children would keep its present version after a change.
-        asked = [
+        requested = [
             name for name in getattr(forkserver._forkserver, "_preload_modules", ()) if name != "__main__"
         ]
         try:
-            _server = ForkServer([*PRELOADED, *asked])
+            _server = ForkServer([*PRELOADED, *requested])
         except ForkServerError as error:
             disable(str(error))
 

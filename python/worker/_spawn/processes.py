@@ -18,7 +18,7 @@ from worker._child.descriptors import fill_standard
 from worker._child.parent_watch import main_is_gone
 from worker._spawn import directory, preload
 from worker._spawn.fork_server import ForkServerError, ForkServerPopen
-from worker._spawn.popen import ForkPopen, SpawnPopen, held_by_spawn, leave
+from worker._spawn.popen import ForkPopen, SpawnPopen, exit_child, held_by_spawn
 from worker.settings import Settings
 
 __all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "start_fork_server"]
@@ -137,7 +137,7 @@ class SpawnProcess(ManagedProcess, contexts.SpawnProcess):
         code: int = super()._bootstrap(*args)  # type: ignore[misc]
         if main_is_gone():
             # Many orphans that finalise their interpreters at once need longer for it than for their stop.
-            leave(code)
+            exit_child(code)
         return code
 
 

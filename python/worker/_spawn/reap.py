@@ -12,7 +12,7 @@ __all__ = ["Reaper"]
 
 PROC = Path("/proc")
 # The rest of a worker's group is killed with it, and has exited after this time, seconds.
-ONCE_MORE = 1.0
+RECHECK = 1.0
 
 
 class Reaper:
@@ -32,13 +32,13 @@ class Reaper:
     def __init__(self, is_ours: Callable[[int], bool]) -> None:
         self._is_ours = is_ours
         self._ended: set[int] = set()
-        self._lately: set[int] = set()
+        self._recently_ended: set[int] = set()
         self.due = math.inf
 
     def exited(self, pid: int) -> None:
         """Take note that a managed process has exited and was collected."""
         self._ended.add(pid)
-        self._lately.add(pid)
+        self._recently_ended.add(pid)
         self.due = -math.inf
 
     def settle(self, now: float) -> None:
@@ -48,15 +48,15 @@ class Reaper:
         for pid, session in _zombies():
             is_adopted = pid != session and (session in self._ended or self._is_ours(session))
             # A child of a fork server that has exited is inherited by the main process.
-            if is_adopted or pid in self._lately:
+            if is_adopted or pid in self._recently_ended:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
         if self.due == -math.inf:
-            self.due = now + ONCE_MORE
+            self.due = now + RECHECK
         else:
             self.due = math.inf
             # The pids may be reused.
-            self._lately.clear()
+            self._recently_ended.clear()
 
 
 def _zombies() -> Iterator[tuple[int, int]]:

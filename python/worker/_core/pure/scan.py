@@ -81,7 +81,7 @@ class Scanner:
         self._marked: set[bytes] = set()
         # Files that were recent at the first scan.
         self._recent: set[bytes] = set()
-        self._swept = False
+        self._has_scanned = False
 
     def watch(self, files: Iterable[str | os.PathLike[str]]) -> None:
         paths = [*map(_checked, files)]
@@ -100,11 +100,11 @@ class Scanner:
             now = self._table()
             differing = {path for path in before.keys() | now.keys() if before.get(path) != now.get(path)}
             # The creation or removal of a marked directory is no change, either.
-            changed = differing if self._swept else self._recent
+            changed = differing if self._has_scanned else self._recent
             changed = {path for path in changed if self._counts(path) and path + b"/" not in self._marked}
             files = self._changed_files()
-            changed |= files if self._swept else watched
-            self._swept, self._since_ns, self._recent = True, None, set()
+            changed |= files if self._has_scanned else watched
+            self._has_scanned, self._since_ns, self._recent = True, None, set()
             return [*map(os.fsdecode, sorted(changed))]
 
     def folders(self) -> list[str]:
