@@ -56,6 +56,7 @@ lint: $(NATIVE) ## check style, types, the stub and the rules of the project
 	$(BIN)/mypy
 	$(PY) -m mypy.stubtest worker._native
 	$(PY) scripts/import_rules.py
+	$(PY) scripts/prose.py
 	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
 	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
 	$(SCHEMA) vendor.dependabot .github/dependabot.yml
