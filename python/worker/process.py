@@ -386,7 +386,7 @@ class WorkerProcess:
             self._take_entry(state=self.state.name)
 
     def on_exit(self, process: Any, is_ready: bool) -> None:
-        """Drop the staged entry of a process of this slot that has exited.
+        """Drop the last writes of a process of this slot that has exited.
 
         Args:
             process (Process): The process.
