@@ -85,9 +85,9 @@ class Entry:
         """Let it be that of a process: set these keys, then those that the process has written already."""
         self._reach(lambda: self._state.hand_over(self._name, pid, changes), changes)
 
-    def drop_part(self, pid: int) -> None:
+    def drop_staged(self, pid: int) -> None:
         """Forget what a process has said while the entry was another's."""
-        self._reach(lambda: self._state.drop_part(self._name, pid), {})
+        self._reach(lambda: self._state.drop_staged(self._name, pid), {})
 
     def remove(self) -> None:
         """Remove it."""

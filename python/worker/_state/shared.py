@@ -93,15 +93,15 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """Be a new one."""
         descriptors = [_anonymous_file(size)]
         try:
-            bell, wake = _bell()
-            descriptors += {bell, wake}
-            self._take(descriptors[0], wake, bell, token_hex(16))
+            notify_fd, wake = _notifier()
+            descriptors += {notify_fd, wake}
+            self._take(descriptors[0], wake, notify_fd, token_hex(16))
         except BaseException:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise
 
-    def _take(self, memory: int, wake: int, bell: int | None, token: str) -> None:
+    def _take(self, memory: int, wake: int, notify_fd: int | None, token: str) -> None:
         """Own these descriptors, and be found by this token."""
         self._table = Table(
             memory,
@@ -113,7 +113,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             essential=schema.ESSENTIAL,
         )
         self._damaged: set[str] = set()
-        self._memory, self._wake, self._bell, self._token = memory, wake, bell, token
+        self._memory, self._wake, self._notify_fd, self._token = memory, wake, notify_fd, token
         _open[token] = self
 
     def __del__(self) -> None:
@@ -122,11 +122,11 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
     def close(self) -> None:
         """Let go of the memory, in this process; it is gone when the last one has."""
         _open.pop(self.__dict__.get("_token", ""), None)
-        # One that was never whole has none; the bell may be the same as what rings it.
-        descriptors = {self.__dict__.pop(name, None) for name in ("_memory", "_wake", "_bell")}
+        # A state that was not fully made has none. With an eventfd the last two are the same.
+        descriptors = {self.__dict__.pop(name, None) for name in ("_memory", "_wake", "_notify_fd")}
         for descriptor in descriptors - {None}:
             os.close(descriptor)
-        self._bell = None
+        self._notify_fd = None
         self._table = _Closed()  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -245,9 +245,9 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """
         self._table.hand_over(name, pid, {**changes, schema.OWNER: pid})
 
-    def drop_part(self, name: str, pid: int) -> None:
-        """Forget what a process has written apart."""
-        self._table.drop(name, pid)
+    def drop_staged(self, name: str, pid: int) -> None:
+        """Drop the entry that a process has staged."""
+        self._table.drop_staged(name, pid)
 
     def beat(self, requests: int = 0) -> None:
         """Note that the calling worker is alive, and that it has served so many more requests.
@@ -267,9 +267,9 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """Return what :meth:`beat` and :meth:`flag` of the process ``pid`` have noted; empty if nothing."""
         return self._table.numbers(pid)
 
-    def bury(self, pid: int) -> None:
-        """Give the room that a dead process had to others."""
-        self._table.bury(pid)
+    def reclaim(self, pid: int) -> None:
+        """Make the space of a process that has exited available to others."""
+        self._table.reclaim(pid)
 
     def is_first_damage(self, name: str) -> bool:
         """Whether this process hears for the first time that an entry is damaged: then it is to be told."""
@@ -280,9 +280,12 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
     # What main waits for
 
     @property
-    def bell(self) -> int | None:
-        """What becomes readable by a change, after :meth:`arm`; ``None`` where the state was not made."""
-        return self._bell
+    def notify_fd(self) -> int | None:
+        """A descriptor that a change makes readable, after :meth:`arm`.
+
+        ``None`` in a process that received the state.
+        """
+        return self._notify_fd
 
     def changes(self, everything: bool = False) -> list[str]:
         """Return the names under which something has changed since the last call; for one process, main.
@@ -294,11 +297,11 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         return self._table.changes(everything)
 
     def arm(self) -> bool:
-        """Let changes ring the bell from now on; return whether there has been one since :meth:`changes`."""
+        """Have changes wake :attr:`notify_fd`; return whether there was one since :meth:`changes`."""
         return self._table.arm()
 
     def disarm(self) -> None:
-        """Let changes ring it no more."""
+        """Have changes wake no more."""
         self._table.disarm()
 
 
@@ -360,12 +363,12 @@ def _address_space() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def _bell() -> tuple[int, int]:
-    """Where a change is heard, and where it rings; neither ever waits."""
+def _notifier() -> tuple[int, int]:
+    """Return the two ends of the notification, to read from and to write to; neither blocks."""
     if hasattr(os, "eventfd"):
-        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return bell, bell
-    bell, wake = os.pipe()
-    os.set_blocking(bell, False)
+        notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return notify_fd, notify_fd
+    notify_fd, wake = os.pipe()
+    os.set_blocking(notify_fd, False)
     os.set_blocking(wake, False)
-    return bell, wake
+    return notify_fd, wake
