@@ -55,8 +55,8 @@ impl ParentWatch {
         self.state.fetch_or(STOP_BEGUN, SeqCst);
     }
 
-    /// Note that the handlers of the stop signals are set. A SIGINT that came before may have been lost: if one was
-    /// sent and no stop has begun, send it once more.
+    /// Note that the handlers of the stop signals are set. A SIGINT that came before may have been lost: if
+    /// one was sent and no stop has begun, send it once more.
     pub fn stop_handlers_set(&self) {
         if self.state.fetch_or(STOP_HANDLERS_SET, SeqCst) == INTERRUPTED {
             interrupt();

@@ -1,5 +1,5 @@
-//! The table as one process has it: its mapping of the memory, its writer, and the descriptor that wakes the main
-//! process.
+//! The table as one process has it: its mapping of the memory, its writer, and the descriptor that wakes the
+//! main process.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
