@@ -18,8 +18,8 @@ const STACK: usize = 64 << 10;
 const INTERRUPTED: u8 = 1;
 /// This process has begun to stop.
 const STOP_BEGUN: u8 = 2;
-/// The signal handlers of this process are installed.
-const HANDLERS_INSTALLED: u8 = 4;
+/// The handlers of the stop signals are set.
+const STOP_HANDLERS_SET: u8 = 4;
 
 /// A watch on the main process that ends this process when the main process exits.
 ///
@@ -55,10 +55,10 @@ impl ParentWatch {
         self.state.fetch_or(STOP_BEGUN, SeqCst);
     }
 
-    /// Note that the signal handlers are installed. A SIGINT that came before may have been lost: if one was
-    /// sent and no stop has begun, send it once more.
-    pub fn handlers_installed(&self) {
-        if self.state.fetch_or(HANDLERS_INSTALLED, SeqCst) == INTERRUPTED {
+    /// Note that the handlers of the stop signals are set. A SIGINT that came before may have been lost: if
+    /// one was sent and no stop has begun, send it once more.
+    pub fn stop_handlers_set(&self) {
+        if self.state.fetch_or(STOP_HANDLERS_SET, SeqCst) == INTERRUPTED {
             interrupt();
         }
     }

@@ -62,18 +62,18 @@ fn any_stream(stream: &[u8], sizes: &[u8], limit: usize) {
 }
 
 /// Compare the result, an unfinished frame included, with the stream, place by place.
-fn check_result(told: &[Got], stream: &[u8], limit: usize) {
-    let mut told = told.iter();
+fn check_result(yielded: &[Got], stream: &[u8], limit: usize) {
+    let mut yielded = yielded.iter();
     let mut at = 0;
     while let Some((start, size)) = header(&stream[at..]) {
         let payload = stream[at + start..].get(..size as usize);
         if size <= limit as i128 && size >= 0 {
             let Some(payload) = payload else { break };
-            assert_eq!(told.next(), Some(&Got::Payload(payload.to_vec())));
+            assert_eq!(yielded.next(), Some(&Got::Payload(payload.to_vec())));
             at += start + payload.len();
             continue;
         }
-        let Some(Got::Fault(fault)) = told.next() else {
+        let Some(Got::Fault(fault)) = yielded.next() else {
             panic!("no fault at {at}");
         };
         let reason = format!("a header announces {size} bytes, a frame has 0 to {limit}");
@@ -95,7 +95,7 @@ fn check_result(told: &[Got], stream: &[u8], limit: usize) {
         }
         at = next;
     }
-    assert_eq!(told.len(), usize::from(at < stream.len()));
+    assert_eq!(yielded.len(), usize::from(at < stream.len()));
 }
 
 /// Return the length of a header and the size that it announces, if it is complete.
@@ -175,12 +175,12 @@ fn fed<'a>(
     let mut all = Vec::new();
     for chunk in chunks {
         let before = framer.pending();
-        let mut told = 0;
+        let mut yielded = 0;
         framer.feed(chunk, |item| {
             all.push(match item {
                 Item::Payload(payload) => {
                     assert!(payload.len() <= limit);
-                    told += payload.len();
+                    yielded += payload.len();
                     Got::Payload(payload.to_vec())
                 }
                 Item::Fault(fault) => {
@@ -190,7 +190,7 @@ fn fed<'a>(
             });
         });
         assert!(framer.pending() < LONG + limit);
-        assert!(framer.pending() + told <= before + chunk.len());
+        assert!(framer.pending() + yielded <= before + chunk.len());
     }
     all
 }

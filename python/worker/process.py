@@ -395,7 +395,7 @@ class WorkerProcess:
         self._stops.pop(process, None)
         if self._entry.is_foreign and self.is_server and is_ready and process.pid != self.pid:
             self._take_entry(serving=True)
-        self._entry.drop_part(process.pid)
+        self._entry.drop_staged(process.pid)
 
     def stop_sent(self, process: Any) -> StopSent | None:
         """Return the stop signal that was sent to a process of this slot under a running loop, if any."""

@@ -32,8 +32,8 @@ fn codec(py: Python<'_>) -> PyResult<&Codec> {
         Ok(Codec {
             pickle_dumps: pickle.getattr("dumps")?.unbind(),
             pickle_loads: pickle.getattr("loads")?.unbind(),
-            encode: ours.getattr("dumps")?.unbind(),
-            decode: ours.getattr("loads")?.unbind(),
+            encode: ours.getattr("encode")?.unbind(),
+            decode: ours.getattr("decode")?.unbind(),
             utc_time: ours.getattr("utc_time")?.unbind(),
             protocol: ours.getattr("PROTOCOL")?.unbind(),
             unreadable_error: ours.getattr("UnreadableError")?.unbind(),

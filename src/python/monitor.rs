@@ -24,11 +24,11 @@ pub struct Monitor {
 #[pymethods]
 impl Monitor {
     #[new]
-    #[pyo3(signature = (fd, bell = None))]
-    fn new(py: Python<'_>, fd: RawFd, bell: Option<RawFd>) -> PyResult<Self> {
-        let fds = lent(fd).and_then(|fd| Ok((fd, bell.map(lent).transpose()?)));
+    #[pyo3(signature = (fd, notify_fd = None))]
+    fn new(py: Python<'_>, fd: RawFd, notify_fd: Option<RawFd>) -> PyResult<Self> {
+        let fds = lent(fd).and_then(|fd| Ok((fd, notify_fd.map(lent).transpose()?)));
         let made = fds.map_err(Into::into);
-        let made = made.and_then(|(fd, bell)| monitor::Monitor::new(fd, bell));
+        let made = made.and_then(|(fd, notify_fd)| monitor::Monitor::new(fd, notify_fd));
         let (monitor, waker) = made.map_err(|error| os_error(py, &error))?;
         Ok(Self {
             monitor: Mutex::new(Some(monitor)),

@@ -10,14 +10,14 @@ use super::{lent, os_error};
 use crate::parent_watch;
 
 /// Ends this process when its main process exits; the stub documents it.
-#[pyclass(module = "worker._native", frozen, name = "Lifeline")]
+#[pyclass(module = "worker._native", frozen)]
 pub struct ParentWatch(parent_watch::ParentWatch);
 
 #[pymethods]
 impl ParentWatch {
     #[new]
-    fn new(py: Python<'_>, watch: RawFd, grace: f64) -> PyResult<Self> {
-        let parent = lent(watch)
+    fn new(py: Python<'_>, parent: RawFd, grace: f64) -> PyResult<Self> {
+        let parent = lent(parent)
             .map_err(std::io::Error::from)
             .and_then(|fd| fd.try_clone_to_owned())
             .map_err(|error| os_error(py, &error))?;
@@ -28,13 +28,13 @@ impl ParentWatch {
     }
 
     /// Note that this process has begun to stop.
-    fn let_go(&self) {
+    fn stop_begun(&self) {
         self.0.stop_begun();
     }
 
-    /// Note that the signal handlers are installed.
-    fn stoppable(&self) {
-        self.0.handlers_installed();
+    /// Note that the handlers of the stop signals are set.
+    fn stop_handlers_set(&self) {
+        self.0.stop_handlers_set();
     }
 }
 

@@ -60,7 +60,7 @@ impl Scanner {
         let rules = ignored.unwrap_or_else(|| vec![(IGNORED.to_owned(), true)]);
         let rules = IgnoreRules::new(&rules)
             .map_err(|error| PyValueError::new_err(format!("no regular expression: {error}")))?;
-        let scanner = scanner::Scanner::new(paths(roots)?, rules, settle, since);
+        let scanner = scanner::Scanner::new(as_paths(roots)?, rules, settle, since);
         Ok(Self {
             scanner: Mutex::new(scanner),
             modules: Mutex::new(Modules::new(settle)),
@@ -69,22 +69,22 @@ impl Scanner {
 
     /// Watch these files, too.
     fn watch(&self, py: Python<'_>, files: &Bound<'_, PyAny>) -> PyResult<()> {
-        let files = paths(files)?;
+        let files = as_paths(files)?;
         let scanner = &mut *self.exclusive()?;
         py.detach(|| scanner.watch(files.iter().map(Vec::as_slice)));
         Ok(())
     }
 
     /// Scan everything, or the directories of some paths; return the changed paths.
-    #[pyo3(signature = (hints = None))]
+    #[pyo3(signature = (paths = None))]
     fn scan<'py>(
         &self,
         py: Python<'py>,
-        hints: Option<&Bound<'_, PyAny>>,
+        paths: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let hints = hints.map(paths).transpose()?;
+        let paths = paths.map(as_paths).transpose()?;
         let scanner = &mut *self.exclusive()?;
-        let changed = py.detach(|| scanner.scan(hints.as_deref()));
+        let changed = py.detach(|| scanner.scan(paths.as_deref()));
         let list = PyList::empty(py);
         for slice in changed.chunks(SLICE) {
             for path in slice {
@@ -184,7 +184,7 @@ impl Scanner {
     }
 }
 
-fn paths(paths: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
+fn as_paths(paths: &Bound<'_, PyAny>) -> PyResult<Vec<Vec<u8>>> {
     let path = |path: PyResult<Bound<'_, PyAny>>| {
         let path: PathBuf = path?.extract()?;
         let path = path.into_os_string().into_vec();

@@ -282,7 +282,7 @@ impl Table {
     }
 
     /// Return the entry staged by a process.
-    fn part<'py>(&self, name: &Bound<'py, PyString>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
+    fn staged<'py>(&self, name: &Bound<'py, PyString>, pid: u32) -> PyResult<Bound<'py, PyDict>> {
         let (bucket, versions) = self.entries.versions(name, &|_, _| true)?;
         match self.entries.staged_by(&versions, pid) {
             Some(staged) => self
@@ -309,7 +309,7 @@ impl Table {
     }
 
     /// Drop the entry staged by a process.
-    fn drop(&self, name: &Bound<'_, PyString>, pid: u32) -> PyResult<()> {
+    fn drop_staged(&self, name: &Bound<'_, PyString>, pid: u32) -> PyResult<()> {
         self.change(name, false, &mut |change| change.drop_staged(pid))
     }
 
@@ -337,7 +337,7 @@ impl Table {
     }
 
     /// Reclaim the space of a process that has exited.
-    fn bury(&self, pid: u32) {
+    fn reclaim(&self, pid: u32) {
         self.entries.table.reclaim(pid);
     }
 
@@ -353,12 +353,12 @@ impl Table {
         PyList::new(py, names.collect::<Vec<_>>())
     }
 
-    /// Have changes notify the main process.
+    /// Have changes wake the main process.
     fn arm(&self) -> bool {
         self.entries.table.arm()
     }
 
-    /// Have changes notify no more.
+    /// Have changes wake no more.
     fn disarm(&self) {
         self.entries.table.disarm();
     }

@@ -1,8 +1,8 @@
-//! One dirty bit per bucket, and whether the main process is to be notified of the next change.
+//! One dirty bit per bucket, and whether the next change wakes the main process.
 //!
-//! A writer sets a dirty bit, then reads whether to notify. The main process arms the notification, then
+//! A writer sets a dirty bit, then reads whether to wake. The main process arms the wakeup, then
 //! reads the dirty bits. Both steps are separated by sequentially consistent fences, so at least one side
-//! sees the other: no notification is lost.
+//! sees the other: no wakeup is lost.
 
 use super::layout::Header;
 use super::memory::Memory;
@@ -29,20 +29,20 @@ pub fn take(memory: Memory<'_>, word: usize) -> u64 {
     }
 }
 
-/// Return whether to notify the main process. To be called after [`set`].
+/// Return whether to wake the main process. To be called after [`set`].
 pub fn is_armed(memory: Memory<'_>) -> bool {
     fence(SeqCst);
     memory.header(Header::Armed).load(Relaxed) != 0
 }
 
-/// Ask for a notification of the next change; return whether a dirty bit is set already.
+/// Have the next change wake the main process; return whether a dirty bit is set already.
 pub fn arm(memory: Memory<'_>) -> bool {
     memory.header(Header::Armed).store(1, Relaxed);
     fence(SeqCst);
     (0..words(memory)).any(|word| memory.dirty_bits(word).load(Relaxed) != 0)
 }
 
-/// Ask for no more notifications.
+/// Have changes wake no more.
 pub fn disarm(memory: Memory<'_>) {
     memory.header(Header::Armed).store(0, Relaxed);
 }

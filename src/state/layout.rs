@@ -16,7 +16,7 @@ pub enum Header {
     Processes,
     /// The number of entries created so far.
     Entries,
-    /// Whether the main process is to be notified of the next change.
+    /// Whether the next change wakes the main process.
     Armed,
     /// The first segment that was never claimed, as were all behind it.
     Top,

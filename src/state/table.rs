@@ -1,5 +1,5 @@
-//! The table as one process has it: its mapping of the memory, its writer, and the notification of the main
-//! process.
+//! The table as one process has it: its mapping of the memory, its writer, and the descriptor that wakes the
+//! main process.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -161,27 +161,27 @@ pub enum OpenError {
 pub struct SharedTable {
     mapping: Mapping,
     layout: Layout,
-    /// The descriptor to write to in order to notify the main process.
-    notify_fd: OwnedFd,
+    /// A write to it wakes the main process.
+    wake: OwnedFd,
     writer: Mutex<Option<WriterState>>,
 }
 
 impl SharedTable {
-    /// Open the table in a file, which is all zeros or was used as a table before. A write to `notify_fd`
-    /// notifies the main process.
+    /// Open the table in a file, which is all zeros or was used as a table before. A write to `wake`
+    /// wakes the main process.
     ///
     /// # Safety
     /// No process may shorten the file.
-    pub unsafe fn new(file: BorrowedFd<'_>, notify_fd: BorrowedFd<'_>) -> Result<Self, OpenError> {
+    pub unsafe fn new(file: BorrowedFd<'_>, wake: BorrowedFd<'_>) -> Result<Self, OpenError> {
         // Map first. A descriptor opened here could get the number of one that is passed in but not open.
         let mapping = Mapping::new(file)?.ok_or(OpenError::Corrupt)?;
-        let notify_fd = notify_fd.try_clone_to_owned().map_err(|_| Errno::BADF)?;
+        let wake = wake.try_clone_to_owned().map_err(|_| Errno::BADF)?;
         let layout = Layout::new(mapping.words, BUCKETS, PROCESSES);
         Memory::new(mapping.words(), layout).map_err(|Corrupt| OpenError::Corrupt)?;
         Ok(Self {
             mapping,
             layout,
-            notify_fd,
+            wake,
             writer: Mutex::new(None),
         })
     }
@@ -196,7 +196,7 @@ impl SharedTable {
         self.mapping.words * size_of::<AtomicU64>()
     }
 
-    /// Change the entry of a name, and notify the main process if it waits for changes. An `essential` change
+    /// Change the entry of a name, and wake the main process if it waits for changes. An `essential` change
     /// may use the reserved space.
     pub fn change(
         &self,
@@ -227,7 +227,7 @@ impl SharedTable {
             }
         })??;
         if changed && dirty_bits::is_armed(memory) {
-            self.notify();
+            self.wake();
         }
         Ok(())
     }
@@ -258,7 +258,7 @@ impl SharedTable {
         })
     }
 
-    /// Set the flags `on` and clear the flags `off` of a process, and notify the main process if it waits for
+    /// Set the flags `on` and clear the flags `off` of a process, and wake the main process if it waits for
     /// changes.
     pub fn flag(&self, pid: u32, on: u64, off: u64) -> Result<(), Refused> {
         self.with_record(pid, |memory, record| {
@@ -266,7 +266,7 @@ impl SharedTable {
             // Flags are in no bucket. Any dirty bit makes the main process check; it finds no name changed.
             dirty_bits::set(memory, 0);
             if dirty_bits::is_armed(memory) {
-                self.notify();
+                self.wake();
             }
         })
     }
@@ -300,13 +300,13 @@ impl SharedTable {
         });
     }
 
-    /// Have changes notify the main process; return whether there was one since the last
+    /// Have changes wake the main process; return whether there was one since the last
     /// [`changes`](Self::changes).
     pub fn arm(&self) -> bool {
         dirty_bits::arm(self.memory())
     }
 
-    /// Have changes notify no more.
+    /// Have changes wake no more.
     pub fn disarm(&self) {
         dirty_bits::disarm(self.memory());
     }
@@ -348,11 +348,11 @@ impl SharedTable {
         names
     }
 
-    fn notify(&self) {
-        let mut fds = [PollFd::new(&self.notify_fd, PollFlags::OUT)];
-        // A descriptor that cannot be written holds a notification already, or its other end is closed.
+    fn wake(&self) {
+        let mut fds = [PollFd::new(&self.wake, PollFlags::OUT)];
+        // A descriptor that cannot be written holds a wakeup already, or its other end is closed.
         if poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready == 1) {
-            let _ = rustix::io::write(&self.notify_fd, &1_u64.to_ne_bytes());
+            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         }
     }
 
@@ -423,7 +423,7 @@ fn liveness_of(own: Option<Identity>, pid: u32) -> Liveness {
 
 impl AsFd for SharedTable {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.notify_fd.as_fd()
+        self.wake.as_fd()
     }
 }
 

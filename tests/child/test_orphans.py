@@ -23,7 +23,7 @@ def sent_by_nobody(grace: float, main: int) -> None:
     parent_watch.watch_parent(main, grace)
 
 
-class TestLifeline:
+class TestParentWatch:
     def test_main_is_gone_before_the_child_begins(self) -> None:
         dead = get_context("fork").Process(target=targets.nothing)
         dead.start()

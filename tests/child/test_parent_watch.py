@@ -57,38 +57,40 @@ def child(core: ModuleType, main: Main, grace: float, act: Any) -> int:
     """Watch the main process with SIGINT blocked, and report it; then act on the watch."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGINT)
-    lifeline = core.Lifeline(main.watch, grace)
+    watch = core.ParentWatch(main.watch, grace)
     os.write(main.speaks, b"h")
-    return int(act(lifeline))
+    return int(act(watch))
 
 
 def test_it_is_interrupted_when_main_dies(core: ModuleType, children: Children, main: Main) -> None:
-    pid = children.fork(child, core, main, NEVER, lambda lifeline: 7 if interrupted() else 1)
+    pid = children.fork(child, core, main, NEVER, lambda watch: 7 if interrupted() else 1)
     assert main.hears() == b"h"
     main.die()
     assert children.reap(pid) == 7
 
 
 def test_as_long_as_main_lives_nothing_happens(core: ModuleType, children: Children, main: Main) -> None:
-    pid = children.fork(child, core, main, 0.0, lambda lifeline: 1 if interrupted(0.1) else 7)
+    pid = children.fork(child, core, main, 0.0, lambda watch: 1 if interrupted(0.1) else 7)
     assert children.reap(pid) == 7
 
 
-def test_it_is_told_once(core: ModuleType, children: Children, main: Main) -> None:
+def test_it_is_interrupted_once(core: ModuleType, children: Children, main: Main) -> None:
     pid = children.fork(
-        child, core, main, NEVER, lambda lifeline: 7 if interrupted() and not interrupted(0.1) else 1
+        child, core, main, NEVER, lambda watch: 7 if interrupted() and not interrupted(0.1) else 1
     )
     assert main.hears() == b"h"
     main.die()
     assert children.reap(pid) == 7
 
 
-def test_it_is_told_once_more_when_it_is_stoppable(core: ModuleType, children: Children, main: Main) -> None:
-    def act(lifeline: Any) -> int:
+def test_it_is_interrupted_once_more_when_its_handlers_are_set(
+    core: ModuleType, children: Children, main: Main
+) -> None:
+    def act(watch: Any) -> int:
         if not interrupted():
             return 1
-        lifeline.stoppable()
-        lifeline.stoppable()
+        watch.stop_handlers_set()
+        watch.stop_handlers_set()
         return 7 if interrupted() and not interrupted(0.1) else 2
 
     pid = children.fork(child, core, main, NEVER, act)
@@ -97,12 +99,14 @@ def test_it_is_told_once_more_when_it_is_stoppable(core: ModuleType, children: C
     assert children.reap(pid) == 7
 
 
-def test_who_was_stoppable_before_is_told_once(core: ModuleType, children: Children, main: Main) -> None:
-    def act(lifeline: Any) -> int:
-        lifeline.stoppable()
+def test_it_is_interrupted_once_if_its_handlers_were_set_before(
+    core: ModuleType, children: Children, main: Main
+) -> None:
+    def act(watch: Any) -> int:
+        watch.stop_handlers_set()
         os.write(main.speaks, b"s")
         first = interrupted()
-        lifeline.stoppable()
+        watch.stop_handlers_set()
         return 7 if first and not interrupted(0.1) else 1
 
     pid = children.fork(child, core, main, NEVER, act)
@@ -111,11 +115,13 @@ def test_who_was_stoppable_before_is_told_once(core: ModuleType, children: Child
     assert children.reap(pid) == 7
 
 
-def test_who_obeys_is_not_told_once_more(core: ModuleType, children: Children, main: Main) -> None:
-    def act(lifeline: Any) -> int:
+def test_a_process_that_stops_is_not_interrupted_once_more(
+    core: ModuleType, children: Children, main: Main
+) -> None:
+    def act(watch: Any) -> int:
         first = interrupted()
-        lifeline.let_go()
-        lifeline.stoppable()
+        watch.stop_begun()
+        watch.stop_handlers_set()
         return 7 if first and not interrupted(0.1) else 1
 
     pid = children.fork(child, core, main, NEVER, act)
@@ -124,9 +130,11 @@ def test_who_obeys_is_not_told_once_more(core: ModuleType, children: Children, m
     assert children.reap(pid) == 7
 
 
-def test_who_is_leaving_already_is_not_told(core: ModuleType, children: Children, main: Main) -> None:
-    def act(lifeline: Any) -> int:
-        lifeline.let_go()
+def test_a_process_that_has_begun_to_stop_is_not_interrupted(
+    core: ModuleType, children: Children, main: Main
+) -> None:
+    def act(watch: Any) -> int:
+        watch.stop_begun()
         os.write(main.speaks, b"g")
         return 1 if interrupted(0.1) else 7
 
@@ -141,7 +149,7 @@ def test_who_does_not_leave_is_killed_with_its_children(
 ) -> None:
     reading, writing = os.pipe()
 
-    def act(lifeline: Any) -> int:
+    def act(watch: Any) -> int:
         if not os.fork():
             os.close(reading)
             signal.pause()
@@ -163,7 +171,7 @@ def test_who_leads_no_session_takes_nobody_along(core: ModuleType, children: Chi
 
     def member() -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGINT)
-        core.Lifeline(main.watch, 0.0)
+        core.ParentWatch(main.watch, 0.0)
         os.write(main.speaks, b"h")
         return signal.pause()  # type: ignore[func-returns-value]
 
@@ -177,7 +185,7 @@ def test_who_hangs_in_c_goes_too(children: Children, main: Main) -> None:
     """With the native core, the thread needs nothing that the interpreter holds."""
     native = pytest.importorskip("worker._native")
 
-    def act(lifeline: Any) -> int:
+    def act(watch: Any) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.write(main.speaks, b"g")
         # The target never releases the interpreter.
@@ -193,13 +201,13 @@ def test_who_hangs_in_c_goes_too(children: Children, main: Main) -> None:
 @pytest.mark.parametrize("watch", [-1, 1_000_000])
 def test_what_is_not_open_is_refused(core: ModuleType, watch: int) -> None:
     with pytest.raises(OSError):
-        core.Lifeline(watch, 1.0)
+        core.ParentWatch(watch, 1.0)
 
 
 @pytest.mark.parametrize("grace", [-1.0, float("nan")])
 def test_no_time_is_refused(core: ModuleType, grace: float) -> None:
     reading, writing = os.pipe()
     with pytest.raises(ValueError, match="is no number of seconds from 0 on"):
-        core.Lifeline(reading, grace)
+        core.ParentWatch(reading, grace)
     os.close(reading)
     os.close(writing)

@@ -64,7 +64,7 @@ def test_what_is_not_plain_is_absent(key: str, value: Any, state: SharedState) -
     entry.require(True)
     entry.record({"starts": 4})
     entry.hand_over(2, {"state": "STARTED"})
-    entry.drop_part(2)
+    entry.drop_staged(2)
     entry.remove()
     assert list(state) == []
 

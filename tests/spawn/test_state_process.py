@@ -231,7 +231,7 @@ class TestGone:
         assert entry.read() == {}
         entry.record({"x": 1})
         entry.hand_over(1, {})
-        entry.drop_part(1)
+        entry.drop_staged(1)
         entry.remove()
         with pytest.raises(ConnectionError, match="a is not started: the state of the workers cannot be"):
             entry.require(True)

@@ -66,7 +66,7 @@ def test_each_call_of_an_entry_survives(caplog: pytest.LogCaptureFixture) -> Non
     for act, left in (
         (lambda: entry.record({"state": "STARTED"}), {**lost, "state": "STARTED"}),
         (lambda: entry.hand_over(5, {"state": "ACKED"}), {"pid": 5, "starts": 3, "state": "ACKED"}),
-        (lambda: entry.drop_part(5), lost),
+        (lambda: entry.drop_staged(5), lost),
         (lambda: entry.require(True), lost),
         (entry.read, lost),
         (lambda: entry.read(5), lost),

@@ -64,7 +64,7 @@ def forked(act: Callable[[], Any]) -> int:
 
 def parts(state: SharedState, pids: list[int]) -> dict[int, Any]:
     """Return the values that processes have written apart from the entry."""
-    return {pid: part for pid in pids if (part := state._table.part(NAME, pid))}
+    return {pid: part for pid in pids if (part := state._table.staged(NAME, pid))}
 
 
 def writes(state: SharedState, key: str) -> int:
@@ -140,7 +140,7 @@ def test_it_speaks_as_a_successor_that_is_not_ready(
     state[NAME] = before
     pid = run(state, forks_in_every_way, monkeypatch, "fork", False)
     assert state[NAME] == before
-    part = state._table.part(NAME, pid)
+    part = state._table.staged(NAME, pid)
     assert (part["state"], part["serving"], part["by_fork_of_fork"]) == ("ACKED", True, True)
     assert parts(state, part["forks"]) == {}
     state.hand_over(NAME, pid, {"starts": 2})
@@ -208,7 +208,7 @@ def test_it_outlives_the_worker(state: SharedState, monkeypatch: pytest.MonkeyPa
     assert os.read(told, 1) == b"x"
     assert state[NAME] == {"pid": os.getpid()}
     assert state.numbers(pid) == {}
-    state.drop_part(NAME, pid)
+    state.drop_staged(NAME, pid)
     assert parts(state, [pid]) == {}
     for end in (held, let, told, telling):
         os.close(end)

@@ -156,12 +156,12 @@ def test_main_unpickles_nothing_of_a_users(state: SharedState) -> None:
     entry.record({"starts": 2})
     entry.hand_over(2, {"starts": 3})
     assert entry.read() == {"state": "STARTED", "serving": True, "starts": 3}
-    entry.drop_part(2)
+    entry.drop_staged(2)
 
 
 def answers(state: SharedState, end: Any) -> None:
     """In a child: report the state; then write to it."""
-    end.send((state.copy(), state.bell))
+    end.send((state.copy(), state.notify_fd))
     state.update_entry("a", {"child": os.getpid()})
     end.send(sorted(os.get_inheritable(vars(state)[name]) for name in ("_memory", "_wake")))
 
@@ -184,9 +184,9 @@ class TestTravel:
         with ours, theirs:
             child = get_context(method).Process(target=answers, args=(state, theirs))
             child.start()
-            seen, bell = ours.recv()
+            seen, notify_fd = ours.recv()
             assert seen == {"a": {"x": 1}}
-            assert bell == (state.bell if method == "fork" else None)
+            assert notify_fd == (state.notify_fd if method == "fork" else None)
             assert ours.recv() == [False, False]
             child.join()
             assert state["a"] == {"x": 1, "child": child.pid}
@@ -282,7 +282,7 @@ class TestWhoseEntry:
         # The last writes of the other process.
         state.update_entry(NAME, {"serving": True}, 1)
         assert state[NAME]["serving"] is False
-        state.drop_part(NAME, 1)
+        state.drop_staged(NAME, 1)
         assert state.read_keys(NAME, ("x",), 1) == {}
 
     @pytest.mark.parametrize("order", ["", ":STARTUP_FIRST"])

@@ -173,8 +173,8 @@ def test_a_name_that_is_no_text(memory: Memory, name: Any) -> None:
     table = memory.table()
     others = {
         "put": lambda: table.put(name, {}),
-        "part": lambda: table.part(name, 7),
-        "drop": lambda: table.drop(name, 7),
+        "staged": lambda: table.staged(name, 7),
+        "drop_staged": lambda: table.drop_staged(name, 7),
     }
     for act in (*others.values(), *(lambda act=act: act(table, name) for act in WANTING.values())):
         with pytest.raises(TypeError):

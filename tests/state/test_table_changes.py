@@ -34,15 +34,15 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "discard": lambda table: table.discard("a", "x"),
     "remove": lambda table: table.remove("a"),
     "hand_over": lambda table: table.hand_over("a", 7, {}),
-    "drop": lambda table: table.drop("a", 7),
+    "drop_staged": lambda table: table.drop_staged("a", 7),
     "again": lambda table: (table.remove("a"), table.put("a", {"pid": 6, "x": 1})),
 }
 
 NOTHING: dict[str, Callable[[Any], Any]] = {
     "read": lambda table: (table.entry("a"), table.entries(), table.names(), table.value("a", "x")),
     "beat": lambda table: table.beat(5),
-    "bury": lambda table: table.bury(PID),
-    "drop nothing": lambda table: table.drop("a", PID),
+    "reclaim": lambda table: table.reclaim(PID),
+    "drop nothing": lambda table: table.drop_staged("a", PID),
     "no such key": lambda table: refused(table.discard, "a", "y"),
     "no such entry": lambda table: refused(table.update, "b", {"x": 1}),
 }

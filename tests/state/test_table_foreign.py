@@ -146,9 +146,9 @@ def test_what_is_unreadable_is_over_the_entry(memory: Memory) -> None:
     assert table.entry("a") == {"pid": 6, "thing": 1}
     assert dict(table.entry("a", 7).items()) == {"pid": 6}
     assert list(table.entry("a", 7).unreadable) == ["thing"]
-    assert dict(table.part("a", 7).items()) == {}
+    assert dict(table.staged("a", 7).items()) == {}
     with pytest.raises(UnreadableError):
-        table.part("a", 7)["thing"]
+        table.staged("a", 7)["thing"]
     with pytest.raises(UnreadableError):
         table.value("a", "thing", 7)
 
@@ -169,7 +169,7 @@ def test_an_owner_that_is_unreadable_is_another(memory: Memory) -> None:
     with at_hand() as thing:
         table.put("a", {"pid": thing})
     table.update("a", {"x": 1}, 7)
-    assert table.part("a", 7) == {"x": 1}
+    assert table.staged("a", 7) == {"x": 1}
     assert list(table.entry("a").unreadable) == ["pid"]
     assert dict(table.entry("a", 7).items()) == {"x": 1}
 

@@ -68,13 +68,13 @@ def test_parts_of_the_dead_are_dropped(memory: Memory, children: Children) -> No
     def child() -> None:
         for key in ("x", "y"):
             table.update("a", {key: os.getpid()}, os.getpid())
-        assert table.part("a", os.getpid()) == {"x": os.getpid(), "y": os.getpid()}
+        assert table.staged("a", os.getpid()) == {"x": os.getpid(), "y": os.getpid()}
 
     pids = [children.fork(child) for _ in range(FORKS)]
     assert [children.reap(pid) for pid in pids] == [0] * FORKS
-    before = len([pid for pid in pids if table.part("a", pid)])
+    before = len([pid for pid in pids if table.staged("a", pid)])
     assert children.reap(children.fork(child)) == 0
-    assert len([pid for pid in pids if table.part("a", pid)]) < MANY or before < MANY
+    assert len([pid for pid in pids if table.staged("a", pid)]) < MANY or before < MANY
     assert table.entry("a") == {"pid": os.getpid()}
 
 
@@ -91,7 +91,7 @@ def test_parts_of_the_living_are_kept(memory: Memory, children: Children, gate: 
     pids = [children.fork(child) for _ in range(3 * MANY)]
     for _ in pids:
         assert os.read(done, 1) == b"x"
-    assert [table.part("a", pid) for pid in pids] == [{"x": pid} for pid in pids]
+    assert [table.staged("a", pid) for pid in pids] == [{"x": pid} for pid in pids]
     os.write(gate[1], b"x" * len(pids))
     assert [children.reap(pid) for pid in pids] == [0] * len(pids)
     os.close(done)
@@ -107,14 +107,14 @@ def test_a_part_is_not_that_of_the_next_one_with_its_pid(memory: Memory, reused:
     def next_one() -> None:
         assert table.entry("a", reused) == {"pid": os.getppid(), "x": "visible"}
         assert table.value("a", "x", reused) == "visible"
-        assert table.part("a", reused) == table.some("a", ("x", "old"), reused) == {}
+        assert table.staged("a", reused) == table.some("a", ("x", "old"), reused) == {}
         table.update("a", {"new": True}, reused)
-        assert table.part("a", reused) == {"new": True}
+        assert table.staged("a", reused) == {"new": True}
 
     # The start times of the two must differ.
     until_the_clock_ticks()
     fork_as(reused, next_one)
-    assert table.part("a", reused) == {"new": True}
+    assert table.staged("a", reused) == {"new": True}
     table.hand_over("a", reused, {"pid": reused})
     assert table.entry("a") == {"pid": reused, "x": "visible", "new": True}
 
@@ -168,7 +168,7 @@ def test_a_fork_with_the_pid_of_an_ancestor_has_a_writer_of_its_own(
     fork_as(reused, ancestor)
     if os.read(told, 1) != b"x":
         pytest.skip(f"{reused} is somebody's")
-    table.bury(reused)
+    table.reclaim(reused)
     heir = memory.table()
     for number in range(100):
         heir.put(f"{number}", {"x": number})

@@ -16,7 +16,7 @@ pids = st.sampled_from([0, 7, 8])
 keys = st.sampled_from(["a", "b", "pid", 1, True, 1.0, (1, "x"), None])
 pairs = st.dictionaries(keys, st.sampled_from([7, 8, None, "x", [1]]), max_size=4)
 operations = st.tuples(
-    st.sampled_from(["put", "update", "update", "discard", "remove", "hand_over", "drop", "changes"]),
+    st.sampled_from(["put", "update", "update", "discard", "remove", "hand_over", "drop_staged", "changes"]),
     st.sampled_from(["one", "two", "\ud800"]),
     pids,
     keys,
@@ -33,7 +33,7 @@ class Model:
     def act(self, what: str, name: str, pid: int, key: Any, pairs: dict[Any, Any]) -> None:
         if what == "put":
             self.parts.setdefault(name, {})[0] = dict(pairs)
-        elif what == "drop":
+        elif what == "drop_staged":
             self.parts.get(name, {}).pop(pid or -1, None)
         elif what == "remove":
             del self.parts[name]
@@ -61,7 +61,7 @@ def call(table: Any, what: str, name: str, pid: int, key: Any, pairs: dict[Any, 
         "discard": (key, pid),
         "remove": (),
         "hand_over": (pid, pairs),
-        "drop": (pid,),
+        "drop_staged": (pid,),
     }
     getattr(table, what)(name, *arguments[what])
 
@@ -91,4 +91,4 @@ def test_it_is_a_dict_of_dicts(core: ModuleType, steps: list[tuple[int, tuple[An
                 for name, parts in model.parts.items():
                     for pid in (0, 7, 8):
                         assert list(one.entry(name, pid).items()) == list(model.seen(name, pid).items())
-                        assert one.part(name, pid) == (parts.get(pid, {}) if pid else {})
+                        assert one.staged(name, pid) == (parts.get(pid, {}) if pid else {})

@@ -142,7 +142,7 @@ def test_writers_that_are_killed(memory: Memory, children: Children, sizes: list
         before = table.entry("counts")
         pid = children.fork(write, table, key, sizes, 10**9)
         kill_somewhere(children, pid, table, key, choose.randrange(1, 60))
-        table.bury(pid)
+        table.reclaim(pid)
         for one in (table, memory.table()):
             counts, entry = one.entry("counts"), one.entry("shared")
             assert is_whole(entry)
@@ -278,7 +278,7 @@ def test_room_is_given_back_by_the_dead(core: ModuleType, children: Children) ->
             assert os.read(reading, 1) == b"x"
             os.kill(pid, signal.SIGKILL)
             children.reap(pid)
-            table.bury(pid)
+            table.reclaim(pid)
             for name in table.names():
                 table.remove(name)
             assert len(fill(table, b"h" * 3000)) >= first * 9 // 10, number

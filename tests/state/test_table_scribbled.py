@@ -62,7 +62,7 @@ def use(table: Any, choose: random.Random) -> None:
         lambda: table.beat(1),
         lambda: table.beat(1, os.getppid()),
         lambda: table.flag(stopping=True),
-        lambda: table.bury(choose.randrange(1, 2**22)),
+        lambda: table.reclaim(choose.randrange(1, 2**22)),
         *(lambda pid=pid: table.numbers(pid) for pid in (5, os.getpid())),
     ]
     for name in names:
@@ -70,13 +70,13 @@ def use(table: Any, choose: random.Random) -> None:
             *(lambda name=name, pid=pid: table.entry(name, pid) for pid in (0, 5, 6)),
             *(lambda name=name, key=key: table.value(name, key) for key in ("x", "pid", 1, "requests")),
             lambda name=name: table.some(name, ("state", "x"), choose.randrange(9)),
-            lambda name=name: table.part(name, 5),
+            lambda name=name: table.staged(name, 5),
             lambda name=name: table.check(name),
             lambda name=name: table.put(name, ENTRIES["small"]),
             lambda name=name: table.update(name, {"x": b"z" * choose.randrange(5_000)}, choose.randrange(9)),
             lambda name=name: table.discard(name, "x"),
             lambda name=name: table.hand_over(name, 6, {"pid": 6}),
-            lambda name=name: table.drop(name, 6),
+            lambda name=name: table.drop_staged(name, 6),
             lambda name=name: table.remove(name),
         ]
     choose.shuffle(acts)
@@ -163,7 +163,7 @@ def test_it_is_an_error_of_that_read(memory: Memory, name: str) -> None:
         lambda: other.entry(name),
         lambda: other.value(name, "x"),
         lambda: other.some(name, ("x",)),
-        lambda: other.part(name, 1),
+        lambda: other.staged(name, 1),
         # It has read the entry before, and keeps its copy.
         lambda: table.check(name),
         lambda: other.update(name, {"x": 1}),

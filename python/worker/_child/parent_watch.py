@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.util import Finalize
 
-from worker._core import Lifeline
+from worker._core import ParentWatch
 
 __all__ = [
     "has_own_session",
@@ -24,7 +24,7 @@ __all__ = [
 # The finalizer of the lowest priority runs last.
 LAST = -1_000_000
 
-_watch: Lifeline | None = None
+_watch: ParentWatch | None = None
 # Becomes readable when the main process has ended.
 _main_ended: int | None = None
 
@@ -54,7 +54,7 @@ def watch_parent(main: int, grace: float) -> None:
 
     # The thread inherits the mask. With a signal unblocked it would take one that the main thread waits for.
     with _all_signals_blocked():
-        _watch = Lifeline(ended, grace)
+        _watch = ParentWatch(ended, grace)
     _main_ended = ended
     # The main process kills the group of a child that has exited. Without it the child does so itself.
     Finalize(None, _kill_group, exitpriority=LAST)
@@ -68,13 +68,13 @@ def main_is_gone() -> bool:
 def stop_begun() -> None:
     """Tell the watch that this child has begun to stop: it sends no SIGINT any more."""
     if _watch is not None:
-        _watch.let_go()
+        _watch.stop_begun()
 
 
 def stop_handlers_set() -> None:
     """Tell the watch that the stop handlers are set: a SIGINT that was lost before is sent again."""
     if _watch is not None:
-        _watch.stoppable()
+        _watch.stop_handlers_set()
 
 
 def lead_session() -> None:

@@ -51,10 +51,10 @@ def fileno(connection: Any) -> int | None:
     return number if type(number) is int and number >= 0 else None
 
 
-def open_monitor(connection: Any, bell: int | None = None) -> MonitorProtocol:
+def open_monitor(connection: Any, notify_fd: int | None = None) -> MonitorProtocol:
     """Return a monitor of a connection and of a notification; the core's, if there is a descriptor."""
     number = fileno(connection)
-    return ConnectionMonitor(connection, bell) if number is None else Monitor(number, bell)
+    return ConnectionMonitor(connection, notify_fd) if number is None else Monitor(number, notify_fd)
 
 
 def decode_command(command: Command | Opaque) -> Command:
@@ -121,9 +121,9 @@ class ConnectionMonitor:
     so the monitor polls both every tenth of a second.
     """
 
-    def __init__(self, connection: Any, bell: int | None = None) -> None:
+    def __init__(self, connection: Any, notify_fd: int | None = None) -> None:
         self._connection = connection
-        self._bell = bell
+        self._notify_fd = notify_fd
         self._watched: dict[str, tuple[int, int]] = {}
         self._woken = threading.Event()
         self._ended = False
@@ -175,9 +175,9 @@ class ConnectionMonitor:
         return [Received(command)]
 
     def _listen(self) -> None:
-        if self._bell is not None:
+        if self._notify_fd is not None:
             with suppress(BlockingIOError):
-                os.read(self._bell, 4096)
+                os.read(self._notify_fd, 4096)
                 self._woken.set()
 
     def _exits(self) -> list[Event]:

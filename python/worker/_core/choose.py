@@ -13,15 +13,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from worker._native import LIMIT, Framer, Lifeline, Monitor, Scanner, Table, decode, parse
+    from worker._native import LIMIT, Framer, Monitor, ParentWatch, Scanner, Table, decode, parse
 
 __all__ = [
     "IS_NATIVE",
     "LIMIT",
     "CoreInfo",
     "Framer",
-    "Lifeline",
     "Monitor",
+    "ParentWatch",
     "Scanner",
     "Table",
     "core_info",
@@ -82,7 +82,7 @@ IS_NATIVE: bool = _chosen.PROFILE is not None
 if not TYPE_CHECKING:
     LIMIT = _chosen.LIMIT
     Framer = _chosen.Framer
-    Lifeline = _chosen.Lifeline
+    ParentWatch = _chosen.ParentWatch
     Monitor = _chosen.Monitor
     Scanner = _chosen.Scanner
     Table = getattr(_chosen, "Table", None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, KeysView, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-__all__ = ["PROTOCOL", "PartialEntry", "UnreadableError", "dumps", "loads", "utc_time"]
+__all__ = ["PROTOCOL", "PartialEntry", "UnreadableError", "decode", "encode", "utc_time"]
 
 # Every supported Python has it, and all processes of a server run the same one.
 PROTOCOL = 5
@@ -79,7 +79,7 @@ class PartialEntry(dict[Any, Any]):
         return super().get(key, default)
 
 
-def dumps(value: Any) -> bytes:
+def encode(value: Any) -> bytes:
     """Return a value, or a key, as bytes.
 
     Raises:
@@ -91,7 +91,7 @@ def dumps(value: Any) -> bytes:
     return pickle.dumps(value, PROTOCOL)
 
 
-def loads(kept: bytes) -> Any:
+def decode(kept: bytes) -> Any:
     """Return the value that was kept as bytes.
 
     Raises:

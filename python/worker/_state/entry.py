@@ -88,9 +88,9 @@ class Entry:
         """Hand the entry over to a process: set these keys, then those that the process has staged."""
         self._try_write(lambda: self._state.hand_over(self._name, pid, changes), changes)
 
-    def drop_part(self, pid: int) -> None:
+    def drop_staged(self, pid: int) -> None:
         """Drop the entry that a process has staged."""
-        self._try_write(lambda: self._state.drop_part(self._name, pid), {})
+        self._try_write(lambda: self._state.drop_staged(self._name, pid), {})
 
     def remove(self) -> None:
         """Remove the entry."""

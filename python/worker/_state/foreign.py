@@ -22,7 +22,7 @@ class ForeignState:
         state (MutableMapping[str, Any]): The mapping.
     """
 
-    bell = None
+    notify_fd = None
 
     def __init__(self, state: MutableMapping[str, Any]) -> None:
         self._state = state
@@ -63,14 +63,14 @@ class ForeignState:
         if not changes.items() <= entry.items():
             self.update_entry(name, changes)
 
-    def drop_part(self, name: str, pid: int) -> None:
+    def drop_staged(self, name: str, pid: int) -> None:
         """Do nothing: no entry is staged."""
 
     def numbers(self, pid: int) -> Mapping[str, Any]:
         """Return no values: processes write no numbers here."""
         return {}
 
-    def bury(self, pid: int) -> None:
+    def reclaim(self, pid: int) -> None:
         """Do nothing: a process has no space of its own."""
 
     @property

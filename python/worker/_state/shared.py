@@ -92,15 +92,15 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """Initialise a new state."""
         descriptors = [_anonymous_file(size)]
         try:
-            bell, wake = _bell()
-            descriptors += {bell, wake}
-            self._take(descriptors[0], wake, bell, token_hex(16))
+            notify_fd, wake = _notifier()
+            descriptors += {notify_fd, wake}
+            self._take(descriptors[0], wake, notify_fd, token_hex(16))
         except BaseException:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise
 
-    def _take(self, memory: int, wake: int, bell: int | None, token: str) -> None:
+    def _take(self, memory: int, wake: int, notify_fd: int | None, token: str) -> None:
         """Own these descriptors, and register under this token."""
         self._table = Table(
             memory,
@@ -112,7 +112,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             essential=schema.ESSENTIAL,
         )
         self._damaged: set[str] = set()
-        self._memory, self._wake, self._bell, self._token = memory, wake, bell, token
+        self._memory, self._wake, self._notify_fd, self._token = memory, wake, notify_fd, token
         _open[token] = self
 
     def __del__(self) -> None:
@@ -121,11 +121,11 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
     def close(self) -> None:
         """Release the memory in this process. The system frees it when all processes have."""
         _open.pop(self.__dict__.get("_token", ""), None)
-        # One that was never whole has none; the bell may be the same as what rings it.
-        descriptors = {self.__dict__.pop(name, None) for name in ("_memory", "_wake", "_bell")}
+        # A state that was not fully made has none. With an eventfd the last two are the same.
+        descriptors = {self.__dict__.pop(name, None) for name in ("_memory", "_wake", "_notify_fd")}
         for descriptor in descriptors - {None}:
             os.close(descriptor)
-        self._bell = None
+        self._notify_fd = None
         self._table = _Closed()  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -244,9 +244,9 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """
         self._table.hand_over(name, pid, {**changes, schema.OWNER: pid})
 
-    def drop_part(self, name: str, pid: int) -> None:
+    def drop_staged(self, name: str, pid: int) -> None:
         """Drop the entry that a process has staged."""
-        self._table.drop(name, pid)
+        self._table.drop_staged(name, pid)
 
     def beat(self, requests: int = 0) -> None:
         """Note that the calling worker is alive, and add to the number of its requests.
@@ -266,9 +266,9 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """Return the values that :meth:`beat` and :meth:`flag` of a process have written; empty if none."""
         return self._table.numbers(pid)
 
-    def bury(self, pid: int) -> None:
+    def reclaim(self, pid: int) -> None:
         """Make the space of a process that has exited available to others."""
-        self._table.bury(pid)
+        self._table.reclaim(pid)
 
     def is_first_damage(self, name: str) -> bool:
         """Return whether this process reports the damage of an entry for the first time."""
@@ -279,9 +279,12 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
     # Notification of the main process
 
     @property
-    def bell(self) -> int | None:
-        """What becomes readable by a change, after :meth:`arm`; ``None`` where the state was not made."""
-        return self._bell
+    def notify_fd(self) -> int | None:
+        """A descriptor that a change makes readable, after :meth:`arm`.
+
+        ``None`` in a process that received the state.
+        """
+        return self._notify_fd
 
     def changes(self, everything: bool = False) -> list[str]:
         """Return the names whose entries have changed since the last call; for the main process only.
@@ -293,11 +296,11 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         return self._table.changes(everything)
 
     def arm(self) -> bool:
-        """Let changes ring the bell from now on; return whether there has been one since :meth:`changes`."""
+        """Have changes wake :attr:`notify_fd`; return whether there was one since :meth:`changes`."""
         return self._table.arm()
 
     def disarm(self) -> None:
-        """Let changes ring it no more."""
+        """Have changes wake no more."""
         self._table.disarm()
 
 
@@ -359,12 +362,12 @@ def _address_space() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
-def _bell() -> tuple[int, int]:
-    """Where a change is heard, and where it rings; neither ever waits."""
+def _notifier() -> tuple[int, int]:
+    """Return the two ends of the notification, to read from and to write to; neither blocks."""
     if hasattr(os, "eventfd"):
-        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return bell, bell
-    bell, wake = os.pipe()
-    os.set_blocking(bell, False)
+        notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return notify_fd, notify_fd
+    notify_fd, wake = os.pipe()
+    os.set_blocking(notify_fd, False)
     os.set_blocking(wake, False)
-    return bell, wake
+    return notify_fd, wake

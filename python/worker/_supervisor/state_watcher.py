@@ -40,7 +40,7 @@ class StateWatcher:
     @property
     def notify_fd(self) -> int | None:
         """The descriptor that becomes readable at a change; ``None`` if the state has to be read."""
-        return None if self._state is None else self._state.bell
+        return None if self._state is None else self._state.notify_fd
 
     def changed(self, now: float, everything: bool = False) -> Collection[str]:
         """Return the names of the entries that may have changed since the last call.

@@ -286,7 +286,7 @@ class Supervisor:
         del self._children[key]
         self._lifecycle.handle(slot, event)
         slot.on_exit(base, self.slot_phase(slot) is Phase.READY)
-        shared(self._table.worker_state).bury(base.pid)
+        shared(self._table.worker_state).reclaim(base.pid)
         self.retire(slot)
         self._has_events = True
 

@@ -129,7 +129,7 @@ fn a_reader_sees_a_merge_whole_or_not_at_all() {
 }
 
 #[test]
-fn no_notification_is_lost() {
+fn no_wakeup_is_lost() {
     in_every_order(4, || {
         let room = Room::new(1);
         let writer = {
@@ -140,7 +140,7 @@ fn no_notification_is_lost() {
             })
         };
         let is_dirty = dirty_bits::arm(room.memory());
-        let notifies = writer.join().unwrap();
-        assert!(is_dirty || notifies);
+        let wakes = writer.join().unwrap();
+        assert!(is_dirty || wakes);
     });
 }

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from worker._core.pure.control import LIMIT, Framer, decode, parse
 from worker._core.pure.monitor import Monitor
-from worker._core.pure.parent_watch import Lifeline
+from worker._core.pure.parent_watch import ParentWatch
 from worker._core.pure.scan import Scanner
 
-__all__ = ["LIMIT", "PROFILE", "Framer", "Lifeline", "Monitor", "Scanner", "decode", "parse"]
+__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "ParentWatch", "Scanner", "decode", "parse"]
 
 PROFILE = None

@@ -128,7 +128,7 @@ class _Watch:
 class Monitor:
     _closed = True  # until it is whole
 
-    def __init__(self, fd: int, bell: int | None = None) -> None:
+    def __init__(self, fd: int, notify_fd: int | None = None) -> None:
         self._turn = threading.Lock()
         self._watches: list[_Watch] = []
         self._framers: dict[int | None, Framer] = {}
@@ -138,14 +138,14 @@ class Monitor:
         self._end: str | None = None
         # The caller owns the fd, and its number may be reused for another file. Read a duplicate.
         self._pipe: _Socket | _Stream | None = _Socket.over(fd) or _Stream(fd)
-        self._bell: int | None = None
+        self._notify_fd: int | None = None
         try:
-            self._bell = None if bell is None else os.dup(bell)
+            self._notify_fd = None if notify_fd is None else os.dup(notify_fd)
             self._waker, self._woken = socket.socketpair()
         except BaseException:
             self._close_pipe()
-            if self._bell is not None:
-                os.close(self._bell)
+            if self._notify_fd is not None:
+                os.close(self._notify_fd)
             raise
         self._waker.setblocking(False)
         self._woken.setblocking(False)
@@ -182,7 +182,7 @@ class Monitor:
             while True:
                 self._watch_strays()
                 ready = self._poll(deadline)
-                woken = not ready.isdisjoint((self._woken.fileno(), self._bell))
+                woken = not ready.isdisjoint((self._woken.fileno(), self._notify_fd))
                 if woken:
                     self._settle_wakes()
                 self._collect(ready, messages)
@@ -204,8 +204,8 @@ class Monitor:
             self._closed = True
             self._waker.close()
             self._woken.close()
-            if self._bell is not None:
-                os.close(self._bell)
+            if self._notify_fd is not None:
+                os.close(self._notify_fd)
             self._close_pipe()
             while self._watches:
                 self._forget(self._watches[-1])
@@ -224,8 +224,8 @@ class Monitor:
     def _poll(self, deadline: float) -> set[int]:
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
-        if self._bell is not None:
-            poll.register(self._bell, select.POLLIN)
+        if self._notify_fd is not None:
+            poll.register(self._notify_fd, select.POLLIN)
         if self._pipe is not None:
             poll.register(self._pipe, select.POLLIN)
         for watch in self._watches:
@@ -242,9 +242,9 @@ class Monitor:
         with suppress(BlockingIOError):
             while self._woken.recv(4096):
                 pass
-        if self._bell is not None:
+        if self._notify_fd is not None:
             with suppress(BlockingIOError):
-                os.read(self._bell, 4096)
+                os.read(self._notify_fd, 4096)
 
     def _collect(self, ready: set[int], messages: bool) -> None:
         for watch in self._watches:
@@ -257,7 +257,7 @@ class Monitor:
             self._take(self._pipe is not None and self._pipe.fileno() in ready)
         else:
             self._take_of({watch.pid for watch in self._watches if watch.drained})
-        self._bury()
+        self._report_exits()
 
     def _stash_all(self) -> None:
         """Take all bytes from the channel, to be cut later.
@@ -328,7 +328,7 @@ class Monitor:
         self._close_pipe()
         return None
 
-    def _bury(self) -> None:
+    def _report_exits(self) -> None:
         """Report the exits of processes whose messages have all been cut."""
         senders = {sender for _, sender in self._stash}
         for watch in list(self._watches):

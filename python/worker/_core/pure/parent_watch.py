@@ -1,4 +1,4 @@
-"""A child's watch on its main process: once that is gone, the child is told to leave, then made to."""
+"""Ends a child whose main process is gone: by a signal first, then by force."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ import select
 import signal
 import threading
 
-__all__ = ["Lifeline"]
+__all__ = ["ParentWatch"]
 
 
-class Lifeline:
-    """Ends this process when its main process is gone; a thread waits for that."""
+class ParentWatch:
+    """Ends this process when its main process exits; a thread waits for that."""
 
-    def __init__(self, watch: int, grace: float) -> None:
+    def __init__(self, parent: int, grace: float) -> None:
         if not grace >= 0:
             raise ValueError(f"{grace} is no number of seconds from 0 on")
-        self._watch = os.dup(watch)
+        self._parent = os.dup(parent)
         self._grace = grace
         self._lock = threading.Lock()
-        self._told = self._obeyed = self._is_stoppable = False
-        threading.Thread(target=self._hold, name="lifeline", daemon=True).start()
+        self._is_interrupted = self._has_stop_begun = self._has_handlers = False
+        threading.Thread(target=self._watch, name="parent-watch", daemon=True).start()
 
-    def let_go(self) -> None:
-        # Without the lock: a signal handler may call it while the lock is held.
-        self._obeyed = True
+    def stop_begun(self) -> None:
+        # Without the lock: a signal handler may call this while the lock is held.
+        self._has_stop_begun = True
 
-    def stoppable(self) -> None:
+    def stop_handlers_set(self) -> None:
         with self._lock:
-            again = self._told and not self._obeyed and not self._is_stoppable
-            self._is_stoppable = True
+            again = self._is_interrupted and not self._has_stop_begun and not self._has_handlers
+            self._has_handlers = True
         if again:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def _hold(self) -> None:
+    def _watch(self) -> None:
         poll = select.poll()
-        poll.register(self._watch, select.POLLIN)
+        poll.register(self._parent, select.POLLIN)
         poll.poll()
         me = os.getpid()
         with self._lock:
-            self._told = True
-        if not self._obeyed:
+            self._is_interrupted = True
+        if not self._has_stop_begun:
             os.kill(me, signal.SIGINT)
         if self._grace:
             threading.Event().wait(min(self._grace, threading.TIMEOUT_MAX))

@@ -90,9 +90,9 @@ class Scanner:
                 if path not in self._files:
                     self._files[path] = self._stamp(path, None)
 
-    def scan(self, hints: Iterable[str | os.PathLike[str]] | None = None) -> list[str]:
-        for hint in hints or ():
-            _checked(hint)
+    def scan(self, paths: Iterable[str | os.PathLike[str]] | None = None) -> list[str]:
+        for path in paths or ():
+            _checked(path)
         with self._alone():
             watched, self._recent = self._recent, set()
             before = self._table()

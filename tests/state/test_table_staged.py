@@ -23,7 +23,7 @@ def test_an_entry_of_nobody_or_ones_own_has_no_parts(memory: Memory, entry: dict
     table = memory.table()
     table.put("a", entry)
     table.update("a", {"state": "y", "more": 1}, OLD)
-    assert table.part("a", OLD) == {}
+    assert table.staged("a", OLD) == {}
     assert (
         table.entry("a")
         == table.entry("a", OLD)
@@ -41,8 +41,8 @@ def test_what_is_written_of_anothers_entry_is_kept_apart(memory: Memory, owner: 
     table.update("a", {"state": "y", "more": 1}, NEW)
     for one in (table, other):
         assert one.entry("a") == one.entries()["a"] == {"pid": owner, "state": "x", "kept": [1]}
-        assert one.part("a", NEW) == {"state": "y", "more": 1}
-        assert one.part("a", NEW + 1) == {}
+        assert one.staged("a", NEW) == {"state": "y", "more": 1}
+        assert one.staged("a", NEW + 1) == {}
         assert list(one.entry("a", NEW).items()) == [
             ("pid", owner),
             ("state", "y"),
@@ -65,7 +65,7 @@ def test_processes_have_parts_of_their_own(memory: Memory) -> None:
     table.put("a", {"pid": OLD})
     for pid in (NEW, NEW + 1, 1):
         table.update("a", {"of": pid}, pid)
-    assert [table.part("a", pid) for pid in (NEW, NEW + 1, 1)] == [{"of": NEW}, {"of": NEW + 1}, {"of": 1}]
+    assert [table.staged("a", pid) for pid in (NEW, NEW + 1, 1)] == [{"of": NEW}, {"of": NEW + 1}, {"of": 1}]
     assert table.entry("a") == {"pid": OLD}
 
 
@@ -74,11 +74,11 @@ def test_what_is_handed_out_of_a_part_is_the_callers_own(memory: Memory) -> None
     table.put("a", {"pid": OLD})
     table.update("a", {"list": [1]}, NEW)
     for _ in range(2):
-        table.part("a", NEW)["list"].append(2)
-        table.part("a", NEW).clear()
+        table.staged("a", NEW)["list"].append(2)
+        table.staged("a", NEW).clear()
         table.entry("a", NEW)["list"].append(3)
         table.value("a", "list", NEW).append(4)
-    assert table.part("a", NEW) == {"list": [1]}
+    assert table.staged("a", NEW) == {"list": [1]}
 
 
 def test_a_key_is_discarded_from_the_part_alone(memory: Memory) -> None:
@@ -91,7 +91,7 @@ def test_a_key_is_discarded_from_the_part_alone(memory: Memory) -> None:
         table.discard("a", "state", NEW)
         assert table.entry("a", NEW) == {"pid": OLD, "state": "x", "other": 1}
         table.discard("a", "other", NEW)
-        assert table.part("a", NEW) == {}
+        assert table.staged("a", NEW) == {}
     assert table.entry("a") == {"pid": OLD, "state": "x"}
 
 
@@ -103,7 +103,7 @@ def test_put_leaves_parts_alone(memory: Memory) -> None:
     assert table.entry("a", NEW) == {"pid": OLD, "state": "y"}
     table.put("a", {"pid": NEW, "state": "z"})
     assert table.entry("a", NEW) == {"pid": NEW, "state": "z"}
-    assert table.part("a", NEW) == {"state": "y"}
+    assert table.staged("a", NEW) == {"state": "y"}
 
 
 def test_an_entry_is_removed_with_its_parts(memory: Memory) -> None:
@@ -111,9 +111,9 @@ def test_an_entry_is_removed_with_its_parts(memory: Memory) -> None:
     table.put("a", {"pid": OLD})
     table.update("a", {"state": "y"}, NEW)
     table.remove("a")
-    assert table.part("a", NEW) == {}
+    assert table.staged("a", NEW) == {}
     table.put("a", {"pid": OLD})
-    assert table.part("a", NEW) == {}
+    assert table.staged("a", NEW) == {}
     assert table.entry("a", NEW) == {"pid": OLD}
 
 
@@ -126,12 +126,12 @@ def test_an_entry_is_handed_over(memory: Memory) -> None:
     for one in (table, other):
         assert list(one.entry("a").items()) == list(one.entry("a", NEW).items())
         assert one.entry("a") == {"pid": NEW, "state": "y", "starts": 2, "old": True, "new": True}
-        assert one.part("a", NEW) == {}
+        assert one.staged("a", NEW) == {}
         assert one.entry("a", NEW + 1) == one.entry("a") | {"third": True}
     table.update("a", {"state": "z"}, NEW)
     table.update("a", {"state": "late"}, OLD)
     assert table.value("a", "state") == "z"
-    assert table.part("a", OLD) == {"state": "late"}
+    assert table.staged("a", OLD) == {"state": "late"}
 
 
 @pytest.mark.parametrize("changes", [{}, {"state": "y"}])
@@ -147,18 +147,18 @@ def test_a_part_is_dropped(memory: Memory) -> None:
     table.put("a", {"pid": OLD, "state": "x"})
     for pid in (NEW, NEW + 1):
         table.update("a", {"state": pid}, pid)
-    table.drop("a", NEW)
-    assert table.part("a", NEW) == {}
+    table.drop_staged("a", NEW)
+    assert table.staged("a", NEW) == {}
     assert table.entry("a", NEW) == {"pid": OLD, "state": "x"}
-    assert table.part("a", NEW + 1) == {"state": NEW + 1}
+    assert table.staged("a", NEW + 1) == {"state": NEW + 1}
 
 
 def test_there_need_not_be_a_part(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD})
     for name in ("a", "b"):
-        assert table.part(name, NEW) == {}
-        table.drop(name, NEW)
+        assert table.staged(name, NEW) == {}
+        table.drop_staged(name, NEW)
     assert table.entries() == {"a": {"pid": OLD}}
 
 
@@ -166,8 +166,8 @@ def test_nobody_writes_apart(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD})
     table.update("a", {"state": "x"}, 0)
-    assert table.part("a", 0) == {}
-    table.drop("a", 0)
+    assert table.staged("a", 0) == {}
+    table.drop_staged("a", 0)
     table.hand_over("a", 0, {"more": 1})
     assert table.entry("a") == {"pid": OLD, "state": "x", "more": 1}
 
@@ -303,12 +303,12 @@ def test_numbers_are_gone_when_the_process_is_buried(memory: Memory, children: C
     assert children.reap(pid) == 0
     table.put("a", {"pid": pid})
     table.beat()
-    table.bury(NEW)
+    table.reclaim(NEW)
     assert table.value("a", "requests") == 3
     for _ in range(2):
-        table.bury(pid)
+        table.reclaim(pid)
         assert table.entries() == {"a": {"pid": pid}}
     table.put("me", {"pid": ME})
     # The living process has the pid of the exited one.
-    table.bury(ME)
+    table.reclaim(ME)
     assert table.value("me", "requests") == 0
