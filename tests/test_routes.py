@@ -49,8 +49,8 @@ class Journey:
     """A manager, and the route of the page that an event is to take through it."""
 
     def __init__(self, title: str, folder: Path, plan: str = "serves", **settings: Any) -> None:
-        self._parts = read_route(title)
-        self.recorder = Recorder(folder / "calls", [*chain(*self._parts)])
+        self.parts = read_route(title)
+        self.recorder = Recorder(folder / "calls", [*chain(*self.parts)])
         self.house = House(folder, plan, **settings)
 
     def take(self, cause: Callable[[], None]) -> None:
@@ -71,7 +71,7 @@ class Journey:
             self.house.run(act)
         passed: set[int] = set()
         last = -1
-        for part in self._parts:
+        for part in self.parts:
             steps = [step for step in part if step.key is not None]
             walked = walk(calls, steps)
             assert [str(call.step) for call in walked] == [str(step) for step in steps]
@@ -130,7 +130,7 @@ def test_a_file_change(tmp_path: Path) -> None:
     journey.house.manager.manage("Reloader", reloader, {})
 
     def cause() -> None:
-        until(lambda: journey.recorder.is_waiting("Hints.wait"), "the reloader waits")
+        until(lambda: journey.recorder.is_waiting(journey.parts[0][0]), "the reloader waits")
         aside.replace(watched / "a.txt")
 
     journey.take(cause)

@@ -154,10 +154,10 @@ class Recorder:
         found = (line.split() for line in self.file.read_text().splitlines())
         return [(int(pid), event, self._steps[int(number)]) for pid, event, number in found]
 
-    def is_waiting(self, name: str) -> bool:
-        """Return whether a process waits in the function of this name."""
-        last = {pid: (event, step.name) for pid, event, step in self.lines()}
-        return ("wait", name) in last.values()
+    def is_waiting(self, step: Step) -> bool:
+        """Return whether a process waits in this step."""
+        last = {pid: (event, step) for pid, event, step in self.lines()}
+        return ("wait", step) in last.values()
 
     def calls(self, start: int) -> list[Call]:
         """Return the calls from this line on."""
