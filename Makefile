@@ -22,6 +22,8 @@ NATIVE := .venv/native
 WHEEL := dist/wheel
 FUZZER := .cache/tools/bin/cargo-fuzz
 LIMIT := target/limit/_limit.abi3.so
+# Half of the time of the tests is waiting: one process for each CPU.
+PARALLEL := -n logical --maxprocesses=8 --dist=worksteal
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -48,7 +50,7 @@ run: $(NATIVE) ## start the example: two workers, reloading, with an inspector
 
 test: $(NATIVE) ## run the tests of both languages
 	cargo test --quiet --locked --no-default-features
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(NATIVE) ## check style, types, the stub and the rules of the project
 	$(BIN)/ruff check .
@@ -79,10 +81,10 @@ dist: $(WHEEL) ## build wheel and sdist, check both, and try each in an empty en
 	$(PY) scripts/smoke.py dist/*.tar.gz
 
 test-sanic-lts: $(WHEEL) ## run the integration tests on each supported Sanic
-	$(PY) scripts/matrix.py sanic -- $(ARGS)
+	$(PY) scripts/matrix.py sanic -- $(PARALLEL) $(ARGS)
 
 test-pythons: $(WHEEL) ## run the tests, a few of the long ones, on every CPython found here
-	$(PY) scripts/matrix.py pythons -- $(ARGS)
+	$(PY) scripts/matrix.py pythons -- $(PARALLEL) $(ARGS)
 
 test-upstream: $(WHEEL) ## run the worker tests of each supported Sanic on this package
 	$(PY) scripts/upstream.py -- $(ARGS)

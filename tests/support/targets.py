@@ -74,6 +74,17 @@ def serves(me: Me) -> None:
     me.multiplexer.set_serving(False)
 
 
+def asks_for_a_restart_behind_the_gate(me: Me) -> None:
+    """Serve; when the gate opens, ask for a new process that starts first."""
+    me.multiplexer.ack()
+    me.multiplexer.set_serving(True)
+    me.say("ready")
+    os.read(me.gate.fileno(), 1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    me.multiplexer.restart(zero_downtime=True)
+    signal.sigwait(STOPS)
+
+
 def leaves_orphans(me: Me) -> None:
     """Leave a descendant without a parent, which lives in the session until the gate is opened."""
     if os.fork() == 0:
