@@ -115,7 +115,7 @@ def test_an_exit(tmp_path: Path) -> None:
 class LooksOnce(Reloader):
     """A reloader that does not wait for more changes after the first one."""
 
-    PATIENCE = 0.0
+    MAX_DEBOUNCE = 0.0
 
 
 def test_a_file_change(tmp_path: Path) -> None:
