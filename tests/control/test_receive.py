@@ -39,6 +39,11 @@ from worker.constants import RestartOrder
 EIGHT = ("name", nothing, {"a": 1}, False, None, True, True, 3)
 
 
+def stable_repr(value: object) -> str:
+    """Return a name that each process of pytest gives to the same case."""
+    return re.sub(" at 0x[0-9a-f]+", "", repr(value))
+
+
 class Odd:
     """An object of which one method raises."""
 
@@ -96,7 +101,7 @@ def opaque(message: Any) -> Opaque:
 
 class TestInterpret:
     @pytest.mark.parametrize(
-        "message", [None, "", 0, 0.0, False, [], (), {}, set(), b"", 0j, range(0), deque()], ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value))
+        "message", [None, "", 0, 0.0, False, [], (), {}, set(), b"", 0j, range(0), deque()], ids=stable_repr
     )
     def test_what_is_falsy_stops(self, message: Any) -> None:
         assert interpret(message) == Stop()
@@ -126,7 +131,7 @@ class TestInterpret:
         assert interpret(EIGHT[:7]) == Manage("name", nothing, {"a": 1}, False, None, True, True, 1)
 
     @pytest.mark.parametrize(
-        "kwargs", [{}, OrderedDict(a=1), UserDict(a=1), MappingProxyType({"a": 1})], ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value))
+        "kwargs", [{}, OrderedDict(a=1), UserDict(a=1), MappingProxyType({"a": 1})], ids=stable_repr
     )
     def test_any_mapping_is_taken(self, kwargs: Any) -> None:
         assert interpret(("n", nothing, kwargs, *EIGHT[3:])) == Manage("n", nothing, kwargs, *EIGHT[3:])
@@ -167,7 +172,7 @@ class TestInterpret:
         assert interpret(message) == Invalid(message, reason)
 
     @pytest.mark.parametrize(
-        "message", [1, 1.5, True, b"x", ["a"], {"a": 1}, object(), nothing, list(EIGHT)], ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value))
+        "message", [1, 1.5, True, b"x", ["a"], {"a": 1}, object(), nothing, list(EIGHT)], ids=stable_repr
     )
     def test_nothing_else_is_a_command(self, message: Any) -> None:
         kind = type(message).__name__
@@ -175,7 +180,7 @@ class TestInterpret:
         assert interpret(message) == Invalid(message, expected)
 
     @pytest.mark.parametrize(
-        "error", [ValueError("no"), RecursionError(), MemoryError(), SystemExit(3)], ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value))
+        "error", [ValueError("no"), RecursionError(), MemoryError(), SystemExit(3)], ids=stable_repr
     )
     def test_an_object_that_cannot_be_told_true_or_false(self, error: BaseException) -> None:
         message = Odd(error, "bool")
@@ -224,7 +229,7 @@ class TestLoad:
             GeneratorExit("gone"),
             LeavesAnything("all"),
         ],
-        ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value)),
+        ids=stable_repr,
     )
     def test_an_object_that_raises_while_it_is_loaded(self, error: BaseException) -> None:
         command = decode_command(opaque(RaisesWhenLoaded(error)))
@@ -248,7 +253,7 @@ class TestFileno:
         assert number >= 0
 
     @pytest.mark.parametrize(
-        "answer", [None, "3", True, -1, 2.0, OSError(), ValueError(), AttributeError()], ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value))
+        "answer", [None, "3", True, -1, 2.0, OSError(), ValueError(), AttributeError()], ids=stable_repr
     )
     def test_where_there_is_none_to_poll(self, answer: Any) -> None:
         class Connection:
@@ -318,7 +323,7 @@ class TestConnectionMonitor:
         assert monitor.wait(None) == [Received(Terminate())]
 
     @pytest.mark.parametrize("place", ["poll", "recv"])
-    @pytest.mark.parametrize("error", [EOFError(), OSError(errno.EBADF, "bad"), BrokenPipeError()], ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", repr(value)))
+    @pytest.mark.parametrize("error", [EOFError(), OSError(errno.EBADF, "bad"), BrokenPipeError()], ids=repr)
     def test_the_end_of_the_connection_is_told_once(self, error: Exception, place: str) -> None:
         monitor = ConnectionMonitor(Connection(error, "late", raises_in=place))
         assert monitor.wait(None) == [Corrupt(f"the connection has ended ({error!r})", b"")]
