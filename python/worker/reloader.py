@@ -24,7 +24,7 @@ from worker._control.send import Publisher, send
 from worker._core import Scanner
 from worker._core.messages import encoded_files
 from worker._reload import ignore
-from worker._reload.file_events import Hints, absolute, resolved, shared_directories
+from worker._reload.file_events import CLOCK_TICK, Hints, absolute, resolved, shared_directories
 from worker._reload.outputs import Outputs
 from worker.loader import AppLoader
 
@@ -38,8 +38,6 @@ NAMED = 3
 # Where nothing has happened, all is looked at again when so many times as long has passed as the last such
 # look took: an event that got lost is to cost time, and the look next to nothing.
 SELDOM = 5_000
-# By how much the clock of a file system may lag behind, seconds.
-CLOCK_TICK = 0.02
 
 
 class Reloader:

@@ -18,7 +18,10 @@ from worker._core import Scanner
 if TYPE_CHECKING:
     from watchfiles._rust_notify import RustNotify
 
-__all__ = ["Hints", "absolute", "resolved", "shared_directories"]
+__all__ = ["CLOCK_TICK", "Hints", "absolute", "resolved", "shared_directories"]
+
+# By how much the clock of a file system may lag behind, seconds.
+CLOCK_TICK = 0.02
 
 # File systems that tell nothing of what others do: other machines, or the host of a container.
 SILENT = re.compile(
