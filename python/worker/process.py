@@ -80,7 +80,7 @@ class Mailbox(Protocol):
 
 
 @dataclass(frozen=True)
-class StopSent:
+class SentSignal:
     """A signal to stop that was sent to a process.
 
     Attributes:
@@ -150,15 +150,14 @@ class WorkerProcess:
         self._changed = Condition()
         self._current_process: Any = None
         self._old_process: Any = None
-        self._stops: dict[Any, StopSent] = {}
+        self._stops: dict[Any, SentSignal] = {}
         self._is_ready = False
-        # What the main process has to say of the process that is to fill this slot: written when the entry is
-        # handed over to it. (Over a foreign mapping, two who write one entry at once lose one of the writes:
-        # it is written again.)
+        # Fields that the main process writes for the next process of this slot. They are written when the
+        # entry is handed over to it; again, because a foreign mapping loses one of two concurrent writes.
         self._pending_fields: dict[str, Any] = {}
         self.spawn()
 
-    # What it is
+    # Its attributes
 
     @property
     def pid(self) -> int:
@@ -398,7 +397,7 @@ class WorkerProcess:
             self._take_entry(serving=True)
         self._entry.drop_part(process.pid)
 
-    def stop_sent(self, process: Any) -> StopSent | None:
+    def stop_sent(self, process: Any) -> SentSignal | None:
         """Return the signal to stop that a process of this slot was sent, if a loop ran."""
         return self._stops.get(process)
 
@@ -422,7 +421,7 @@ class WorkerProcess:
             self.note({"phase": name})
 
     def show_not_serving(self) -> None:
-        """Show that no process serves in the slot, whatever the last one has written."""
+        """Show in the entry that no process serves in the slot."""
         if self._entry.read().get("serving"):
             self._record({"serving": False})
 
@@ -500,7 +499,7 @@ class WorkerProcess:
                 return
             state = shared(self.worker_state)
             has_handlers = not isinstance(state, SharedState) or state.numbers(process.pid).get("stoppable")
-            self._stops[process] = StopSent(time.monotonic(), signum, not has_handlers)
+            self._stops[process] = SentSignal(time.monotonic(), signum, not has_handlers)
         send()
 
     def _terminate_now(self) -> None:

@@ -1,1 +1,1 @@
-"""What the reloader watches: file events, ignored files, the server's own output."""
+"""The reloader's parts: file events, ignored files, recognition of the server's own output."""

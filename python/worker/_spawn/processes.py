@@ -23,7 +23,7 @@ from worker.settings import Settings
 
 __all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "warm_up"]
 
-# What may be wrong if a child ends before its first step.
+# The likely reason if a child exits before it has begun.
 NOT_BEGUN = """\
 It had not begun: it ended while it imported the script that was run.
 

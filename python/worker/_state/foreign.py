@@ -54,7 +54,7 @@ class ForeignState:
             self._state[name] = {one: value for one, value in self._state[name].items() if one != key}
 
     def some(self, name: str, keys: Sequence[str], pid: int = 0) -> Mapping[str, Any]:
-        """Return the entry: whoever has written it, and with all its keys."""
+        """Return the whole entry, with all its keys, for any ``pid``."""
         return self.entry(name)
 
     def hand_over(self, name: str, pid: int, changes: Mapping[str, Any]) -> None:

@@ -182,7 +182,7 @@ class Loop:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         self._signals.append(signum)
-        self._wake()
+        self._supervisor.wake()
         if signum in STOPS:
             preload.interrupt()
 
@@ -194,7 +194,7 @@ class Loop:
             call()
         else:
             self._calls.append(call)
-            self._wake()
+            self._supervisor.wake()
 
     def turn(self, at_most: float | None = None) -> None:
         """Wait for the next thing that happens, and do what it asks for."""
@@ -316,11 +316,6 @@ class Loop:
         deadline = min(self._supervisor.reconcile_at, *others)
         left = min(max(0.0, deadline - time.monotonic()), math.inf if at_most is None else at_most)
         return None if left == math.inf else left
-
-    def _wake(self) -> None:
-        monitor = self._monitor
-        if monitor is not None:
-            monitor.wake()
 
     def _may_be_left(self) -> bool:
         """Whether an empty message ends the loop: only if nothing else can wake it."""

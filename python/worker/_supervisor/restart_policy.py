@@ -16,7 +16,7 @@ ON_FAILURE = "on-failure"
 # A backoff is longer or shorter by this fraction: processes that exit together do not start together.
 JITTER = 0.2
 
-# What an operator can do about a process that the system refuses.
+# Remedies for a process that the system refuses to start.
 REMEDIES = {
     errno.EMFILE: "raise the limit of open files of the main process (ulimit -n)",
     errno.ENFILE: "raise the limit of open files of the system (sysctl fs.file-max)",
@@ -66,7 +66,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from an exit.
+    """The consequence of an exit.
 
     Attributes:
         delay: After how many seconds the next process is started; ``inf``: it is not.
