@@ -99,7 +99,6 @@ def situations(phase: Phase) -> Iterator[Situation]:
     ):
         yield Situation(
             record=SlotRecord(phase, exits=exits),
-            name="X",
             state=ProcessState.STARTED,
             is_server=True,
             is_reloader=False,

@@ -80,7 +80,7 @@ class Mailbox(Protocol):
 
 
 @dataclass(frozen=True)
-class StopSent:
+class SentSignal:
     """A signal to stop that was sent to a process.
 
     Attributes:
@@ -150,7 +150,7 @@ class WorkerProcess:
         self._changed = Condition()
         self._current_process: Any = None
         self._old_process: Any = None
-        self._stops: dict[Any, StopSent] = {}
+        self._stops: dict[Any, SentSignal] = {}
         self._is_ready = False
         # Fields that the main process writes for the next process of this slot. They are written when the
         # entry is handed over to it; again, because a foreign mapping loses one of two concurrent writes.
@@ -397,7 +397,7 @@ class WorkerProcess:
             self._take_entry(serving=True)
         self._entry.drop_staged(process.pid)
 
-    def stop_sent(self, process: Any) -> StopSent | None:
+    def stop_sent(self, process: Any) -> SentSignal | None:
         """Return the stop signal that was sent to a process of this slot under a running loop, if any."""
         return self._stops.get(process)
 
@@ -499,7 +499,7 @@ class WorkerProcess:
                 return
             state = shared(self.worker_state)
             has_handlers = not isinstance(state, SharedState) or state.numbers(process.pid).get("stoppable")
-            self._stops[process] = StopSent(time.monotonic(), signum, not has_handlers)
+            self._stops[process] = SentSignal(time.monotonic(), signum, not has_handlers)
         send()
 
     def _terminate_now(self) -> None:

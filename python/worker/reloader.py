@@ -24,7 +24,7 @@ from worker._control.send import Publisher, send
 from worker._core import Scanner
 from worker._core.messages import encoded_files
 from worker._reload import ignore
-from worker._reload.file_events import FileEvents, absolute, resolved, shared_directories
+from worker._reload.file_events import CLOCK_TICK, FileEvents, absolute, resolved, shared_directories
 from worker._reload.outputs import Outputs
 from worker.loader import AppLoader
 
@@ -38,8 +38,6 @@ MAX_LOGGED = 3
 # Without events, a full scan follows the last one after this multiple of its duration. A lost event then
 # delays a change, and full scans cost next to nothing.
 FULL_SCAN_FACTOR = 5_000
-# By how much the clock of a file system may lag behind, seconds.
-CLOCK_TICK = 0.02
 
 
 class Reloader:

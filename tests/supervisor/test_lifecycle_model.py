@@ -358,7 +358,7 @@ class World(RuleBasedStateMachine):
         at_rest = (Phase.READY, Phase.FAILED, Phase.STOPPED)
         assert all(self.lifecycle.phase(place) in at_rest for place in self.places)
         assert len(self.watched) == sum(self.lifecycle.phase(place) is Phase.READY for place in self.places)
-        assert not self.lifecycle.has_requests
+        assert not self.lifecycle._requests
         assert not self.lifecycle.operations
 
 

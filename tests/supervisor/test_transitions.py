@@ -19,7 +19,6 @@ from worker.settings import resolve
 
 SITUATION = Situation(
     record=SlotRecord(),
-    name="Sanic-Server-0-0",
     state=ProcessState.STARTED,
     is_server=True,
     is_reloader=False,

@@ -17,7 +17,7 @@ from typing import NoReturn
 from sanic.log import error_logger
 from watchfiles import watch
 
-from worker._reload.file_events import resolved, shared_directories
+from worker._reload.file_events import CLOCK_TICK, resolved, shared_directories
 from worker.loader import AppLoader
 
 __all__ = ["wait_and_begin_anew"]
@@ -56,7 +56,7 @@ def wait_and_begin_anew(loader: AppLoader, error: BaseException, since: float) -
         stop_event=stopped,
         raise_interrupt=False,
     ):
-        if changed or any(_changed_at(file) > since for file in files):
+        if changed or any(_changed_at(file) > since - CLOCK_TICK for file in files):
             break
     if stopped.is_set():
         sys.exit(0)

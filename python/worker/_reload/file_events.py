@@ -18,7 +18,10 @@ from worker._core import Scanner
 if TYPE_CHECKING:
     from watchfiles._rust_notify import RustNotify
 
-__all__ = ["FileEvents", "absolute", "resolved", "shared_directories"]
+__all__ = ["CLOCK_TICK", "FileEvents", "absolute", "resolved", "shared_directories"]
+
+# By how much the clock of a file system may lag behind, in seconds.
+CLOCK_TICK = 0.02
 
 # File systems without events for changes by other machines, or by the host of a container.
 SILENT = re.compile(

@@ -100,11 +100,6 @@ class Lifecycle:
             return math.inf
         return min((self.record(slot).retry_at for slot in self._slots()), default=math.inf)
 
-    @property
-    def has_requests(self) -> bool:
-        """Whether any restart request waits."""
-        return bool(self._requests)
-
     def is_served(self) -> bool:
         """Return whether any server runs, or will."""
         gone = (Phase.STOPPED, Phase.FAILED)
@@ -125,7 +120,8 @@ class Lifecycle:
         with self.operation(Kind.RESTART) as operation:
             operation.concerns(slot)
             operation.reloads = operation.reloads or bool(config.get("reloaded_files"))
-        self._ask(slot, RestartRequest(order, self._clock(), config, (operation,)))
+        request = RestartRequest(order, self._clock(), config, (operation,))
+        self._requests[slot] = merge(self._requests.get(slot), request)
 
     def start(self, slot: WorkerProcess, operation: Operation | None = None) -> None:
         """Start the first process of a slot. If the system refuses it, the restart policy decides.
@@ -201,7 +197,6 @@ class Lifecycle:
     def _situation(self, slot: WorkerProcess) -> Situation:
         return Situation(
             record=self.record(slot),
-            name=slot.name,
             state=slot.state,
             is_server=slot.is_server,
             is_reloader=slot.is_reloader,
@@ -268,9 +263,6 @@ class Lifecycle:
 
     def _update(self, slot: WorkerProcess, **changes: Any) -> None:
         self._records[slot] = replace(self.record(slot), **changes)
-
-    def _ask(self, slot: WorkerProcess, request: RestartRequest) -> None:
-        self._requests[slot] = merge(self._requests.get(slot), request)
 
     def _start_process(self, slot: WorkerProcess, order: RestartOrder, replaces_starting: bool) -> None:
         request: RestartRequest | None = self._requests.pop(slot, None)

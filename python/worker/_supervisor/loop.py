@@ -183,7 +183,7 @@ class Loop:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         self._signals.append(signum)
-        self._wake()
+        self._supervisor.wake()
         if signum in STOPS:
             preload.interrupt()
 
@@ -195,7 +195,7 @@ class Loop:
             call()
         else:
             self._calls.append(call)
-            self._wake()
+            self._supervisor.wake()
 
     def turn(self, at_most: float | None = None) -> None:
         """Wait for the next events, and handle them."""
@@ -317,11 +317,6 @@ class Loop:
         deadline = min(self._supervisor.reconcile_at, *others)
         left = min(max(0.0, deadline - time.monotonic()), math.inf if at_most is None else at_most)
         return None if left == math.inf else left
-
-    def _wake(self) -> None:
-        monitor = self._monitor
-        if monitor is not None:
-            monitor.wake()
 
     def _may_be_ended(self) -> bool:
         """Return whether an empty message ends the loop: only if a signal cannot wake it."""

@@ -131,7 +131,6 @@ class Situation:
 
     Attributes:
         record: The slot's own record.
-        name: The name of the slot.
         state: The state of its current process.
         is_server: Whether it serves requests.
         is_reloader: Whether its process reports changes of the code.
@@ -148,7 +147,6 @@ class Situation:
     """
 
     record: SlotRecord
-    name: str
     state: ProcessState
     is_server: bool
     is_reloader: bool

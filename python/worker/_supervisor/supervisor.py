@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, MutableMapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sanic.log import error_logger, logger
@@ -80,7 +80,7 @@ class Supervisor:
             self._accepts,
             self.read_mailbox,
         )
-        self.mailbox = Mailbox(self._wake)
+        self.mailbox = Mailbox(self.wake)
         self._monitor: MonitorProtocol | None = None
         self._children: dict[str, ChildProcess] = {}
         self._has_events = False
@@ -123,6 +123,12 @@ class Supervisor:
         self._children.clear()
         self._lifecycle.close()
         preload.reset()
+
+    def wake(self) -> None:
+        """End the wait of the loop; called from any thread, and from a signal handler."""
+        monitor = self._monitor
+        if monitor is not None:
+            monitor.wake()
 
     def begin_start(self) -> None:
         """Begin the first start of the servers."""
@@ -171,10 +177,7 @@ class Supervisor:
     def operation(self, kind: Kind) -> Iterator[Operation | None]:
         """Make one operation, whose outcome is logged, of all requests in the body."""
         self.read_mailbox()
-        begun: AbstractContextManager[Operation | None] = (
-            self._lifecycle.operation(kind) if self.is_open else nullcontext()
-        )
-        with begun as operation:
+        with self._lifecycle.operation(kind) if self.is_open else nullcontext() as operation:
             yield operation
             self.read_mailbox()
 
@@ -362,11 +365,6 @@ class Supervisor:
 
     def _slots(self) -> list[WorkerProcess]:
         return [slot for worker in self._table.workers for slot in worker.processes]
-
-    def _wake(self) -> None:
-        monitor = self._monitor
-        if monitor is not None:
-            monitor.wake()
 
     def _watch(self, slot: WorkerProcess) -> None:
         """Wait for the exit of the process that was started in a slot, and until it is ready."""
