@@ -22,11 +22,10 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, NoReturn
 
 from worker._child.descriptors import Descriptor, close_all, close_in_children, forget
+from worker._child.exits import forget_exit_functions, leave
 from worker._spawn.popen import (
     WatchedPopen,
     feed,
-    forget_exit_functions,
-    leave,
     pickled,
     start_program,
     tracker_fd,

@@ -6,11 +6,9 @@ whose exit status somebody else has collected for alive, and wait for a fork ser
 
 from __future__ import annotations
 
-import atexit
 import io
 import os
 import signal
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
@@ -18,9 +16,10 @@ from multiprocessing import popen_fork, popen_spawn_posix, reduction, resource_t
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
 from threading import RLock, Thread
-from typing import Any, NoReturn
+from typing import Any
 
 from worker._child.descriptors import Descriptor, close_all, inheritable
+from worker._child.exits import forget_exit_functions, leave
 from worker._child.signals import REQUESTS, at_default, original_mask
 
 __all__ = [
@@ -28,9 +27,7 @@ __all__ = [
     "SpawnPopen",
     "WatchedPopen",
     "feed",
-    "forget_exit_functions",
     "held_by_spawn",
-    "leave",
     "pickled",
     "start_program",
 ]
@@ -173,26 +170,6 @@ def pickled(popen: Any, process: Any) -> memoryview:
     finally:
         set_spawning_popen(None)
     return memoryview(buffer.getvalue())
-
-
-def forget_exit_functions() -> None:
-    """In a forked child, drop what its parent runs at its exit; its own finalizers run there instead.
-
-    Before CPython 3.13 the child runs its finalizers by itself; then this changes nothing.
-    """
-    atexit._clear()
-    atexit.register(util._exit_function)  # type: ignore[attr-defined]
-
-
-def leave(code: int) -> NoReturn:
-    """End a child in order, but without taking the interpreter apart: of a fork, it is not all its own."""
-    try:
-        atexit._run_exitfuncs()
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            with suppress(OSError, ValueError):
-                stream.flush()
-    finally:
-        os._exit(code)
 
 
 def tracker_fd() -> int:
