@@ -81,7 +81,7 @@ def test_what_needs_the_native_core_is_refused_without(name: str, monkeypatch: p
 
 
 def test_the_fields_of_the_settings_are_the_table() -> None:
-    assert list(settings.Settings.__dataclass_fields__) == NAMES
+    assert list(settings.Settings._fields) == NAMES
 
 
 class TestDefaults:

@@ -114,7 +114,7 @@ def install(**given: Any) -> None:
     _swap_states(startup.StartupMixin)
     modules: list[Any] = list(sys.modules.values())
     for module in modules:
-        if isinstance(module, ModuleType) and not _is_ours(module):
+        if isinstance(module, ModuleType) and _may_bind(module):
             _rebind(module, replaced)
     for one in replaced.values():
         if not one.name:
@@ -349,8 +349,14 @@ def _objects_of(classes: set[type]) -> list[Any]:
     return [one for one in gc.get_referrers(*classes) if type(one) in classes]
 
 
-def _is_ours(module: ModuleType) -> bool:
-    return module.__name__ == "worker" or module.__name__.startswith(("worker.", "sanic.worker"))
+def _may_bind(module: ModuleType) -> bool:
+    """Return whether a module may hold objects of Sanic's manager that are to give way."""
+    package = module.__name__.partition(".")[0]
+    return not (
+        package == "worker"
+        or package in sys.stdlib_module_names
+        or module.__name__.startswith("sanic.worker")
+    )
 
 
 def _rebind(module: ModuleType, replaced: dict[int, Replacement]) -> None:
