@@ -30,7 +30,10 @@ async def show(app):
     app.m.terminate()
 
 if __name__ == "__main__":
-    app.run(host="127.0.0.1", port=0, workers=1, motd=False)
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        app.run(sock=sock, workers=1, motd=False)
 """
 
 # All that a server needs of this package, and all that it imports beside.
@@ -73,7 +76,7 @@ OURS = {
     "worker.settings",
     "worker.state",
     "faulthandler",
-    # Sanic 23.12 and 24.12 import it later.
+    # Sanic imports it when it serves a folder.
     "sanic.simple",
 }
 NATIVE = {"worker._native", "worker._core.codec"}
@@ -99,7 +102,6 @@ def modules(manager: str, method: str, folder: Path) -> set[str]:
 
 def test_a_spawned_server_imports_what_it_needs(tmp_path: Path) -> None:
     added = modules("ours", "spawn", tmp_path) - modules("stock", "spawn", tmp_path)
-    # On use the stock module has given way; nothing uses it.
     assert added <= OURS | (NATIVE if IS_NATIVE else PURE)
     assert {"worker.serve", "worker._child.bootstrap"} <= added
 
@@ -142,7 +144,10 @@ if __name__ == "__main__":
         import worker
 
         worker.install()
-    app.run(host="127.0.0.1", port=0, workers=1, motd=False)
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        app.run(sock=sock, workers=1, motd=False)
 """
 
 
@@ -272,7 +277,10 @@ import own
 
 if __name__ == "__main__":
     app = Sanic("app", configure_logging=False)
-    app.run(host="127.0.0.1", port=0, workers=1, motd=False)
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        app.run(sock=sock, workers=1, motd=False)
 """
 
 
