@@ -1,13 +1,17 @@
-"""Serve an application of one worker: ``served.py CONTENDER PORT``."""
+"""Serve an application: ``served.py CONTENDER PORT [WORKERS]``.
+
+Each worker that has started writes one byte to the file that ``STARTED`` names in the environment.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 from sanic import Sanic, text
 
-CONTENDER, PORT = sys.argv[1:] if len(sys.argv) == 3 else ("stock", "0")
+CONTENDER, PORT, WORKERS = [*sys.argv[1:], *("stock", "0", "1")[len(sys.argv) - 1 :]]
 if CONTENDER != "stock":
     import worker
 
@@ -22,5 +26,13 @@ async def root(request: Any) -> Any:
     return text("served")
 
 
+@app.after_server_start
+def count(app: Any) -> None:
+    """Show that this worker serves."""
+    if path := os.environ.get("STARTED"):
+        with open(path, "ab", buffering=0) as started:
+            started.write(b"1")
+
+
 if __name__ == "__main__":
-    app.run(host="127.0.0.1", port=int(PORT), workers=1, motd=False, access_log=False)
+    app.run(host="127.0.0.1", port=int(PORT), workers=int(WORKERS), motd=False, access_log=False)

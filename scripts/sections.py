@@ -235,6 +235,16 @@ STATE = (
         lambda entry: {("one worker", contender(entry)): entry["extra_info"]["seconds"]},
         (sooner(NATIVE, 0.15),),
     ),
+    Section(
+        "bench_start_all",
+        "From the command until all workers serve",
+        "s",
+        "The same application. Each worker has run its `after_server_start` listeners.",
+        lambda entry: {
+            (f"{entry['params']['workers']} workers", contender(entry)): entry["extra_info"]["seconds"]
+        },
+        (faster(NATIVE, 1),),
+    ),
 )
 RELOADS = (
     Section(

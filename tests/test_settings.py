@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from multiprocessing import Pipe, get_context
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,7 @@ def test_what_needs_the_native_core_is_refused_without(name: str, monkeypatch: p
 
 
 def test_the_fields_of_the_settings_are_the_table() -> None:
-    assert list(settings.Settings.__dataclass_fields__) == NAMES
+    assert list(settings.Settings._fields) == NAMES
 
 
 class TestDefaults:
@@ -134,9 +133,9 @@ class TestSources:
         settings.install({"max_workers": 7})
         settings.install({"graceful_timeout": 2})
         settings.install({})
-        assert settings.resolve({"max_workers": 3}) == replace(PLAIN, max_workers=7, graceful_timeout=2.0)
+        assert settings.resolve({"max_workers": 3}) == PLAIN._replace(max_workers=7, graceful_timeout=2.0)
         settings.forget()
-        assert settings.resolve({"max_workers": 3}) == replace(PLAIN, max_workers=3)
+        assert settings.resolve({"max_workers": 3}) == PLAIN._replace(max_workers=3)
 
     @pytest.mark.parametrize("text", ["", " ", "\t\n"])
     @pytest.mark.parametrize("name", GIVEN)

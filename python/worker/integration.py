@@ -3,6 +3,9 @@
 Only this module touches ``sanic.worker``, and only to replace it. In ``sys.modules``, our modules replace
 Sanic's. In every loaded module, our objects replace Sanic's, under the same names. Imports from
 ``sanic.worker``, before and after the installation, therefore get our objects.
+
+Modules that only the main process uses are imported on first use of one of their names, because a worker
+would start later with them.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from contextlib import suppress
 from enum import Enum
 from functools import wraps
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from multiprocessing import parent_process
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sanic.log import error_logger
 
@@ -28,7 +32,6 @@ from worker._core import IS_NATIVE
 from worker._listen import unix
 from worker._listen.address import naming_address
 from worker._spawn.processes import set_up_children
-from worker._spawn.state_process import StateProcess
 from worker._state.shared import SharedState
 
 __all__ = ["install", "is_installed", "uninstall"]
@@ -50,10 +53,13 @@ NAMES = {
     "serve": ("worker_serve",),
     "state": ("WorkerState",),
 }
+# Those of these modules that are imported on first use.
+ON_USE = ("manager", "process", "reloader", "restarter")
+STARTUP = "sanic.mixins.startup"
 # The modules of Sanic that bind these names. Its command line counts only if it is loaded: scripts need none.
 BOUND = {
     "sanic.app": ("CertLoader", "Inspector", "WorkerManager"),
-    "sanic.mixins.startup": (
+    STARTUP: (
         "AppLoader",
         "Manager",
         "Reloader",
@@ -100,29 +106,28 @@ def install(**given: Any) -> None:
     replaced = _replacements()
     _check_subclasses(replaced)
     instances = _instances(replaced)
-    for stem in NAMES:
-        theirs = sys.modules[f"sanic.worker.{stem}"]
-        ours = import_module(f"worker.{stem}")
-        replaced[id(theirs)] = (theirs, ours)
-        _swap(vars(sys.modules["sanic.worker"]), stem, ours)
-        _swap(sys.modules, theirs.__name__, ours)
-    startup = vars(import_module("sanic.mixins.startup"))
-    _swap(startup, "Manager", StateManager)
-    _swap(startup, "configure_socket", naming_address(_sharing(startup["configure_socket"])))
-    _swap(startup, "remove_unix_socket", unix.remove)
-    _wrap_serve(startup["StartupMixin"])
-    _swap_states(startup["StartupMixin"])
+    startup: Any = import_module(STARTUP)
+    _swap(vars(startup), "Manager", StateManager)
+    _swap(vars(startup), "configure_socket", naming_address(_sharing(startup.configure_socket)))
+    _swap(vars(startup), "remove_unix_socket", unix.remove)
+    _wrap_serve(startup)
+    _swap_states(startup.StartupMixin)
     modules: list[Any] = list(sys.modules.values())
     for module in modules:
-        if isinstance(module, ModuleType) and not _is_ours(module):
-            _rebind(vars(module), replaced)
+        if isinstance(module, ModuleType) and _may_bind(module):
+            _rebind(module, replaced)
+    for one in replaced.values():
+        if not one.name:
+            _replace_module(one)
+    sys.meta_path.insert(0, Finder)
+    _undo.append(lambda: sys.meta_path.remove(Finder))
     for instance in instances:
-        _swap_attribute(instance, "__class__", replaced[id(type(instance))][1])
+        _swap_attribute(instance, "__class__", replaced[id(type(instance))].ours())
     for app in import_module("sanic.app").Sanic._app_registry.values():
         for attribute in ("certloader_class", "inspector_class"):
-            _, ours = replaced.get(id(getattr(app, attribute, None)), (None, None))
-            if ours is not None:
-                _swap_attribute(app, attribute, ours)
+            stock = replaced.get(id(getattr(app, attribute, None)))
+            if stock is not None:
+                _swap_attribute(app, attribute, stock.ours())
     set_up_children(install)
     _undo.append(lambda: set_up_children(None))
 
@@ -143,7 +148,7 @@ class StateManager:
         # The script may have closed standard descriptors since it imported this package.
         fill_standard()
         try:
-            self._process = None if IS_NATIVE else StateProcess()
+            self._process = None if IS_NATIVE else _state_process()
         except EOFError as error:
             error_logger.error("%s", error)
             raise SystemExit(1) from None
@@ -158,6 +163,13 @@ class StateManager:
         self._state.close()
         if self._process is not None:
             self._process.shutdown()
+
+
+def _state_process() -> Any:
+    # Costly to import, and needed by the main process alone.
+    from worker._spawn.state_process import StateProcess
+
+    return StateProcess()
 
 
 def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
@@ -178,14 +190,18 @@ def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _wrap_serve(mixin: Any) -> None:
+def _wrap_serve(startup: Any) -> None:
     """Wrap Sanic's ``serve``, so that it restores signal handlers and removes the files of sockets."""
-    from worker._supervisor.loop import signals_given_back
-
+    mixin = startup.StartupMixin
     stock = vars(mixin)["serve"].__func__
 
     @wraps(stock)
     def serve(*args: Any, **kwargs: Any) -> Any:
+        from worker._supervisor.loop import signals_given_back
+
+        # Sanic's function takes these from its globals, where a name that is imported on use is missing.
+        for name in BOUND[STARTUP]:
+            getattr(startup, name)
         try:
             with signals_given_back(stops_ignored=_ends_with_server):
                 return stock(*args, **kwargs)
@@ -266,20 +282,37 @@ def _expected() -> Iterator[tuple[str, str]]:
                 yield module, name
 
 
-def _replacements() -> dict[int, tuple[Any, Any]]:
-    """Return pairs of Sanic's object and ours, by the identity of Sanic's."""
+class Replacement(NamedTuple):
+    """A module of Sanic's manager, or an object in one, that ours of the same name replaces.
+
+    Attributes:
+        old: Sanic's own.
+        stem: The name of the module in both packages.
+        name: The name of the object in its module; empty for the module itself.
+    """
+
+    old: Any
+    stem: str
+    name: str
+
+    def ours(self) -> Any:
+        """Return ours, and import it first if needed."""
+        module = import_module(f"worker.{self.stem}")
+        return getattr(module, self.name) if self.name else module
+
+
+def _replacements() -> dict[int, Replacement]:
+    """Return all modules and objects to be replaced, by the identity of Sanic's."""
     replaced = {}
     for stem, names in NAMES.items():
         theirs = import_module(f"sanic.worker.{stem}")
-        ours = import_module(f"worker.{stem}")
-        for name in names:
-            old = getattr(theirs, name)
-            replaced[id(old)] = (old, getattr(ours, name))
+        for old, name in [(theirs, ""), *((getattr(theirs, name), name) for name in names)]:
+            replaced[id(old)] = Replacement(old, stem, name)
     return replaced
 
 
-def _check_subclasses(replaced: dict[int, tuple[Any, Any]]) -> None:
-    for old, _ in replaced.values():
+def _check_subclasses(replaced: dict[int, Replacement]) -> None:
+    for old, *_ in replaced.values():
         derived: type | None = next(iter(old.__subclasses__()), None) if isinstance(old, type) else None
         if derived is not None:
             raise RuntimeError(
@@ -289,14 +322,14 @@ def _check_subclasses(replaced: dict[int, tuple[Any, Any]]) -> None:
             )
 
 
-def _instances(replaced: dict[int, tuple[Any, Any]]) -> list[Any]:
+def _instances(replaced: dict[int, Replacement]) -> list[Any]:
     """Return the objects whose class is to be replaced: Sanic's command makes loaders before all imports.
 
     A child has none, because it installs this package first.
     """
     if parent_process() is not None:
         return []
-    classes = {old for old, _ in replaced.values() if isinstance(old, type) and not issubclass(old, Enum)}
+    classes = {old for old, *_ in replaced.values() if isinstance(old, type) and not issubclass(old, Enum)}
     found = _objects_of(classes)
     if any(type(one).__name__ not in NAMES["loader"] for one in found):
         # The object may be garbage.
@@ -316,15 +349,88 @@ def _objects_of(classes: set[type]) -> list[Any]:
     return [one for one in gc.get_referrers(*classes) if type(one) in classes]
 
 
-def _is_ours(module: ModuleType) -> bool:
-    return module.__name__ == "worker" or module.__name__.startswith(("worker.", "sanic.worker"))
+def _may_bind(module: ModuleType) -> bool:
+    """Return whether a module may hold objects of Sanic's manager that are to be replaced."""
+    package = module.__name__.partition(".")[0]
+    return not (
+        package == "worker"
+        or package in sys.stdlib_module_names
+        or module.__name__.startswith("sanic.worker")
+    )
 
 
-def _rebind(namespace: dict[str, Any], replaced: dict[int, tuple[Any, Any]]) -> None:
+def _rebind(module: ModuleType, replaced: dict[int, Replacement]) -> None:
+    namespace = vars(module)
+    if replaced.keys().isdisjoint(map(id, namespace.values())):
+        return
     for name, value in list(namespace.items()):
-        old, ours = replaced.get(id(value), (None, None))
-        if old is not None and old is value:
-            _swap(namespace, name, ours)
+        one = replaced.get(id(value))
+        if one is None:
+            continue
+        if one.stem in ON_USE and module.__name__ in BOUND:
+            _replace_on_use(module, name, one.ours)
+        else:
+            _swap(namespace, name, one.ours())
+
+
+def _replace_module(one: Replacement) -> None:
+    package, theirs = sys.modules["sanic.worker"], one.old.__name__
+    if one.stem in ON_USE:
+        # The finder imports it.
+        _remove(sys.modules, theirs)
+        _replace_on_use(package, one.stem, lambda: import_module(theirs))
+    else:
+        _swap(sys.modules, theirs, one.ours())
+        _swap(vars(package), one.stem, one.ours())
+
+
+class Finder:
+    """Comes first in ``sys.meta_path``: imports ours under the name of a module of Sanic's manager.
+
+    It is the loader as well. Both names are of one module.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Find a module of Sanic's manager."""
+        package, _, stem = name.rpartition(".")
+        loader: Any = Finder
+        return ModuleSpec(name, loader) if package == "sanic.worker" and stem in ON_USE else None
+
+    @staticmethod
+    def create_module(spec: ModuleSpec) -> None:
+        """Let the machinery of imports make a module, which :meth:`exec_module` replaces."""
+
+    @staticmethod
+    def exec_module(module: ModuleType) -> None:
+        """Import ours instead."""
+        name = module.__name__
+        sys.modules[name] = import_module(name.removeprefix("sanic."))
+
+
+def _replace_on_use(module: ModuleType, name: str, make: Callable[[], Any]) -> None:
+    """Remove a name from a module until it is used."""
+    namespace = vars(module)
+    earlier = namespace.get("__getattr__")
+
+    def find(asked: str) -> Any:
+        if asked == name:
+            return namespace.setdefault(name, make())
+        if earlier is not None:
+            return earlier(asked)
+        raise AttributeError(f"module {module.__name__!r} has no attribute {asked!r}", name=asked, obj=module)
+
+    _remove(namespace, name)
+    if earlier is None:
+        _undo.append(lambda: namespace.pop("__getattr__"))
+        namespace["__getattr__"] = find
+    else:
+        _swap(namespace, "__getattr__", find)
+
+
+def _remove(namespace: dict[str, Any], name: str) -> None:
+    before = namespace.pop(name)
+    _undo.append(lambda: namespace.__setitem__(name, before))
 
 
 def _swap(namespace: dict[str, Any], name: str, ours: Any) -> None:

@@ -11,9 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 from sanic.log import logger
 
@@ -49,8 +47,8 @@ _SANICS = frozenset({"NAME", "IDENTIFIER", "PROCESS"})
 _warned: set[str] = set()
 
 
-@dataclass(frozen=True)
-class Settings:
+# Each worker imports this module. A dataclass takes several times as long to define as a named tuple.
+class Settings(NamedTuple):
     """The settings of one manager, each resolved and checked."""
 
     max_workers: int
@@ -71,8 +69,7 @@ class Settings:
     inspector_open: bool
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting.
 
     Attributes:
@@ -413,6 +410,8 @@ def resolve(given: Mapping[str, Any]) -> Settings:
 
 def warn_of_unknown_names() -> None:
     """Log a warning, once each, about variables that have the prefix of settings and are none."""
+    from difflib import get_close_matches
+
     for variable in sorted(os.environ):
         name = variable.removeprefix(ENV_PREFIX)
         if name == variable or name in _SANICS or name.lower() in _BY_NAME or variable in _warned:

@@ -8,9 +8,8 @@ the native one alone has a ``Table``.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from worker._native import LIMIT, Framer, Monitor, ParentWatch, Scanner, Table, decode, parse
@@ -34,8 +33,7 @@ _CHOICES = ("auto", "native", "pure")
 _NATIVE = "worker._native"
 
 
-@dataclass(frozen=True, slots=True)
-class CoreInfo:
+class CoreInfo(NamedTuple):
     """The core in use.
 
     ``version`` is that of the installed distribution (``"unknown"`` for a source tree that is not

@@ -17,8 +17,9 @@ from sanic.request import Request
 __all__ = ["foreign", "is_loopback"]
 
 LOCALHOST = "localhost"
-_AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::(\d{0,5}))?", re.ASCII | re.IGNORECASE)
-_ORIGIN = re.compile(r"(https?)://(.+)", re.IGNORECASE)
+# Compiled on use: each worker imports this module, and only the inspector calls it.
+_AUTHORITY = r"(?ai:\[([0-9a-f:.]+)\]|([\w.-]+))(?::([0-9]{0,5}))?"
+_ORIGIN = r"(?i:(https?)://(.+))"
 _PORTS = {"http": "80", "https": "443"}
 # The values of Sec-Fetch-Site for a request that no other site has caused.
 _OWN_SITES = {"same-origin", "none"}
@@ -67,7 +68,7 @@ def foreign(request: Request, scheme: str) -> str:
 
 
 def _origin(text: str) -> tuple[str, Authority | None] | None:
-    found = _ORIGIN.fullmatch(text)
+    found = re.fullmatch(_ORIGIN, text)
     return (found[1].lower(), _authority(found[2], found[1].lower())) if found else None
 
 
@@ -76,7 +77,7 @@ def _authority(text: str, scheme: str) -> Authority | None:
 
     All names and addresses of this machine for itself are one host.
     """
-    found = _AUTHORITY.fullmatch(text)
+    found = re.fullmatch(_AUTHORITY, text)
     if found is None:
         return None
     host = (found[1] or found[2].removesuffix(".")).lower()

@@ -23,11 +23,10 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, NoReturn
 
 from worker._child.descriptors import Descriptor, close_all, close_in_children, forget
+from worker._child.exits import exit_child, forget_exit_functions
 from worker._spawn.popen import (
     WatchedPopen,
-    exit_child,
     feed,
-    forget_exit_functions,
     pickled,
     start_program,
     tracker_fd,

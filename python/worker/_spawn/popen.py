@@ -7,11 +7,9 @@ deadline.
 
 from __future__ import annotations
 
-import atexit
 import io
 import os
 import signal
-import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
@@ -19,18 +17,17 @@ from multiprocessing import popen_fork, popen_spawn_posix, reduction, resource_t
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
 from threading import RLock, Thread
-from typing import Any, NoReturn
+from typing import Any
 
 from worker._child.descriptors import Descriptor, close_all, inheritable
+from worker._child.exits import exit_child, forget_exit_functions
 from worker._child.signals import REQUESTS, at_default, original_mask
 
 __all__ = [
     "ForkPopen",
     "SpawnPopen",
     "WatchedPopen",
-    "exit_child",
     "feed",
-    "forget_exit_functions",
     "held_by_spawn",
     "pickled",
     "start_program",
@@ -174,26 +171,6 @@ def pickled(popen: Any, process: Any) -> memoryview:
     finally:
         set_spawning_popen(None)
     return memoryview(buffer.getvalue())
-
-
-def forget_exit_functions() -> None:
-    """Drop the exit functions of the parent in a forked child, and run the child's finalizers instead.
-
-    Before CPython 3.13 the child runs its finalizers by itself; there this changes nothing.
-    """
-    atexit._clear()
-    atexit.register(util._exit_function)  # type: ignore[attr-defined]
-
-
-def exit_child(code: int) -> NoReturn:
-    """End a child in order, but without finalising the interpreter: a fork shares parts of it."""
-    try:
-        atexit._run_exitfuncs()
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            with suppress(OSError, ValueError):
-                stream.flush()
-    finally:
-        os._exit(code)
 
 
 def tracker_fd() -> int:

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # The modules that a server imports before its application.
-PRELOADED = ["sanic", "worker", "worker.cli"]
+PRELOADED = ["sanic", "worker.integration", "worker.inspector", "worker.serve"]
 
 _server: ForkServer | None = None
 # Whether processes are spawned from now on, even if the fork server runs.

@@ -1,4 +1,7 @@
-"""The process classes of the manager, one for each start method, as the main process uses them."""
+"""The process classes of the manager, one for each start method, as the main process uses them.
+
+A child imports this module for its class. Imports that only the start of a process needs are in functions.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,14 @@ import sys
 import time
 from collections.abc import Callable, MutableMapping
 from multiprocessing import context as contexts
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from worker._child import bootstrap, signals
 from worker._child.descriptors import fill_standard
+from worker._child.exits import exit_child
 from worker._child.parent_watch import main_is_gone
-from worker._spawn import directory, preload
-from worker._spawn.fork_server import ForkServerError, ForkServerPopen
-from worker._spawn.popen import ForkPopen, SpawnPopen, exit_child, held_by_spawn
 from worker.settings import Settings
 
 __all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "start_fork_server"]
@@ -83,6 +83,8 @@ class ManagedProcess(BaseProcess):
 
     def start(self) -> None:
         """Start the process."""
+        from worker._spawn import directory
+
         directory.enter(needed=self._start_method != "fork")  # type: ignore[attr-defined]
         self.started_at = time.time()
         names = os.environ if self.from_fork_server else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
@@ -130,6 +132,8 @@ class SpawnProcess(ManagedProcess, contexts.SpawnProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        from worker._spawn.popen import SpawnPopen, held_by_spawn
+
         process_obj.held = held_by_spawn()
         return SpawnPopen(process_obj)
 
@@ -146,9 +150,13 @@ class ForkProcess(ManagedProcess, contexts.ForkProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        from worker._spawn.popen import ForkPopen
+
         return ForkPopen(process_obj)
 
     def _start(self) -> None:
+        from multiprocessing import resource_tracker
+
         # The first start of the resource tracker unblocks these signals, so it has to come before.
         resource_tracker.ensure_running()
         with signals.blocked() as self.held:
@@ -160,6 +168,9 @@ class ForkServerProcess(ManagedProcess, contexts.ForkServerProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802
+        from worker._spawn import preload
+        from worker._spawn.fork_server import ForkServerError, ForkServerPopen
+
         server = preload.server()
         if server is not None:
             try:
@@ -202,6 +213,8 @@ def factory(
         Callable: Our process class for the context's start method, or ``context.Process``.
     """
     if isinstance(context, contexts.BaseContext) and context.Process in _STOCK:  # type: ignore[attr-defined]
+        from worker._spawn import preload
+
         method = context.get_start_method()
 
         def make(**kwargs: Any) -> ManagedProcess:
@@ -219,6 +232,8 @@ def factory(
 
 def start_fork_server(context: Any) -> None:
     """Start the fork server from which servers of this context come from now on, if they are spawned."""
+    from worker._spawn import preload
+
     is_ours = isinstance(context, contexts.BaseContext) and context.Process in _STOCK  # type: ignore[attr-defined]
     if is_ours and context.get_start_method() == "spawn":
         preload.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 import sys
 import tempfile
 from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, Sequence, ValuesView
@@ -358,6 +357,8 @@ def _anonymous_file(size: int) -> int:
 
 def _address_space() -> int:
     """Return the address space limit of this process, bytes."""
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 

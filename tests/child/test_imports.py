@@ -1,0 +1,294 @@
+"""The modules that a server has loaded: those of the main process are imported when one of them is used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.running import python
+
+from worker._core import IS_NATIVE
+
+MODULES = """
+import json, sys
+from sanic import Sanic
+
+manager, Sanic.start_method = sys.argv[1:]
+if manager == "ours":
+    import worker
+
+    worker.install()
+
+app = Sanic("app", configure_logging=False)
+app.add_route(lambda request: None, "/")
+
+@app.after_server_start
+async def show(app):
+    print(json.dumps(sorted(sys.modules)), flush=True)
+    app.m.terminate()
+
+if __name__ == "__main__":
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        app.run(sock=sock, workers=1, motd=False)
+"""
+
+# All that a server needs of this package, and all that it imports beside.
+OURS = {
+    "worker",
+    "worker._child",
+    "worker._child.bootstrap",
+    "worker._child.descriptors",
+    "worker._child.drain",
+    "worker._child.exits",
+    "worker._child.handshakes",
+    "worker._child.heartbeat",
+    "worker._child.parent_watch",
+    "worker._child.signals",
+    "worker._cli",
+    "worker._cli.namesake",
+    "worker._compat",
+    "worker._control",
+    "worker._control.send",
+    "worker._core",
+    "worker._core.choose",
+    "worker._inspect",
+    "worker._inspect.origin",
+    "worker._listen",
+    "worker._listen.address",
+    "worker._listen.unix",
+    "worker._spawn",
+    "worker._spawn.processes",
+    "worker._state",
+    "worker._state.foreign",
+    "worker._state.identity",
+    "worker._state.schema",
+    "worker._state.shared",
+    "worker.constants",
+    "worker.inspector",
+    "worker.integration",
+    "worker.loader",
+    "worker.multiplexer",
+    "worker.serve",
+    "worker.settings",
+    "worker.state",
+    "faulthandler",
+    # Sanic imports it when it serves a folder.
+    "sanic.simple",
+}
+NATIVE = {"worker._native", "worker._core.codec"}
+# The state is then the proxy of a process.
+PURE = {
+    "worker._core.messages",
+    "worker._core.pure",
+    "worker._core.pure.control",
+    "worker._core.pure.monitor",
+    "worker._core.pure.parent_watch",
+    "worker._core.pure.scan",
+    "worker._spawn.state_process",
+}
+
+
+def modules(manager: str, method: str, folder: Path) -> set[str]:
+    """Return the modules that a server has loaded when it serves."""
+    ended = python(MODULES, manager, method, cwd=folder)
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("[")]
+    assert lines, ended.stdout + ended.stderr
+    return {*json.loads(lines[0])}
+
+
+def test_a_spawned_server_imports_what_it_needs(tmp_path: Path) -> None:
+    added = modules("ours", "spawn", tmp_path) - modules("stock", "spawn", tmp_path)
+    assert added <= OURS | (NATIVE if IS_NATIVE else PURE)
+    assert {"worker.serve", "worker._child.bootstrap"} <= added
+
+
+def test_a_server_of_a_fork_server_imports_no_more_than_that(tmp_path: Path) -> None:
+    found = modules("ours", "forkserver", tmp_path)
+    ours = {name for name in found if name.partition(".")[0] == "worker"}
+    # These are in the fork server, which makes the children.
+    makes_children = {f"worker._spawn.{name}" for name in ("fork_server", "popen")}
+    assert ours - OURS - NATIVE - PURE - makes_children == set()
+
+
+USES = """
+import json, os, sys, traceback
+from sanic import Sanic
+
+if os.environ["INSTALLS"] == "script":
+    import worker
+
+    worker.install()
+
+from uses import use
+
+Sanic.start_method = sys.argv[1]
+app = Sanic("app", configure_logging=False)
+app.add_route(lambda request: None, "/")
+
+@app.after_server_start
+async def show(app):
+    late = {"worker.manager", "worker._supervisor", "worker.process"} & {*sys.modules}
+    try:
+        result = use(app)
+    except BaseException:
+        result = traceback.format_exc()
+    print(json.dumps([sorted(late), result]), flush=True)
+    app.m.terminate()
+
+if __name__ == "__main__":
+    if os.environ["INSTALLS"] == "main":
+        import worker
+
+        worker.install()
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        app.run(sock=sock, workers=1, motd=False)
+"""
+
+
+def used(folder: Path, use: str, *, method: str = "spawn", installs: str = "main") -> Any:
+    """Return the result of ``use(app)`` in a server; ``installs`` says where ``install()`` is called."""
+    (folder / "uses.py").write_text(use)
+    ended = python(USES, method, cwd=folder, env={"INSTALLS": installs})
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("[[")]
+    assert lines, ended.stdout + ended.stderr
+    late, result = json.loads(lines[0])
+    if method == "spawn":
+        assert late == []
+    return result
+
+
+THRESHOLD = """
+def use(app):
+    from sanic.worker.manager import WorkerManager
+    WorkerManager.THRESHOLD = 600
+    import worker, worker.manager
+    return [worker.WorkerManager.THRESHOLD, worker.manager.WorkerManager.THRESHOLD]
+"""
+
+SAME = """
+import importlib, pickle, pkgutil, threading
+
+NAMES = {
+    "manager": ("MonitorCycle", "WorkerManager"),
+    "process": ("Worker", "WorkerProcess"),
+    "reloader": ("Reloader",),
+    "restarter": ("Restarter",),
+    "inspector": ("Inspector",),
+    "serve": ("worker_serve",),
+}
+
+def use(app):
+    import sanic.app, sanic.mixins.startup, sanic.worker, worker
+    found = []
+
+    def look():
+        # An attribute of the package, without an import statement.
+        found.append(sanic.worker.manager is worker.manager)
+        found.append(sanic.worker.manager.WorkerManager is worker.WorkerManager)
+
+    threads = [threading.Thread(target=look) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16
+    for stem, names in NAMES.items():
+        theirs = importlib.import_module(f"sanic.worker.{stem}")
+        ours = importlib.import_module(f"worker.{stem}")
+        found += [theirs is ours, getattr(sanic.worker, stem) is ours, getattr(worker, stem) is ours]
+        found.append(importlib.util.find_spec(f"sanic.worker.{stem}") is ours.__spec__)
+        for name in names:
+            found.append(getattr(theirs, name) is getattr(worker, name))
+            found.append(pkgutil.resolve_name(f"sanic.worker.{stem}:{name}") is getattr(worker, name))
+            found.append(pickle.loads(f"csanic.worker.{stem}\\n{name}\\n.".encode()) is getattr(worker, name))
+    found.append(sanic.app.WorkerManager is worker.WorkerManager)
+    found.append(sanic.app.Inspector is worker.Inspector is app.inspector_class)
+    found.append(sanic.mixins.startup.WorkerManager is worker.WorkerManager)
+    found.append(sanic.mixins.startup.Reloader is worker.Reloader)
+    found.append(not hasattr(sanic.app, "nonsense") and not hasattr(sanic.worker, "nonsense"))
+    return found
+"""
+
+SUBCLASSES = """
+from sanic.worker.inspector import Inspector
+from sanic.worker.reloader import Reloader
+
+class Own(Inspector):
+    async def more(self):
+        return 1
+
+class Quiet(Reloader):
+    pass
+
+def use(app):
+    import worker
+    return [issubclass(Own, worker.Inspector), issubclass(Quiet, worker.Reloader)]
+"""
+
+STAR = """
+def use(app):
+    found = {}
+    exec("from sanic.worker.manager import *", found)
+    exec("from worker import *", found)
+    import worker
+    missing = [name for name in worker.__all__ if name not in found or name not in dir(worker)]
+    return [missing, found["WorkerManager"].__module__, hasattr(worker, "nonsense"), worker.__version__ != ""]
+"""
+
+
+class TestInAServer:
+    """Nothing shows that a module is imported on use, whatever the start method."""
+
+    @pytest.mark.parametrize("installs", ["main", "script"])
+    @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+    def test_the_two_names_of_a_module(self, method: str, installs: str, tmp_path: Path) -> None:
+        found = used(tmp_path, SAME, method=method, installs=installs)
+        assert isinstance(found, list), found
+        assert found == [True] * len(found)
+
+    def test_a_threshold_is_set(self, tmp_path: Path) -> None:
+        assert used(tmp_path, THRESHOLD) == [600, 600]
+
+    def test_classes_are_derived(self, tmp_path: Path) -> None:
+        (tmp_path / "uses.py").write_text(SUBCLASSES)
+        ended = python(USES, "spawn", cwd=tmp_path, env={"INSTALLS": "script"})
+        assert "[true, true]" in ended.stdout, ended.stdout + ended.stderr
+
+    def test_all_names_are_imported(self, tmp_path: Path) -> None:
+        assert used(tmp_path, STAR) == [[], "worker.manager", False, True]
+
+
+REFUSED = """
+import sys
+from sanic import Sanic
+
+if __name__ == "__main__":
+    import worker
+
+    worker.install()
+
+import own
+
+if __name__ == "__main__":
+    app = Sanic("app", configure_logging=False)
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        app.run(sock=sock, workers=1, motd=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("manager", "WorkerManager"), ("reloader", "Reloader"), ("inspector", "Inspector")]
+)
+def test_a_server_refuses_a_class_that_was_derived_before(module: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(f"from sanic.worker.{module} import {name}\nclass Own({name}): pass\n")
+    ended = python(REFUSED, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert f"own.Own is derived from Sanic's own {name} and cannot be changed any more" in ended.stderr
