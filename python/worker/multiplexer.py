@@ -101,7 +101,7 @@ class WorkerMultiplexer:
             logger.debug("Monitor process has already exited.")
         except RuntimeError as error:
             # It is damaged. That is no reason for a worker to end, nor to end in disorder.
-            logger.debug("Whether %s serves is not recorded: %s", self.name, error)
+            logger.debug("State entry of %s is damaged: %s. Not recorded: serving.", self.name, error)
 
     def exit(self) -> None:
         """Take this worker's entry out of the state, if there still is a state to take it out of."""

@@ -27,7 +27,17 @@ from worker._spawn import liveness, processes
 from worker._state.entry import Entry
 from worker._state.foreign import shared
 from worker._state.shared import SharedState
-from worker.constants import NEVER, SERVER_LABEL, WORKER_PREFIX, Phase, ProcessState, RestartOrder, prefixed
+from worker.constants import (
+    NAME_LIMIT,
+    NEVER,
+    SERVER_LABEL,
+    WORKER_PREFIX,
+    Phase,
+    ProcessState,
+    RestartOrder,
+    excerpt,
+    prefixed,
+)
 from worker.settings import Settings
 
 __all__ = ["ProcessState", "Worker", "WorkerProcess", "get_now"]
@@ -253,7 +263,8 @@ class WorkerProcess:
         """
         if not force and state < self.state:
             raise Exception(
-                f"{self.name} cannot go back from {self.state.name} to {state.name} unless it is forced to"
+                f"{excerpt(self.name, NAME_LIMIT)} cannot go back from {self.state.name} to {state.name} "
+                "without force=True"
             )
         self._move(state)
         self._record({"state": state.name})
@@ -519,7 +530,8 @@ class WorkerProcess:
         seconds = self.THRESHOLD / 10
         with self._changed:
             if not self._changed.wait_for(lambda: self.state is ProcessState.ACKED, timeout=seconds):
-                raise TimeoutError(f"Worker {self.name} failed to come ack within {seconds} seconds")
+                name = excerpt(self.name, NAME_LIMIT)
+                raise TimeoutError(f"Worker {name} failed to come ack within {seconds} seconds")
         if self._old_process is not None:
             self.hand_over()
 
@@ -535,9 +547,8 @@ class WorkerProcess:
     def _log(self, event: str, *pid: int | None) -> None:
         """A line of the debug log; users rely on its text, and on the order of such lines."""
         where = f" {Colors.BLUE}[%s]" if pid else ""
-        logger.debug(
-            f"{Colors.BLUE}{event}: {Colors.BOLD}{Colors.SANIC}%s{where}{Colors.END}", self.name, *pid
-        )
+        name = excerpt(self.name, NAME_LIMIT)
+        logger.debug(f"{Colors.BLUE}{event}: {Colors.BOLD}{Colors.SANIC}%s{where}{Colors.END}", name, *pid)
 
 
 class Worker:
@@ -584,7 +595,7 @@ class Worker:
     ) -> None:
         self.ident = ident
         self.name = ident
-        self.label = label or ident
+        self.label = excerpt(label or ident, NAME_LIMIT)
         self.num = num
         self.context = context
         self.serve = serve

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from asyncio import AbstractEventLoop, new_event_loop
-from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ from worker._core import Scanner
 from worker._core.messages import encoded_files
 from worker._reload import ignore
 from worker._reload.file_events import Hints, absolute, resolved, shared_directories
+from worker._reload.names import shown
 from worker._reload.outputs import Outputs
 from worker.loader import AppLoader
 
@@ -33,8 +34,6 @@ __all__ = ["Reloader"]
 # How many paths the workers are told at most: whoever removes a tree of 100,000 files wants one restart,
 # and a message that is too long would be dropped.
 TOLD = 1_000
-# How many the log names.
-NAMED = 3
 # Where nothing has happened, all is looked at again when so many times as long has passed as the last such
 # look took: an event that got lost is to cost time, and the look next to nothing.
 SELDOM = 5_000
@@ -259,8 +258,8 @@ class Reloader:
     def _tell_gap(self, gap: str) -> None:
         """Say, once, why all files are looked at all the time."""
         if not self._gap_told:
-            text = "All files are looked at every %g s, as file events do not tell everything: %s"
-            logger.warning(text, self.interval, gap)
+            text = "Reloader: file events do not tell everything (%s). Scanning all files every %g s."
+            logger.warning(text, gap, self.interval)
         self._gap_told = True
 
     def _check_each(self, mtimes: MutableMapping[Any, float]) -> set[str]:
@@ -278,8 +277,8 @@ class Reloader:
 
     def _announce(self, app: Sanic[Any, Any], loop: AbstractEventLoop, changed: set[str]) -> None:
         names = sorted(changed)
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        logger.info("Changed: %s%s", ", ".join(map(_shown, names[:NAMED])), more)
+        count = "1 file" if len(names) == 1 else f"{len(names)} files"
+        logger.info("Reloader: %s changed (%s). Restarting the workers.", count, shown(names))
         _trigger(app, loop, "before_reload_trigger")
         if self._outputs is not None:
             self._outputs.request(time.time())
@@ -311,14 +310,6 @@ def _changed_at(path: str) -> float:
             return 0.0
 
 
-def _shown(path: str) -> str:
-    """A path as the log has it: relative to the working directory, if it is below, on one line."""
-    with suppress(ValueError, OSError):
-        below = os.path.relpath(path)
-        path = path if below.startswith(os.pardir) else below
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in path)
-
-
 def _package(loader: AppLoader) -> list[str]:
     """Return the directory of the application's own package or module, if there is one."""
     name = loader.module_name
@@ -348,13 +339,13 @@ def _below(directory: Path) -> Iterator[Path]:
 
 def _trigger(app: Sanic[Any, Any], loop: AbstractEventLoop, event: str, **kwargs: Any) -> None:
     for listener in app.listeners.get(event, ()):
-        with _logged(event, listener):
+        with _logged(event):
             trigger_events([listener], loop, app, **kwargs)
 
 
 @contextmanager
-def _logged(event: str, listener: Callable[..., Any]) -> Iterator[None]:
+def _logged(event: str) -> Iterator[None]:
     try:
         yield
     except Exception:
-        error_logger.exception("A listener of %s failed: %r", event, listener)
+        error_logger.exception("Reloader: a %s listener failed. Continuing without it.", event)

@@ -76,7 +76,7 @@ def lose(error: ForkServerError) -> None:
     if _server is None or _is_cold or not isinstance(error, ForkServerGoneError):
         fail(str(error))
         return
-    logger.warning("The fork server is started again: %s.", error)
+    logger.warning("Fork server: %s. Starting it again.", error)
     _server.stop()
     _server = None
     start()
@@ -86,7 +86,7 @@ def fail(reason: str) -> None:
     """Kill the fork server, and spawn processes from now on."""
     global _server, _is_cold
     if not _is_cold:
-        logger.warning("The fork server has failed: %s. Processes are spawned from now on.", reason)
+        logger.warning("Fork server failed: %s. Processes are spawned from now on.", reason)
     _is_cold = True
     if _server is not None:
         _server.stop()

@@ -25,9 +25,9 @@ __all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "warm_up
 
 # What may be wrong if a child ends before its first step.
 NOT_BEGUN = """\
-It had not begun: it ended while it imported the script that was run.
+It exited while it imported the script that was run.
 
-That happens where an application is run in the global scope of the script and not inside of
+This happens where an application is run in the global scope of the script and not inside of
 
     if __name__ == "__main__":
 

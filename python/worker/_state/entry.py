@@ -10,6 +10,7 @@ from sanic.log import error_logger, logger
 from worker._state import schema
 from worker._state.foreign import ForeignState, shared
 from worker._state.shared import SharedState
+from worker.constants import NAME_LIMIT, excerpt
 
 __all__ = ["Entry", "known"]
 
@@ -42,6 +43,10 @@ class Entry:
         self._lost = lost
 
     @property
+    def _shown(self) -> str:
+        return excerpt(self._name, NAME_LIMIT)
+
+    @property
     def is_foreign(self) -> bool:
         """Whether two processes of the same name write over each other's words."""
         return isinstance(self._state, ForeignState)
@@ -62,10 +67,10 @@ class Entry:
                 self._mapping[self._name] = {"server": is_server, **self._lost()}
         except (OSError, EOFError) as error:
             raise ConnectionError(
-                f"{self._name} is not started: the state of the workers cannot be reached"
+                f"Cannot start {self._shown}: the state of the workers cannot be reached"
             ) from error
         except (MemoryError, RuntimeError) as error:
-            raise ConnectionError(f"{self._name} is not started: {error}") from error
+            raise ConnectionError(f"Cannot start {self._shown}: {error}") from error
 
     def read(self, pid: int = 0) -> Mapping[str, Any]:
         """Return what main asks for of it, or of what a process has said while it was another's.
@@ -104,9 +109,10 @@ class Entry:
         try:
             self._mended(write)
         except (KeyError, OSError, EOFError, RuntimeError):
-            logger.debug("The entry of %s is gone; %s is not recorded.", self._name, dict(changes))
+            logger.debug("State entry of %s is gone. Not recorded: %s.", self._shown, ", ".join(changes))
         except MemoryError as error:
-            error_logger.error("%s is not recorded: %s", dict(changes), error)
+            text = "State entry of %s cannot be written: %s. Not recorded: %s."
+            error_logger.error(text, self._shown, error, ", ".join(changes))
 
     def _mended(self, use: Callable[[], T]) -> T:
         """Use it; where something else has written to its memory, make it anew and use that."""
@@ -116,6 +122,6 @@ class Entry:
             if not isinstance(self._state, SharedState):
                 raise
             if self._state.is_first_damage(self._name):
-                error_logger.error("The entry of %s is lost, and made anew: %s", self._name, error)
+                error_logger.error("State entry of %s is damaged: %s. Creating it again.", self._shown, error)
         self._state[self._name] = self._lost()
         return use()
