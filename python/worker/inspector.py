@@ -194,6 +194,12 @@ class Inspector:
         return None
 
     @property
+    def _address(self) -> str:
+        """Its URL, as the log of main names it; a port 0 is chosen only when it listens."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self._tls() else 'http'}://{host}:{self.port or '<any free port>'}"
+
+    @property
     def _has_key(self) -> bool:
         # A key of digits alone, set in the environment, arrives as a number.
         key: Any = self.api_key

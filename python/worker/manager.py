@@ -22,6 +22,7 @@ from sanic.log import error_logger, logger
 
 from worker import settings
 from worker._compat import later_names
+from worker._supervisor.banner import announce
 from worker._supervisor.loop import Loop, frozen_heap
 from worker._supervisor.model import ServerPhase
 from worker._supervisor.operations import Kind, Operation
@@ -258,6 +259,7 @@ class WorkerManager:
         """
         try:
             self.start()
+            announce(self.num_server, self.workers)
             self.monitor()
             self.join()
             self.terminate()

@@ -644,6 +644,15 @@ class Worker:
             return ask is None or bool(ask(self.settings))
         return True
 
+    @property
+    def address(self) -> str:
+        """The URL of the inspector, if this is the one and it was started; else empty."""
+        was_refused = all(process.state is ProcessState.NONE for process in self.processes)
+        # It is code of the user's as well.
+        with suppress(Exception):
+            return "" if was_refused else excerpt(getattr(self.serve, "_address", ""))
+        return ""
+
     def has_alive_processes(self) -> bool:
         """Whether any of the processes runs."""
         return any(process.is_alive() for process in self.processes)
