@@ -301,7 +301,7 @@ class TestOddConnections:
 
         with pytest.raises(ServerKilled):
             house.run(act, stops=False)
-        assert "No worker is left that could run. Shutting down." in errors(caplog)
+        assert "No server can run any more. Shutting down." in errors(caplog)
 
 
 class TestRun:

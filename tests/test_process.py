@@ -161,7 +161,7 @@ class TestState:
         one.forget()
         one.acknowledge()
         text = " ".join(record.getMessage() for record in caplog.records)
-        assert "The entry of Sanic-Server-0-0 is gone; {'state': 'ACKED'} is not recorded." in text
+        assert "State entry of Sanic-Server-0-0 is gone. Not recorded: state." in text
         why = (
             "Could not find worker state"
             if isinstance(error, KeyError)

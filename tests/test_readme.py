@@ -288,7 +288,7 @@ def test_the_reloader(tmp_path: Path) -> None:
         server.wait_line("Inspector")
         began = server.mark()
         save(code + "# more", "The new code serves")
-        save(re.sub("return json", "return = json", code, count=1), "Restart aborted")
+        save(re.sub("return json", "return = json", code, count=1), "rollout aborted")
         save(code, "The new code serves")
         ended = [line.text for line in server.output.lines[began:]]
         assert lines("\n".join(ended)) == lines(shown)

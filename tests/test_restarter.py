@@ -92,4 +92,4 @@ def test_one_that_fails_costs_no_other(caplog: pytest.LogCaptureFixture) -> None
     with pytest.raises(RuntimeError, match="no a"):
         restart([one, other, last], [], ["a", "b", "c", "d"])
     assert last.restarts == [SHUTDOWN_FIRST]
-    assert errors(caplog) == ["Failed to restart processes: d", "Failed to restart a process"]
+    assert errors(caplog) == ["Failed to restart processes: d", "Failed to restart process b"]

@@ -221,6 +221,20 @@ class TestFailure:
         assert {Path(file) for file in files} == {Path(__file__), Path(serving.__file__)}, errors()
         assert "RuntimeError: broken on purpose" in errors()
 
+    def test_with_a_long_message(self, start: Callable[..., Server], errors: Callable[[], str]) -> None:
+        """The line and the entry have an excerpt of it; the application's traceback has it whole."""
+
+        def build(app: Any) -> None:
+            raise RuntimeError(f"\n{'#' * 100_000}")
+
+        server = start(build)
+        assert server.ends() == 1
+        line, traceback, *_ = errors().splitlines()
+        assert line.startswith("\\n####") and len(line) == 200
+        assert traceback.startswith("Traceback")
+        error = server.state[serving.NAME]["start_error"]
+        assert error.startswith("RuntimeError: \\n####") and len(error) <= 220
+
     def test_of_a_listener(self, start: Callable[..., Server]) -> None:
         def build(app: Any) -> None:
             @app.before_server_start

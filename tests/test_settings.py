@@ -253,7 +253,7 @@ def test_names_that_are_none_are_warned_of_once(
     settings.warn_of_unknown_names()
     settings.warn_of_unknown_names()
     one, other = caplog.messages
-    what = "in the environment is no setting of sanic-worker"
+    what = "in the environment is not a setting of sanic-worker"
     assert one == f"SANIC_WORKER_MAX_WORKER {what}; did you mean SANIC_WORKER_MAX_WORKERS?"
     assert other == f"SANIC_WORKER_ZZZ {what}; there are: {', '.join(NAMES)}"
 

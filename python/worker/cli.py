@@ -105,7 +105,7 @@ def _get_app(command: Any, loader: AppLoader) -> Any:
             _fail(1, f"{where(error)}: {error}")
         if isinstance(error, TargetError) or names_file(loader) or is_missing(loader, error):
             _fail(2, describe(loader, error))
-        error_logger.exception("Failed to run app: %s", error, exc_info=serve._without_our_frames(error))
+        serve.log_error(error, "Failed to run app: ")
         if waits:
             wait_and_begin_anew(loader, error, began)
         sys.exit(1)

@@ -1,20 +1,25 @@
-"""The enumerations: states of a process, the order of a restart, phases of a slot; and fixed names."""
+"""The enumerations (states, the order of a restart, phases of a slot), fixed names, and names in the log."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum, IntEnum, auto
+from reprlib import Repr
 
 from sanic import __version__ as release
 from sanic.compat import UpperStrEnum
 
 __all__ = [
     "MAIN_NAME",
+    "NAME_LIMIT",
     "NEVER",
     "SERVER_LABEL",
     "WORKER_PREFIX",
     "Phase",
     "ProcessState",
     "RestartOrder",
+    "excerpt",
+    "listed",
     "prefixed",
 ]
 
@@ -29,6 +34,52 @@ SERVER_LABEL = "Server"
 
 WORKER_PREFIX = "Sanic-" if release.startswith("23.") else "Sanic"
 """The prefix of the names of processes, as in the installed release: with its dash until 23.12."""
+
+NAME_LIMIT = 80
+"""The largest number of characters of a name in a log line."""
+
+TEXT_LIMIT = 200
+"""The same of another text from outside: with a name, less than 300 characters."""
+
+# The largest number of names in a log line.
+MAX_LISTED = 20
+
+_repr = Repr()
+_repr.maxstring = _repr.maxother = TEXT_LIMIT
+
+
+def excerpt(value: object, limit: int = TEXT_LIMIT, *, quoted: bool = False) -> str:
+    """Return a value from outside as text for a log line: on one line, and cut in its middle above a limit.
+
+    A ``str`` and the message of an exception stand as they are, any other object as its ``repr``. Characters
+    that are not printable are escaped: a line break would make two lines of one event.
+
+    Args:
+        value (object): The value. Its own methods may fail.
+        limit (int): The largest number of characters to return.
+        quoted (bool): Show a ``str`` as its ``repr`` too. Defaults to ``False``.
+    """
+    try:
+        is_text = isinstance(value, (str, BaseException)) and not quoted
+        # An exact str: a method of a subclass may fail too.
+        text = str.__str__(str(value) if is_text else _repr.repr(value))
+    except BaseException:
+        text = f"<{type(value).__name__} whose repr fails>"
+    if len(text) > limit:
+        # Escapes only lengthen it.
+        text = f"{text[:limit]}{text[-limit:]}"
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    if len(shown) <= limit:
+        return shown
+    tail = limit // 3
+    return f"{shown[: limit - tail - 3]}...{shown[-tail:]}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names from outside as a list for a log line: ``a, b and 980 more``."""
+    shown = ", ".join(excerpt(name, NAME_LIMIT) for name in names[:MAX_LISTED])
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return excerpt(shown, NAME_LIMIT + TEXT_LIMIT) + more
 
 
 def prefixed(prefix: str, name: str) -> str:

@@ -25,7 +25,7 @@ from worker._control.send import Publisher, send
 from worker._inspect.origin import foreign, is_loopback
 from worker._state.foreign import snapshot
 from worker._state.shared import SharedState
-from worker.settings import Settings
+from worker.constants import NAME_LIMIT, excerpt
 
 __all__ = ["Inspector"]
 
@@ -104,7 +104,7 @@ class Inspector:
             self._run()
         return self
 
-    def _may_start(self, settings: Settings) -> bool:
+    def _may_start(self, settings: Any) -> bool:
         """Return whether the main process may start the inspector; log an error if it would be open."""
         # Not a public method: those are actions.
         try:
@@ -114,7 +114,7 @@ class Inspector:
             # The process will get the same error, and report it.
             return True
         with probe:
-            return self._may_listen(probe, settings)
+            return self._may_listen(probe, settings.inspector_open)
 
     def reload(self, zero_downtime: bool = False) -> None:
         """Restart all workers.
@@ -183,17 +183,22 @@ class Inspector:
             sock = bind_socket(self.host, self.port)
         except CANNOT_BIND as error:
             error_logger.error(
-                "The inspector cannot listen on %s:%s (%s). Set INSPECTOR_HOST and INSPECTOR_PORT to an "
-                "address that is free.",
-                self.host,
+                "Inspector cannot listen on %s:%s: %s. Set INSPECTOR_HOST or INSPECTOR_PORT to a free one.",
+                excerpt(self.host, NAME_LIMIT),
                 self.port,
-                str(error),
+                excerpt(error),
             )
             return None
-        if self._may_listen(sock, bootstrap.current_settings()):
+        if self._may_listen(sock, bootstrap.current_settings().inspector_open):
             return sock
         sock.close()
         return None
+
+    @property
+    def _address(self) -> str:
+        """The URL, as the log of the main process has it; a port 0 is chosen only when the inspector listens."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self._tls() else 'http'}://{host}:{self.port or '<any free port>'}"
 
     @property
     def _has_key(self) -> bool:
@@ -201,14 +206,14 @@ class Inspector:
         key: Any = self.api_key
         return bool(key) or type(key) is int
 
-    def _may_listen(self, sock: socket, settings: Settings) -> bool:
-        if self._has_key or settings.inspector_open or is_loopback(sock):
+    def _may_listen(self, sock: socket, may_be_open: bool) -> bool:
+        if self._has_key or may_be_open or is_loopback(sock):
             return True
         error_logger.error(
-            "The inspector is not started: on %s (%s) anyone who reaches this machine could stop the server. "
+            "Inspector not started: on %s (%s) any client that reaches this machine could stop the server. "
             "Set INSPECTOR_API_KEY, or set INSPECTOR_HOST to localhost, or allow this with "
             "SANIC_WORKER_INSPECTOR_OPEN=true.",
-            self.host or repr(self.host),
+            excerpt(self.host, NAME_LIMIT) or repr(self.host),
             sock.getsockname()[0],
         )
         return False
@@ -225,7 +230,7 @@ class Inspector:
             )
 
     async def _action(self, request: Request, action: str) -> HTTPResponse:
-        logger.info("Incoming inspector action: %s", action)
+        logger.info("Incoming inspector action: %s", excerpt(action))
         method = self._method(action)
         kwargs = request.json if request.body else {}
         if not isinstance(kwargs, dict):

@@ -22,11 +22,12 @@ from sanic.log import error_logger, logger
 
 from worker import settings
 from worker._compat import accept_newer_keywords
+from worker._supervisor.banner import announce
 from worker._supervisor.loop import Loop, frozen_heap
 from worker._supervisor.model import ServerPhase
 from worker._supervisor.operations import Kind, Operation
 from worker._supervisor.supervisor import Supervisor
-from worker.constants import MAIN_NAME, NEVER, RestartOrder
+from worker.constants import MAIN_NAME, NAME_LIMIT, NEVER, RestartOrder, excerpt
 from worker.process import ProcessState, Worker, WorkerProcess
 from worker.restarter import Restarter
 
@@ -171,7 +172,7 @@ class WorkerManager:
                 such policy.
         """
         if ident in self.transient or ident in self.durable:
-            raise ValueError(f"Worker {ident} already exists")
+            raise ValueError(f"Worker {excerpt(ident, NAME_LIMIT)} already exists")
         restartable = transient if restartable is None else restartable
         if transient and not restartable:
             raise ValueError("Cannot create a transient worker that is not restartable")
@@ -258,6 +259,7 @@ class WorkerManager:
         """
         try:
             self.start()
+            announce(self.num_server, self.workers)
             self.monitor()
             self.join()
             self.terminate()
@@ -376,7 +378,7 @@ class WorkerManager:
         """
         if reason := self._loop.wait_until_ready(self._supervisor.start_limit()):
             summary = "Not all workers acknowledged a successful startup. Shutting down."
-            error_logger.error("%s\n\n%s", summary, reason)
+            error_logger.error("%s %s", summary, reason)
             self.kill()
 
     @property
@@ -407,7 +409,7 @@ class WorkerManager:
     def kill(self) -> None:
         """Kill every process at once, also those that are stopping; then raise ``ServerKilled``."""
         for process in filter(WorkerProcess.is_alive, self.processes):
-            logger.info("Killing %s [%s]", process.name, process.pid)
+            logger.info("Killing %s [%s]", excerpt(process.name, NAME_LIMIT), process.pid)
             with suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)
         self._supervisor.kill()
@@ -441,17 +443,18 @@ class WorkerManager:
         Args:
             worker (Worker): The worker. It stays if it is tracked or has processes that run.
         """
+        name = excerpt(worker.ident, NAME_LIMIT)
         if worker.tracked:
-            error_logger.error("Worker %s is tracked and cannot be removed.", worker.ident)
+            error_logger.error("Worker %s is tracked and cannot be removed.", name)
             return
         if worker.has_alive_processes():
-            error_logger.error("Worker %s has alive processes and cannot be removed.", worker.ident)
+            error_logger.error("Worker %s has alive processes and cannot be removed.", name)
             return
         self.transient.pop(worker.ident, None)
         self.durable.pop(worker.ident, None)
         for process in worker.processes:
             process.forget()
-        logger.info("Removed worker %s", worker.ident)
+        logger.info("Removed worker %s", name)
 
     @property
     def listening_sockets(self) -> list[socket]:

@@ -100,7 +100,7 @@ class WorkerMultiplexer:
             logger.debug("Monitor process has already exited.")
         except RuntimeError as error:
             # A damaged entry must neither end a worker nor disturb its stop.
-            logger.debug("Whether %s serves is not recorded: %s", self.name, error)
+            logger.debug("State entry of %s is damaged: %s. Not recorded: serving.", self.name, error)
 
     def exit(self) -> None:
         """Remove this worker's entry from the state, if there still is one."""

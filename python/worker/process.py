@@ -27,7 +27,17 @@ from worker._spawn import liveness, processes
 from worker._state.entry import Entry
 from worker._state.foreign import shared
 from worker._state.shared import SharedState
-from worker.constants import NEVER, SERVER_LABEL, WORKER_PREFIX, Phase, ProcessState, RestartOrder, prefixed
+from worker.constants import (
+    NAME_LIMIT,
+    NEVER,
+    SERVER_LABEL,
+    WORKER_PREFIX,
+    Phase,
+    ProcessState,
+    RestartOrder,
+    excerpt,
+    prefixed,
+)
 from worker.settings import Settings
 
 __all__ = ["ProcessState", "Worker", "WorkerProcess", "get_now"]
@@ -252,7 +262,8 @@ class WorkerProcess:
         """
         if not force and state < self.state:
             raise Exception(
-                f"{self.name} cannot go back from {self.state.name} to {state.name} unless it is forced to"
+                f"{excerpt(self.name, NAME_LIMIT)} cannot go back from {self.state.name} to {state.name} "
+                "without force=True"
             )
         self._move(state)
         self._record({"state": state.name})
@@ -518,7 +529,8 @@ class WorkerProcess:
         seconds = self.THRESHOLD / 10
         with self._changed:
             if not self._changed.wait_for(lambda: self.state is ProcessState.ACKED, timeout=seconds):
-                raise TimeoutError(f"Worker {self.name} failed to come ack within {seconds} seconds")
+                name = excerpt(self.name, NAME_LIMIT)
+                raise TimeoutError(f"Worker {name} failed to come ack within {seconds} seconds")
         if self._old_process is not None:
             self.hand_over()
 
@@ -534,9 +546,8 @@ class WorkerProcess:
     def _log(self, event: str, *pid: int | None) -> None:
         """Write a line to the debug log. Users rely on its text, and on the order of such lines."""
         where = f" {Colors.BLUE}[%s]" if pid else ""
-        logger.debug(
-            f"{Colors.BLUE}{event}: {Colors.BOLD}{Colors.SANIC}%s{where}{Colors.END}", self.name, *pid
-        )
+        name = excerpt(self.name, NAME_LIMIT)
+        logger.debug(f"{Colors.BLUE}{event}: {Colors.BOLD}{Colors.SANIC}%s{where}{Colors.END}", name, *pid)
 
 
 class Worker:
@@ -584,7 +595,7 @@ class Worker:
     ) -> None:
         self.ident = ident
         self.name = ident
-        self.label = label or ident
+        self.label = excerpt(label or ident, NAME_LIMIT)
         self.num = num
         self.context = context
         self.serve = serve
@@ -632,6 +643,15 @@ class Worker:
             ask = getattr(self.serve, "_may_start", None)
             return ask is None or bool(ask(self.settings))
         return True
+
+    @property
+    def address(self) -> str:
+        """The URL of the inspector, if this is the one and it was started; else empty."""
+        was_refused = all(process.state is ProcessState.NONE for process in self.processes)
+        # It is code of the user's as well.
+        with suppress(Exception):
+            return "" if was_refused else excerpt(getattr(self.serve, "_address", ""))
+        return ""
 
     def has_alive_processes(self) -> bool:
         """Return whether any of the processes runs."""

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from asyncio import AbstractEventLoop, new_event_loop
-from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ from worker._core import Scanner
 from worker._core.messages import encoded_files
 from worker._reload import ignore
 from worker._reload.file_events import CLOCK_TICK, FileEvents, absolute, resolved, shared_directories
+from worker._reload.names import shown
 from worker._reload.outputs import Outputs
 from worker.loader import AppLoader
 
@@ -33,8 +34,6 @@ __all__ = ["Reloader"]
 # The largest number of paths that a restart reports to the workers. The removal of 100,000 files must make
 # one restart, and a message that is too long would be dropped.
 MAX_REPORTED = 1_000
-# The largest number of paths that the log names.
-MAX_LOGGED = 3
 # Without events, a full scan follows the last one after this multiple of its duration. A lost event then
 # delays a change, and full scans cost next to nothing.
 FULL_SCAN_FACTOR = 5_000
@@ -257,8 +256,8 @@ class Reloader:
     def _warn_degraded(self, reason: str) -> None:
         """Log, once, why everything is scanned all the time."""
         if not self._is_warned:
-            text = "All files are looked at every %g s, as file events do not tell everything: %s"
-            logger.warning(text, self.interval, reason)
+            text = "Reloader: file events do not tell everything (%s). Scanning all files every %g s."
+            logger.warning(text, reason, self.interval)
         self._is_warned = True
 
     def _check_each(self, mtimes: MutableMapping[Any, float]) -> set[str]:
@@ -276,8 +275,8 @@ class Reloader:
 
     def _announce(self, app: Sanic[Any, Any], loop: AbstractEventLoop, changed: set[str]) -> None:
         names = sorted(changed)
-        more = f" and {len(names) - MAX_LOGGED} more" if len(names) > MAX_LOGGED else ""
-        logger.info("Changed: %s%s", ", ".join(map(_shown, names[:MAX_LOGGED])), more)
+        count = "1 file" if len(names) == 1 else f"{len(names)} files"
+        logger.info("Reloader: %s changed (%s). Restarting the workers.", count, shown(names))
         _trigger(app, loop, "before_reload_trigger")
         if self._outputs is not None:
             self._outputs.request(time.time())
@@ -309,14 +308,6 @@ def _changed_at(path: str) -> float:
             return 0.0
 
 
-def _shown(path: str) -> str:
-    """Return a path for the log, on one line: relative if it is below the working directory."""
-    with suppress(ValueError, OSError):
-        below = os.path.relpath(path)
-        path = path if below.startswith(os.pardir) else below
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in path)
-
-
 def _package(loader: AppLoader) -> list[str]:
     """Return the directory of the application's own package or module, if there is one."""
     name = loader.module_name
@@ -346,13 +337,13 @@ def _below(directory: Path) -> Iterator[Path]:
 
 def _trigger(app: Sanic[Any, Any], loop: AbstractEventLoop, event: str, **kwargs: Any) -> None:
     for listener in app.listeners.get(event, ()):
-        with _logged(event, listener):
+        with _logged(event):
             trigger_events([listener], loop, app, **kwargs)
 
 
 @contextmanager
-def _logged(event: str, listener: Callable[..., Any]) -> Iterator[None]:
+def _logged(event: str) -> Iterator[None]:
     try:
         yield
     except Exception:
-        error_logger.exception("A listener of %s failed: %r", event, listener)
+        error_logger.exception("Reloader: a %s listener failed. Continuing without it.", event)

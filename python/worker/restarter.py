@@ -7,12 +7,10 @@ from typing import Any, Protocol
 
 from sanic.log import error_logger
 
-from worker.constants import ProcessState, RestartOrder
+from worker.constants import NAME_LIMIT, ProcessState, RestartOrder, excerpt, listed
 
 __all__ = ["Restarter"]
 
-# The largest number of names in an error. A message may have many more.
-SHOWN = 20
 _FINAL = (ProcessState.COMPLETED, ProcessState.FAILED, ProcessState.NONE)
 
 
@@ -62,31 +60,26 @@ class Restarter:
         durable = [process for process in durable_processes if process.name in names]
         meant = [process for process in transient if process.restartable]
         meant += [process for process in durable if process.restartable and _has_ended(process)]
-        failed: list[Exception] = []
+        failed: list[tuple[str, Exception]] = []
         for process in meant:
             names.pop(process.name, None)
             try:
                 process.restart(restart_order=restart_order, **kwargs)
             except Exception as exc:
-                failed.append(exc)
+                failed.append((process.name, exc))
         if names:
-            error_logger.error(f"Failed to restart processes: {_shortened([*names])}")
-        for error in failed[1:]:
-            error_logger.error("Failed to restart a process", exc_info=error)
+            error_logger.error(f"Failed to restart processes: {listed([*names])}")
+        for name, error in failed[1:]:
+            error_logger.error("Failed to restart process %s", excerpt(name, NAME_LIMIT), exc_info=error)
         if failed:
-            raise failed[0]
-
-
-def _shortened(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+            raise failed[0][1]
 
 
 def _has_ended(process: Restartable) -> bool:
     if process.state in _FINAL:
         return True
     error_logger.error(
-        f"Cannot restart process {process.name} because it is not in a final state. "
+        f"Cannot restart process {excerpt(process.name, NAME_LIMIT)} because it is not in a final state. "
         f"Current state is: {process.state.name}."
     )
     return False

@@ -33,7 +33,7 @@ from worker._compat import setup_logging
 from worker._state import identity
 from worker._state.foreign import shared
 from worker._state.shared import SharedState
-from worker.constants import SERVER_LABEL, WORKER_PREFIX, prefixed
+from worker.constants import SERVER_LABEL, WORKER_PREFIX, excerpt, prefixed
 from worker.loader import AppLoader, CertLoader
 from worker.multiplexer import WorkerMultiplexer
 
@@ -173,7 +173,7 @@ def worker_serve(
         warnings.simplefilter("ignore", category=RuntimeWarning)
         if not monitor_publisher:
             raise
-        error_logger.exception(error, exc_info=_without_our_frames(error))
+        log_error(error)
         _report_failure(worker_state, error)
         WorkerMultiplexer(monitor_publisher, {}).terminate(True)
         return None
@@ -259,13 +259,19 @@ def _report_failure(state: Any, error: BaseException) -> None:
         kind = errno.errorcode.get(error.errno, kind)
     if kind == "EADDRINUSE":
         error_logger.error(
-            "If the application binds that address itself, in each worker, a new worker cannot bind it "
-            "before the one that it replaces has left: set SANIC_WORKER_RELOAD_ORDER=SHUTDOWN_FIRST."
+            "The address is in use. If each worker binds it itself, a new worker cannot bind it before the "
+            "previous worker has exited: set SANIC_WORKER_RELOAD_ORDER=SHUTDOWN_FIRST."
         )
     name = os.environ.get("SANIC_WORKER_NAME", "")
     # The main process can do without it.
     with suppress(Exception):
-        shared(state).update_entry(name, {"start_error": f"{kind}: {error}"}, identity.worker_pid())
+        text = f"{kind}: {excerpt(error)}"
+        shared(state).update_entry(name, {"start_error": text}, identity.worker_pid())
+
+
+def log_error(error: Exception, text: str = "") -> None:
+    """Log an error of the application behind a text, with its traceback."""
+    error_logger.error("%s%s", text, excerpt(error), exc_info=_without_our_frames(error))
 
 
 def _without_our_frames(error: Exception) -> Exception:

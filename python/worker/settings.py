@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from sanic.log import logger
 
 from worker._core import IS_NATIVE
-from worker.constants import RestartOrder
+from worker.constants import RestartOrder, excerpt
 
 __all__ = ["SETTINGS", "Setting", "Settings", "resolve"]
 
@@ -414,14 +414,13 @@ def warn_of_unknown_names() -> None:
 
     for variable in sorted(os.environ):
         name = variable.removeprefix(ENV_PREFIX)
-        if name == variable or name in _SANICS or name.lower() in _BY_NAME or variable in _warned:
-            continue
-        if _environment(variable) is None:
+        is_known = name == variable or name in _SANICS or name.lower() in _BY_NAME
+        if is_known or variable in _warned or _environment(variable) is None:
             continue
         _warned.add(variable)
         near = get_close_matches(name.lower(), _BY_NAME, 1)
         hint = f"did you mean {_BY_NAME[near[0]].variable}?" if near else f"there are: {', '.join(_BY_NAME)}"
-        logger.warning("%s in the environment is no setting of sanic-worker; %s", variable, hint)
+        logger.warning("%s in the environment is not a setting of sanic-worker; %s", excerpt(variable), hint)
 
 
 def _environment(variable: str) -> str | None:
@@ -446,4 +445,5 @@ def checked(name: str, value: Any, source: str) -> Any:
     try:
         return setting.parse(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} of {source} cannot be {value!r}: it takes {setting.allowed}") from None
+        shown = excerpt(value, quoted=True)
+        raise ValueError(f"{name} of {source} cannot be {shown}: it takes {setting.allowed}") from None

@@ -146,25 +146,28 @@ class TestInterpret:
         assert isinstance(command, Invalid)
         assert command.message is message
         if len(message) not in (7, 8):
-            assert command.reason == f"a tuple of {len(message)} is no command; one of 8 manages a process"
+            assert (
+                command.reason
+                == f"a tuple of {len(message)} is not a command: a tuple of 8 manages a process"
+            )
 
     @pytest.mark.parametrize(
         ("at", "value", "reason"),
         [
-            (0, "", "the name has to be a str that is not empty"),
-            (0, None, "the name has to be a str that is not empty"),
-            (0, b"name", "the name has to be a str that is not empty"),
-            (1, "nothing", "the function has to be callable"),
-            (1, None, "the function has to be callable"),
-            (2, None, "the arguments have to be a dict with str keys"),
-            (2, [("a", 1)], "the arguments have to be a dict with str keys"),
-            (2, {1: 1}, "the arguments have to be a dict with str keys"),
-            (7, 0, "the number of workers has to be a whole number from 1 on"),
-            (7, -1, "the number of workers has to be a whole number from 1 on"),
-            (7, True, "the number of workers has to be a whole number from 1 on"),
-            (7, 1.0, "the number of workers has to be a whole number from 1 on"),
-            (7, "1", "the number of workers has to be a whole number from 1 on"),
-            (7, None, "the number of workers has to be a whole number from 1 on"),
+            (0, "", "the name must be a str that is not empty"),
+            (0, None, "the name must be a str that is not empty"),
+            (0, b"name", "the name must be a str that is not empty"),
+            (1, "nothing", "the function must be callable"),
+            (1, None, "the function must be callable"),
+            (2, None, "the arguments must be a dict with str keys"),
+            (2, [("a", 1)], "the arguments must be a dict with str keys"),
+            (2, {1: 1}, "the arguments must be a dict with str keys"),
+            (7, 0, "the number of workers must be a whole number from 1 on"),
+            (7, -1, "the number of workers must be a whole number from 1 on"),
+            (7, True, "the number of workers must be a whole number from 1 on"),
+            (7, 1.0, "the number of workers must be a whole number from 1 on"),
+            (7, "1", "the number of workers must be a whole number from 1 on"),
+            (7, None, "the number of workers must be a whole number from 1 on"),
         ],
     )
     def test_each_field_is_checked(self, at: int, value: Any, reason: str) -> None:
@@ -176,7 +179,7 @@ class TestInterpret:
     )
     def test_nothing_else_is_a_command(self, message: Any) -> None:
         kind = type(message).__name__
-        expected = f"a {kind} is no command; a str or a tuple of 8 would be"
+        expected = f"a {kind} is not a command: send a str or a tuple of 8"
         assert interpret(message) == Invalid(message, expected)
 
     @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ class TestInterpret:
         command = interpret(message)
         assert isinstance(command, Invalid)
         assert command.message is message
-        assert command.reason == f"it cannot be looked at ({type(error).__name__}: {error})"
+        assert command.reason == f"it cannot be inspected ({type(error).__name__}: {error})"
 
     @pytest.mark.parametrize(
         "make",
@@ -239,7 +242,7 @@ class TestLoad:
     def test_an_object_that_is_falsy_and_says_so_by_raising(self) -> None:
         command = decode_command(opaque(Odd(ValueError("no"), "bool")))
         assert isinstance(command, Invalid)
-        assert command.reason == "it cannot be looked at (ValueError: no)"
+        assert command.reason == "it cannot be inspected (ValueError: no)"
 
 
 class TestFileno:

@@ -8,9 +8,7 @@ from time import monotonic
 import pytest
 from support.running import errors
 
-from worker._control.throttle import MAX_LINES, SPAN, LogThrottle, safely_shown
-
-from .test_receive import Odd
+from worker._control.throttle import MAX_LINES, SPAN, LogThrottle
 
 
 def test_the_first_are_told_in_full_and_the_others_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -29,8 +27,8 @@ def test_the_first_are_told_in_full_and_the_others_counted(caplog: pytest.LogCap
     names.clear()
     throttle.flush()
     assert errors(caplog)[len(told) :] == [
-        "Monitor received 5 more messages like these at once, from one",
-        "Monitor received 1 more messages like these at once, from nobody",
+        "Monitor suppressed 5 more lines like these within a second, about one.",
+        "Monitor suppressed 1 more lines like these within a second, about nobody.",
     ]
     assert throttle.flush_at == math.inf
 
@@ -61,9 +59,3 @@ def test_the_text_is_made_only_to_be_logged() -> None:
     for number in range(MAX_LINES + 3):
         throttle.log(1, lambda number=number: made.append(number) or "text")  # type: ignore[misc]
     assert made == list(range(MAX_LINES))
-
-
-def test_what_is_shown() -> None:
-    assert safely_shown("a") == "'a'"
-    assert len(safely_shown("a" * 10_000)) <= 162
-    assert safely_shown(Odd(SystemExit(), "repr")) == "<Odd whose repr fails>"

@@ -419,7 +419,7 @@ class TestServing:
             make(**given)()
         assert end.value.code == 1
         (line,) = (record.getMessage() for record in caplog.records if record.name == "sanic.error")
-        assert line.startswith("The inspector cannot listen on ")
+        assert line.startswith("Inspector cannot listen on ")
 
     def test_it_serves_no_other_application(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A forked process has inherited the main process's applications, ready to be served."""

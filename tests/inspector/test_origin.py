@@ -273,7 +273,7 @@ class TestLoopback:
             make(host="0.0.0.0", port=0)()
         assert ended.value.code == 1
         (line,) = errors(caplog)
-        assert line.startswith("The inspector is not started: on 0.0.0.0 (0.0.0.0) ")
+        assert line.startswith("Inspector not started: on 0.0.0.0 (0.0.0.0) ")
 
 
 @pytest.mark.usefixtures("main_is_heard")

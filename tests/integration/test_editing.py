@@ -71,7 +71,7 @@ class TestTheFirstStart:
         code = tmp_path / "first.py"
         code.write_text(broken)
         with Server.run("first:app", "--dev", cwd=tmp_path) as server:
-            server.wait_line("waiting for the next change of a file")
+            server.wait_line("Waiting for the next file change")
             code.write_text(GOOD)
             wait_until(lambda: answers(server), "the mend")
             assert server.stop() == 0
@@ -79,7 +79,7 @@ class TestTheFirstStart:
     def test_a_stop_comes_first(self, tmp_path: Path) -> None:
         (tmp_path / "first.py").write_text("app = (")
         with Server.run("first:app", "--dev", cwd=tmp_path) as server:
-            server.wait_line("waiting for the next change of a file")
+            server.wait_line("Waiting for the next file change")
             assert server.stop() == 0
 
 
@@ -186,15 +186,15 @@ def test_good_code_then_broken_code_then_good_code(shop: Shop) -> None:
     shop.edit("prices.py", "PRICE = 2\n")
     server.wait_line("The new code serves", since=since)
     shop.serves(2)
-    assert len(shop.lines("Changed: ", since)) == 1
-    assert shop.lines(r"Changed: shop/prices\.py$", since)
+    assert len(shop.lines("Reloader: .* changed", since)) == 1
+    assert shop.lines(r"Reloader: 1 file changed \(shop/prices\.py\)\. Restarting the workers\.$", since)
 
     since = server.mark()
     shop.edit("prices.py", "PRICE = 3\nPRICE = = 4\n")
-    server.wait_line("its predecessor stays", since=since)
+    server.wait_line("Keeping the previous worker", since=since)
     shop.serves(2)
     assert len(shop.lines(r"prices\.py\", line 2$", since)) == len(shop.lines("PRICE = = 4", since)) == 1
-    assert len(shop.lines("its predecessor stays, and the restart of 1 more is given up", since)) == 1
+    assert len(shop.lines("Keeping the previous worker; rollout aborted, 1 worker not restarted", since)) == 1
     assert shop.lines("The new code serves", since) == []
 
     since = server.mark()
@@ -202,7 +202,7 @@ def test_good_code_then_broken_code_then_good_code(shop: Shop) -> None:
     server.wait_line("The new code serves", since=since)
     shop.serves(5)
     (line,) = shop.lines("The new code serves", since)
-    assert re.search(r"The new code serves, \d+\.\d\d s after the change$", line)
+    assert re.search(r"The new code serves \d+\.\d\d s after the change\.$", line)
     assert not shop.lines("ERROR", since)
 
 
@@ -227,7 +227,7 @@ def test_paths_are_data(shop: Shop) -> None:
     wait_until(lambda: shop.server.get("/")["files"] == ascii(",".join(paths)), "the files of the reload")
     assert shop.reloads(since) == [paths]
     assert shop.lines(
-        r"Changed: shop/templates/100%25\.txt, shop/templates/a:b,c%\.txt, .* and 2 more$", since
+        r"5 files changed \(shop/templates/100%25\.txt, shop/templates/a:b,c%\.txt, .* and 2 more\)\.", since
     )
 
 
@@ -275,7 +275,7 @@ def test_a_branch_is_switched(shop: Shop) -> None:
 def test_a_killed_reloader_is_replaced(shop: Shop) -> None:
     server, since = shop.server, shop.server.mark()
     os.kill(server.table()["Sanic-Reloader-0"]["pid"], SIGKILL)
-    server.wait_line("Sanic-Reloader-0 .* was killed by SIGKILL.*; it is started again", since=since)
+    server.wait_line("Sanic-Reloader-0 .* was killed by SIGKILL.* Restarting it ", since=since)
     # As soon as it runs, if not sooner, an edit counts.
     wait_until(lambda: server.table()["Sanic-Reloader-0"].get("state") == "STARTED", "another one")
     shop.edit("prices.py", "PRICE = 9\n")
@@ -292,7 +292,7 @@ def test_a_reloader_that_dies_too_often_goes_on(tmp_path: Path) -> None:
             pid = wait_until(lambda: {reloader(server)} - killed, "a reloader that runs").pop()
             os.kill(pid, SIGKILL)
             killed.add(pid)
-            server.wait_line(rf"\[{pid}\] .* it is started again in .*, and as often", since=since)
+            server.wait_line(rf"\[{pid}\] .* Restarting it in .* failures or more in a row", since=since)
         server.wait_line("^watching$", since=since)
         shop.edit("prices.py", "PRICE = 2\n")
         server.wait_line("The new code serves", since=since)
@@ -311,14 +311,14 @@ def test_servers_start_from_a_fork_server_that_may_die(shop: Shop) -> None:
     pid, price = shop.is_warm()
     os.kill(pid, SIGKILL)
     shop.edit("prices.py", "PRICE = = 10\n")
-    shop.server.wait_line("its predecessor stays", since=since)
+    shop.server.wait_line("Keeping the previous worker", since=since)
     shop.serves(price)
     another, _ = shop.is_warm()
     assert another != pid
     shop.edit("prices.py", "PRICE = 11\n")
     shop.serves(11)
     os.kill(shop.server.table()["Sanic-Server-0-0"]["pid"], SIGKILL)
-    shop.server.wait_line("Sanic-Server-0-0 .* was killed by SIGKILL.*; it is started again", since=since)
+    shop.server.wait_line("Sanic-Server-0-0 .* was killed by SIGKILL.* Restarting it ", since=since)
     shop.serves(11)
     # They have the same labels, if this Sanic has any, from either start.
     labels = [re.split(r"\[?20\d\d-", line)[0] for line in shop.lines("Starting worker", 0)]

@@ -109,14 +109,14 @@ def test_it_is_killed(started: Run, method: str) -> None:
     wait_until(lambda: not port_is_free(inspector), "the inspector")
     os.kill(state_process(server), SIGKILL)
     wait_until(lambda: server.request("GET", "/workers").status == 500, "an answer without the state")
-    server.wait_line("BrokenPipeError: the process that keeps the state of the workers is gone")
+    server.wait_line("BrokenPipeError: the process that holds the state of the workers has exited")
     answer = server.request("GET", "/", port=inspector)
     assert (answer.status, "cannot be reached" in answer.text) == (503, True)
     for verb in ({"all_workers": True}, {"all_workers": True, "zero_downtime": True}):
         since = server.mark()
         assert "error" not in server.post("/m/restart", verb)
-        server.wait_line("is not started: the state of the workers cannot be reached", since=since)
+        server.wait_line("Cannot start .*: the state of the workers cannot be reached", since=since)
     assert server.get("/whoami")["pid"] in workers.values()
     assert server.stop() == 0
     (stopped,) = server.events("stopped")
-    assert "is gone" in stopped.value("error")
+    assert "has exited" in stopped.value("error")

@@ -37,11 +37,11 @@ def test_a_broken_save_and_a_stop_while_the_fork_server_is_stopped(tmp_path: Pat
         os.kill(pid, SIGSTOP)
         since = server.mark()
         shop.edit("prices.py", "PRICE = = 1\n")
-        server.wait_line("its predecessor stays", since=since)
+        server.wait_line("Keeping the previous worker", since=since)
         shop.serves(price)
         shop.edit("prices.py", "PRICE = 100\n")
         shop.serves(100)
-        assert len(shop.lines("WARNING: The fork server has failed: it gave no answer", since)) == 1
+        assert len(shop.lines("WARNING: Fork server failed: it gave no answer", since)) == 1
         began = monotonic()
         assert server.stop() == 0
         assert monotonic() - began < 5

@@ -22,8 +22,8 @@ def test_those_who_serve_stay_when_the_new_ones_fail(run: Run, tmp_path: Path) -
     server.post("/m/restart", {"all_workers": True, "zero_downtime": True})
     (failed,) = server.wait_events("exit")
     line = server.wait_line(rf"{failed.process} \[{failed.pid}\]")
-    assert "exit code 3" in line.text
-    assert "its predecessor stays, and the restart of 1 more is given up" in line.text
+    assert "exited with code 3" in line.text
+    assert "Keeping the previous worker; rollout aborted, 1 worker not restarted" in line.text
 
     def restored() -> bool:
         return {n: e["pid"] for n, e in server.settled(2).items()} == {n: e["pid"] for n, e in before.items()}

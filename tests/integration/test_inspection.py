@@ -198,7 +198,7 @@ def test_without_a_key_it_is_not_open_to_other_machines(tmp_path: Path, host: st
         assert port_is_free(port)
         assert server.stop() == 0
         (line,) = server.log("err").splitlines()
-        assert "The inspector is not started" in line
+        assert "Inspector not started" in line
         assert "INSPECTOR_API_KEY" in line
 
 

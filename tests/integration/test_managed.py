@@ -166,7 +166,7 @@ def test_on_the_fly_one_that_starts_later(server: Server) -> None:
 def test_a_name_that_is_taken(server: Server) -> None:
     mark = server.mark()
     manage(server, "Durable")
-    server.wait_line("Failed to manage worker Durable", since=mark)
+    server.wait_line("Monitor failed to manage worker Durable", since=mark)
     server.wait_line("Worker Durable already exists", since=mark)
     assert len(server.events("managed", label="durable")) == 1
 

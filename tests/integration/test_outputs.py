@@ -79,9 +79,9 @@ class Noisy:
         """Return the reports since then, after a change made now has been reported."""
         fence = f"fence{next(self._fences)}.html"
         (self.root / fence).write_text("x")
-        self.server.wait_line(f"Changed: .*{fence}", since=since)
+        self.server.wait_line(f"files? changed .*{fence}", since=since)
         lines = [line.text for line in self.server.output.lines[since:]]
-        found = [text.partition("Changed: ")[2] for text in lines if "Changed: " in text]
+        found = [match[1] for text in lines if (match := re.search(r"changed \((.*)\)\. Restarting", text))]
         return [text for text in found if "fence" not in text]
 
     def get(self) -> None:
@@ -142,8 +142,8 @@ def test_a_file_that_is_opened_for_each_request(noisy: Callable[..., Noisy], way
     shop = noisy(way)
     with shop.busy():
         shop.server.wait_line(
-            rf"Not watched, as the server has it open for writing: .*/{name}|"
-            rf"rollouts this has changed, .*/noisy/{name}\. .* not watched any more.*IGNORE='/{name}'"
+            rf"not watching .*/{name}\. The server|"
+            rf"rollouts only this changed: noisy/{name}\. .* not watched any more.*IGNORE='/{name}'"
         )
         since = shop.server.mark()
         assert shop.changes(since) == []
@@ -157,8 +157,8 @@ def test_a_file_that_each_worker_writes_as_it_starts(
     shop = noisy(way, workers)
     since = shop.server.mark()
     shop.changes(since)
-    line = shop.server.wait_line("In each of the last 3 rollouts this has changed", since=since)
-    assert re.search(r"/noisy/started(-\*)?\.txt\. The servers write it", line.text)
+    line = shop.server.wait_line("in each of the last 3 rollouts only this changed", since=since)
+    assert re.search(r" noisy/started(-\*)?\.txt\. The servers write it", line.text)
     since = shop.server.mark()
     shop.changes(since)
     assert shop.changes(shop.server.mark()) == []

@@ -74,7 +74,7 @@ class TestDeath:
         before = pids(server, 2)
         os.kill(before[ONE], SIGKILL)
         wait_until(lambda: pids(server, 2)[ONE] != before[ONE], "another process")
-        server.wait_line(rf"{ONE} \[{before[ONE]}\] was killed by SIGKILL .*; it is started again")
+        server.wait_line(rf"{ONE} \[{before[ONE]}\] was killed by SIGKILL .* Restarting it ")
         after = server.table()
         assert after[TWO]["pid"] == before[TWO]
         assert (after[ONE]["last_exit"], after[ONE]["restarts"]) == ("SIGKILL", 1)
@@ -86,7 +86,7 @@ class TestDeath:
         before = pids(server, 2)
         (tmp_path / "code").write_text("broken")
         server.signal(SIGHUP)
-        server.wait_line("its predecessor stays, and the restart of 1 more is given up")
+        server.wait_line("Keeping the previous worker; rollout aborted, 1 worker not restarted")
         assert pids(server, 2) == before
         (entry,) = wait_until(
             lambda: [entry for entry in server.table().values() if entry.get("last_exit")],
@@ -106,8 +106,8 @@ class TestDeath:
         for pid in before.values():
             os.kill(pid, SIGKILL)
         assert server.wait() == 1
-        assert "No worker is left that could run. Shutting down." in server.log()
-        assert "it has FAILED" in server.log()
+        assert "No server can run any more. Shutting down." in server.log()
+        assert "It is FAILED" in server.log()
 
     def test_helpers_are_replaced(self, run: Run) -> None:
         env = {"SANIC_INSPECTOR": "true", "SANIC_INSPECTOR_PORT": "0"}
@@ -132,7 +132,7 @@ class TestStop:
             assert server.stop() == 0
             # The graceful timeout once, not twice.
             assert 2 <= monotonic() - began < 3.9
-        assert f"[{pid}] did not end within 2.0 seconds; killing it" in server.log("err")
+        assert f"[{pid}] did not exit within 2 s of the stop. Killing it." in server.log("err")
 
     @pytest.mark.parametrize("seconds", [1.5, pytest.param(12.0, marks=pytest.mark.soak)])
     def test_a_request_has_the_whole_graceful_timeout(self, run: Run, seconds: float) -> None:
@@ -230,8 +230,8 @@ class TestAddressInUse:
         before = pids(server, 1)
         server.post("/send", [self.RELOAD])
         server.wait_line("set SANIC_WORKER_RELOAD_ORDER=SHUTDOWN_FIRST")
-        line = server.wait_line("its predecessor stays").text
-        assert "(EADDRINUSE: [Errno 98]" in line
+        line = server.wait_line("Keeping the previous worker").text
+        assert ": EADDRINUSE: [Errno 98]" in line
         assert pids(server, 1) == before
         assert server.stop() == 0
 
@@ -244,7 +244,7 @@ class TestAddressInUse:
             connection.request("GET", "/held")
             wait_until(lambda: in_flight(server), "the request taken")
             server.post("/send", [self.RELOAD])
-            server.wait_line("it is started again when its predecessor has left")
+            server.wait_line("Restarting it when the previous worker has exited.")
             (tmp_path / "let go").touch()
             assert connection.getresponse().read() == b"held"
         all_new(server, before)

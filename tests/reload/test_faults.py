@@ -20,6 +20,7 @@ from support.watching import Watching, make_site
 from worker import reloader
 from worker._core import Scanner
 from worker._reload.file_events import FileEvents, resolved
+from worker._reload.names import shown
 from worker._reload.outputs import Outputs
 
 from .test_scanner import write
@@ -148,7 +149,7 @@ def test_of_what_is_told(root: Path, faults: Faults) -> None:
         assert reloader._last(paths) == 0.0
         outputs = Outputs({"X": {"pid": os.getppid()}}, [str(root)], ())
         assert outputs.among({*paths}, ()) == set()
-        assert [reloader._shown(path) for path in paths]
+        assert shown(paths)
         assert [*reloader._below(root)] == []
         assert reloader.shared_directories()
 

@@ -18,7 +18,9 @@ from worker._core import Scanner
 from worker._reload import file_events
 from worker._reload.file_events import FileEvents
 
-SAID = re.compile("WARNING: All files are looked at every 0.2 s, as file events do not tell everything: (.*)")
+SAID = re.compile(
+    r"WARNING: Reloader: file events do not tell everything \((.*)\)\. Scanning all files every 0\.2 s\."
+)
 Start = Callable[..., Watching]
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from worker._reload.outputs import Outputs, Processes, Rollouts, _open_for_writing
 
-WARNING = "In each of the last 3 rollouts this has changed, and nothing else: "
+WARNING = "Reloader: in each of the last 3 rollouts only this changed: "
 
 
 def at(time: float) -> datetime:
@@ -154,9 +154,9 @@ class TestWhatIsFound:
         assert outputs.among({str(path), f"{path}.1", f"{path}y"}, ()) == {str(path), f"{path}.1"}
         (message,) = caplog.messages
         assert message == (
-            f"{WARNING}{path}. The servers write it, so it is not watched any more. To say so for good, name "
-            "it in reload_ignore (SANIC_WORKER_RELOAD_IGNORE='/out/x.txt'); with a ! before it, it is always "
-            "watched"
+            f"{WARNING}{path}. The servers write it, so it is not watched any more. Add it to "
+            "reload_ignore (SANIC_WORKER_RELOAD_IGNORE='/out/x.txt') to ignore it from the start. A ! before "
+            "it has it watched."
         )
 
     @pytest.mark.parametrize("name", ["a.py", "fast.so", "page.html", "kept/x.txt"])
@@ -170,7 +170,7 @@ class TestWhatIsFound:
         (message,) = caplog.messages
         assert message.startswith(f"{WARNING}{path}")
         assert message.endswith(
-            f"If the servers write it, name it in reload_ignore (SANIC_WORKER_RELOAD_IGNORE='/{name},/x')"
+            f"If the servers write it, add it to reload_ignore (SANIC_WORKER_RELOAD_IGNORE='/{name},/x')."
         )
 
 
@@ -214,7 +214,7 @@ class TestWhatIsOpen:
             for _ in range(2):
                 assert outputs.among(paths, ()) == {str(path) for path, mode in files if mode != "r"}
         assert len(caplog.messages) == 3
-        assert f"Not watched, as the server has it open for writing: {files[0][0]}" in caplog.messages
+        assert f"Reloader: not watching {files[0][0]}. The server has it open for writing." in caplog.messages
 
     def test_it_is_remembered_until_it_is_another_file(self, made: Callable[[str], Path]) -> None:
         path, page = made("audit.txt"), made("page.html")

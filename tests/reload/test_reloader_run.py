@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,7 +172,9 @@ class TestWhatIsSaid:
         stepped.steps = [lambda: [write(watched / name) for name in names], nothing]
         with caplog.at_level(logging.INFO, "sanic.root"):
             stepped()
-        assert [text for _, _, text in caplog.record_tuples if "Changed" in text] == [f"Changed: {text}"]
+        count = "1 file" if len(names) == 1 else f"{len(names)} files"
+        line = f"Reloader: {count} changed ({text}). Restarting the workers."
+        assert [text for _, _, text in caplog.record_tuples if "changed" in text] == [line]
 
     def test_a_file_elsewhere_by_its_whole_path(
         self,
@@ -185,7 +187,17 @@ class TestWhatIsSaid:
         stepped.steps = [partial(write, watched / "a.txt"), nothing]
         with caplog.at_level(logging.INFO, "sanic.root"):
             stepped()
-        assert f"Changed: {watched / 'a.txt'}" in caplog.text
+        assert f"Reloader: 1 file changed ({watched / 'a.txt'})." in caplog.text
+
+    def test_many_files_are_one_short_line(self, stepped: Stepped, caplog: pytest.LogCaptureFixture) -> None:
+        names = {f"/{'#' * 4_000}\n/{number:05}" for number in range(10_000)}
+        with caplog.at_level(logging.INFO, "sanic.root"):
+            stepped._announce(SimpleNamespace(listeners={}), None, names)  # type: ignore[arg-type]
+        (line,) = [text for text in caplog.messages if "changed" in text]
+        assert line.startswith("Reloader: 10000 files changed (/####")
+        assert line.endswith(" and 9997 more). Restarting the workers.")
+        assert len(line) <= 300
+        assert "\n" not in line
 
 
 class TestPackage:

@@ -37,10 +37,10 @@ def test_starts_go_on_once_it_is_there_again(
         work.rmdir()
         os.kill(first.pid, signal.SIGKILL)
         until(lambda: any(str(work) in line for line in texts(caplog)), "an error that names it")
-        assert any("Make it again, or start the server anew" in line for line in texts(caplog))
+        assert any("Create it again, or restart the server" in line for line in texts(caplog))
         assert house.entry(second.name)["state"] == "ACKED"
         work.mkdir()
-        logged(caplog, f"{work}, made since then, is used from now on")
+        logged(caplog, "The working directory was deleted and created again.")
         assert house.said("ready", 3)[-1].name == first.name
         assert Path(f"/proc/{house.said('ready', 3)[-1].pid}/cwd").resolve() == work
         assert Path.cwd() == work

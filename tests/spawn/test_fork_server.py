@@ -270,7 +270,7 @@ class TestKilled:
         assert type(process) is processes.ForkServerProcess
         assert end(process) == 0
         (line,) = warnings(caplog)
-        assert line == "The fork server is started again: it has ended."
+        assert line == "Fork server: it has ended. Starting it again."
 
     def test_while_it_is_asked(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -291,7 +291,7 @@ class TestKilled:
         assert type(process) is processes.SpawnProcess
         assert end(process) == 0
         (line,) = warnings(caplog)
-        assert line == "The fork server is started again: it has ended."
+        assert line == "Fork server: it has ended. Starting it again."
 
     def test_one_that_is_of_no_use_any_more(self, caplog: pytest.LogCaptureFixture) -> None:
         pid = ready().pid
@@ -357,7 +357,7 @@ def test_a_stop_and_a_restart_with_a_broken_fork_server(
         os.kill(server.pid, how)
         house.plan("exits 3")
         house.send("__ALL_PROCESSES__::STARTUP_FIRST")
-        logged(caplog, "its predecessor stays")
+        logged(caplog, "Keeping the previous worker")
         house.plan("serves")
         house.send("__ALL_PROCESSES__::STARTUP_FIRST")
         second = house.said("ready", 2)[1]

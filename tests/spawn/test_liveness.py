@@ -79,7 +79,7 @@ def test_restart_replacement_scaling_and_stop(
     # Each restarted or scaled-away server was stopped once and has exited; the last one with the main
     # process.
     assert len([said for said in house.heard if said.what in ("SIGINT", "SIGTERM")]) == 5
-    assert all("was killed by SIGKILL" in line or "an unknown exit code" in line for line in errors(caplog))
+    assert all("was killed by SIGKILL" in line or "an unknown code" in line for line in errors(caplog))
 
 
 def test_an_unknown_exit_status_counts_as_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,10 +91,10 @@ def test_an_unknown_exit_status_counts_as_a_failure(tmp_path: Path, caplog: pyte
         # The next process is gone before it is looked at.
         house.plan("exits 0")
         house.open_gate()
-        logged(caplog, "(death 2 of 8 in a row)")
+        logged(caplog, "(failure 2 of 8 in a row)")
         house.plan("serves")
         house.said("ready")
 
     with ignores():
         house.run(act)
-    assert all("an unknown exit code" in line for line in errors(caplog))
+    assert all("an unknown code" in line for line in errors(caplog))

@@ -82,7 +82,7 @@ def test_each_call_of_an_entry_survives(caplog: pytest.LogCaptureFixture) -> Non
         worker.uninstall()
         act()
         assert state.copy() == {"other": {"pid": 2}, **({} if left is None else {NAME: left})}
-    assert errors(caplog) == [f"The entry of {NAME} is lost, and made anew: {GONE}"]
+    assert errors(caplog) == [f"State entry of {NAME} is damaged: {GONE}. Creating it again."]
     state.close()
 
 
@@ -139,7 +139,7 @@ def test_main_goes_on(
         damage(house.state, name)
         act(house)
         if act is not only_stops:
-            logged(caplog, f"The entry of {NAME} is lost, and made anew")
+            logged(caplog, f"State entry of {NAME} is damaged")
 
     house.run(acting)
-    assert len([line for line in errors(caplog) if "is lost, and made anew" in line]) <= 2
+    assert len([line for line in errors(caplog) if "is damaged" in line]) <= 2

@@ -208,7 +208,7 @@ class TestTravel:
         token = pickle.dumps(state)
         state.close()
         del state
-        with pytest.raises(LookupError, match="hand it over in the arguments of the process"):
+        with pytest.raises(LookupError, match="pass the state in the arguments of the process"):
             pickle.loads(token)
 
     def test_in_the_arguments_of_a_managed_function(self, tmp_path: Path) -> None:

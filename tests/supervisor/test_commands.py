@@ -130,7 +130,7 @@ def test_a_pickle_is_loaded_when_its_turn_comes(caplog: pytest.LogCaptureFixture
 
 class TestWhileTheServersStart:
     TOO_MANY = (
-        "Monitor dropped a message, from process 7: too many wait already until the servers have started"
+        f"Monitor dropped a command from process 7: {DEFERRED} already wait until the servers have started."
     )
 
     def deferred(self, events: list[Received]) -> list[Any]:
@@ -175,16 +175,19 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("command", "line"),
         [
-            (Scale(0), "Refused a command of an unknown process: Cannot scale to 0 workers."),
-            (Scale(65_000), "Refused a command of an unknown process: Cannot scale to 65000 workers: "),
-            (TASK, "Failed to manage worker Server-0: Worker Server-0 already exists"),
+            (Scale(0), "Monitor refused a command from an unknown process: Cannot scale to 0 workers."),
+            (
+                Scale(65_000),
+                "Monitor refused a command from an unknown process: Cannot scale to 65000 ",
+            ),
+            (TASK, "Monitor failed to manage worker Server-0: Worker Server-0 already exists"),
             (
                 replace(TASK, ident="Task", transient=True, restartable=False),
-                "Failed to manage worker Task: Cannot create a transient worker that is not restartable",
+                "Monitor failed to manage worker Task: Cannot create a transient worker that is not",
             ),
             (
                 replace(TASK, ident="Task", workers=65_000),
-                "Refused a command of an unknown process: 65000 processes of Task: max_workers is ",
+                "Monitor refused a command from an unknown process: Cannot manage 65000 processes of Task: ",
             ),
         ],
     )
@@ -292,11 +295,14 @@ class TestFlood:
         def act() -> None:
             house.said("ready")
             house.call(lambda: house.manager._loop.do(send))
-            more = logged(caplog, "more messages like these at once")
+            more = logged(caplog, "more lines like these")
             told = [text for text in errors(caplog) if text != more]
             assert len(told) == MAX_LINES
             untold = MAX_LINES + 60 if message == b"torn" else 30
-            assert more == f"Monitor received {untold} more messages like these at once, from Sanic-Main"
+            assert (
+                more
+                == f"Monitor suppressed {untold} more lines like these within a second, about Sanic-Main."
+            )
 
         house.run(act)
 
@@ -313,7 +319,7 @@ class TestFlood:
                 while True:
                     house.send("__SCALE__:x")
             try:
-                logged(caplog, "more messages like these at once")
+                logged(caplog, "more lines like these")
                 os.kill(victim.pid, signal.SIGKILL)
                 logged(caplog, f"{victim.name} [{victim.pid}] was killed by SIGKILL")
                 os.kill(os.getpid(), signal.SIGTERM)

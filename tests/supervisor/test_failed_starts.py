@@ -195,7 +195,7 @@ def test_one_that_is_given_up_is_left_alone(
         house.all_acked()
         refusals.left = 1000
         house.send("__SCALE__:2")
-        logged(caplog, "it has FAILED")
+        logged(caplog, "It is FAILED")
         house.call(lambda: None)
         assert house.manager._supervisor.reconcile_at == math.inf
         refusals.left = 0
@@ -204,7 +204,7 @@ def test_one_that_is_given_up_is_left_alone(
         house.all_acked()
 
     house.run(act)
-    assert [line for line in errors(caplog) if "Impossible" in line] == []
+    assert [line for line in errors(caplog) if "impossible" in line] == []
 
 
 def test_scaling_goes_by_the_table(
@@ -230,7 +230,7 @@ def test_scaling_goes_by_the_table(
         house.all_acked()
 
     house.run(act)
-    assert "Scaling aborted after 0 of 3" in "\n".join(errors(caplog))
+    assert "Scaling aborted" in "\n".join(errors(caplog))
 
 
 def test_no_server_at_all_is_none_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -243,7 +243,7 @@ def test_no_server_at_all_is_none_left(tmp_path: Path, caplog: pytest.LogCapture
 
     with pytest.raises(ServerKilled):
         house.run(act, stops=False)
-    assert errors(caplog) == ["No worker is left that could run. Shutting down."]
+    assert errors(caplog) == ["No server can run any more. Shutting down."]
 
 
 @pytest.fixture

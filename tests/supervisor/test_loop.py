@@ -135,7 +135,13 @@ class TestCommands:
                 "__SCALE__:6",
                 "Cannot scale to 6 workers: max_workers is 5. Set SANIC_WORKER_MAX_WORKERS to allow more.",
             ),
-            ((*EIGHT[:7], 6), "6 processes of Errand: max_workers is 5"),
+            (
+                (*EIGHT[:7], 6),
+                (
+                    "Cannot manage 6 processes of Errand: max_workers is 5. Set SANIC_WORKER_MAX_WORKERS to "
+                    "allow more."
+                ),
+            ),
         ],
     )
     def test_what_is_refused(
@@ -146,7 +152,7 @@ class TestCommands:
         def act() -> None:
             (said,) = house.said("ready")
             house.send(message)
-            assert logged(caplog, refused) == f"Refused a command of Sanic-Main: {refused}"
+            assert logged(caplog, refused) == f"Monitor refused a command from Sanic-Main: {refused}"
             assert lives(said.pid)
 
         house.run(act)
@@ -209,7 +215,7 @@ class TestCommands:
         def act() -> None:
             house.said("ready")
             house.send(message)
-            logged(caplog, "Monitor received an empty message from Sanic-Main, and goes on")
+            logged(caplog, "Monitor ignored an empty message from Sanic-Main.")
             house.call(lambda: None)
 
         house.run(act)
@@ -221,8 +227,8 @@ class TestCommands:
         def act() -> None:
             house.said("ready")
             house.send_raw(struct.pack("!i", -7) + b"rubbish")
-            line = logged(caplog, "Monitor dropped what is no message, from Sanic-Main: ")
-            assert "it begins with b'\\xff" in line
+            line = logged(caplog, "Monitor dropped data from Sanic-Main that is no message: ")
+            assert "It begins with b'\\xff" in line
             house.send("__SCALE__:2")
             house.said("ready", 2)
 
@@ -241,7 +247,7 @@ class TestCommands:
                 house.send("__SCALE__:0")
                 os._exit(0)
             os.waitpid(stranger, 0)
-            logged(caplog, f"Refused a command of process {stranger}: ")
+            logged(caplog, f"Monitor refused a command from process {stranger}: ")
 
         house.run(act)
 
@@ -283,13 +289,13 @@ class TestCommands:
             house.send(("Task", targets.nothing, {}, False, True, True, True, 1))
             house.until("Sanic-Task-0", state="COMPLETED")
             house.send(("Task", targets.nothing, {}, False, True, True, True, 1))
-            logged(caplog, "Failed to manage worker Task: ")
+            logged(caplog, "Monitor failed to manage worker Task: ")
             house.call(lambda: None)
             house.send(("Seven", targets.nothing, {}, False, True, True, True))
             house.until("Sanic-Seven-0", state="COMPLETED")
 
         house.run(act)
-        assert errors(caplog) == ["Failed to manage worker Task: Worker Task already exists"]
+        assert errors(caplog) == ["Monitor failed to manage worker Task: Worker Task already exists"]
         assert not any(record.exc_info for record in caplog.records)
         assert house.heard[-1].what == "SIGINT"
 
@@ -323,7 +329,7 @@ class TestCommands:
         def act() -> None:
             house.said("ready")
             house.send("__SCALE__:2")
-            logged(caplog, "Failed to obey a command of Sanic-Main")
+            logged(caplog, "Monitor failed to execute a command from Sanic-Main")
             house.call(lambda: None)
 
         house.run(act)
@@ -412,6 +418,6 @@ class TestVerbs:
             house.said("ready", 2)
             house.manager.restarter = None  # type: ignore[assignment]
             house.manager.restart()
-            logged(caplog, "Failed to obey a command of Sanic-Main")
+            logged(caplog, "Monitor failed to execute a command from Sanic-Main")
 
         house.run(act)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker._supervisor.restart_policy import Decision, Exit, decide, describe_exit_code
+from worker._supervisor.restart_policy import Decision, Exit, decide, describe_exit_code, summarize
 from worker.settings import Settings, resolve
 
 # In the middle of the jitter: the backoff itself.
@@ -54,7 +54,7 @@ class TestBackoff:
     def test_jitter(self, chance: float, delay: float) -> None:
         decision = decide((), Exit("X [1]", -9), "always", settings(), chance)
         assert decision.delay == pytest.approx(delay)
-        assert decision.reason == f"it is started again in {delay:.2f} s (death 1 of 8 in a row)"
+        assert decision.reason == f"Restarting it in {delay:.2f} s (failure 1 of 8 in a row)."
 
     def test_of_one_that_was_stable(self) -> None:
         row = Row()
@@ -81,8 +81,8 @@ class TestBackoff:
         decision = row.decide(Exit("X [1]", None), "always", limits, EVEN)
         assert decision.failed
         assert decision.reason == (
-            "death 3 in a row (exit code 1, SIGSEGV, an unknown exit code) before it had served for 10 s: it "
-            "has FAILED, and is not started again until a restart or a scaling asks for it"
+            "Not restarting it: 3 failures in a row (exit code 1; SIGSEGV; an unknown exit code) before 10 s "
+            "of service. It is FAILED until a restart or scale command."
         )
 
     def test_of_one_that_is_never_given_up(self) -> None:
@@ -95,10 +95,25 @@ class TestBackoff:
         assert not any(decision.failed for decision in decisions)
         assert row.exits == ("exit code 97", "exit code 98", "exit code 99")
         assert decisions[-1].reason == (
-            "death 3 in a row or more (exit code 97, exit code 98, exit code 99): it is started again in "
-            "30.00 s, and as often as it takes; until it runs no change is noticed"
+            "Restarting it in 30.00 s, after 3 failures or more in a row (exit code 97; exit code 98; exit "
+            "code 99). No file change is noticed until it runs."
         )
         assert row.decide(Exit("X [1]", 0), "never", limits, EVEN, never_fails=True).delay == math.inf
+
+    @pytest.mark.parametrize(
+        ("exits", "words"),
+        [
+            (["exit code 3"], "exit code 3"),
+            (["exit code 3"] * 8, "exit code 3, 8 times"),
+            (
+                ["exit code 3"] * 4 + ["SIGKILL"] * 3 + ["exit code 3"],
+                "exit code 3, 5 times; SIGKILL, 3 times",
+            ),
+            (["SIGKILL", "exit code 7", "exit code 7"], "SIGKILL; exit code 7, 2 times"),
+        ],
+    )
+    def test_equal_exits_are_summed_up(self, exits: list[str], words: str) -> None:
+        assert summarize(exits) == words
 
 
 class TestPolicy:
@@ -121,7 +136,7 @@ class TestPolicy:
         assert not decision.failed
         if not again:
             assert decision.delay == math.inf
-            assert decision.reason == f"it is not started again (restart policy: {policy})"
+            assert decision.reason == f"Not restarting it (restart policy: {policy})."
 
     def test_no_death_is_counted_of_what_is_not_replaced(self) -> None:
         row = Row()
@@ -144,11 +159,11 @@ class TestWords:
     @pytest.mark.parametrize(
         ("exit_", "words"),
         [
-            (Exit("X [1]", 3, lifetime=1.25, ready_for=1.0), "X [1] ended with exit code 3 after 1.2 s"),
-            (Exit("X [1]", -9, lifetime=0.3), "X [1] was killed by SIGKILL before it was ready, after 0.3 s"),
+            (Exit("X [1]", 3, lifetime=1.25, ready_for=1.0), "X [1] exited with code 3 after 1.2 s"),
+            (Exit("X [1]", -9, lifetime=0.3), "X [1] was killed by SIGKILL before it was ready (0.3 s)"),
             (
-                Exit("X [1]", None, lifetime=2, error="ImportError: no"),
-                "X [1] ended with an unknown exit code before it was ready, after 2.0 s (ImportError: no)",
+                Exit("X [1]", None, lifetime=2, error="ImportError: no."),
+                "X [1] exited with an unknown code before it was ready (2.0 s): ImportError: no",
             ),
         ],
     )

@@ -101,7 +101,7 @@ def test_nobody_leaves_for_a_successor_that_could_not_start() -> None:
     one = WorkerProcess(base, ONE, print, {}, state, True)
     one.start()
     state.gone = True
-    with pytest.raises(ConnectionError, match=f"{ONE} is not started: the state of the workers"):
+    with pytest.raises(ConnectionError, match=f"Cannot start {ONE}: the state of the workers"):
         one.restart()
     assert [made.terminated for made in base.made] == [0]
 

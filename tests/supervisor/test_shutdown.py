@@ -163,7 +163,7 @@ class TestStops:
             said.extend(house.said(None))
 
         house.run(act)
-        assert errors(caplog) == [f"{ONE} [{said[0].pid}] did not end within 0.3 seconds; killing it"]
+        assert errors(caplog) == [f"{ONE} [{said[0].pid}] did not exit within 0.3 s of the stop. Killing it."]
         wait_for_end(said[0].what)
 
     def test_a_replaced_one_that_ignores_its_stop(
@@ -176,7 +176,7 @@ class TestStops:
             house.plan("serves")
             house.send("__ALL_PROCESSES__:")
             house.said("ready")
-            logged(caplog, f"{ONE} [{old.pid}] did not end within 0.3 seconds; killing it")
+            logged(caplog, f"{ONE} [{old.pid}] did not exit within 0.3 s of the stop. Killing it.")
             wait_for_end(old.pid)
             wait_for_end(old.what)
             assert house.until(ONE, state="ACKED")["pid"] != old.pid

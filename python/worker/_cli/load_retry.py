@@ -44,7 +44,7 @@ def wait_and_begin_anew(loader: AppLoader, error: BaseException, since: float) -
     stopped = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stopped.set())
-    error_logger.error("The application cannot be loaded; waiting for the next change of a file")
+    error_logger.error("The application cannot be loaded. Waiting for the next file change.")
     files = [*_files(error), *_modules(loader)]
     roots = {resolved(os.path.dirname(file)) for file in files} or {os.getcwd()}
     for changed in watch(

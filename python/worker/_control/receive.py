@@ -79,7 +79,7 @@ def interpret(message: Any) -> Command:
         return _interpreted(message)
     # Inspecting an object runs its code, too.
     except BaseException as error:
-        return Invalid(message, f"it cannot be looked at ({type(error).__name__}: {error})")
+        return Invalid(message, f"it cannot be inspected ({type(error).__name__}: {error})")
 
 
 def _interpreted(message: Any) -> Command:
@@ -90,22 +90,22 @@ def _interpreted(message: Any) -> Command:
         return command
     if isinstance(message, tuple):
         return _manage(message)
-    return Invalid(message, f"a {type(message).__name__} is no command; a str or a tuple of 8 would be")
+    return Invalid(message, f"a {type(message).__name__} is not a command: send a str or a tuple of 8")
 
 
 def _manage(message: tuple[Any, ...]) -> Command:
     if len(message) not in (7, 8):
-        return Invalid(message, f"a tuple of {len(message)} is no command; one of 8 manages a process")
+        return Invalid(message, f"a tuple of {len(message)} is not a command: a tuple of 8 manages a process")
     ident, func, kwargs = message[:3]
     workers = message[7] if len(message) == 8 else 1
     checks = (
-        (isinstance(ident, str) and ident != "", "the name has to be a str that is not empty"),
-        (callable(func), "the function has to be callable"),
+        (isinstance(ident, str) and ident != "", "the name must be a str that is not empty"),
+        (callable(func), "the function must be callable"),
         (
             isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs),
-            "the arguments have to be a dict with str keys",
+            "the arguments must be a dict with str keys",
         ),
-        (type(workers) is int and workers > 0, "the number of workers has to be a whole number from 1 on"),
+        (type(workers) is int and workers > 0, "the number of workers must be a whole number from 1 on"),
     )
     for is_met, requirement in checks:
         if not is_met:

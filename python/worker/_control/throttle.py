@@ -6,19 +6,15 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from reprlib import Repr
 
 from sanic.log import error_logger
 
-__all__ = ["LogThrottle", "safely_shown"]
+__all__ = ["LogThrottle"]
 
 # The largest number of lines about one sender within one span, and the length of a span in seconds. A flood
 # of invalid messages must neither keep the main process busy nor fill the disk.
 MAX_LINES = 100
 SPAN = 1.0
-
-_show = Repr()
-_show.maxstring = _show.maxother = 160
 
 
 class LogThrottle:
@@ -57,18 +53,10 @@ class LogThrottle:
         for sender, count in self._counts.items():
             if count > MAX_LINES:
                 error_logger.error(
-                    "Monitor received %s more messages like these at once, from %s",
+                    "Monitor suppressed %s more lines like these within a second, about %s.",
                     count - MAX_LINES,
                     self._names[sender],
                 )
         self._counts.clear()
         self._names.clear()
         self.flush_at = math.inf
-
-
-def safely_shown(message: object) -> str:
-    """Return a message in at most one line, even if its repr fails."""
-    try:
-        return _show.repr(message)
-    except BaseException:
-        return f"<{type(message).__name__} whose repr fails>"

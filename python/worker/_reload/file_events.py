@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from worker._core import Scanner
+from worker.constants import excerpt
 
 if TYPE_CHECKING:
     from watchfiles._rust_notify import RustNotify
@@ -317,7 +318,7 @@ class _Mounts:
         """Return why changes at a path have no events, in words; empty if they have."""
         kind = self._kinds.get(device, "")
         if SILENT.match(kind):
-            return f"{path} is on a file system that does not tell of all changes ({kind})"
+            return f"{excerpt(path)} is on a file system that does not tell of all changes ({kind})"
         return ""
 
 
@@ -325,7 +326,7 @@ def _undecodable(path: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError:
-        return f"{os.fsencode(path)!r} is no UTF-8 and cannot be watched"
+        return f"{excerpt(os.fsencode(path))} is no UTF-8 and cannot be watched"
     return ""
 
 

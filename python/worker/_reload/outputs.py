@@ -17,8 +17,9 @@ from sanic.log import logger
 
 from worker._reload.file_events import resolved
 from worker._reload.ignore import rules
+from worker._reload.names import printable, shown
 from worker._state.foreign import shared
-from worker.constants import ProcessState
+from worker.constants import ProcessState, excerpt
 
 __all__ = ["Outputs", "Processes", "Rollouts"]
 
@@ -40,6 +41,9 @@ ROTATED = r"([._-]\d[\d._T-]*)"
 PACKED = r"(\.(gz|bz2|xz|zst|zip))?"
 JOURNAL = r"-(journal|wal|shm|mj\w+)"
 NAMED_AFTER = re.compile(rf"(?<=[^.])({ROTATED}{PACKED}|{JOURNAL})$")
+
+# The largest number of characters of a suggested pattern in a line, besides the files.
+IGNORE_LIMIT = 100
 
 Identity = tuple[int, int]
 
@@ -215,17 +219,17 @@ class Outputs:
             times[_pattern(path)] = max(time, times.get(_pattern(path), 0.0))
         usual = self._rollouts.note(times)
         found = {path for path in changed if _pattern(path) in usual}
-        text = "In each of the last %d rollouts this has changed, and nothing else: %s. "
-        names = ", ".join(sorted(usual))
-        ignored = ",".join("/" + self._below(name) for name in sorted(usual))
+        text = "Reloader: in each of the last %d rollouts only this changed: %s. "
+        names = shown(sorted(usual))
+        ignored = excerpt(",".join("/" + self._below(name) for name in sorted(usual)), IGNORE_LIMIT)
         if any(self._is_wanted(path, modules) for path in (*found, *usual)):
-            more = "If the servers write it, name it in reload_ignore (SANIC_WORKER_RELOAD_IGNORE='%s')"
+            more = "If the servers write it, add it to reload_ignore (SANIC_WORKER_RELOAD_IGNORE='%s')."
             logger.warning(text + more, IN_A_ROW, names, ignored)
             return set()
         if usual:
             more = (
-                "The servers write it, so it is not watched any more. To say so for good, name it in "
-                "reload_ignore (SANIC_WORKER_RELOAD_IGNORE='%s'); with a ! before it, it is always watched"
+                "The servers write it, so it is not watched any more. Add it to reload_ignore "
+                "(SANIC_WORKER_RELOAD_IGNORE='%s') to ignore it from the start. A ! before it has it watched."
             )
             logger.warning(text + more, IN_A_ROW, names, ignored)
             self._ignored |= usual
@@ -233,7 +237,7 @@ class Outputs:
 
     def _remember(self, path: str, identity: Identity) -> None:
         if path not in self._written:
-            logger.info("Not watched, as the server has it open for writing: %s", _printable(path))
+            logger.info("Reloader: not watching %s. The server has it open for writing.", shown([path]))
         self._written[path] = identity, _named_after(path)
         while len(self._written) > MAX_REMEMBERED:
             del self._written[next(iter(self._written))]
@@ -262,12 +266,8 @@ class Outputs:
 
 def _pattern(path: str) -> str:
     """Return the name from which a path is derived, printable and with ``*`` for each number."""
-    folder, name = os.path.split(_printable(path))
+    folder, name = os.path.split(printable(path))
     return os.path.join(folder, NUMBER.sub("*", NAMED_AFTER.sub("", name)))
-
-
-def _printable(path: str) -> str:
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in path)
 
 
 def _named_after(path: str) -> re.Pattern[str]:

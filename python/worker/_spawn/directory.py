@@ -35,7 +35,9 @@ def enter(*, needed: bool) -> None:
         os.chdir(_path)
     except OSError:
         if needed:
-            text = "The working directory was deleted; no process can be started without it. Make it again"
-            raise FileNotFoundError(errno.ENOENT, f"{text}, or start the server anew", _path) from None
+            text = "The working directory was deleted; no process can be started without it. Create it again"
+            raise FileNotFoundError(errno.ENOENT, f"{text}, or restart the server", _path) from None
     else:
-        logger.warning("The working directory was deleted; %s, made since then, is used from now on.", _path)
+        logger.warning(
+            "The working directory was deleted and created again. New processes start in the new one."
+        )

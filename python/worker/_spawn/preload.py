@@ -76,7 +76,7 @@ def recover(error: ForkServerError) -> None:
     if _server is None or _is_disabled or not isinstance(error, ForkServerGoneError):
         disable(str(error))
         return
-    logger.warning("The fork server is started again: %s.", error)
+    logger.warning("Fork server: %s. Starting it again.", error)
     _server.stop()
     _server = None
     start()
@@ -86,7 +86,7 @@ def disable(reason: str) -> None:
     """Kill the fork server, and spawn processes from now on."""
     global _server, _is_disabled
     if not _is_disabled:
-        logger.warning("The fork server has failed: %s. Processes are spawned from now on.", reason)
+        logger.warning("Fork server failed: %s. Processes are spawned from now on.", reason)
     _is_disabled = True
     if _server is not None:
         _server.stop()

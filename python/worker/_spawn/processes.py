@@ -25,9 +25,9 @@ __all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "start_f
 
 # The likely reason if a child exits before it has begun.
 NOT_BEGUN = """\
-It had not begun: it ended while it imported the script that was run.
+It exited while it imported the script that was run.
 
-That happens where an application is run in the global scope of the script and not inside of
+This happens where an application is run in the global scope of the script and not inside of
 
     if __name__ == "__main__":
 

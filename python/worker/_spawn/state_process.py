@@ -39,8 +39,8 @@ KILL_TIMEOUT = 5.0
 # The name under which `multiprocessing` finds our listener and client.
 SERIALIZER = "sanic-worker"
 
-GONE = "the process that keeps the state of the workers is gone, and the state with it; restart the server"
-SILENT = f"the process that keeps the state of the workers does not answer within {ANSWER_TIMEOUT:g} seconds"
+GONE = "the process that holds the state of the workers has exited, and the state with it; restart the server"
+SILENT = f"the process that holds the state of the workers did not answer within {ANSWER_TIMEOUT:g} seconds"
 
 
 class StateProcess(BaseManager):
@@ -59,7 +59,9 @@ class StateProcess(BaseManager):
         try:
             self.start(_ignore_signals)
         except EOFError:
-            raise EOFError(f"The state of the workers cannot be kept. {processes.NOT_BEGUN}") from None
+            raise EOFError(
+                f"The process that holds the state of the workers could not be started. {processes.NOT_BEGUN}"
+            ) from None
 
     def dict(self) -> StateProxy:
         """Return a new mapping."""

@@ -10,6 +10,7 @@ from sanic.log import error_logger, logger
 from worker._state import schema
 from worker._state.foreign import ForeignState, shared
 from worker._state.shared import SharedState
+from worker.constants import NAME_LIMIT, excerpt
 
 __all__ = ["Entry", "observed"]
 
@@ -43,6 +44,10 @@ class Entry:
         self._last_known = last_known
 
     @property
+    def _shown(self) -> str:
+        return excerpt(self._name, NAME_LIMIT)
+
+    @property
     def is_foreign(self) -> bool:
         """Whether two processes of one name overwrite each other's values: the state is not our own."""
         return isinstance(self._state, ForeignState)
@@ -63,10 +68,10 @@ class Entry:
                 self._mapping[self._name] = {"server": is_server, **self._last_known()}
         except (OSError, EOFError) as error:
             raise ConnectionError(
-                f"{self._name} is not started: the state of the workers cannot be reached"
+                f"Cannot start {self._shown}: the state of the workers cannot be reached"
             ) from error
         except (MemoryError, RuntimeError) as error:
-            raise ConnectionError(f"{self._name} is not started: {error}") from error
+            raise ConnectionError(f"Cannot start {self._shown}: {error}") from error
 
     def read(self, pid: int = 0) -> Mapping[str, Any]:
         """Return the observed keys of the entry, or of the one that a process has staged; empty if none.
@@ -107,9 +112,10 @@ class Entry:
         try:
             self._repaired(write)
         except (KeyError, OSError, EOFError, RuntimeError):
-            logger.debug("The entry of %s is gone; %s is not recorded.", self._name, dict(changes))
+            logger.debug("State entry of %s is gone. Not recorded: %s.", self._shown, ", ".join(changes))
         except MemoryError as error:
-            error_logger.error("%s is not recorded: %s", dict(changes), error)
+            text = "State entry of %s cannot be written: %s. Not recorded: %s."
+            error_logger.error(text, self._shown, error, ", ".join(changes))
 
     def _repaired(self, use: Callable[[], T]) -> T:
         """Use the entry; if its memory is damaged, make it anew and use it again."""
@@ -119,6 +125,6 @@ class Entry:
             if not isinstance(self._state, SharedState):
                 raise
             if self._state.is_first_damage(self._name):
-                error_logger.error("The entry of %s is lost, and made anew: %s", self._name, error)
+                error_logger.error("State entry of %s is damaged: %s. Creating it again.", self._shown, error)
         self._state[self._name] = self._last_known()
         return use()

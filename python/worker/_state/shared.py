@@ -314,8 +314,8 @@ def _resolve(token: str) -> SharedState:
     state = _open.get(token)
     if state is None:
         raise LookupError(
-            "this process has not the state of the workers that was sent to it: hand it over in the "
-            "arguments of the process that is to have it, in main"
+            "this process does not have the state of the workers that was sent to it: pass the state in the "
+            "arguments of the process, in the main process"
         )
     return state
 

@@ -15,7 +15,7 @@ from sanic.log import error_logger
 from worker._spawn import liveness
 from worker._spawn.processes import ManagedProcess
 from worker._supervisor.restart_policy import Exit
-from worker.constants import ProcessState
+from worker.constants import NAME_LIMIT, ProcessState, excerpt
 from worker.process import WorkerProcess
 
 __all__ = ["ChildProcess"]
@@ -99,7 +99,7 @@ class ChildProcess:
         """Kill it if it has taken longer than ``grace`` seconds to stop; return when that is."""
         assert self.stop_sent_at is not None
         if now >= self.stop_sent_at + grace:
-            error_logger.error("%s did not end within %s seconds; killing it", self, grace)
+            error_logger.error("%s did not exit within %g s of the stop. Killing it.", self, grace)
             self.stop_sent_at = math.inf
             self.kill()
         return self.stop_sent_at + grace
@@ -123,4 +123,4 @@ class ChildProcess:
                 os.killpg(self.base.pid, signal.SIGKILL)
 
     def __str__(self) -> str:
-        return f"{self.slot.name} [{self.base.pid}]"
+        return f"{excerpt(self.slot.name, NAME_LIMIT)} [{self.base.pid}]"

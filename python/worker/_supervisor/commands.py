@@ -13,7 +13,7 @@ from sanic.log import error_logger, logger
 
 from worker._control.coalesce import Coalescing
 from worker._control.receive import decode_command
-from worker._control.throttle import LogThrottle, safely_shown
+from worker._control.throttle import LogThrottle
 from worker._core.messages import (
     Command,
     Corrupt,
@@ -29,6 +29,7 @@ from worker._core.messages import (
     decoded_files,
 )
 from worker._supervisor.model import ServerPhase
+from worker.constants import NAME_LIMIT, excerpt
 
 if TYPE_CHECKING:
     from worker._supervisor.supervisor import Supervisor
@@ -42,6 +43,8 @@ PACKAGE = __name__.partition(".")[0]
 # The largest number of commands, and of names in them, that wait for the start of the servers. Equal ones
 # count once.
 DEFERRED = 10_000
+# How much is shown of each of the two texts from outside in one line, besides a name.
+PART = 110
 
 
 class CommandHandler(Protocol):
@@ -110,7 +113,7 @@ class Commands:
         # An opaque command is unpickled only now. That may run code, so earlier commands come first.
         command = decode_command(event.command)
         if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("Monitor message: %s", safely_shown(command), extra={"verbosity": 2})
+            logger.debug("Monitor message: %s", excerpt(command), extra={"verbosity": 2})
         if self._supervisor.phase.is_over:
             return
         if self._supervisor.phase is ServerPhase.STARTING and isinstance(
@@ -127,8 +130,8 @@ class Commands:
             self.throttle.log(
                 sender,
                 lambda: (
-                    f"Monitor dropped a message, from {self._name_of(sender)}: "
-                    "too many wait already until the servers have started"
+                    f"Monitor dropped a command from {self._name_of(sender)}: "
+                    f"{DEFERRED} already wait until the servers have started."
                 ),
             )
 
@@ -141,8 +144,8 @@ class Commands:
 
         def text() -> str:
             return (
-                f"Monitor dropped what is no message, from {self._name_of(event.sender)}: "
-                f"{event.reason}; it begins with {safely_shown(event.sample)}"
+                f"Monitor dropped data from {self._name_of(event.sender)} that is no message: "
+                f"{excerpt(event.reason, PART)}. It begins with {excerpt(event.sample, PART)}."
             )
 
         if event.sample:
@@ -160,10 +163,10 @@ class Commands:
         # A command may run code of its sender, such as the repr of an argument, which may raise any error.
         except BaseException as error:
             refusal = _refusal(error)
-            verb = "Refused" if refusal else "Failed to obey"
+            verb = "Monitor refused" if refusal else "Monitor failed to execute"
             self.throttle.log(
                 sender,
-                lambda: f"{verb} a command of {self._name_of(sender)}{refusal}",
+                lambda: f"{verb} a command from {self._name_of(sender)}{refusal}",
                 exc_info=not refusal,
             )
 
@@ -187,21 +190,24 @@ class Commands:
             self._supervisor.end_loop()
         elif isinstance(command, Stop):
             self.throttle.log(
-                sender, lambda: f"Monitor received an empty message from {self._name_of(sender)}, and goes on"
+                sender, lambda: f"Monitor ignored an empty message from {self._name_of(sender)}."
             )
         elif isinstance(command, Invalid):
             self.throttle.log(
                 sender,
                 lambda: (
-                    f"Monitor received an invalid message: {safely_shown(command.message)}, "
-                    f"from {self._name_of(sender)}: {command.reason}"
+                    f"Monitor received an invalid message: {excerpt(command.message, PART, quoted=True)}, "
+                    f"from {self._name_of(sender)}: {excerpt(command.reason, PART)}. Ignoring it."
                 ),
             )
 
     def _manage(self, command: Manage, sender: int | None) -> None:
         ceiling = self._manager.settings.max_workers
         if command.workers > ceiling:
-            raise ValueError(f"{command.workers} processes of {command.ident}: max_workers is {ceiling}")
+            raise ValueError(
+                f"Cannot manage {command.workers} processes of {excerpt(command.ident, NAME_LIMIT)}: "
+                f"max_workers is {ceiling}. Set SANIC_WORKER_MAX_WORKERS to allow more."
+            )
         try:
             worker = self._manager.manage(
                 command.ident,
@@ -216,7 +222,9 @@ class Commands:
         except Exception as error:
             refusal = _refusal(error)
             self.throttle.log(
-                sender, lambda: f"Failed to manage worker {command.ident}{refusal}", exc_info=not refusal
+                sender,
+                lambda: f"Monitor failed to manage worker {excerpt(command.ident, NAME_LIMIT)}{refusal}",
+                exc_info=not refusal,
             )
             return
         self._manager.start_worker(worker)
@@ -234,4 +242,4 @@ def _refusal(error: BaseException) -> str:
             return ""
     elif not isinstance(error, ConnectionError):
         return ""
-    return f": {error}"
+    return f": {excerpt(error)}"

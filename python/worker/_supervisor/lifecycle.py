@@ -25,7 +25,7 @@ from worker._supervisor.operations import Kind, Operation, Operations
 from worker._supervisor.restart_policy import Exit, describe_exit_code, why_not_started
 from worker._supervisor.rollout import merge, plan
 from worker._supervisor.transitions import TRANSITIONS
-from worker.constants import Phase, ProcessState, RestartOrder
+from worker.constants import NAME_LIMIT, Phase, ProcessState, RestartOrder, excerpt
 from worker.process import WorkerProcess, get_now
 
 if TYPE_CHECKING:
@@ -116,7 +116,10 @@ class Lifecycle:
     def request(self, slot: WorkerProcess, order: RestartOrder, config: Mapping[str, Any]) -> None:
         """Restart a slot when it is its turn. Several waiting requests are merged."""
         if slot.exclusive and order is RestartOrder.STARTUP_FIRST:
-            logger.info("%s is restarted with SHUTDOWN_FIRST: its port cannot be bound twice", slot.name)
+            logger.info(
+                "%s: its port cannot be bound twice. Restarting with SHUTDOWN_FIRST, not STARTUP_FIRST.",
+                excerpt(slot.name, NAME_LIMIT),
+            )
         with self.operation(Kind.RESTART) as operation:
             operation.concerns(slot)
             operation.reloads = operation.reloads or bool(config.get("reloaded_files"))
@@ -188,7 +191,10 @@ class Lifecycle:
         decision = TRANSITIONS[phase].get(type(event))
         if decision is None:
             error_logger.error(
-                "Impossible for %s: %s, while %s", slot.name, type(event).__name__, phase.value
+                "%s: ignoring the event %s, which is impossible in the phase %s.",
+                excerpt(slot.name, NAME_LIMIT),
+                type(event).__name__,
+                phase.name,
             )
             return
         for action in decision(self._situation(slot), event):
@@ -290,10 +296,10 @@ class Lifecycle:
     # Not in the frame that catches the error: a local variable there and the traceback would keep each other
     # alive, and the descriptors of the process.
     def _fail_start(self, slot: WorkerProcess, order: RestartOrder, began: float, error: Exception) -> None:
-        cause = error.__cause__ or error
+        cause, name = error.__cause__ or error, excerpt(slot.name, NAME_LIMIT)
         if not isinstance(cause, OSError):
-            error_logger.exception("%s could not be started", slot.name, exc_info=error)
-        failure = Exit(slot.name, None, began, error=why_not_started(cause), has_run=False)
+            error_logger.error("%s could not be started. The error is a fault in code:", name, exc_info=error)
+        failure = Exit(name, None, began, error=why_not_started(cause), has_run=False)
         self.handle(slot, model.StartFailed(failure, order, isinstance(error, ConnectionError)))
 
     def _report(self, slot: WorkerProcess, exit_: Exit, consequence: str, delay: float) -> None:
@@ -305,11 +311,11 @@ class Lifecycle:
                 "last_exit_at": now,
                 "restarts": self.record(slot).restarts + (delay < math.inf),
                 "next_restart_at": None if delay == math.inf else now + timedelta(seconds=delay),
-                "why": f"{exit_}; {consequence}",
+                "why": f"{exit_}. {consequence}",
             }
         )
         # Logged last, so that the state shows the exit when its line appears.
         if exit_.code == 0 and not slot.is_server and delay == math.inf:
-            logger.debug("%s; %s", exit_, consequence)
+            logger.debug("%s. %s", exit_, consequence)
         else:
-            error_logger.error("%s; %s", exit_, consequence)
+            error_logger.error("%s. %s", exit_, consequence)

@@ -28,7 +28,7 @@ from worker._supervisor.commands import CommandHandler, Commands
 from worker._supervisor.model import ServerPhase
 from worker._supervisor.supervisor import ProcessTable, Supervisor
 from worker._supervisor.terminal import Terminal
-from worker.constants import MAIN_NAME, Phase, ProcessState, RestartOrder
+from worker.constants import MAIN_NAME, Phase, ProcessState, RestartOrder, listed
 from worker.process import WorkerProcess
 
 __all__ = ["Loop", "frozen_heap", "signals_given_back"]
@@ -190,7 +190,7 @@ class Loop:
     def do(self, call: Callable[[], None]) -> None:
         """Make a call now, or in the thread of the loop if that is another one."""
         if self.is_open and self._supervisor.phase is ServerPhase.STOPPING:
-            logger.debug("Nothing is started any more: the server is stopping.")
+            logger.debug("Command ignored: the server is stopping.")
         elif self._thread in (None, threading.get_ident()):
             call()
         else:
@@ -246,16 +246,16 @@ class Loop:
                     self._supervisor.give_up_start(process)
                 continue
             if left <= 0:
-                names = ", ".join(sorted(process.name for process in slow))
+                names = listed(sorted(process.name for process in slow))
                 return (
-                    f"No word of {names} within the allowed time, which is {seconds} seconds. It is set by "
-                    "WorkerManager.THRESHOLD, in tenths of a second."
+                    f"{names} did not acknowledge the start within {seconds:g} s. If the application needs "
+                    "longer to start, raise WorkerManager.THRESHOLD (in tenths of a second)."
                 )
             self.turn(left)
             if self._supervisor.failure and not self.stop_asked:
                 return (
-                    f"{self._supervisor.failure} Where the log does not say why, run the application with "
-                    "--single-process, so that nothing stands between you and its error."
+                    f"{self._supervisor.failure} If the log does not show the cause, run the application "
+                    "with --single-process: it then fails with its own error."
                 )
         self._supervisor.end_start()
         self._backlog.extendleft(reversed(self._commands.take_deferred()))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from sanic.log import error_logger, logger
+from sanic.log import logger
 
 if TYPE_CHECKING:
     from worker._supervisor.model import RestartRequest, SlotRecord
@@ -77,8 +77,9 @@ class Operation:
 
     @property
     def progress(self) -> str:
-        """The number of workers that are done, of the total."""
-        return f"{self.total - len(self.waiting)} of {self.total}"
+        """The number of workers that are done, of the total: ``1 of 2 workers replaced``."""
+        workers = "worker" if self.total == 1 else "workers"
+        return f"{self.total - len(self.waiting)} of {self.total} {workers} {self.kind.value[1]}"
 
 
 class Operations:
@@ -125,7 +126,7 @@ class Operations:
     def stop(self) -> None:
         """Abort all operations, because the server is stopping."""
         for operation in self._open:
-            logger.info("%s aborted after %s: the server is stopping", operation.kind, operation.progress)
+            logger.info("%s aborted, %s: the server is stopping.", operation.kind, operation.progress)
         self._open.clear()
 
     def settle(
@@ -147,8 +148,8 @@ class Operations:
                 if slot not in slots or not any(one and operation in one.operations for one in pending):
                     operation.loses(slot)
             if operation.failure:
-                outcome = f"{operation.kind} aborted after {operation.progress}"
-                error_logger.error("%s: %s", outcome, operation.failure)
+                # The line of the exit that aborted it says so too.
+                logger.debug("%s aborted, %s: %s.", operation.kind, operation.progress, operation.failure)
             elif operation.waiting or any(map(self._accepts, operation.passed)):
                 continue
             elif operation.total:
@@ -160,6 +161,6 @@ class Operations:
 
     def _finished(self, operation: Operation) -> None:
         seconds = self._clock() - operation.began
-        reload = f". The new code serves, {seconds:.2f} s after the change" if operation.reloads else ""
-        outcome = f"{operation.kind} finished: {operation.progress} workers {operation.kind.value[1]}"
-        logger.info("%s in %.1f s%s", outcome, seconds, reload)
+        reload = f" The new code serves {seconds:.2f} s after the change." if operation.reloads else ""
+        outcome = f"{operation.kind} finished: {operation.progress}"
+        logger.info("%s in %.1f s.%s", outcome, seconds, reload)

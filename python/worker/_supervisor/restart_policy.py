@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import math
 import signal
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from worker.constants import NEVER
+from worker.constants import NEVER, excerpt
 from worker.settings import Settings
 
-__all__ = ["Decision", "Exit", "decide", "describe_exit_code", "why_not_started"]
+__all__ = ["Decision", "Exit", "decide", "describe_exit_code", "summarize", "why_not_started"]
 
 ON_FAILURE = "on-failure"
 # A backoff is longer or shorter by this fraction: processes that exit together do not start together.
@@ -57,11 +59,16 @@ class Exit:
     def __str__(self) -> str:
         if not self.has_run:
             return f"{self.process} could not be started: {self.error}"
-        verb = "was killed by" if self.code is not None and self.code < 0 else "ended with"
-        ready = " before it was ready," if self.ready_for is None else ""
-        error = f" ({self.error})" if self.error else ""
-        code = describe_exit_code(self.code)
-        return f"{self.process} {verb} {code}{ready} after {self.lifetime:.1f} s{error}"
+        if self.code is not None and self.code < 0:
+            how = f"was killed by {describe_exit_code(self.code)}"
+        else:
+            how = f"exited with {'an unknown code' if self.code is None else f'code {self.code}'}"
+        if self.ready_for is None:
+            when = f"before it was ready ({self.lifetime:.1f} s)"
+        else:
+            when = f"after {self.lifetime:.1f} s"
+        error = f": {self.error.rstrip('.')}" if self.error else ""
+        return f"{self.process} {how} {when}{error}"
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Decision:
     Attributes:
         delay: The time until the next process is started, seconds; ``inf``: none is started.
         failed: Whether the slot has failed because of its exits in a row.
-        reason: The reason; continues the text of the exit.
+        reason: The consequence and its reason: the sentence after that of the exit.
         exits: The exits in a row from now on.
     """
 
@@ -93,10 +100,16 @@ def describe_exit_code(code: int | None) -> str:
         return f"signal {-code}"
 
 
+def summarize(exits: Iterable[str]) -> str:
+    """Return exits in words, equal ones once: ``exit code 3, 5 times; SIGKILL``."""
+    counts = Counter(exits)
+    return "; ".join(exit if count == 1 else f"{exit}, {count} times" for exit, count in counts.items())  # noqa: A001
+
+
 def why_not_started(error: BaseException) -> str:
     """Return why the main process could not start a process, with a remedy if there is one."""
     remedy = REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
-    return f"{error} ({remedy})" if remedy else str(error) or type(error).__name__
+    return f"{excerpt(error)} ({remedy})" if remedy else excerpt(error) or type(error).__name__
 
 
 def decide(
@@ -121,9 +134,9 @@ def decide(
     """
     # The policy applies to processes that ran. One that could not be started has to be tried again.
     if exit.has_run and (policy == NEVER or (policy == ON_FAILURE and exit.code == 0)):
-        return Decision(math.inf, False, f"it is not started again (restart policy: {policy})", exits)
+        return Decision(math.inf, False, f"Not restarting it (restart policy: {policy}).", exits)
     if exit.ready_for is not None and exit.ready_for >= settings.min_uptime:
-        return Decision(0.0, False, "it is started again at once")
+        return Decision(0.0, False, "Restarting it now.")
     limit = settings.max_consecutive_failures
     exits = (*exits, describe_exit_code(exit.code) if exit.has_run else "not started")
     count = len(exits)
@@ -133,17 +146,18 @@ def decide(
     jitter = 1 + JITTER * (2 * chance - 1)
     if count < limit:
         delay *= jitter
-        tally = f"death {count} of {limit} in a row"
-        return Decision(delay, False, f"it is started again in {delay:.2f} s ({tally})", exits)
-    listed = ", ".join(exits[-limit:])
+        tally = f"failure {count} of {limit} in a row"
+        return Decision(delay, False, f"Restarting it in {delay:.2f} s ({tally}).", exits)
     if never_fails:
+        exits = exits[-limit:]
         reason = (
-            f"death {limit} in a row or more ({listed}): it is started again in "
-            f"{longest * jitter:.2f} s, and as often as it takes; until it runs no change is noticed"
+            f"Restarting it in {longest * jitter:.2f} s, after {limit} failures or more in a row "
+            f"({summarize(exits)}). No file change is noticed until it runs."
         )
-        return Decision(longest * jitter, False, reason, exits[-limit:])
+        return Decision(longest * jitter, False, reason, exits)
+    failures = "1 failure" if count == 1 else f"{count} failures in a row"
     reason = (
-        f"death {count} in a row ({listed}) before it had served for {settings.min_uptime:g} s: it has "
-        "FAILED, and is not started again until a restart or a scaling asks for it"
+        f"Not restarting it: {failures} ({summarize(exits[-limit:])}) before {settings.min_uptime:g} s of "
+        "service. It is FAILED until a restart or scale command."
     )
     return Decision(math.inf, True, reason, exits)

@@ -21,7 +21,7 @@ from worker._supervisor.model import ServerPhase
 from worker._supervisor.operations import Kind, Operation
 from worker._supervisor.rollout import IS_STARTING
 from worker._supervisor.state_watcher import StateWatcher
-from worker.constants import Phase, ProcessState, RestartOrder
+from worker.constants import NAME_LIMIT, Phase, ProcessState, RestartOrder, excerpt
 from worker.process import RestartAsked, SlotChanged, SlotStarted, Worker, WorkerProcess
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Supervisor:
         """Start failed servers again; return their number."""
         failed = [slot for slot in self._slots() if slot.is_server and self.slot_phase(slot) is Phase.FAILED]
         for slot in failed:
-            logger.info("%s is started again", slot.name)
+            logger.info("%s: starting it again; it was FAILED.", excerpt(slot.name, NAME_LIMIT))
             slot.restart()
         return len(failed)
 
@@ -263,7 +263,7 @@ class Supervisor:
                 case RestartAsked(slot, order, config) if self.phase.starts_processes:
                     self._lifecycle.request(slot, order, config)
                 case RestartAsked():
-                    logger.debug("Nothing is started any more: the server is stopping.")
+                    logger.debug("Restart request ignored: the server is stopping.")
 
     def on_exit(self, key: str, exitcode: int | None) -> None:
         """Handle the exit of a process."""
@@ -276,7 +276,7 @@ class Supervisor:
         code = liveness.reap(base)
         if not child.is_ready:
             entry = slot.read_entry(base.pid) or (slot.read_entry() if child.is_current else {})
-            child.error = entry.get("start_error") or child.error
+            child.error = excerpt(entry.get("start_error") or child.error)
         others_left = any(one.slot is slot and one is not child for one in self._children.values())
         exit_ = child.exit(exitcode if code is None else code, time.monotonic(), others_left)
         if base is slot.previous:
@@ -296,7 +296,7 @@ class Supervisor:
     def on_start_failure(self, pid: int | None, name: str) -> None:
         """Handle the report of a process, by pid and name, that it cannot start."""
         child = self.by_pid(pid)
-        text = f"{name} failed to start; its error is in the log above."
+        text = f"{name} failed to start. Its error is in the log above."
         is_server = child is None or child.slot.is_server
         if self.phase is ServerPhase.STARTING and not self.can_wait_for_change and is_server:
             self._failure = self._failure or text
@@ -411,14 +411,14 @@ class Supervisor:
                 self._time_out(child)
                 return
             logger.warning(
-                "%s has acked its start, but does not say that it serves; after %g s it counts as ready",
+                "%s acknowledged its start but did not report that it serves within %g s. Counting it ready.",
                 child,
                 child.start_limit,
             )
             self._lifecycle.handle(slot, model.Ready(child))
 
     def _time_out(self, child: ChildProcess) -> None:
-        child.error = f"it failed to come ack within {child.start_limit:g} seconds"
+        child.error = f"not ready within {child.start_limit:g} s (WorkerManager.THRESHOLD)"
         self._lifecycle.handle(child.slot, model.StartTimedOut(child))
 
     def _check_server(self) -> None:
@@ -427,10 +427,10 @@ class Supervisor:
             self._waits_for_change = False
         elif self.can_wait_for_change:
             if not self._waits_for_change:
-                error_logger.error("No worker is left that could run; waiting for the next change of a file")
+                error_logger.error("No server can run any more. Waiting for the next file change.")
             self._waits_for_change = True
         else:
-            error_logger.error("No worker is left that could run. Shutting down.")
+            error_logger.error("No server can run any more. Shutting down.")
             self.gave_up = True
             self._table.shutdown()
 

@@ -47,6 +47,7 @@ from worker._supervisor.model import (
     StopSent,
     Update,
 )
+from worker._supervisor.operations import Kind
 from worker._supervisor.restart_policy import Decision, Exit, decide
 from worker._supervisor.rollout import IS_STARTING, merge
 from worker.constants import Phase, ProcessState, RestartOrder
@@ -70,8 +71,8 @@ def start(slot: Situation, event: StartAsked | RestartDue | BackoffOver) -> Acti
 
 def start_after_exit(slot: Situation, event: Exited | StoppedExited) -> Actions:
     """Start the next process, once the one before it has exited."""
-    actions: Actions = [Log(logging.DEBUG, f"{event.exit}, as it was told to")]
-    return actions if slot.is_alive() else [*actions, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
+    logged: Actions = [_log_stopped(event.exit)]
+    return logged if slot.is_alive() else [*logged, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
 
 
 def restart(slot: Situation, event: RestartDue) -> Actions:
@@ -92,7 +93,7 @@ def mark_ready(slot: Situation, event: Ready) -> Actions:
     if slot.is_server and slot.state < ProcessState.ACKED:
         actions.append(Acknowledge())
     if slot.record.last_exit is not None:
-        actions += [Note({"why": f"{slot.record.last_exit}; it was replaced"}), Update({"last_exit": None})]
+        actions += [Note({"why": f"{slot.record.last_exit}. It was replaced."}), Update({"last_exit": None})]
     return [*actions, Pass()]
 
 
@@ -112,16 +113,20 @@ def roll_back(slot: Situation, event: Exited) -> Actions:
     actions: Actions = [Enter(Phase.READY), RollBack()]
     if exit.is_address_in_use and request is not None and request.order is RestartOrder.SHUTDOWN_FIRST:
         # The code may be correct: it cannot bind the address while the previous process runs.
-        text = f"{exit}; the restart goes on with SHUTDOWN_FIRST, as it was asked for"
+        text = f"{exit}. Keeping the previous worker until it is restarted with SHUTDOWN_FIRST, as requested."
         again = request if slot.pending is None else merge(request, slot.pending)
         return [*actions, Prove(request.operations), Ask(again), Log(logging.INFO, text)]
     aborted, text = _abort(slot, exit)
-    return [*actions, *aborted, Report(exit, "its predecessor stays" + text)]
+    return [*actions, *aborted, Report(exit, _keeping(text))]
 
 
 def continue_alone(slot: Situation, event: PreviousExited) -> Actions:
     """Wait for the starting process; no other one serves now."""
-    return [Enter(Phase.STARTING), ContinueAlone(), Report(event.exit, "its successor is starting")]
+    return [
+        Enter(Phase.STARTING),
+        ContinueAlone(),
+        Report(event.exit, "The worker that replaces it is starting."),
+    ]
 
 
 def apply_restart_policy(slot: Situation, event: Exited) -> Actions:
@@ -139,7 +144,7 @@ def start_failed(slot: Situation, event: StartFailed) -> Actions:
         return [
             Enter(phase if refused else Phase.READY),
             *aborted,
-            Log(logging.ERROR, f"{exit}; the previous worker stays{text}"),
+            Log(logging.ERROR, f"{exit}. {_keeping(text)}"),
         ]
     return [Enter(Phase.DRAINING)] if slot.is_alive() else _after_exit(slot, exit)
 
@@ -155,7 +160,7 @@ def stop(slot: Situation, event: StopSent) -> Actions:
 
 def mark_stopped(slot: Situation, event: Exited | StoppedExited) -> Actions:
     """Once no process is left, the slot is stopped."""
-    actions: Actions = [Log(logging.DEBUG, f"{event.exit}, as it was told to")]
+    actions: Actions = [_log_stopped(event.exit)]
     if event.exit.others_left:
         return actions
     actions.append(Enter(Phase.STOPPED))
@@ -174,12 +179,12 @@ def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
     record = slot.record
     actions: Actions = [SetState(_final_state(exit), force=True), ShowNotServing()]
     if exit.others_left and exit.ready_for is None and exit.is_address_in_use:
-        text = f"{exit}; it is started again when its predecessor has left"
+        text = f"{exit}. Restarting it when the previous worker has exited."
         again: Actions = [Ask(record.request)] if record.request is not None and slot.pending is None else []
         return [*actions, Enter(Phase.DRAINING), *again, Log(logging.INFO, text)]
     aborted, text = _abort(slot, exit) if record.request is not None and exit.ready_for is None else ([], "")
     if slot.waits_for_change and slot.is_server and exit.has_run and exit.ready_for is None:
-        reason = "it is started again at the next change of a file"
+        reason = "Restarting it at the next file change."
         decision = Decision(math.inf, True, reason, record.exits)
     else:
         decision = decide(
@@ -188,7 +193,7 @@ def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
     actions += [
         *aborted,
         Update({"exits": decision.exits}),
-        Report(exit, decision.reason + text, decision.delay),
+        Report(exit, decision.reason + (f" {text.capitalize()}." if text else ""), decision.delay),
     ]
     if decision.delay < math.inf:
         changes = {"restarts": record.restarts + 1, "retry_at": slot.now + decision.delay}
@@ -199,12 +204,29 @@ def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
 
 
 def _abort(slot: Situation, exit: Exit) -> tuple[Actions, str]:  # noqa: A002
-    """Return actions that drop all requests older than the failed process, and their description."""
+    """Return actions that drop all requests older than the failed process, and their description.
+
+    Returns:
+        tuple[Actions, str]: The actions, and a description: ``rollout aborted, 1 worker not restarted``. It
+            is empty if nothing was requested.
+    """
     dropped = {one: request for one, request in slot.requests.items() if request.made_at <= exit.started_at}
     failed = [slot.record.request] if slot.record.request is not None else []
     operations = tuple(one for request in (*failed, *dropped.values()) for one in request.operations)
-    text = f", and the restart of {len(dropped)} more is given up" if dropped else ""
+    is_scaling = any(one.kind is Kind.SCALE_UP for one in operations)
+    text = f"{'scaling' if is_scaling else 'rollout'} aborted" if operations or dropped else ""
+    if dropped:
+        workers = "1 worker" if len(dropped) == 1 else f"{len(dropped)} workers"
+        text += f", {workers} not {'started' if is_scaling else 'restarted'}"
     return [Forget(tuple(dropped)), Abort(operations, str(exit))], text
+
+
+def _keeping(aborted: str) -> str:
+    return f"Keeping the previous worker{'; ' if aborted else ''}{aborted}."
+
+
+def _log_stopped(exit: Exit) -> Log:  # noqa: A002
+    return Log(logging.DEBUG, f"{exit}. Its stop was requested.")
 
 
 def _final_state(exit: Exit) -> ProcessState:  # noqa: A002
