@@ -196,7 +196,7 @@ class Inspector:
 
     @property
     def _address(self) -> str:
-        """The URL, as the log of the main process has it; a port 0 is chosen only when the inspector listens."""
+        """The URL for the log of the main process; a port 0 is chosen only when the inspector listens."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self._tls() else 'http'}://{host}:{self.port or '<any free port>'}"
 
