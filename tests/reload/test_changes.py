@@ -191,9 +191,15 @@ def test_no_change(idle: Watching, kind: str) -> None:
     assert Case(idle, f"watched/{kind}").reports == []
 
 
-@pytest.mark.parametrize("kind", CHANGES)
-def test_no_change_is_told_twice(idle: Watching, kind: str) -> None:
-    assert len(Case(idle, f"watched/{kind}").reports) == 1
+def test_no_change_is_reported_twice(idle: Watching) -> None:
+    cases = {kind: Case(idle, f"watched/{kind}") for kind in CHANGES}
+    for kind, case in cases.items():
+        # Another test of this process may have made it.
+        if not case.reports:
+            with idle.unaware():
+                CHANGES[kind][0](case.root)
+    Case(idle, "watched").settle()
+    assert {kind: len(case.reports) for kind, case in cases.items()} == dict.fromkeys(CHANGES, 1)
 
 
 def test_a_root_that_vanishes_and_returns(watching: Watching) -> None:
