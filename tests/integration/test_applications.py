@@ -145,7 +145,7 @@ def test_http_3(run: Run, tmp_path: Path) -> None:
     if not STOCK:
         # Two processes cannot have its port at once.
         server.signal(SIGHUP)
-        server.wait_line("is restarted with SHUTDOWN_FIRST: its port cannot be bound twice")
+        server.wait_line("its port cannot be bound twice. Restarting with SHUTDOWN_FIRST")
         old, new = server.wait_events("after_server_start", 2)
         assert old.pid != new.pid
         status, body = asyncio.run(

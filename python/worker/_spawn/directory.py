@@ -35,7 +35,7 @@ def enter(*, needed: bool) -> None:
         os.chdir(_path)
     except OSError:
         if needed:
-            text = "The working directory was deleted; no process can be started without it. Create it again"
+            text = "The working directory was deleted. Create it again"
             raise FileNotFoundError(errno.ENOENT, f"{text}, or restart the server", _path) from None
     else:
         logger.warning(
