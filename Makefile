@@ -20,16 +20,17 @@ VENV := .venv/of-$(subst /,-,$(PYTHON))
 DEPS := .venv/deps
 NATIVE := .venv/native
 WHEEL := dist/wheel
+RUST_TESTED := target/tested
 FUZZER := .cache/tools/bin/cargo-fuzz
 LIMIT := target/limit/_limit.abi3.so
-# Half of the time of the tests is waiting: one process for each CPU.
-PARALLEL := -n logical --maxprocesses=8 --dist=worksteal
+# A third of the time of the tests is waiting: three processes for two CPUs.
+PARALLEL := -n $(shell echo $$(($$(nproc) * 3 / 2))) --maxprocesses=8 --dist=worksteal
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 
-.PHONY: help run test lint build dist test-sanic-lts test-pythons test-upstream soak chaos model fuzz bench bench-quick bench-serving coverage clean
+.PHONY: help run check test lint build dist test-sanic-lts test-pythons test-upstream soak chaos model fuzz bench bench-quick bench-serving coverage clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -48,8 +49,12 @@ run: $(NATIVE) ## start the example: two workers, reloading, with an inspector
 	@echo 'Ctrl-C here stops the server.'
 	@exec $(PY) scripts/foreground.py $(BIN)/sanic-worker $(APP) --host $(HOST) --port $(PORT) --workers $(WORKERS) --reload
 
+check: $(NATIVE) $(RUST_TESTED) ## run the tests that start no server, within 30 s
+	$(PY) -m pytest $(PARALLEL) -m 'not slow and not soak and not chaos' $(ARGS)
+
 test: $(NATIVE) ## run the tests of both languages
 	cargo test --quiet --locked --no-default-features
+	@touch $(RUST_TESTED)
 	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(NATIVE) ## check style, types, the stub and the rules of the project
@@ -140,6 +145,11 @@ $(DEPS): pyproject.toml $(VENV)
 
 $(NATIVE): $(DEPS) $(RUST)
 	PIP_QUIET=1 $(BIN)/maturin develop --release --locked --quiet
+	@touch $@
+
+# What `make check` knows of the Rust tests: they have run since Rust was changed.
+$(RUST_TESTED): $(RUST)
+	cargo test --quiet --locked --no-default-features
 	@touch $@
 
 $(WHEEL): $(DEPS) $(RUST) $(PURE) README.md

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
 from time import monotonic
 from typing import Any
@@ -27,18 +28,10 @@ for _signum in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
 
 def _children() -> set[int]:
     """Return the live children of this process, zombies included."""
-    me = os.getpid()
-    found = set()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/stat", "rb") as stat:
-                parent = stat.read().rpartition(b")")[2].split()[1]
-        except OSError:
-            continue
-        if int(parent) == me:
-            found.add(int(entry))
+    found: set[int] = set()
+    for thread in _threads():
+        with suppress(OSError), open(f"/proc/self/task/{thread}/children", encoding="ascii") as children:
+            found.update(map(int, children.read().split()))
     return found
 
 
@@ -63,6 +56,9 @@ def _inventory() -> dict[str, set[Any]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "integration" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
     if os.environ.get("WORKER_CORE") == "pure":
         for item in items:
             if item.get_closest_marker("native"):

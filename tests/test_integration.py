@@ -9,6 +9,8 @@ from support.running import python
 
 from worker.integration import StateManager
 
+pytestmark = pytest.mark.slow
+
 INSTALL = """
 import sys, warnings, sanic, worker
 

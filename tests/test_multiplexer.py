@@ -174,6 +174,7 @@ def test_exit_when_main_is_gone(
     assert asked == [NAME]
 
 
+@pytest.mark.slow
 def test_exit_over_a_manager_that_stopped(publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
     with Manager() as manager:

@@ -12,6 +12,8 @@ from support.running import PACKAGE, environment
 
 import worker
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(worker.__file__)
 USER = """
 from typing import assert_type

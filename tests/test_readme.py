@@ -21,6 +21,8 @@ from integration.tools import environment, free_port, wait_until
 from worker import settings
 from worker._core import IS_NATIVE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -20,7 +20,7 @@ from worker.constants import Phase
 from worker.loader import AppLoader
 from worker.reloader import Reloader
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 @pytest.mark.parametrize("title", ["A message", "An exit", "A file change"])

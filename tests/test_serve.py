@@ -22,6 +22,8 @@ from support.serving import NAME, STARTED, STOPPED, Server, says_its_life
 
 from worker import serve
 
+pytestmark = pytest.mark.slow
+
 
 class TestStop:
     @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

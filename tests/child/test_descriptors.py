@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.running import command, environment
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
     import json, os, sys
     from multiprocessing import get_context

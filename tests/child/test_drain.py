@@ -22,6 +22,8 @@ from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 from support.running import until
 from support.serving import APP, NAME, Server
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Server]
 LOOPS = ("asyncio", "uvloop")
 

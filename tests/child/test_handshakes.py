@@ -27,6 +27,8 @@ from support.serving import APP, NAME, Server
 
 from worker._child.handshakes import Handshake, secure
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Server]
 
 with suppress(ImportError):

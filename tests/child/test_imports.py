@@ -11,6 +11,8 @@ from support.running import python
 
 from worker._core import IS_NATIVE
 
+pytestmark = pytest.mark.slow
+
 MODULES = """
 import json, sys
 from sanic import Sanic

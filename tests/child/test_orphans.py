@@ -18,6 +18,8 @@ from worker._child import parent_watch
 from worker._spawn.processes import ManagedProcess, factory
 from worker.settings import resolve
 
+pytestmark = pytest.mark.slow
+
 
 def sent_by_nobody(grace: float, main: int) -> None:
     parent_watch.watch_parent(main, grace)

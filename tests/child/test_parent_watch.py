@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from support.processes import LONG, Children
 
+pytestmark = pytest.mark.slow
+
 SIGINT = {signal.SIGINT}
 # Longer than any test waits.
 NEVER = 1000.0

@@ -20,6 +20,8 @@ from worker._spawn import popen
 from worker._spawn.processes import ManagedProcess, factory
 from worker.settings import resolve
 
+pytestmark = pytest.mark.slow
+
 # A child that is not forked imports the script again; "warm" is spawned from the fork server.
 PROGRAM = """
     import os, signal, subprocess, sys, time

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from support.running import python
 
+pytestmark = pytest.mark.slow
+
 # The script's directory comes first on sys.path. A folder without __init__.py comes after every real package,
 # so a script can have one beside it.
 TRY = """

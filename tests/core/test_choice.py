@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.cores import CORES
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(importlib.util.find_spec("worker").submodule_search_locations[0])
 
 REPORT = "from worker import _core; i = _core.core_info(); print(i.core, i.profile, _core.Monitor.__module__)"

@@ -107,6 +107,7 @@ def test_the_files_mean_what_they_say(version: str) -> None:
         assert {int(writer[-1]) for writer in writers.split()} == {payload[1]}
 
 
+@pytest.mark.slow
 def test_a_frame_is_whole_at_once_and_byte_by_byte(core: ModuleType) -> None:
     # A frame that several versions wrote alike is decoded once.
     frames = {framed for version in VERSIONS for value in values(version) for framed in value.frames.values()}

@@ -84,6 +84,7 @@ def test_a_process_that_is_gone_already(monitor: Any, children: Children) -> Non
     assert monitor.wait(None) == [Exited("w", pid, None)]
 
 
+@pytest.mark.slow
 def test_many_exits_come_in_the_order_of_their_watches(monitor: Any, children: Children) -> None:
     pids = [children.fork(lambda code=code: code) for code in range(70)]
     children.settle(*pids)
@@ -245,6 +246,7 @@ def leave(code: int) -> None:
     sys.exit(code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_of_multiprocessing(monitor: Any, method: str) -> None:
     process = multiprocessing.get_context(method).Process(target=leave, args=(9,))

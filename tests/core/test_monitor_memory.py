@@ -10,9 +10,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import pytest
 from support.processes import LONG, Children, frame, until
 
 from worker._core.messages import Corrupt, Opaque, Received, Restart
+
+pytestmark = pytest.mark.slow
 
 MIB = 1024 * 1024
 

@@ -189,6 +189,7 @@ def test_an_exit_waits_only_for_the_messages_of_the_dead(
     assert len(until(monitor, left)) == left
 
 
+@pytest.mark.slow
 def test_deaths_cost_nobody_a_message(monitor: Any, publisher: Connection, children: Children) -> None:
     """Another process writes all the time, so the channel is never empty."""
 

@@ -150,6 +150,7 @@ def test_a_signal_before_the_wait_is_not_missed(monitor: Any) -> None:
         signal.set_wakeup_fd(before)
 
 
+@pytest.mark.slow
 def test_signals_do_not_end_nor_stretch_a_wait(monitor: Any) -> None:
     handled = []
     with on_signal(lambda *_: handled.append(1), every=0.02):

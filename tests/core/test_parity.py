@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from support.cores import CORES
 from support.processes import frame
 
-pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="one core alone is asked for")
+pytestmark = [pytest.mark.skipif(len(CORES) < 2, reason="one core alone is asked for"), pytest.mark.slow]
 
 LIMIT = 60
 EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "300"))

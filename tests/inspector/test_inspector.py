@@ -380,6 +380,7 @@ def tls(tmp_path: Path) -> tuple[Path, Path, ssl.SSLContext]:
 
 
 class TestServing:
+    @pytest.mark.slow
     @pytest.mark.parametrize("secure", [False, True])
     @pytest.mark.parametrize("method", ["spawn", "fork"])
     def test_over_a_socket(self, method: str, secure: bool, tls: tuple[Path, Path, ssl.SSLContext]) -> None:

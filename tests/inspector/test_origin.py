@@ -276,6 +276,7 @@ class TestLoopback:
         assert line.startswith("Inspector not started: on 0.0.0.0 (0.0.0.0) ")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("main_is_heard")
 class TestInAServer:
     @pytest.mark.parametrize("opened", [True, False])

@@ -14,6 +14,8 @@ from support.watching import Watching, make_site
 
 from .test_scanner import OLD, write
 
+pytestmark = pytest.mark.slow
+
 # Patterns that the settings of these reloaders add.
 PATTERNS = "*.css,/ignored: pattern/build,!kept.log"
 

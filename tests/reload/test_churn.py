@@ -14,6 +14,8 @@ import pytest
 from support.cores import CORES
 from support.watching import Watching, make_site
 
+pytestmark = pytest.mark.slow
+
 # A short time in every run, a longer one in `make chaos`.
 RUNS = [
     ("events", 1.0),

@@ -25,6 +25,8 @@ from worker._reload.outputs import Outputs
 
 from .test_scanner import write
 
+pytestmark = pytest.mark.slow
+
 ERRORS = [
     *(
         errno.ENOENT,

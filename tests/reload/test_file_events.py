@@ -18,6 +18,8 @@ from worker._core import Scanner
 from worker._reload import file_events
 from worker._reload.file_events import FileEvents
 
+pytestmark = pytest.mark.slow
+
 SAID = re.compile(
     r"WARNING: Reloader: file events do not tell everything \((.*)\)\. Scanning all files every 0\.2 s\."
 )

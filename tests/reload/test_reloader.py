@@ -261,6 +261,7 @@ class TestEveryKindOfChange:
         reloader()
         assert publisher.sent == [changed(watched / "b.txt")]
 
+    @pytest.mark.slow
     def test_more_paths_than_are_told(
         self, reloader: Stepped, publisher: FakePublisher, app: Sanic[Any, Any], watched: Path
     ) -> None:
@@ -401,6 +402,7 @@ class Factory:
         return watched_app(self.pipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_in_a_process_of_its_own(method: str, watched: Path) -> None:
     context: Any = multiprocessing.get_context(method)

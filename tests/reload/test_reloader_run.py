@@ -38,6 +38,7 @@ def write(path: Path, content: str = "x") -> None:
 
 
 class TestGathering:
+    @pytest.mark.slow
     def test_changes_that_follow_each_other_are_one(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path
     ) -> None:
@@ -74,6 +75,7 @@ class TestGathering:
         stepped()
         assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'a.txt'},{watched / 'b.txt'}"]
 
+    @pytest.mark.slow
     def test_it_has_an_end(self, stepped: Stepped, publisher: FakePublisher, watched: Path) -> None:
         stepped.DEBOUNCE, stepped.MAX_DEBOUNCE = 0.2, 0.3  # type: ignore[misc]
         begun, told = threading.Event(), threading.Event()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from support.cores import CORES, MODULES
 
-pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="one core alone is asked for")
+pytestmark = [pytest.mark.skipif(len(CORES) < 2, reason="one core alone is asked for"), pytest.mark.slow]
 
 EXAMPLES = int(os.environ.get("PARITY_EXAMPLES", "300")) // 8
 MARK = "CACHEDIR.TAG"

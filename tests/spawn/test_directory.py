@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.running import House, errors, listening, logged, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -25,7 +25,7 @@ from worker.settings import resolve
 
 ONE = "Sanic-Server-0-0"
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

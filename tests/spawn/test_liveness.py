@@ -14,7 +14,7 @@ from support.running import House, errors, logged, until
 
 ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 @contextmanager

@@ -17,6 +17,8 @@ import worker
 from worker._spawn import preload, processes
 from worker._spawn.processes import factory
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:

@@ -22,6 +22,8 @@ from worker._spawn.processes import ManagedProcess, factory
 from worker._state.shared import SharedState
 from worker.settings import resolve
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["spawn", "fork", "forkserver"]
 NAME = "Sanic-Server-0-0"
 

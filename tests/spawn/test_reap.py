@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from support.running import House, command, environment, lives, until
 
+pytestmark = pytest.mark.slow
+
 PR_SET_CHILD_SUBREAPER = 36
 
 

@@ -26,6 +26,8 @@ from worker._state.foreign import shared
 from worker._state.shared import SharedState
 from worker.state import WorkerState
 
+pytestmark = pytest.mark.slow
+
 METHODS = ["spawn", "fork", "forkserver"]
 NAME = "Sanic-Server-0-0"
 

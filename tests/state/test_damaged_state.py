@@ -23,6 +23,7 @@ NAME = "Sanic-Server-0-0"
 GONE = "something else has written to the memory of the table"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.native,
     pytest.mark.usefixtures("main_is_heard"),
 ]
@@ -105,8 +106,8 @@ def restarts(house: House) -> None:
     house.send(f"{NAME}:")
     new = house.said("ready", 2)[1].pid
     assert new != old
+    until(lambda: house.state.read_keys(NAME, ("pid",)) == {"pid": new}, "its entry")
     house.all_acked()
-    assert house.state.read_keys(NAME, ("pid",)) == {"pid": new}
 
 
 def dies(house: House) -> None:

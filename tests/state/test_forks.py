@@ -20,7 +20,7 @@ from worker.state import WorkerState
 NAME = "Sanic-Server-0-0"
 METHODS = ["spawn", "fork", "forkserver"]
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -176,6 +176,7 @@ def sees(first: SharedState, others: list[SharedState], end: Any) -> None:
     end.send([other is first for other in others] + [pickle.loads(pickle.dumps(first)) is first])
 
 
+@pytest.mark.slow
 class TestTravel:
     @pytest.mark.parametrize("method", METHODS)
     def test_to_a_child(self, method: str, state: SharedState) -> None:

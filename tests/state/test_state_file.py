@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.running import python
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 REFUSED = """
 import errno, os, sys

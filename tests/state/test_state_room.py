@@ -12,7 +12,7 @@ from support.running import python
 
 MEBIBYTE = 1 << 20
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 
 def run(code: str, limit: int | None = None) -> list[str]:

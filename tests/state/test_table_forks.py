@@ -18,7 +18,7 @@ FORKS = 150
 # From this many parts on, the parts of exited processes are dropped.
 MANY = 8
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 
 @pytest.fixture

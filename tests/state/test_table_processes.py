@@ -19,7 +19,7 @@ import pytest
 from support.processes import LONG, Children
 from support.tables import MEBIBYTE, SCHEMA, Memory, fill
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 ROUNDS = 1000
 

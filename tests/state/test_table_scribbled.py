@@ -28,7 +28,7 @@ ENTRIES: dict[str, dict[Any, Any]] = {
     "odd": {1: "one", (1, "x"): None, "": [1, {"a": 2}]},
 }
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.slow]
 
 
 def scribble(memory: Memory, choose: random.Random, count: int) -> None:

@@ -13,7 +13,7 @@ from .test_handover import ROLL, first, still_obeys
 
 ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 class TestAllAtOnce:

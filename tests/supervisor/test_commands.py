@@ -34,6 +34,8 @@ from worker._supervisor.loop import SLICE
 from worker._supervisor.model import ServerPhase
 from worker.constants import RestartOrder
 
+pytestmark = pytest.mark.slow
+
 FIRST, LAST = RestartOrder.STARTUP_FIRST, RestartOrder.SHUTDOWN_FIRST
 GONE = Exited("a", 1, 0)
 TORN = Corrupt("torn", b"")

@@ -26,7 +26,7 @@ from worker.process import WorkerProcess
 ONE, TWO, THREE, FOUR = (f"Sanic-Server-{number}-0" for number in range(4))
 ERRNOS = (errno.EMFILE, errno.EAGAIN, errno.ENOMEM)
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 class Refusals:

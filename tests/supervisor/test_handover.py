@@ -21,7 +21,7 @@ OTHER = {ONE: TWO, TWO: ONE}
 ROLL = "__ALL_PROCESSES__::STARTUP_FIRST"
 
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 def first(house: House) -> Said:

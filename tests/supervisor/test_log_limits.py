@@ -15,7 +15,7 @@ LIMIT = 300
 MONSTER = "#" * 65_536
 FILES = ",".join(f"/#/{number}\n.py" for number in range(10_000))
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 def assert_short(lines: list[str]) -> None:

@@ -24,7 +24,7 @@ ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
 EIGHT = ("Errand", targets.errand, {}, False, True, True, True, 1)
 
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 def frozen() -> bool:
@@ -359,6 +359,7 @@ def test_who_ends_with_a_stop_is_not_missed(tmp_path: Path, caplog: pytest.LogCa
 
 def test_what_main_has_is_no_burden_while_it_serves(tmp_path: Path) -> None:
     house = House(tmp_path)
+    gc.unfreeze()
     assert not frozen()
     house.run(lambda: until(frozen, "a frozen heap"))
     assert not frozen()

@@ -15,7 +15,7 @@ ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
 STOP_FIRST, START_FIRST = "__ALL_PROCESSES__:", "__ALL_PROCESSES__::STARTUP_FIRST"
 BROKEN = "fails_with SyntaxError: broken on purpose"
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 def all_serve(house: House, count: int) -> dict[str, int]:

@@ -20,7 +20,7 @@ ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
 EIGHT = ("Errand", targets.errand, {}, False, True, True, True, 1)
 
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 class TestAcks:

@@ -18,7 +18,7 @@ from worker.process import WorkerProcess
 ONE = "Sanic-Server-0-0"
 
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 class Leaves:

@@ -11,7 +11,7 @@ from support.running import House, errors, logged, until, wait_for_end
 
 ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 def taken(caplog: pytest.LogCaptureFixture) -> int:

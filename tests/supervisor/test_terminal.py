@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from support.running import command, environment, lives, until, wait_for_end
 
+pytestmark = pytest.mark.slow
+
 SERVER = """
 import logging, os, sys
 from pathlib import Path

@@ -20,7 +20,7 @@ from worker.constants import Phase
 ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
 OTHER = "Sanic-Other-0"
 
-pytestmark = pytest.mark.usefixtures("main_is_heard")
+pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
 def other(house: House, folder: Path, plan: str, **how: Any) -> None:
