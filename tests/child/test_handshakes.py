@@ -52,7 +52,7 @@ def server_context(name: str = "localhost", *, asks: bool = False) -> ssl.SSLCon
 
 
 def client_context(*, shows: bool = False) -> ssl.SSLContext:
-    """Return the context of a client, with a certificate if one is given."""
+    """Return the context of a client; with ``shows`` it has a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     AUTHORITY.configure_trust(context)
     if shows:
@@ -66,8 +66,8 @@ class Client:
     def __init__(self, port: int, context: ssl.SSLContext | None = None, name: str = "localhost") -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), 10)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        context = context or client_context()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        wrap = (context or client_context()).wrap_bio
+        self.tls = wrap(self._incoming, self._outgoing, server_hostname=name)
 
     def greets(self) -> None:
         """Send the first flight."""
@@ -337,8 +337,7 @@ async def connected(
     client = socket.socket(listening.family)
     client.connect(listening.getsockname())
     client.setblocking(False)
-    name = "localhost" if ssl is not None else None
-    return await asyncio.open_connection(sock=client, ssl=ssl, server_hostname=name)
+    return await asyncio.open_connection(sock=client, ssl=ssl, server_hostname=ssl and "localhost")
 
 
 class TestHandshake:
