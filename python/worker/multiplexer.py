@@ -38,6 +38,7 @@ class WorkerMultiplexer:
 
     def __init__(self, monitor_publisher: Publisher, worker_state: MutableMapping[str, Any]) -> None:
         self._monitor_publisher = monitor_publisher
+        self._all_entries = worker_state
         self._state = WorkerState(worker_state, self.name)
 
     def ack(self) -> None:
@@ -92,7 +93,7 @@ class WorkerMultiplexer:
             KeyError: This process has no entry in the state.
         """
         fields: dict[str, Any] = {"serving": serving}
-        if serving and type(self._state._state) is not dict:
+        if serving and type(self._all_entries) is not dict:
             fields["ready_at"] = datetime.now(tz=timezone.utc)
         try:
             self._record(fields)
@@ -105,7 +106,7 @@ class WorkerMultiplexer:
     def exit(self) -> None:
         """Remove this worker's entry from the state, if there still is one."""
         try:
-            del self._state._state[self.name]
+            del self._all_entries[self.name]
         except KeyError:
             logger.debug("Worker state of %s has already been removed.", self.name)
         # A proxy without its server raises one of many errors, that of a missing address among them.
@@ -172,7 +173,7 @@ class WorkerMultiplexer:
         Over a ``SyncManager``, the main process reads and writes the whole entry. An ack between the two
         would be lost. Any other mapping may not be shared with the main process, so there is no wait.
         """
-        state = self._state._state
+        state = self._all_entries
         if isinstance(state, SharedState):
             return
         from multiprocessing.managers import BaseProxy
@@ -184,7 +185,7 @@ class WorkerMultiplexer:
             sleep(ACK_TIMEOUT / 200)
 
     def _record(self, changes: dict[str, Any]) -> None:
-        shared(self._state._state).update_entry(self.name, changes, identity.worker_pid())
+        shared(self._all_entries).update_entry(self.name, changes, identity.worker_pid())
 
     def _send(self, message: Any) -> None:
         send(self._monitor_publisher, message)

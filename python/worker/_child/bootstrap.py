@@ -50,8 +50,8 @@ class Child(Protocol):
     is_server: bool
     held: frozenset[int]
     handles_stop_itself: bool
-    _begun: Connection | None
-    _begins: Connection | None
+    begun_reader: Connection | None
+    begun_writer: Connection | None
 
 
 def unpickle(
@@ -98,9 +98,9 @@ def begin(process: Child, *, forked: bool) -> None:
         with suppress(OSError, ValueError, AttributeError):
             faulthandler.enable()
     _open_to_signals(process.held, interruptible=not process.handles_stop_itself)
-    assert process._begins is not None
-    with process._begins, suppress(BrokenPipeError):
-        process._begins.send_bytes(b"begun")
+    assert process.begun_writer is not None
+    with process.begun_writer, suppress(BrokenPipeError):
+        process.begun_writer.send_bytes(b"begun")
 
 
 def mark_failed() -> None:
@@ -149,8 +149,8 @@ def _undo_fork(process: Child) -> None:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, signal.SIG_DFL)
     close_inherited(process.is_server)
-    if process._begun is not None:
-        process._begun.close()
+    if process.begun_reader is not None:
+        process.begun_reader.close()
 
 
 def _open_to_signals(held: frozenset[int], interruptible: bool) -> None:

@@ -20,7 +20,11 @@ _EXITCODE_TIMEOUT = 1.0
 
 def has_begun(process: Any) -> bool:
     """Return whether a managed process runs its target: from then on, a stop ends it in order."""
-    return isinstance(process, ManagedProcess) and process._begun is not None and _is_readable(process._begun)
+    return (
+        isinstance(process, ManagedProcess)
+        and process.begun_reader is not None
+        and _is_readable(process.begun_reader)
+    )
 
 
 def leads_session(process: Any) -> bool:

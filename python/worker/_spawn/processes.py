@@ -64,6 +64,8 @@ class ManagedProcess(BaseProcess):
         held: The signals that are blocked when it begins. It unblocks them.
         handles_stop_itself: Whether its target sets handlers for a stop, so that SIGINT raises no
             ``KeyboardInterrupt``. A function or class declares it by an attribute of this name.
+        begun_reader: The main process's end of a pipe that shows that the child has begun; ``None`` before.
+        begun_writer: The child's end of it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -76,8 +78,8 @@ class ManagedProcess(BaseProcess):
         self.environment: dict[str, str] = {}
         self.started_at = time.time()
         self.held: frozenset[int] = frozenset()
-        self._begun: Connection | None = None
-        self._begins: Connection | None = None
+        self.begun_reader: Connection | None = None
+        self.begun_writer: Connection | None = None
         # Read now: multiprocessing forgets the target when the process is started.
         self.handles_stop_itself = getattr(kwargs.get("target"), "handles_stop_itself", False) is True
 
@@ -90,20 +92,20 @@ class ManagedProcess(BaseProcess):
         names = os.environ if self.from_fork_server else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
         self.environment = {name: value for name in names if (value := os.environ.get(name)) is not None}
         fill_standard()
-        self._begun, self._begins = multiprocessing.Pipe(duplex=False)
+        self.begun_reader, self.begun_writer = multiprocessing.Pipe(duplex=False)
         try:
             self._start()
         except BaseException:
-            self._begun.close()
+            self.begun_reader.close()
             raise
         finally:
-            self._begins.close()
+            self.begun_writer.close()
 
     def close(self) -> None:
         """Close the descriptors of the process object. The process must have ended."""
         super().close()
-        if self._begun is not None:
-            self._begun.close()
+        if self.begun_reader is not None:
+            self.begun_reader.close()
 
     @property
     def exitcode(self) -> int | None:
@@ -123,7 +125,7 @@ class ManagedProcess(BaseProcess):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The call comes before the state, which may import the application.
-        state = {**self.__dict__, "_begun": None}
+        state = {**self.__dict__, "begun_reader": None}
         return bootstrap.unpickle, (type(self), _set_up_child, self.from_fork_server, self.environment), state
 
 
