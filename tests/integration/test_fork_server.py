@@ -41,7 +41,7 @@ def test_a_broken_save_and_a_stop_while_the_fork_server_is_stopped(tmp_path: Pat
         shop.serves(price)
         shop.edit("prices.py", "PRICE = 100\n")
         shop.serves(100)
-        assert len(shop.lines("WARNING: Fork server failed: it gave no answer", since)) == 1
+        assert len(shop.lines("WARNING: Fork server failed: it", since)) == 1
         began = monotonic()
         assert server.stop() == 0
         assert monotonic() - began < 5

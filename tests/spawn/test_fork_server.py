@@ -338,7 +338,7 @@ class TestKilled:
             assert liveness.reap(process) is None
         assert end(first) is end(second, gate, opener) is None
         (line,) = warnings(caplog)
-        assert "it told no exit code within 0.2 s" in line
+        assert "it reported no exit code within 0.2 s" in line
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

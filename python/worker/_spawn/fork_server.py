@@ -224,7 +224,7 @@ class ForkServerPopen(WatchedPopen):
             code = None
         else:
             if code is None:
-                self._fails(f"it told no exit code within {ANSWER_TIMEOUT:g} s")
+                self._fails(f"it reported no exit code within {ANSWER_TIMEOUT:g} s")
         if code is None:
             self._lose_status()
         else:
