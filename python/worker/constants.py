@@ -10,9 +10,12 @@ from sanic import __version__ as release
 from sanic.compat import UpperStrEnum
 
 __all__ = [
+    "ALWAYS",
     "MAIN_NAME",
     "NAME_LIMIT",
     "NEVER",
+    "ON_FAILURE",
+    "POLICIES",
     "SERVER_LABEL",
     "WORKER_PREFIX",
     "Phase",
@@ -26,8 +29,8 @@ __all__ = [
 MAIN_NAME = "Sanic-Main"
 """The name of the main process, and of its entry in ``worker_state``."""
 
-NEVER = "never"
-"""The restart policy of a process that is not replaced when it exits by itself."""
+ALWAYS, ON_FAILURE, NEVER = POLICIES = ("always", "on-failure", "never")
+"""The restart policies: whether a process that exits by itself is replaced."""
 
 SERVER_LABEL = "Server"
 """The part of a name that marks a process that serves requests."""

@@ -22,7 +22,7 @@ from sanic.server.socket import bind_socket
 
 from worker._child import bootstrap
 from worker._control.send import Publisher, send
-from worker._inspect.origin import foreign, is_loopback
+from worker._inspect.origin import is_loopback, refusal_reason
 from worker._state.foreign import snapshot
 from worker._state.shared import SharedState
 from worker.constants import NAME_LIMIT, excerpt
@@ -224,7 +224,7 @@ class Inspector:
             raise Unauthorized("Bad API key")
 
     def _same_origin(self, request: Request) -> None:
-        if reason := foreign(request, "https" if self._tls() else "http"):
+        if reason := refusal_reason(request, "https" if self._tls() else "http"):
             raise Forbidden(
                 f"The request is refused: {reason}. Set INSPECTOR_API_KEY to allow it with the key"
             )

@@ -321,7 +321,8 @@ class WorkerManager:
             **kwargs: Passed to the new processes as ``config`` (``reloaded_files``).
         """
         if process_names is None and (files := kwargs.get("reloaded_files")):
-            restart_order = self._supervisor.order_of_reload(restart_order, files)
+            self._supervisor.invalidate_fork_server(files.split(","))
+            restart_order = self._supervisor.reload_order(restart_order)
         with self._supervisor.operation(Kind.RESTART):
             transient, durable = [*self.transient_processes], [*self.durable_processes]
             self.restarter.restart(transient, durable, process_names, restart_order, **kwargs)

@@ -13,7 +13,7 @@ from sanic.log import Colors, logger
 from worker._compat import accept_newer_keywords
 from worker._control.send import Publisher, send
 from worker._state import identity
-from worker._state.foreign import shared
+from worker._state.foreign import adapted
 from worker._state.shared import SharedState
 from worker.constants import ProcessState
 from worker.state import WorkerState
@@ -185,7 +185,7 @@ class WorkerMultiplexer:
             sleep(ACK_TIMEOUT / 200)
 
     def _record(self, changes: dict[str, Any]) -> None:
-        shared(self._all_entries).update_entry(self.name, changes, identity.worker_pid())
+        adapted(self._all_entries).update_entry(self.name, changes, identity.worker_pid())
 
     def _send(self, message: Any) -> None:
         send(self._monitor_publisher, message)

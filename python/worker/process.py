@@ -25,7 +25,7 @@ from sanic.log import Colors, logger
 
 from worker._spawn import liveness, processes
 from worker._state.entry import Entry
-from worker._state.foreign import shared
+from worker._state.foreign import adapted
 from worker._state.shared import SharedState
 from worker.constants import (
     NAME_LIMIT,
@@ -167,8 +167,6 @@ class WorkerProcess:
         self._pending_fields: dict[str, Any] = {}
         self.spawn()
 
-    # Its attributes
-
     @property
     def pid(self) -> int:
         """The process id; ``None`` before the start."""
@@ -206,7 +204,7 @@ class WorkerProcess:
         except AssertionError:
             return False
 
-    # Its process
+    # The current and the previous process
 
     def spawn(self) -> None:
         """Make the next process, without starting it.
@@ -412,7 +410,7 @@ class WorkerProcess:
         """Return the stop signal that was sent to a process of this slot under a running loop, if any."""
         return self._stops.get(process)
 
-    # Its state entry
+    # The state entry
 
     def read_entry(self, pid: int | None = None) -> Mapping[str, Any]:
         """Return the fields that a process has written; by default the current one, not the previous one."""
@@ -487,8 +485,6 @@ class WorkerProcess:
         self._pending_fields.update(fields)
         self._record({**fields, **(more or {})})
 
-    # Helpers
-
     def _post(self, message: SlotMessage) -> None:
         if self.mailbox is not None and self.mailbox.is_open:
             self.mailbox.post(message)
@@ -508,7 +504,7 @@ class WorkerProcess:
         if self.is_supervised:
             if process in self._stops:
                 return
-            state = shared(self.worker_state)
+            state = adapted(self.worker_state)
             has_handlers = not isinstance(state, SharedState) or state.numbers(process.pid).get("stoppable")
             self._stops[process] = SentSignal(time.monotonic(), signum, not has_handlers)
         send()

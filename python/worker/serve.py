@@ -31,7 +31,7 @@ from worker._child.heartbeat import Heartbeat
 from worker._child.signals import STOPS
 from worker._compat import setup_logging
 from worker._state import identity
-from worker._state.foreign import shared
+from worker._state.foreign import adapted
 from worker._state.shared import SharedState
 from worker.constants import SERVER_LABEL, WORKER_PREFIX, excerpt, prefixed
 from worker.loader import AppLoader, CertLoader
@@ -266,7 +266,7 @@ def _report_failure(state: Any, error: BaseException) -> None:
     # The main process can do without it.
     with suppress(Exception):
         text = f"{kind}: {excerpt(error)}"
-        shared(state).update_entry(name, {"start_error": text}, identity.worker_pid())
+        adapted(state).update_entry(name, {"start_error": text}, identity.worker_pid())
 
 
 def log_error(error: Exception, text: str = "") -> None:

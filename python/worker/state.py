@@ -6,7 +6,7 @@ from collections.abc import ItemsView, Iterator, KeysView, Mapping, MutableMappi
 from typing import Any
 
 from worker._state import identity, schema
-from worker._state.foreign import shared, snapshot
+from worker._state.foreign import adapted, snapshot
 from worker._state.shared import SharedState
 
 __all__ = ["SharedState", "WorkerState"]
@@ -34,7 +34,7 @@ class WorkerState(Mapping[str, Any]):
         self._state = state
 
     def __getitem__(self, key: str) -> Any:
-        return shared(self._state).value(self._name, key, identity.worker_pid())
+        return adapted(self._state).value(self._name, key, identity.worker_pid())
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.update({key: value})
@@ -42,7 +42,7 @@ class WorkerState(Mapping[str, Any]):
     def __delitem__(self, key: str) -> None:
         self._refuse_restricted((key,))
         try:
-            shared(self._state).discard_key(self._name, key, identity.worker_pid())
+            adapted(self._state).discard_key(self._name, key, identity.worker_pid())
         except KeyError:
             # A missing key is as good as deleted; a missing entry is an error.
             if self._name not in self._state:
@@ -90,7 +90,7 @@ class WorkerState(Mapping[str, Any]):
             LookupError: One of them is restricted; then none is set.
         """
         self._refuse_restricted(mapping)
-        shared(self._state).update_entry(self._name, mapping, identity.worker_pid())
+        adapted(self._state).update_entry(self._name, mapping, identity.worker_pid())
 
     def pop(self) -> None:
         """Refuse: use ``del`` for a key of your own.
@@ -106,7 +106,7 @@ class WorkerState(Mapping[str, Any]):
 
     @property
     def _entry(self) -> Mapping[str, Any]:
-        return shared(self._state).entry(self._name, identity.worker_pid())
+        return adapted(self._state).entry(self._name, identity.worker_pid())
 
     def _refuse_restricted(self, keys: Mapping[str, Any] | tuple[str, ...]) -> None:
         restricted = [key for key in keys if key in self.RESTRICTED or key in schema.NUMBERS]

@@ -76,6 +76,7 @@ OURS = {
     "worker.multiplexer",
     "worker.serve",
     "worker.settings",
+    "worker.settings.values",
     "worker.state",
     "faulthandler",
     # Sanic imports it when it serves a folder.

@@ -14,7 +14,7 @@ from support.fakes import FakePublisher
 from support.running import House, errors
 
 from worker import settings
-from worker._inspect.origin import foreign, is_loopback
+from worker._inspect.origin import is_loopback, refusal_reason
 from worker.inspector import Inspector
 from worker.process import Worker
 
@@ -33,7 +33,7 @@ class Request:
 
 
 def refused(*headers: tuple[str, str], scheme: str = "http", **given: Any) -> str:
-    return foreign(Request(*headers, **given), scheme)  # type: ignore[arg-type]
+    return refusal_reason(Request(*headers, **given), scheme)  # type: ignore[arg-type]
 
 
 class TestHost:

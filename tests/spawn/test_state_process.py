@@ -22,7 +22,7 @@ from support.running import command, environment, lives, until, wait_for_end
 from worker._spawn import state_process
 from worker._spawn.state_process import StateProcess, StateProxy
 from worker._state.entry import Entry
-from worker._state.foreign import shared
+from worker._state.foreign import adapted
 from worker._state.shared import SharedState
 from worker.state import WorkerState
 
@@ -91,12 +91,12 @@ class TestMapping:
         assert state["a"] == {"x": 1}
 
     def test_what_is_set_is_merged(self, state: StateProxy) -> None:
-        shared(state).update_entry("a", {"y": 2})
+        adapted(state).update_entry("a", {"y": 2})
         assert state["a"] == {"x": 1, "y": 2}
-        shared(state).discard_key("a", "x")
-        shared(state).discard_key("a", "none")
+        adapted(state).discard_key("a", "x")
+        adapted(state).discard_key("a", "none")
         assert state["a"] == {"y": 2}
-        shared(state).hand_over("a", 5, {"z": 3})
+        adapted(state).hand_over("a", 5, {"z": 3})
         assert state["a"] == {"y": 2, "z": 3, "pid": 5}
 
     def test_no_entry(self, state: StateProxy) -> None:

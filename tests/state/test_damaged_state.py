@@ -17,7 +17,7 @@ import worker
 from worker._state.entry import Entry
 from worker._state.shared import SharedState
 from worker.multiplexer import WorkerMultiplexer
-from worker.settings import MIN_STATE_BYTES
+from worker.settings.values import MIN_STATE_BYTES
 
 NAME = "Sanic-Server-0-0"
 GONE = "something else has written to the memory of the table"

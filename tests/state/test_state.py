@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worker._state.foreign import shared, snapshot
+from worker._state.foreign import adapted, snapshot
 from worker.state import WorkerState
 
 RESTRICTED = ("health", "pid", "requests", "restart_at", "server", "start_at", "starts", "state")
@@ -21,19 +21,19 @@ def state_of(**entry: Any) -> WorkerState:
 class TestForeign:
     def test_a_change_is_merged_into_the_one_entry(self) -> None:
         state = {"a": {"x": 1, "y": 2}, "b": {"x": 1}}
-        shared(state).update_entry("a", {"y": 3, "z": 4}, 5)
+        adapted(state).update_entry("a", {"y": 3, "z": 4}, 5)
         assert state == {"a": {"x": 1, "y": 3, "z": 4}, "b": {"x": 1}}
 
     def test_the_entry_is_written_not_changed_in_place(self) -> None:
         entry = {"x": 1}
         state = {"a": entry}
-        shared(state).update_entry("a", {"x": 2})
+        adapted(state).update_entry("a", {"x": 2})
         assert (entry, state) == ({"x": 1}, {"a": {"x": 2}})
 
     def test_no_entry(self) -> None:
         state: dict[str, Any] = {}
         with pytest.raises(KeyError, match="gone"):
-            shared(state).update_entry("gone", {"x": 1})
+            adapted(state).update_entry("gone", {"x": 1})
         assert state == {}
 
     def test_what_is_there_is_not_written_over_what_its_process_writes(self) -> None:
@@ -46,21 +46,21 @@ class TestForeign:
                 return read
 
         state = Written(a={"state": "ACKED", "starts": 1, "pid": 5})
-        shared(state).hand_over("a", 5, {"state": "ACKED", "starts": 1})
+        adapted(state).hand_over("a", 5, {"state": "ACKED", "starts": 1})
         assert state == {"a": {"state": "ACKED", "starts": 1, "pid": 5, "serving": True}}
 
     @pytest.mark.parametrize("changes", [{"state": "ACKED"}, {"starts": 1}, {}])
     def test_an_entry_is_handed_over(self, changes: dict[str, Any]) -> None:
         state = {"a": {"state": "STARTED", "pid": 4}}
-        shared(state).hand_over("a", 5, changes)
+        adapted(state).hand_over("a", 5, changes)
         assert state == {"a": {"state": "STARTED", "pid": 5, **changes}}
 
     def test_over_a_manager(self) -> None:
         with Manager() as manager:
             state = manager.dict({"a": {"x": 1}})
-            shared(state).update_entry("a", {"y": 2})
+            adapted(state).update_entry("a", {"y": 2})
             with suppress(KeyError):
-                shared(state).update_entry("b", {"y": 2})
+                adapted(state).update_entry("b", {"y": 2})
                 pytest.fail("an entry came out of nothing")
             assert state.copy() == {"a": {"x": 1, "y": 2}}
         # An error that comes through a proxy is in a reference cycle, which holds the connection.

@@ -26,7 +26,7 @@ from worker._supervisor.child import ChildProcess
 from worker._supervisor.lifecycle import Lifecycle
 from worker._supervisor.mailbox import Mailbox
 from worker._supervisor.operations import Kind, Operation
-from worker._supervisor.rollout import IS_STARTING
+from worker._supervisor.rollout import STARTING_PHASES
 from worker.constants import Phase, ProcessState, RestartOrder
 from worker.process import RestartAsked, SlotChanged, SlotStarted, WorkerProcess
 from worker.settings import resolve
@@ -175,7 +175,7 @@ class World(RuleBasedStateMachine):
 
     def newcomers(self) -> list[PaperChild]:
         phase = self.lifecycle.phase
-        return [one for one in self.watched if one.is_current and phase(one.slot) in IS_STARTING]
+        return [one for one in self.watched if one.is_current and phase(one.slot) in STARTING_PHASES]
 
     def end(self, watched: PaperChild, code: int) -> None:
         self.watched.remove(watched)
@@ -196,7 +196,7 @@ class World(RuleBasedStateMachine):
         self.now += seconds
         self.base.breaks = "" if has_room or self.calm else "started"  # type: ignore[attr-defined]
         self.read_mailbox()
-        self.lifecycle.go_on()
+        self.lifecycle.run_due()
         self.base.breaks = ""  # type: ignore[attr-defined]
 
     @precondition(lambda self: self.newcomers())
@@ -206,7 +206,7 @@ class World(RuleBasedStateMachine):
         watched = newcomers[pick % len(newcomers)]
         self.lifecycle.handle(watched.slot, model.Ready(watched))
         self.read_mailbox()
-        self.lifecycle.go_on()
+        self.lifecycle.run_due()
 
     @precondition(lambda self: not self.calm and self.newcomers())
     @rule(pick=PICK)
@@ -221,7 +221,7 @@ class World(RuleBasedStateMachine):
         told = [one for one in self.watched if one.base.terminated]
         self.end(told[pick % len(told)], code)
         self.read_mailbox()
-        self.lifecycle.go_on()
+        self.lifecycle.run_due()
 
     @precondition(lambda self: not self.calm and self.watched)
     @rule(pick=PICK, code=st.sampled_from([0, 1, -9]), error=st.sampled_from(["", "EADDRINUSE: no"]))
@@ -230,7 +230,7 @@ class World(RuleBasedStateMachine):
         watched.error = error
         self.end(watched, code)
         self.read_mailbox()
-        self.lifecycle.go_on()
+        self.lifecycle.run_due()
 
     @precondition(lambda self: self.goes_on)
     @rule(order=st.sampled_from(RestartOrder), picks=st.sets(PICK, max_size=2))
@@ -242,7 +242,7 @@ class World(RuleBasedStateMachine):
                 if place in some:
                     place.restart(order)
         self.read_mailbox()
-        self.lifecycle.go_on()
+        self.lifecycle.run_due()
 
     @precondition(lambda self: not self.calm and self.goes_on)
     @rule(order=st.sampled_from(RestartOrder), when=st.sampled_from(["made", "started"]))
@@ -265,7 +265,7 @@ class World(RuleBasedStateMachine):
         self.add()
         self.base.breaks = ""  # type: ignore[attr-defined]
         self.read_mailbox()
-        self.lifecycle.go_on()
+        self.lifecycle.run_due()
 
     @precondition(
         lambda self: not self.calm and self.goes_on and sum(place.is_server for place in self.places) > 1
@@ -276,10 +276,10 @@ class World(RuleBasedStateMachine):
         place = servers[pick % len(servers)]
         with self.operation(Kind.SCALE_DOWN):
             self.places.remove(place)
-            self.lifecycle.operations.removes(place)
+            self.lifecycle.operations.add_removed(place)
             place.terminate()
         self.read_mailbox()
-        self.lifecycle.go_on()
+        self.lifecycle.run_due()
 
     @precondition(lambda self: not self.calm and self.goes_on)
     @rule(unseen=st.sets(PICK, max_size=3), code=st.sampled_from([0, 1, -9]))
@@ -292,7 +292,7 @@ class World(RuleBasedStateMachine):
         for watched in dead:
             self.end(watched, code)
         self.read_mailbox()
-        self.lifecycle.go_on()
+        self.lifecycle.run_due()
 
     # Invariants
 
@@ -349,7 +349,7 @@ class World(RuleBasedStateMachine):
                 self.lifecycle.handle(watched.slot, model.Ready(watched))
             self.now += 100
             self.read_mailbox()
-            self.lifecycle.go_on()
+            self.lifecycle.run_due()
             self.nothing_impossible_happens()
             self.nobody_is_lost_or_doubled()
         if not self.goes_on:

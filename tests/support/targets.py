@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from worker._control.send import Publisher
-from worker._state.foreign import shared
+from worker._state.foreign import adapted
 from worker.multiplexer import WorkerMultiplexer
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -128,7 +128,7 @@ def acks_then_serves_behind_the_gate(me: Me) -> None:
 def fails_with(me: Me, *words: str) -> None:
     """Fail to start, as a worker reports it."""
     name = os.environ["SANIC_WORKER_NAME"]
-    state = shared(me.multiplexer._state._state)
+    state = adapted(me.multiplexer._state._state)
     state.update_entry(name, {"start_error": " ".join(words)}, os.getpid())
     me.multiplexer.terminate(early=True)
     raise SystemExit(1)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sanic.request import Request
 
-__all__ = ["foreign", "is_loopback"]
+__all__ = ["is_loopback", "refusal_reason"]
 
 LOCALHOST = "localhost"
 # Compiled on use: each worker imports this module, and only the inspector calls it.
@@ -39,8 +39,8 @@ def is_loopback(sock: socket) -> bool:
     return _plain(ip_address(sock.getsockname()[0])).is_loopback
 
 
-def foreign(request: Request, scheme: str) -> str:
-    """Return the sign that a foreign web page may have caused a request; empty text if there is none.
+def refusal_reason(request: Request, scheme: str) -> str:
+    """Return why a request may come from a foreign web page; empty if nothing shows that.
 
     Args:
         request (Request): The request.

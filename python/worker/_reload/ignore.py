@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from worker.settings import compile_patterns
+from worker.settings.values import compile_patterns
 
 __all__ = ["DEFAULTS", "rules"]
 

@@ -18,7 +18,7 @@ from sanic.log import logger
 from worker._reload.file_events import resolved
 from worker._reload.ignore import rules
 from worker._reload.names import printable, shown
-from worker._state.foreign import shared
+from worker._state.foreign import adapted
 from worker.constants import ProcessState, excerpt
 
 __all__ = ["Outputs", "Processes", "Rollouts"]
@@ -86,7 +86,7 @@ class Processes:
         if self._state is None:
             return []
         try:
-            state = shared(self._state)
+            state = adapted(self._state)
             return [state.read_keys(name, KEYS) for name in [*self._state.keys()]]
         except Exception:
             # The process that keeps the state, or an entry, is gone. The next call may succeed.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sanic.log import error_logger, logger
 
 from worker._state import schema
-from worker._state.foreign import ForeignState, shared
+from worker._state.foreign import ForeignState, adapted
 from worker._state.shared import SharedState
 from worker.constants import NAME_LIMIT, excerpt
 
@@ -39,7 +39,7 @@ class Entry:
         self, state: MutableMapping[str, Any], name: str, last_known: Callable[[], Mapping[str, Any]] = dict
     ) -> None:
         self._mapping = state
-        self._state = shared(state)
+        self._state = adapted(state)
         self._name = name
         self._last_known = last_known
 

@@ -8,7 +8,7 @@ from typing import Any
 from worker._state import schema
 from worker._state.shared import SharedState
 
-__all__ = ["ForeignState", "shared", "snapshot"]
+__all__ = ["ForeignState", "adapted", "snapshot"]
 
 
 class ForeignState:
@@ -79,7 +79,7 @@ class ForeignState:
         return hasattr(type(self._state), "merge")
 
 
-def shared(state: MutableMapping[str, Any]) -> SharedState | ForeignState:
+def adapted(state: MutableMapping[str, Any]) -> SharedState | ForeignState:
     """Return a state with the interface of a :class:`SharedState`."""
     return state if isinstance(state, SharedState) else ForeignState(state)
 

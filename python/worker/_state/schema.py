@@ -61,6 +61,11 @@ SCHEMA = (
     Key("start_error", str, observed=True),
     Key("ready_at", datetime),
     Key("phase", str),
+    Key("last_exit", str),
+    Key("last_exit_at", datetime),
+    Key("next_restart_at", datetime),
+    Key("restarts", int),
+    Key("why", str),
     # Sanic restricts it, too.
     Key("health", str, restricted=True),
     Key(LAST_BEAT, datetime, number=True),

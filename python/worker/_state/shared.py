@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from worker import settings
 from worker._core import IS_NATIVE, Table
 from worker._state import identity, schema
+from worker.settings import values
 
 __all__ = ["SharedState"]
 
@@ -73,8 +74,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         else:
             size = settings.checked("state_max_bytes", max_bytes, "SharedState()")
         # A limit of the process (`ulimit -v`, `ulimit -f`) lowers the default.
-        is_default = max_bytes is None and size == settings.DEFAULT_STATE_BYTES
-        smallest = settings.MIN_STATE_BYTES if is_default else size
+        is_default = max_bytes is None and size == values.DEFAULT_STATE_BYTES
+        smallest = values.MIN_STATE_BYTES if is_default else size
         if is_default:
             size = max(smallest, min(size, _address_space() // SHARE))
         while True:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
@@ -172,34 +172,39 @@ class Commands:
 
     def _obey(self, command: Command, sender: int | None) -> None:
         manager = self._manager
-        if isinstance(command, Restart):
-            names = None if command.names is None else [*command.names]
-            files = command.files and decoded_files(command.files)
-            manager.restart(process_names=names, reloaded_files=files, restart_order=command.order)
-        elif isinstance(command, Scale):
-            manager.scale(command.num_workers)
-        elif isinstance(command, ScaleBy):
-            manager.scale(manager.num_server + command.change)
-        elif isinstance(command, Manage):
-            self._manage(command, sender)
-        elif isinstance(command, Terminate) and command.early:
-            self._supervisor.on_start_failure(sender, self._name_of(sender))
-        elif isinstance(command, Terminate):
-            manager.shutdown()
-        elif isinstance(command, Stop) and self._may_end():
-            self._supervisor.end_loop()
-        elif isinstance(command, Stop):
-            self.throttle.log(
-                sender, lambda: f"Monitor ignored an empty message from {self._name_of(sender)}."
-            )
-        elif isinstance(command, Invalid):
-            self.throttle.log(
-                sender,
-                lambda: (
-                    f"Monitor received an invalid message: {excerpt(command.message, PART, quoted=True)}, "
-                    f"from {self._name_of(sender)}: {excerpt(command.reason, PART)}. Ignoring it."
-                ),
-            )
+        match command:
+            case Restart(names=names, files=files, order=order):
+                manager.restart(
+                    process_names=None if names is None else [*names],
+                    reloaded_files=files and decoded_files(files),
+                    restart_order=order,
+                )
+            case Scale():
+                manager.scale(command.num_workers)
+            case ScaleBy():
+                manager.scale(manager.num_server + command.change)
+            case Manage():
+                self._manage(command, sender)
+            case Terminate(early=True):
+                self._supervisor.on_start_failure(sender, self._name_of(sender))
+            case Terminate():
+                manager.shutdown()
+            case Stop() if self._may_end():
+                self._supervisor.end_loop()
+            case Stop():
+                self.throttle.log(
+                    sender, lambda: f"Monitor ignored an empty message from {self._name_of(sender)}."
+                )
+            case Invalid(message=message, reason=reason):
+                self.throttle.log(
+                    sender,
+                    lambda: (
+                        f"Monitor received an invalid message: {excerpt(message, PART, quoted=True)}, "
+                        f"from {self._name_of(sender)}: {excerpt(reason, PART)}. Ignoring it."
+                    ),
+                )
+            case _:
+                _no_branch(command)
 
     def _manage(self, command: Manage, sender: int | None) -> None:
         ceiling = self._manager.settings.max_workers
@@ -228,6 +233,10 @@ class Commands:
             )
             return
         self._manager.start_worker(worker)
+
+
+def _no_branch(command: NoReturn) -> NoReturn:
+    raise AssertionError(f"{type(command).__name__} has no branch")
 
 
 def _refusal(error: BaseException) -> str:

@@ -121,7 +121,7 @@ class Lifecycle:
                 excerpt(slot.name, NAME_LIMIT),
             )
         with self.operation(Kind.RESTART) as operation:
-            operation.concerns(slot)
+            operation.add(slot)
             operation.reloads = operation.reloads or bool(config.get("reloaded_files"))
         request = RestartRequest(order, self._clock(), config, (operation,))
         self._requests[slot] = merge(self._requests.get(slot), request)
@@ -133,7 +133,7 @@ class Lifecycle:
             Exception: The process cannot be started at all.
         """
         if operation is not None:
-            operation.concerns(slot)
+            operation.add(slot)
             request = RestartRequest(RestartOrder.SHUTDOWN_FIRST, self._clock(), {}, (operation,))
             self._requests[slot] = request
         self.handle(slot, model.StartAsked())
@@ -158,14 +158,14 @@ class Lifecycle:
         for slot in [*self._slots()]:
             self.handle(slot, model.StopSent())
 
-    def go_on(self) -> None:
+    def run_due(self) -> None:
         """Start slots whose backoff is over, restart those whose turn it is, and log ended operations."""
         if not self.server.starts_processes:
             return
-        self._take_turns()
+        self._start_due_slots()
         self.operations.settle([*self._slots()], self._requests, self.record)
 
-    def _take_turns(self) -> None:
+    def _start_due_slots(self) -> None:
         now = self._clock()
         for slot in [slot for slot in self._slots() if self.record(slot).retry_at <= now]:
             self.handle(slot, model.BackoffOver())
@@ -246,24 +246,24 @@ class Lifecycle:
                 slot.set_state(state, force)
             case model.ShowNotServing():
                 slot.show_not_serving()
-            case model.Note(changes):
+            case model.WriteEntry(changes):
                 slot.note(changes)
             case model.Report(exit_, consequence, delay):
                 self._report(slot, exit_, consequence, delay)
             case model.Log(level, text):
                 (error_logger if level >= logging.ERROR else logger).log(level, "%s", text)
-            case model.Ask(request):
+            case model.QueueRequest(request):
                 self._requests[slot] = request
             case model.Forget(slots):
                 for one in (slot,) if slots is None else slots:
                     self._requests.pop(one, None)
-            case model.Prove(operations):
+            case model.MarkProven(operations):
                 for operation in operations:
                     operation.proven = True
-            case model.Pass():
+            case model.MarkDone():
                 fulfilled = self.record(slot).request
                 for operation in fulfilled.operations if fulfilled is not None else ():
-                    operation.ready(slot)
+                    operation.mark_ready(slot)
             case model.Abort(operations, reason):
                 self.operations.abort(operations, reason)
 

@@ -33,7 +33,7 @@ from worker.process import WorkerProcess
 
 __all__ = ["Loop", "frozen_heap", "signals_given_back"]
 
-STARTING = (ProcessState.STARTING, ProcessState.STARTED)
+UNACKED = (ProcessState.STARTING, ProcessState.STARTED)
 
 # How long commands are executed before the next check for exits, seconds.
 SLICE = 0.004
@@ -266,7 +266,7 @@ class Loop:
         while self._supervisor.has_processes() and self._monitor is not None:
             self.turn()
 
-    # Events
+    # Events of one wait
 
     def _obey(self, event: Event) -> None:
         self._obey_signals()
@@ -305,7 +305,7 @@ class Loop:
         for process in self._manager.transient_processes:
             # A process that could not be started is tried again after its backoff.
             if process.is_server and (
-                process.state in STARTING or self._supervisor.slot_phase(process) is Phase.BACKOFF
+                process.state in UNACKED or self._supervisor.slot_phase(process) is Phase.BACKOFF
             ):
                 yield process
 

@@ -167,17 +167,17 @@ class Situation:
 
 @dataclass(frozen=True)
 class StartAsked:
-    """The start of its first process was requested."""
+    """The start of the first process was requested."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """A process has been started in it."""
+    """A process was started in the slot."""
 
 
 @dataclass(frozen=True)
 class StartFailed:
-    """The main process could not start a process in it.
+    """The main process could not start a process in the slot.
 
     Attributes:
         exit: An exit without a process.
@@ -192,35 +192,35 @@ class StartFailed:
 
 @dataclass(frozen=True)
 class RestartDue:
-    """It is its turn in a rollout."""
+    """The slot is due in a rollout."""
 
     mode: RestartMode
 
 
 @dataclass(frozen=True)
 class Ready:
-    """Its current process is ready."""
+    """The current process is ready."""
 
     child: ChildProcess
 
 
 @dataclass(frozen=True)
 class StartTimedOut:
-    """Its current process was not ready in time."""
+    """The current process was not ready in time."""
 
     child: ChildProcess
 
 
 @dataclass(frozen=True)
 class Exited:
-    """Its current process has exited."""
+    """The current process has exited."""
 
     exit: Exit
 
 
 @dataclass(frozen=True)
 class PreviousExited:
-    """Its previous process has exited while the current one was starting."""
+    """The previous process has exited while the current one was starting."""
 
     exit: Exit
 
@@ -234,12 +234,12 @@ class StoppedExited:
 
 @dataclass(frozen=True)
 class BackoffOver:
-    """Its backoff is over: the next process is due."""
+    """The backoff is over: the next process is due."""
 
 
 @dataclass(frozen=True)
 class StopSent:
-    """Its processes were stopped for good."""
+    """The processes of the slot were stopped for good."""
 
 
 SlotEvent = (
@@ -335,7 +335,7 @@ class ShowNotServing:
 
 
 @dataclass(frozen=True)
-class Note:
+class WriteEntry:
     """Write to the state entry."""
 
     changes: Mapping[str, Any]
@@ -359,7 +359,7 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Ask:
+class QueueRequest:
     """Let a request wait for the slot's turn."""
 
     request: RestartRequest
@@ -373,14 +373,14 @@ class Forget:
 
 
 @dataclass(frozen=True)
-class Prove:
+class MarkProven:
     """Mark the code of these operations as known to start."""
 
     operations: tuple[Operation, ...]
 
 
 @dataclass(frozen=True)
-class Pass:
+class MarkDone:
     """Count the slot as done in the operations of its request."""
 
 
@@ -405,12 +405,12 @@ Action = (
     | KillUnready
     | SetState
     | ShowNotServing
-    | Note
+    | WriteEntry
     | Report
     | Log
-    | Ask
+    | QueueRequest
     | Forget
-    | Prove
-    | Pass
+    | MarkProven
+    | MarkDone
     | Abort
 )

@@ -52,24 +52,24 @@ class Operation:
         self.passed: set[WorkerProcess] = set()
         self.failure = ""
 
-    def concerns(self, slot: WorkerProcess) -> None:
+    def add(self, slot: WorkerProcess) -> None:
         """Count one more slot that gets a new process."""
         if slot not in self.waiting:
             self.waiting.add(slot)
             self.total += 1
 
-    def removes(self, slot: WorkerProcess) -> None:
+    def add_removed(self, slot: WorkerProcess) -> None:
         """Count one more slot that is removed."""
         self.passed.add(slot)
         self.total += 1
 
-    def loses(self, slot: WorkerProcess) -> None:
+    def drop(self, slot: WorkerProcess) -> None:
         """Stop counting a slot that was removed, or that a later operation has taken over."""
         self.waiting.discard(slot)
         self.total -= 1
 
-    def ready(self, slot: WorkerProcess) -> None:
-        """Take note that the new process of a slot is ready."""
+    def mark_ready(self, slot: WorkerProcess) -> None:
+        """Count a slot as done, because its new process is ready."""
         self.proven = True
         if slot in self.waiting:
             self.waiting.remove(slot)
@@ -113,10 +113,10 @@ class Operations:
             if operation.total:
                 self._open.append(operation)
 
-    def removes(self, slot: WorkerProcess) -> None:
+    def add_removed(self, slot: WorkerProcess) -> None:
         """Count a removed slot as part of the operation that is being requested, if there is one."""
         if self._current is not None:
-            self._current.removes(slot)
+            self._current.add_removed(slot)
 
     def abort(self, operations: Iterable[Operation], reason: str) -> None:
         """Abort operations."""
@@ -146,7 +146,7 @@ class Operations:
             for slot in [] if operation.failure else [*operation.waiting]:
                 pending = requests.get(slot), record(slot).request
                 if slot not in slots or not any(one and operation in one.operations for one in pending):
-                    operation.loses(slot)
+                    operation.drop(slot)
             if operation.failure:
                 # The line of the exit that aborted it says so too.
                 logger.debug("%s aborted, %s: %s.", operation.kind, operation.progress, operation.failure)

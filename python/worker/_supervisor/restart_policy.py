@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from worker.constants import NEVER, excerpt
+from worker.constants import NEVER, ON_FAILURE, excerpt
 from worker.settings import Settings
 
 __all__ = ["Decision", "Exit", "decide", "describe_exit_code", "summarize", "why_not_started"]
 
-ON_FAILURE = "on-failure"
 # A backoff is longer or shorter by this fraction: processes that exit together do not start together.
 JITTER = 0.2
 

@@ -8,12 +8,12 @@ from typing import TypeVar
 from worker._supervisor.model import RestartMode, RestartRequest, SlotView
 from worker.constants import Phase, RestartOrder
 
-__all__ = ["AFTER_EXIT", "AT_ONCE", "BESIDE", "IS_STARTING", "merge", "plan"]
+__all__ = ["AFTER_EXIT", "AT_ONCE", "BESIDE", "STARTING_PHASES", "merge", "plan"]
 
 Slot = TypeVar("Slot")
 
 # A process starts there.
-IS_STARTING = (Phase.STARTING, Phase.REPLACING)
+STARTING_PHASES = (Phase.STARTING, Phase.REPLACING)
 # No process runs there, and one can be started at once.
 DOWN = (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED)
 # No process is ready there; one will be.
@@ -58,7 +58,7 @@ def plan(
         max_unavailable (int): How many servers may be unavailable at a time.
     """
     servers = [slot.phase for slot in slots.values() if slot.is_server]
-    starting = sum(phase in IS_STARTING for phase in servers)
+    starting = sum(phase in STARTING_PHASES for phase in servers)
     unavailable = sum(phase in UNAVAILABLE for phase in servers)
     able = sum(phase not in LOST for phase in servers)
     # A server that is ready stops only after those that can start have started.
@@ -71,7 +71,7 @@ def plan(
             is_new = slot.is_server and slot.phase in LOST
             starting, unavailable, able = starting + slot.is_server, unavailable + is_new, able + is_new
             yield key, AT_ONCE
-        elif slot.phase in IS_STARTING:
+        elif slot.phase in STARTING_PHASES:
             if not (slot.has_replaced_starting or slot.exclusive):
                 yield key, BESIDE if slot.phase is Phase.REPLACING else AT_ONCE
         elif not slot.is_server:

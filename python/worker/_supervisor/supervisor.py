@@ -1,25 +1,25 @@
-"""The supervisor: observes the processes of a manager, and acts when one is ready, late or has exited."""
+"""The supervisor: observes the processes of a manager, and reports events to the lifecycle of their slots."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sanic.log import error_logger, logger
 
 from worker._spawn import liveness, preload, processes
-from worker._state.foreign import shared
+from worker._state.foreign import adapted
 from worker._supervisor import model
 from worker._supervisor.child import ChildProcess
 from worker._supervisor.lifecycle import Lifecycle
 from worker._supervisor.mailbox import Mailbox
 from worker._supervisor.model import ServerPhase
 from worker._supervisor.operations import Kind, Operation
-from worker._supervisor.rollout import IS_STARTING
+from worker._supervisor.rollout import STARTING_PHASES
 from worker._supervisor.state_watcher import StateWatcher
 from worker.constants import NAME_LIMIT, Phase, ProcessState, RestartOrder, excerpt
 from worker.process import RestartAsked, SlotChanged, SlotStarted, Worker, WorkerProcess
@@ -57,7 +57,7 @@ class ProcessTable(Protocol):
 
 
 class Supervisor:
-    """Turns observations of processes into events of their slots; :class:`Lifecycle` decides and acts.
+    """Turns observations of processes into events of their slots, for which :class:`Lifecycle` acts.
 
     Args:
         table (ProcessTable): The manager, with its process table.
@@ -84,12 +84,12 @@ class Supervisor:
         self._monitor: MonitorProtocol | None = None
         self._children: dict[str, ChildProcess] = {}
         self._has_events = False
-        self._waits_for_change = False
+        self._has_logged_wait = False
         self._failure = ""
         self.reconcile_at = math.inf
         self.gave_up = False
 
-    # The server
+    # The phase of the server
 
     @property
     def phase(self) -> ServerPhase:
@@ -194,7 +194,7 @@ class Supervisor:
 
     def count_removal(self, slot: WorkerProcess) -> None:
         """Count a removed slot as part of the operation that is being requested."""
-        self._lifecycle.operations.removes(slot)
+        self._lifecycle.operations.add_removed(slot)
 
     def restart_failed(self) -> int:
         """Start failed servers again; return their number."""
@@ -204,9 +204,12 @@ class Supervisor:
             slot.restart()
         return len(failed)
 
-    def order_of_reload(self, order: RestartOrder, files: str) -> RestartOrder:
-        """Return the order of a restart that changed files have caused."""
-        preload.invalidate_if_changed(files.split(","))
+    def invalidate_fork_server(self, files: Collection[str]) -> None:
+        """Fork no servers any more that have imported one of these changed files."""
+        preload.invalidate_if_changed(files)
+
+    def reload_order(self, order: RestartOrder) -> RestartOrder:
+        """Return the order of a restart of all servers for changed files; ``order`` was requested."""
         # Code that does not start must not stop a server that serves.
         if self.is_open and order is RestartOrder.SHUTDOWN_FIRST:
             return self._table.settings.reload_order
@@ -289,7 +292,7 @@ class Supervisor:
         del self._children[key]
         self._lifecycle.handle(slot, event)
         slot.on_exit(base, self.slot_phase(slot) is Phase.READY)
-        shared(self._table.worker_state).reclaim(base.pid)
+        adapted(self._table.worker_state).reclaim(base.pid)
         self.retire(slot)
         self._has_events = True
 
@@ -343,7 +346,7 @@ class Supervisor:
         self.check_readiness(now)
         for child in self._starting():
             self._check_start(child, now)
-        self._lifecycle.go_on()
+        self._lifecycle.run_due()
         self._check_server()
         starting = [child for child in self._starting() if child.slot.is_server]
         stopping = [child for child in self._children.values() if self._is_stopping(child)]
@@ -360,8 +363,6 @@ class Supervisor:
             self._state_watcher.disarm()
         deadlines += [child.escalate_stop(now, self._table.settings.graceful_timeout) for child in stopping]
         self.reconcile_at = min(deadlines)
-
-    # Parts of these
 
     def _slots(self) -> list[WorkerProcess]:
         return [slot for worker in self._table.workers for slot in worker.processes]
@@ -383,7 +384,7 @@ class Supervisor:
         return [
             child
             for child in self._children.values()
-            if child.is_current and self.slot_phase(child.slot) in IS_STARTING
+            if child.is_current and self.slot_phase(child.slot) in STARTING_PHASES
         ]
 
     def _is_stopping(self, child: ChildProcess) -> bool:
@@ -424,11 +425,11 @@ class Supervisor:
     def _check_server(self) -> None:
         """Stop, or wait for a change of the code, if no server is left that could run."""
         if self.phase not in (ServerPhase.NEW, ServerPhase.RUNNING) or self._lifecycle.is_served():
-            self._waits_for_change = False
+            self._has_logged_wait = False
         elif self.can_wait_for_change:
-            if not self._waits_for_change:
+            if not self._has_logged_wait:
                 error_logger.error("No server can run any more. Waiting for the next file change.")
-            self._waits_for_change = True
+            self._has_logged_wait = True
         else:
             error_logger.error("No server can run any more. Shutting down.")
             self.gave_up = True
@@ -445,4 +446,4 @@ class Supervisor:
         return any(child.resend for child in self._children.values())
 
     def _flags(self, child: ChildProcess) -> Mapping[str, Any]:
-        return shared(self._table.worker_state).numbers(child.base.pid)
+        return adapted(self._table.worker_state).numbers(child.base.pid)

@@ -15,7 +15,6 @@ from worker._supervisor.model import (
     Abort,
     Acknowledge,
     Action,
-    Ask,
     BackoffOver,
     ContinueAlone,
     Enter,
@@ -24,11 +23,11 @@ from worker._supervisor.model import (
     HandOver,
     KillUnready,
     Log,
+    MarkDone,
+    MarkProven,
     MarkReady,
-    Note,
-    Pass,
     PreviousExited,
-    Prove,
+    QueueRequest,
     Ready,
     Report,
     RestartDue,
@@ -46,10 +45,11 @@ from worker._supervisor.model import (
     StoppedExited,
     StopSent,
     Update,
+    WriteEntry,
 )
 from worker._supervisor.operations import Kind
 from worker._supervisor.restart_policy import Decision, Exit, decide
-from worker._supervisor.rollout import IS_STARTING, merge
+from worker._supervisor.rollout import STARTING_PHASES, merge
 from worker.constants import Phase, ProcessState, RestartOrder
 
 __all__ = ["TRANSITIONS", "Decide"]
@@ -93,8 +93,11 @@ def mark_ready(slot: Situation, event: Ready) -> Actions:
     if slot.is_server and slot.state < ProcessState.ACKED:
         actions.append(Acknowledge())
     if slot.record.last_exit is not None:
-        actions += [Note({"why": f"{slot.record.last_exit}. It was replaced."}), Update({"last_exit": None})]
-    return [*actions, Pass()]
+        actions += [
+            WriteEntry({"why": f"{slot.record.last_exit}. It was replaced."}),
+            Update({"last_exit": None}),
+        ]
+    return [*actions, MarkDone()]
 
 
 def hand_over(slot: Situation, event: Ready) -> Actions:
@@ -115,7 +118,7 @@ def roll_back(slot: Situation, event: Exited) -> Actions:
         # The code may be correct: it cannot bind the address while the previous process runs.
         text = f"{exit}. Keeping the previous worker until it is restarted with SHUTDOWN_FIRST, as requested."
         again = request if slot.pending is None else merge(request, slot.pending)
-        return [*actions, Prove(request.operations), Ask(again), Log(logging.INFO, text)]
+        return [*actions, MarkProven(request.operations), QueueRequest(again), Log(logging.INFO, text)]
     aborted, text = _abort(slot, exit)
     return [*actions, *aborted, Report(exit, _keeping(text))]
 
@@ -137,7 +140,7 @@ def apply_restart_policy(slot: Situation, event: Exited) -> Actions:
 def start_failed(slot: Situation, event: StartFailed) -> Actions:
     """Keep the processes that run; without one, treat it as an exit."""
     exit, phase = event.exit, slot.record.phase  # noqa: A001
-    refused = event.is_refused and phase in (Phase.READY, *IS_STARTING)
+    refused = event.is_refused and phase in (Phase.READY, *STARTING_PHASES)
     if refused or (event.order is RestartOrder.STARTUP_FIRST and slot.is_alive()):
         # Only a starting process, which was to be replaced, may have been stopped.
         aborted, text = _abort(slot, exit)
@@ -180,7 +183,9 @@ def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
     actions: Actions = [SetState(_final_state(exit), force=True), ShowNotServing()]
     if exit.others_left and exit.ready_for is None and exit.is_address_in_use:
         text = f"{exit}. Restarting it when the previous worker has exited."
-        again: Actions = [Ask(record.request)] if record.request is not None and slot.pending is None else []
+        again: Actions = (
+            [QueueRequest(record.request)] if record.request is not None and slot.pending is None else []
+        )
         return [*actions, Enter(Phase.DRAINING), *again, Log(logging.INFO, text)]
     aborted, text = _abort(slot, exit) if record.request is not None and exit.ready_for is None else ([], "")
     if slot.waits_for_change and slot.is_server and exit.has_run and exit.ready_for is None:

@@ -8,33 +8,18 @@ all settings once. They travel to the children on their process object.
 from __future__ import annotations
 
 import os
-import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sanic.log import logger
 
 from worker._core import IS_NATIVE
-from worker.constants import RestartOrder, excerpt
+from worker.constants import ALWAYS, POLICIES, RestartOrder, excerpt
+from worker.settings import values
 
 __all__ = ["SETTINGS", "Setting", "Settings", "resolve"]
 
 ENV_PREFIX = "SANIC_WORKER_"
-# Sanic's default, and the time that the main process adds to an application's timeout, seconds.
-GRACEFUL_SHUTDOWN_TIMEOUT = 15.0
-GRACE = 5.0
-
-# An empty state fits into the minimum, with some room. Memory is taken as it is used.
-MIN_STATE_BYTES = 8 << 20
-DEFAULT_STATE_BYTES = 1 << 30
-MAX_STATE_BYTES = 16 << 30
-
-YES = frozenset({"true", "yes", "on", "1"})
-NO = frozenset({"false", "no", "off", "0"})
-
-# When a process that has exited is started again.
-POLICIES = ("always", "on-failure", "never")
 
 # These settings need no manager: they hold in a server of a single process as well.
 IN_ANY_SERVER = frozenset({"idle_drain_timeout", "unix_mode"})
@@ -101,99 +86,14 @@ class Setting(NamedTuple):
         return "--" + self.name.replace("_", "-")
 
 
-def _whole(value: Any) -> int:
-    number = int(value)
-    if isinstance(value, (bool, float)) or number < 1:
-        raise ValueError(value)
-    return number
-
-
-def _state_bytes(value: Any) -> int:
-    number = _whole(value)
-    if not MIN_STATE_BYTES <= number <= MAX_STATE_BYTES:
-        raise ValueError(value)
-    return number
-
-
-def _seconds(value: Any) -> float:
-    seconds = float(value)
-    if isinstance(value, bool) or not 0 <= seconds < float("inf"):
-        raise ValueError(value)
-    return seconds
-
-
-def _policy(value: Any) -> str:
-    if value not in POLICIES:
-        raise ValueError(value)
-    return str(value)
-
-
-def _order(value: Any) -> RestartOrder:
-    return RestartOrder(str(value).upper())
-
-
-def _mode(value: Any) -> int:
-    mode = value if type(value) is int else int(str(value), 8)
-    if not 0 <= mode <= 0o777:
-        raise ValueError(value)
-    return mode
-
-
-def _yes_or_no(value: Any) -> bool:
-    text = str(value).strip().lower()
-    if text not in YES | NO:
-        raise ValueError(value)
-    return text in YES
-
-
-def _patterns(value: Any) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = value.splitlines() if "\n" in value.strip() else value.split(",")
-    patterns = tuple(filter(None, map(str.strip, value)))
-    compile_patterns(patterns)
-    return patterns
-
-
-def compile_patterns(patterns: Iterable[str]) -> list[Any]:
-    """Compile patterns as in a ``.gitignore`` (https://git-scm.com/docs/gitignore).
-
-    Raises:
-        ValueError: One of them is not a pattern.
-    """
-    # Costly to import, and needed only by a reloader and for patterns that are given.
-    from pathspec import GitIgnoreSpec
-
-    try:
-        with warnings.catch_warnings():
-            # A future meaning of nested sets in a class: ``_reload.ignore`` escapes them.
-            warnings.simplefilter("ignore", FutureWarning)
-            return [*GitIgnoreSpec.from_lines(patterns).patterns]
-    except re.error as exc:
-        raise ValueError(f"no pattern: {exc}") from None
-
-
-def _max_workers() -> int:
-    return max(64, 8 * (os.cpu_count() or 1))
-
-
-def _graceful_timeout() -> float:
-    from sanic import Sanic
-
-    timeouts = [
-        float(app.config.get("GRACEFUL_SHUTDOWN_TIMEOUT", GRACEFUL_SHUTDOWN_TIMEOUT))
-        for app in Sanic._app_registry.values()
-    ]
-    return max(timeouts, default=GRACEFUL_SHUTDOWN_TIMEOUT) + GRACE
-
-
 WHOLE = "a whole number from 1 on"
 SECONDS = "a number of seconds from 0 on"
 
 SETTINGS = (
     Setting(
         "max_workers",
-        _whole,
-        _max_workers,
+        values.whole,
+        values.max_workers,
         WHOLE,
         "Largest number of servers that a scaling may request. Also the largest number of processes of a "
         "managed worker that is requested over the control channel.",
@@ -201,32 +101,32 @@ SETTINGS = (
     ),
     Setting(
         "graceful_timeout",
-        _seconds,
-        _graceful_timeout,
+        values.seconds,
+        values.graceful_timeout,
         SECONDS,
         "Time that a process has to exit after its stop, in seconds. Then it is killed.",
         "the largest `GRACEFUL_SHUTDOWN_TIMEOUT` of the applications (Sanic's default: 15) plus 5",
     ),
     Setting(
         "state_max_bytes",
-        _state_bytes,
-        lambda: DEFAULT_STATE_BYTES,
-        f"a whole number of bytes from {MIN_STATE_BYTES} to {MAX_STATE_BYTES}",
+        values.state_bytes,
+        lambda: values.DEFAULT_STATE_BYTES,
+        f"a whole number of bytes from {values.MIN_STATE_BYTES} to {values.MAX_STATE_BYTES}",
         "Memory that the state of the workers may take, in bytes. It is taken as it is used.",
         "1 GiB, or a twentieth of the main process's address space (`ulimit -v`) if that is less",
         native=True,
     ),
     Setting(
         "restart_policy",
-        _policy,
-        lambda: "always",
+        values.policy,
+        lambda: ALWAYS,
         "one of " + ", ".join(POLICIES),
         "When a server that exits unasked is started again: always, on-failure (exit code not 0) or never.",
-        "always",
+        ALWAYS,
     ),
     Setting(
         "backoff_initial",
-        _seconds,
+        values.seconds,
         lambda: 0.1,
         SECONDS,
         "Delay before the next start after a process that served for less than `min_uptime`, in seconds. "
@@ -235,7 +135,7 @@ SETTINGS = (
     ),
     Setting(
         "backoff_max",
-        _seconds,
+        values.seconds,
         lambda: 30.0,
         SECONDS,
         "Longest such delay, in seconds.",
@@ -243,7 +143,7 @@ SETTINGS = (
     ),
     Setting(
         "max_consecutive_failures",
-        _whole,
+        values.whole,
         lambda: 8,
         WHOLE,
         "Number of exits in a row, each after less than `min_uptime`, that make a worker FAILED. It is then "
@@ -252,7 +152,7 @@ SETTINGS = (
     ),
     Setting(
         "min_uptime",
-        _seconds,
+        values.seconds,
         lambda: 10.0,
         SECONDS,
         "Time that a process must serve to count as stable, in seconds. If it exits later, it is started "
@@ -261,7 +161,7 @@ SETTINGS = (
     ),
     Setting(
         "max_surge",
-        _whole,
+        values.whole,
         lambda: 1,
         WHOLE,
         "Number of new workers that a zero-downtime restart starts at a time, beside those that serve.",
@@ -269,7 +169,7 @@ SETTINGS = (
     ),
     Setting(
         "max_unavailable",
-        _whole,
+        values.whole,
         lambda: 1,
         WHOLE,
         "Number of workers that a restart with SHUTDOWN_FIRST takes out of service at a time. If there are "
@@ -278,7 +178,7 @@ SETTINGS = (
     ),
     Setting(
         "canary",
-        _yes_or_no,
+        values.yes_or_no,
         lambda: True,
         "on or off",
         "Whether a restart of servers begins with one of them, which is kept until its new process serves. "
@@ -287,7 +187,7 @@ SETTINGS = (
     ),
     Setting(
         "reload_order",
-        _order,
+        values.order,
         lambda: RestartOrder.STARTUP_FIRST,
         "one of " + ", ".join(RestartOrder),
         "Order of a restart after a change of files. With STARTUP_FIRST, code that does not start stops no "
@@ -296,7 +196,7 @@ SETTINGS = (
     ),
     Setting(
         "reload_ignore",
-        _patterns,
+        values.patterns,
         tuple,
         "patterns as in a .gitignore, as a list or in a text with commas or line ends between them",
         "Patterns that the reloader ignores in the watched directories, beside its own (README, "
@@ -305,7 +205,7 @@ SETTINGS = (
     ),
     Setting(
         "idle_drain_timeout",
-        _seconds,
+        values.seconds,
         lambda: 1.0,
         SECONDS,
         "Time that a stopping worker keeps an idle connection open, in seconds.",
@@ -313,7 +213,7 @@ SETTINGS = (
     ),
     Setting(
         "unix_mode",
-        _mode,
+        values.mode,
         lambda: None,
         "the permissions of a file in octal digits, from 000 to 777",
         "Permissions of the unix socket that the server listens on, as for `chmod`.",
@@ -321,7 +221,7 @@ SETTINGS = (
     ),
     Setting(
         "inspector_open",
-        _yes_or_no,
+        values.yes_or_no,
         lambda: False,
         "true or false",
         "Whether the inspector may listen without an API key on an address that other machines reach. Any "
