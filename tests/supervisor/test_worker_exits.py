@@ -277,8 +277,14 @@ class TestCrashLoops:
 class TestPolicies:
     def test_servers_by_the_setting(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, restart_policy="never")
+
+        def act() -> None:
+            pid = house.said("ready")[0].pid
+            house.until(ONE, phase="ready")
+            os.kill(pid, signal.SIGKILL)
+
         with pytest.raises(ServerKilled):
-            house.run(lambda: os.kill(house.said("ready")[0].pid, signal.SIGKILL), stops=False)
+            house.run(act, stops=False)
         assert errors(caplog)[0].endswith(" s. Not restarting it (restart policy: never).")
 
     def test_a_managed_process_is_not_replaced(
