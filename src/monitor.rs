@@ -227,16 +227,17 @@ impl Monitor {
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         poll(&mut fds, left.as_ref())?;
 
+        // In the order in which they were added.
         let mut fired = fds.iter().map(|fd| !fd.revents().is_empty());
         let woken = fired.next() == Some(true);
         let ready = Ready {
             woken: (self.notify_fd.is_some() && fired.next() == Some(true)) || woken,
             pipe: pipe.is_some() && fired.next() == Some(true),
         };
-        let fired: Vec<bool> = fired.collect();
-        let mut fired = fired.into_iter();
+        // Collected, because `fds` borrows the watches.
+        let mut exits = fired.collect::<Vec<bool>>().into_iter();
         for watch in &mut self.watches {
-            watch.exited = watch.exit.fd().is_none() || fired.next() == Some(true);
+            watch.exited = watch.exit.fd().is_none() || exits.next() == Some(true);
         }
         Ok(ready)
     }

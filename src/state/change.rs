@@ -113,7 +113,7 @@ impl Change<'_, '_> {
     pub fn put(&mut self, pairs: Pairs<'_>) -> Result<bool, Failure> {
         let new = self.values(pairs)?;
         self.writer.replaces_damaged = true;
-        let result = self.act(|mut versions| {
+        let result = self.edit(|mut versions| {
             match versions.iter_mut().find(|(staged_by, _)| *staged_by == 0) {
                 Some((_, keys)) => keys.clone_from(&new),
                 None => versions.push((0, new.clone())),
@@ -127,24 +127,26 @@ impl Change<'_, '_> {
     /// Set some keys. An author that is not the owner writes to its staged entry.
     pub fn merge(&mut self, pairs: Pairs<'_>, by: Option<Author<'_>>) -> Result<bool, Failure> {
         let (new, liveness) = (self.values(pairs)?, self.liveness);
-        self.act_as(by, |mut versions, at| {
-            if !versions.iter().any(|(staged_by, _)| *staged_by == at) {
+        self.edit_as(by, |mut versions, author| {
+            if !versions.iter().any(|(staged_by, _)| *staged_by == author) {
                 // An earlier process with the same pid has exited.
-                versions.retain(|(staged_by, _)| *staged_by == 0 || !has_pid(*staged_by, at));
+                versions.retain(|(staged_by, _)| *staged_by == 0 || !has_pid(*staged_by, author));
                 if versions.len() > MANY_VERSIONS {
                     versions.retain(|(staged_by, _)| !is_of_exited(*staged_by, liveness));
                 }
             }
-            merge(&mut versions, at, &new)?;
+            merge(&mut versions, author, &new)?;
             Ok(versions)
         })
     }
 
     /// Remove a key. An author that is not the owner removes it from its staged entry.
     pub fn discard(&mut self, key: &[u8], by: Option<Author<'_>>) -> Result<bool, Failure> {
-        self.act_as(by, |mut versions, at| {
+        self.edit_as(by, |mut versions, author| {
             has_entry(&versions)?;
-            let version = versions.iter_mut().find(|(staged_by, _)| *staged_by == at);
+            let version = versions
+                .iter_mut()
+                .find(|(staged_by, _)| *staged_by == author);
             let (_, keys) = version.ok_or(Failure::NoKey)?;
             let found = keys.iter().position(|one| one.key == key);
             keys.remove(found.ok_or(Failure::NoKey)?);
@@ -154,7 +156,7 @@ impl Change<'_, '_> {
 
     /// Remove the entry, and those staged for its name.
     pub fn remove(&mut self) -> Result<bool, Failure> {
-        self.act(|versions| {
+        self.edit(|versions| {
             has_entry(&versions)?;
             Ok(Vec::new())
         })
@@ -164,11 +166,13 @@ impl Change<'_, '_> {
     pub fn hand_over(&mut self, to: u32, pairs: Pairs<'_>) -> Result<bool, Failure> {
         let new = self.values(pairs)?;
         let process = identity(to, self.liveness);
-        self.act(|mut versions| {
-            let at = versions
+        self.edit(|mut versions| {
+            let index = versions
                 .iter()
                 .position(|(staged_by, _)| is_of(*staged_by, process));
-            let staged = at.map(|at| versions.remove(at).1).unwrap_or_default();
+            let staged = index
+                .map(|index| versions.remove(index).1)
+                .unwrap_or_default();
             merge(&mut versions, 0, &new)?;
             merge(&mut versions, 0, &staged)?;
             Ok(versions)
@@ -177,7 +181,8 @@ impl Change<'_, '_> {
 
     /// Drop the entry staged by this process, if there is one.
     pub fn drop_staged(&mut self, of: u32) -> Result<bool, Failure> {
-        self.act(|mut versions| {
+        // The pid alone is an identity word, too: that of any process that has had this pid.
+        self.edit(|mut versions| {
             versions.retain(|(staged_by, _)| *staged_by == 0 || !has_pid(*staged_by, of.into()));
             Ok(versions)
         })
@@ -198,17 +203,17 @@ impl Change<'_, '_> {
         values
     }
 
-    fn act(
+    fn edit(
         &mut self,
-        mut act: impl FnMut(Versions) -> Result<Versions, Failure>,
+        mut edited: impl FnMut(Versions) -> Result<Versions, Failure>,
     ) -> Result<bool, Failure> {
-        self.act_as(None, |versions, _| act(versions))
+        self.edit_as(None, |versions, _| edited(versions))
     }
 
-    fn act_as(
+    fn edit_as(
         &mut self,
         by: Option<Author<'_>>,
-        mut act: impl FnMut(Versions, u64) -> Result<Versions, Failure>,
+        mut edited: impl FnMut(Versions, u64) -> Result<Versions, Failure>,
     ) -> Result<bool, Failure> {
         let (wanted, liveness) = (
             |key: &Key| by.is_some_and(|by| by.owner_key == key.key),
@@ -216,15 +221,15 @@ impl Change<'_, '_> {
         );
         self.writer
             .change(self.memory, self.name, wanted, |versions| {
-                let at = by.map_or(0, |by| by.target(&versions, liveness));
+                let author = by.map_or(0, |by| by.target(&versions, liveness));
                 let keys =
                     |version: Version| version.keys.into_iter().map(|(key, _)| key).collect();
                 let versions = versions.into_iter();
-                act(
+                edited(
                     versions
                         .map(|version| (version.entry.staged_by, keys(version)))
                         .collect(),
-                    at,
+                    author,
                 )
             })
     }
@@ -241,14 +246,14 @@ fn has_entry(versions: &Versions) -> Result<(), Failure> {
     there.then_some(()).ok_or(Failure::NoEntry)
 }
 
-fn merge(versions: &mut Versions, at: u64, new: &[Key]) -> Result<(), Failure> {
+fn merge(versions: &mut Versions, author: u64, new: &[Key]) -> Result<(), Failure> {
     has_entry(versions)?;
-    if !versions.iter().any(|(staged_by, _)| *staged_by == at) {
-        versions.push((at, Vec::new()));
+    if !versions.iter().any(|(staged_by, _)| *staged_by == author) {
+        versions.push((author, Vec::new()));
     }
     for (_, keys) in versions
         .iter_mut()
-        .filter(|(staged_by, _)| *staged_by == at)
+        .filter(|(staged_by, _)| *staged_by == author)
     {
         for new in new {
             match keys.iter_mut().find(|key| key.key == new.key) {

@@ -13,11 +13,11 @@ from typing import NamedTuple, final
 from worker._core.messages import Command, Invalid, Opaque, Restart, Scale, Stop, Terminate
 from worker.constants import RestartOrder
 
-__all__ = ["LIMIT", "ROOM", "Fault", "Framer", "decode", "parse"]
+__all__ = ["LIMIT", "MAX_PENDING", "Fault", "Framer", "decode", "parse"]
 
 LIMIT = 16 * 1024 * 1024
 # The largest size of the unfinished frames of all senders together, bytes.
-ROOM = 4 * LIMIT
+MAX_PENDING = 4 * LIMIT
 
 # ------------------------------------------------------------------------------------- the grammar
 
@@ -151,8 +151,8 @@ class Fault(NamedTuple):
 class Framer:
     """Bytes in, whole payloads out.
 
-    While ``_lost``, a frame may begin at the start of the buffer. ``_skip`` bytes of a dropped frame are
-    still to come.
+    While ``_out_of_sync``, a frame may begin at the start of the buffer. ``_skip`` bytes of a dropped frame
+    are still to come.
     """
 
     def __init__(self, limit: int = LIMIT) -> None:
@@ -160,7 +160,7 @@ class Framer:
             raise ValueError(f"the limit of a frame must be positive, not {limit}")
         self._limit = limit
         self._buffer = bytearray()
-        self._lost = False
+        self._out_of_sync = False
         self._skip = 0
         self._faults: list[Fault] = []
 
@@ -171,7 +171,7 @@ class Framer:
     @property
     def is_idle(self) -> bool:
         """Whether the next byte begins a frame."""
-        return not (self._buffer or self._skip or self._lost)
+        return not (self._buffer or self._skip or self._out_of_sync)
 
     def feed(self, chunk: bytes) -> list[bytes]:
         items = self.cut(chunk)
@@ -210,13 +210,13 @@ class Framer:
         """Return the complete payloads and faults in ``data``, and how many bytes they take."""
         items: list[bytes | Fault] = []
         at = 0
-        if self._lost:
-            at, self._lost = _search(data, at, self._limit)
-        while not self._lost and len(items) < enough and (header := _header(data, at)) is not None:
+        if self._out_of_sync:
+            at, self._out_of_sync = _search(data, at, self._limit)
+        while not self._out_of_sync and len(items) < enough and (header := _header(data, at)) is not None:
             start, size = header
             if not 0 <= size <= self._limit:
                 reason = f"a header announces {size} bytes, a frame has 0 to {self._limit}"
-                found, self._lost = _search(data, at + 1, self._limit)
+                found, self._out_of_sync = _search(data, at + 1, self._limit)
                 # The bytes from `found` on may be a frame. The sample always shows the refused header.
                 dropped = data[at : max(found, start)]
                 items.append(Fault(reason, bytes(dropped[:_SAMPLE])))
@@ -231,22 +231,22 @@ class Framer:
     def abandon(self) -> Fault | None:
         """Drop the unfinished frame. Bytes dropped while out of sync were reported before."""
         self._skip = 0
-        lost, self._lost = self._lost, False
-        return self._empty(lost, "its writer is gone")
+        out_of_sync, self._out_of_sync = self._out_of_sync, False
+        return self._empty(out_of_sync, "its writer is gone")
 
     def skip(self) -> Fault | None:
         """Drop the unfinished frame, and the rest of it when it comes: there is no room."""
-        lost, header = self._lost, _header(self._buffer, 0)
-        if header is None or lost:
+        out_of_sync, header = self._out_of_sync, _header(self._buffer, 0)
+        if header is None or out_of_sync:
             # The end of the frame is unknown.
-            self._lost = True
+            self._out_of_sync = True
         else:
             self._skip = sum(header) - len(self._buffer)
-        return self._empty(lost, f"unfinished frames may take {ROOM} bytes together")
+        return self._empty(out_of_sync, f"unfinished frames may take {MAX_PENDING} bytes together")
 
-    def _empty(self, lost: bool, why: str) -> Fault | None:
+    def _empty(self, out_of_sync: bool, why: str) -> Fault | None:
         data, self._buffer = self._buffer, bytearray()
-        if not data or (lost and len(data) < _PROBE):
+        if not data or (out_of_sync and len(data) < _PROBE):
             return None
         sample = bytes(data[:_SAMPLE])
         if (header := _header(data, 0)) is None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import final
 
 from worker._core.messages import Corrupt, Event, Exited, Received
-from worker._core.pure.control import ROOM, Fault, Framer, decode
+from worker._core.pure.control import MAX_PENDING, Fault, Framer, decode
 
 __all__ = ["Monitor"]
 
@@ -120,7 +120,7 @@ class _Watch:
     pid: int
     fd: int | None
     is_pidfd: bool = False
-    gone: bool = False
+    exited: bool = False
     drained: bool = False
 
 
@@ -180,11 +180,11 @@ class Monitor:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         with self._alone():
             while True:
-                self._watch_strays()
+                self._watch_unfinished_senders()
                 ready = self._poll(deadline)
                 woken = not ready.isdisjoint((self._woken.fileno(), self._notify_fd))
                 if woken:
-                    self._settle_wakes()
+                    self._clear_wakeups()
                 self._collect(ready, messages)
                 if woken or self._messages or self._exits or time.monotonic() >= deadline:
                     events, self._messages, self._exits = self._messages + self._exits, [], []
@@ -238,7 +238,7 @@ class Monitor:
         left = min(max(0.0, deadline - time.monotonic()) * 1000, _FOREVER_MS)
         return {fd for fd, _ in poll.poll(math.ceil(left))}
 
-    def _settle_wakes(self) -> None:
+    def _clear_wakeups(self) -> None:
         with suppress(BlockingIOError):
             while self._woken.recv(4096):
                 pass
@@ -248,15 +248,15 @@ class Monitor:
 
     def _collect(self, ready: set[int], messages: bool) -> None:
         for watch in self._watches:
-            watch.gone = watch.fd is None or watch.fd in ready
-        if any(watch.gone and not watch.drained for watch in self._watches):
+            watch.exited = watch.fd is None or watch.fd in ready
+        if any(watch.exited and not watch.drained for watch in self._watches):
             self._stash_all()
             for watch in self._watches:
-                watch.drained = watch.gone
+                watch.drained = watch.exited
         if messages:
             self._take(self._pipe is not None and self._pipe.fileno() in ready)
         else:
-            self._take_of({watch.pid for watch in self._watches if watch.drained})
+            self._receive_from({watch.pid for watch in self._watches if watch.drained})
         self._report_exits()
 
     def _stash_all(self) -> None:
@@ -284,7 +284,7 @@ class Monitor:
         if not self._stash:
             self._end_pipe()
 
-    def _take_of(self, pids: set[int]) -> None:
+    def _receive_from(self, pids: set[int]) -> None:
         """Cut only the stashed bytes of these senders."""
         for data, sender in [one for one in self._stash if one[1] is None or one[1] in pids]:
             self._cut(data, sender, math.inf)
@@ -300,12 +300,12 @@ class Monitor:
         if framer.is_idle:
             del self._framers[sender]
         else:
-            self._make_room()
+            self._limit_pending()
         return len(items) >= enough
 
-    def _make_room(self) -> None:
+    def _limit_pending(self) -> None:
         """Drop the largest unfinished frames, until all together fit."""
-        while sum(framer.pending for framer in self._framers.values()) > ROOM:
+        while sum(framer.pending for framer in self._framers.values()) > MAX_PENDING:
             sender, framer = max(self._framers.items(), key=lambda item: item[1].pending)
             if (fault := framer.skip()) is not None:
                 self._messages.append(_event(fault, sender))
@@ -356,7 +356,7 @@ class Monitor:
         if framer is not None and (fault := framer.abandon()) is not None:
             self._messages.append(_event(fault, sender))
 
-    def _watch_strays(self) -> None:
+    def _watch_unfinished_senders(self) -> None:
         """Watch the sender of each unfinished frame, and no other process without a key."""
         for watch in [watch for watch in self._watches if watch.key is None]:
             if watch.pid not in self._framers:
