@@ -32,19 +32,19 @@ class Table:
         (("A",), {"func": 1, "ident": ""}, "A", ""),
     ],
 )
-def test_a_worker_is_named_as_either_release_does(
+def test_workers_accept_the_names_of_both_releases(
     args: tuple[Any, ...], kwargs: dict[str, Any], ident: str, label: str
 ) -> None:
     assert Table().manage(*args, **kwargs) == {"ident": ident, "func": 1, "label": label}
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [((), {}), (("A",), {"name": "A"}), ((), {"func": 1})])
-def test_wrong_arguments_are_refused_as_ever(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def test_wrong_arguments_raise_a_type_error(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="argument"):
         Table().manage(*args, **kwargs)
 
 
-def test_one_name_is_enough() -> None:
+def test_a_renamed_keyword_is_accepted() -> None:
     table = Table()
     assert table.shutdown_server() is None
     assert (
@@ -55,7 +55,7 @@ def test_one_name_is_enough() -> None:
     )  # type: ignore[call-arg]
 
 
-def test_it_looks_like_the_method() -> None:
+def test_the_wrapper_keeps_name_and_docstring() -> None:
     assert (Table.manage.__name__, Table.manage.__doc__) == ("manage", "Words.")
 
 
@@ -64,7 +64,7 @@ class TestLogging:
         state=SimpleNamespace(is_debug=True), config=SimpleNamespace(NO_COLOR=False, LOG_EXTRA="extra")
     )
 
-    def test_where_sanic_sets_it_up_in_the_worker(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_set_up_by_sanic_if_available(self, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[tuple[Any, ...]] = []
         package, module = ModuleType("sanic.logging"), ModuleType("sanic.logging.setup")
         module.setup_logging = lambda *args: calls.append(args)  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ class TestLogging:
         setup_logging(self.app)
         assert calls == [(True, False, "extra")]
 
-    def test_where_it_does_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_missing_setup_is_no_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Missing:
             def find_spec(self, name: str, *args: Any) -> None:
                 if name.startswith("sanic.logging"):

@@ -14,14 +14,14 @@ from worker.process import Worker
 from worker.serve import _is_server_process
 
 
-def test_the_prefix_is_that_of_the_installed_release() -> None:
+def test_the_prefix_matches_the_installed_release() -> None:
     stock = "from sanic.worker.process import Worker; print(Worker.WORKER_PREFIX)"
     ended = subprocess.run([sys.executable, "-c", stock], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == Worker.WORKER_PREFIX
 
 
 @pytest.mark.parametrize("prefix", ["Sanic-", "Sanic"])
-def test_processes_are_called_alike(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_names_are_equal_for_all_releases(prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Worker, "WORKER_PREFIX", prefix)
     worker = Worker("Server-0", nothing, {}, get_context("fork"), {}, num=2)
     assert {process.name for process in worker.processes} == {"Sanic-Server-0-0", "Sanic-Server-0-1"}
@@ -59,7 +59,7 @@ class TestExcerpts:
         ],
         ids=[str(number) for number in range(11)],
     )
-    def test_on_one_line(self, value: object, shown: str) -> None:
+    def test_are_on_one_line(self, value: object, shown: str) -> None:
         assert excerpt(value) == shown
 
     def test_a_text_is_quoted_on_request(self) -> None:
@@ -73,14 +73,14 @@ class TestExcerpts:
         assert shown.startswith("from ") and "..." in shown and shown.endswith(" to")
 
     @pytest.mark.parametrize("value", [["x" * 100] * 100_000, {"x" * 100_000: 1}, b"x" * 100_000], ids=type)
-    def test_of_large_objects(self, value: object) -> None:
+    def test_of_large_objects_are_short(self, value: object) -> None:
         assert len(excerpt(value)) <= 200
 
-    def test_one_that_fits_is_whole(self) -> None:
+    def test_a_text_within_the_limit_is_whole(self) -> None:
         assert excerpt("x" * 200) == "x" * 200
         assert len(excerpt("x" * 201)) == 200
 
-    def test_of_names(self) -> None:
+    def test_lists_of_names_are_short(self) -> None:
         assert listed(["a", "b\n"]) == r"a, b\n"
         assert listed([f"n{number}" for number in range(21)]).endswith("n18, n19 and 1 more")
         assert len(listed(["x" * 65_536] * 10_000)) <= 300

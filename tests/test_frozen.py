@@ -1,4 +1,4 @@
-"""A frozen program (PyInstaller and its like) has the modules of static imports, and nothing else."""
+"""A frozen program (PyInstaller, for example) has only the modules of static imports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import worker
 PACKAGE = Path(worker.__file__).parent
 
 
-def test_every_module_is_found_without_running_any(tmp_path: Path) -> None:
+def test_static_imports_reach_every_module(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("import worker\nimport worker.cli\n")
     finder = ModuleFinder(path=[str(PACKAGE.parent)])

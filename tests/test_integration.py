@@ -1,4 +1,4 @@
-"""`install()` refuses some classes; the process of the state. (The rest: integration/test_install.py.)"""
+"""`install()` refuses some classes; the state process. (More: integration/test_install.py.)"""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ def install(tmp_path: Path, *versions: str, first: str = "") -> list[str]:
 
 
 class TestVersions:
-    def test_that_are_supported(self, tmp_path: Path) -> None:
+    def test_supported_versions_are_installed(self, tmp_path: Path) -> None:
         versions = ["23.12.0", "23.12", "24.6.1", "24.12.0", "25.3.0", "25.12.9"]
         assert install(tmp_path, *versions) == ["installed"] * len(versions)
 
-    def test_that_are_too_old(self, tmp_path: Path) -> None:
+    def test_old_versions_are_refused(self, tmp_path: Path) -> None:
         versions = ["23.9.1", "22.12.0", "0.8.3"]
         assert install(tmp_path, *versions) == [
             f"Sanic {version} is too old; sanic-worker supports {SUPPORTED}" for version in versions
         ]
 
-    def test_that_are_newer_are_tried(self, tmp_path: Path) -> None:
+    def test_newer_versions_are_installed_with_a_warning(self, tmp_path: Path) -> None:
         warning = "RuntimeWarning Sanic {} is newer than what sanic-worker was tested with ({}) True"
         versions = ["26.3.0", "25.13.0.dev1"]
         assert install(tmp_path, *versions) == [
             line for version in versions for line in ("installed", warning.format(version, SUPPORTED))
         ]
 
-    def test_that_nobody_knows(self, tmp_path: Path) -> None:
+    def test_unknown_versions_are_refused(self, tmp_path: Path) -> None:
         versions = ["", "25", "main", "25.x.1"]
         assert install(tmp_path, *versions) == [
             f"Sanic {version!r} is of no known release; sanic-worker supports {SUPPORTED}"
@@ -66,7 +66,9 @@ class TestVersions:
         ("module", "name"),
         [("sanic.worker.manager", "MonitorCycle"), ("sanic.mixins.startup", "WorkerManager")],
     )
-    def test_that_have_not_what_is_expected(self, module: str, name: str, tmp_path: Path) -> None:
+    def test_versions_without_a_required_name_are_refused(
+        self, module: str, name: str, tmp_path: Path
+    ) -> None:
         first = f"import {module}\ndel {module}.{name}\n"
         refusal = (
             f"Sanic 26.3.0 has no {module}.{name}, which sanic-worker has to replace; "
@@ -75,7 +77,7 @@ class TestVersions:
         assert install(tmp_path, "26.3.0", first=first) == [refusal]
 
 
-def test_applications_that_exist_already(tmp_path: Path) -> None:
+def test_existing_applications_use_the_replaced_classes(tmp_path: Path) -> None:
     """The stock classes are replaced, those of the user's own choice are not; and both are restored."""
     ended = python(
         """
@@ -101,7 +103,7 @@ def test_applications_that_exist_already(tmp_path: Path) -> None:
 
 class TestStateManager:
     @pytest.mark.native
-    def test_its_state_is_in_shared_memory(self) -> None:
+    def test_the_state_is_in_shared_memory(self) -> None:
         manager = StateManager()
         state = manager.dict()
         state["a"] = {"b": 1}
@@ -111,7 +113,7 @@ class TestStateManager:
         with pytest.raises(ValueError, match="the state of the workers is closed"):
             state["a"]
 
-    def test_a_script_without_a_guard(self, tmp_path: Path) -> None:
+    def test_a_script_without_a_main_guard_fails(self, tmp_path: Path) -> None:
         ended = python(
             """
             import worker

@@ -45,7 +45,7 @@ def refused(loader: AppLoader) -> str:
     return str(refusal.value)
 
 
-class TestWhere:
+class TestTargets:
     @pytest.mark.parametrize("name", ["loaded_a:app", "loaded_a.app", "loaded_a"])
     def test_module(self, write: Write, name: str) -> None:
         write("loaded_a.py", APP)
@@ -63,7 +63,7 @@ class TestWhere:
         assert AppLoader(name, args=args).load().name == "Loaded"
 
     @pytest.mark.parametrize("options", [{}, {"as_simple": True}])
-    def test_directory(self, tmp_path: Path, options: dict[str, Any]) -> None:
+    def test_directory_is_served(self, tmp_path: Path, options: dict[str, Any]) -> None:
         assert isinstance(AppLoader(str(tmp_path), **options).load(), Sanic)
 
     def test_directory_without_a_slash_is_taken_for_a_module(self, write: Write) -> None:
@@ -71,7 +71,7 @@ class TestWhere:
         assert AppLoader("loaded_d").load().name == "Loaded"
         assert isinstance(AppLoader("loaded_d", as_simple=True).load(), Sanic)
 
-    def test_the_directory_of_the_start_comes_last(self, write: Write, tmp_path: Path) -> None:
+    def test_the_initial_directory_is_last_on_the_path(self, write: Write, tmp_path: Path) -> None:
         loader = AppLoader(factory=lambda: Sanic("Made"))
         os.chdir("/")
         loader.load()
@@ -79,29 +79,29 @@ class TestWhere:
         assert sys.path.count(str(tmp_path)) == 1
         assert sys.path[-1] == str(tmp_path)
 
-    def test_it_travels(self, write: Write) -> None:
+    def test_a_loader_can_be_pickled(self, write: Write) -> None:
         write("loaded_a.py", APP)
         assert pickle.loads(pickle.dumps(AppLoader("loaded_a:app"))).load().name == "Loaded"
 
 
 class TestFactory:
-    def test_given(self) -> None:
+    def test_a_given_factory_is_called(self) -> None:
         app = Sanic("Made")
         assert AppLoader("nonsense", args=1, factory=lambda: app).load() is app
 
     @pytest.mark.parametrize("name", ["loaded_f:create", "loaded_f:create()", "loaded_f.create"])
     @pytest.mark.parametrize("as_factory", [False, True])
-    def test_in_a_module(self, write: Write, name: str, as_factory: bool) -> None:
+    def test_a_factory_in_a_module_is_called(self, write: Write, name: str, as_factory: bool) -> None:
         write("loaded_f.py", FACTORY)
         args = Namespace(target="x")
         assert AppLoader(name, as_factory, args=args).load().name == "Made"
         assert sys.modules["loaded_f"].create.args is args
 
-    def test_without_arguments(self, write: Write) -> None:
+    def test_a_factory_without_parameters_is_called(self, write: Write) -> None:
         write("loaded_f.py", PLAIN_FACTORY)
         assert AppLoader("loaded_f:create", args=Namespace(target="x")).load().name == "Made"
 
-    def test_no_plain_function(self, write: Write) -> None:
+    def test_a_partial_is_called(self, write: Write) -> None:
         write(
             "loaded_f.py",
             "from functools import partial\n" + FACTORY + "made = partial(create)\n",
@@ -109,7 +109,7 @@ class TestFactory:
         assert AppLoader("loaded_f:made()", args=5).load().name == "Made"
 
     @pytest.mark.parametrize("parameter", ["", "args"])
-    def test_its_own_type_error_is_seen_and_it_runs_once(self, write: Write, parameter: str) -> None:
+    def test_a_type_error_of_the_factory_is_raised_after_one_call(self, write: Write, parameter: str) -> None:
         write(
             "loaded_f.py",
             f"calls = []\ndef create({parameter}):\n    calls.append(1)\n    raise TypeError('mine')\n",
@@ -118,7 +118,7 @@ class TestFactory:
             AppLoader("loaded_f:create").load()
         assert sys.modules["loaded_f"].calls == [1]
 
-    def test_one_that_does_not_say_what_it_takes(self, write: Write) -> None:
+    def test_a_factory_without_a_signature_is_called(self, write: Write) -> None:
         write(
             "loaded_f.py",
             PLAIN_FACTORY + "class Odd:\n"
@@ -131,7 +131,7 @@ class TestFactory:
 
 
 class TestRefusals:
-    def test_module_without_an_application(self, write: Write) -> None:
+    def test_a_module_without_an_application(self, write: Write) -> None:
         write("loaded_n.py", "")
         loader = AppLoader("loaded_n")
         expected = (
@@ -146,7 +146,7 @@ class TestRefusals:
         ("text", "kind"),
         [("thing = 5", "int"), ("thing = {}", "dict"), ("", "NoneType"), ("def thing(): return 5", "int")],
     )
-    def test_no_application(self, write: Write, text: str, kind: str) -> None:
+    def test_a_target_that_is_no_application(self, write: Write, text: str, kind: str) -> None:
         write("loaded_n.py", text)
         message = f"Module is not a Sanic app, it is a {kind}"
         assert refused(AppLoader("loaded_n:thing")) == message
@@ -156,17 +156,17 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("text", "kind"), [("thing = 5", "int"), ("", "NoneType")])
     @pytest.mark.parametrize("name", ["loaded_n:thing()", "loaded_n.thing()"])
-    def test_no_callable(self, write: Write, name: str, text: str, kind: str) -> None:
+    def test_a_factory_that_is_not_callable(self, write: Write, name: str, text: str, kind: str) -> None:
         write("loaded_n.py", text)
         assert refused(AppLoader(name)) == f"Expected a callable, but got {kind}."
 
-    def test_no_module(self, write: Write) -> None:
+    def test_a_missing_module(self, write: Write) -> None:
         loader = AppLoader("loaded_nowhere:app")
         with pytest.raises(ModuleNotFoundError) as refusal:
             loader.load()
         assert loader.module_name.startswith(str(refusal.value.name))
 
-    def test_what_a_module_lacks_is_seen(self, write: Write) -> None:
+    def test_a_missing_import_of_a_module_is_raised(self, write: Write) -> None:
         write("loaded_p/__init__.py", "")
         write("loaded_p/inner.py", "import loaded_missing\n")
         with pytest.raises(ModuleNotFoundError, match="loaded_missing"):
@@ -184,14 +184,14 @@ class Creator:
 
 
 class TestCertLoader:
-    def test_none(self) -> None:
+    def test_none_gives_no_context(self) -> None:
         assert CertLoader(None).load(Sanic("Test")) is None
 
     def test_a_context_is_kept(self) -> None:
         context = ssl.create_default_context()
         assert CertLoader(context).load(Sanic("Test")) is context
 
-    def test_paths(self, tmp_path: Path) -> None:
+    def test_paths_give_a_context(self, tmp_path: Path) -> None:
         certificate = trustme.CA().issue_cert("localhost")
         key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
         certificate.private_key_pem.write_to_path(str(key))
@@ -199,7 +199,7 @@ class TestCertLoader:
         assert isinstance(CertLoader({"key": key, "cert": cert}).load(Sanic("Test")), ssl.SSLContext)
 
     @pytest.mark.parametrize("name", ["mkcert", "trustme"])
-    def test_creators(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def test_creators_are_called(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         assert set(CertLoader._creators) == {"mkcert", "trustme"}
         monkeypatch.setattr(CertLoader, "_creators", {name: Creator})
         app = Sanic("Test")
@@ -207,6 +207,6 @@ class TestCertLoader:
         loader: Any = CertLoader(data)
         assert loader.load(app) == (app, "k", "c", "host")
 
-    def test_unknown_creator(self) -> None:
+    def test_an_unknown_creator_is_refused(self) -> None:
         with pytest.raises(RuntimeError, match=r"^Unknown certificate creator: nobody$"):
             CertLoader({"creator": "nobody"})

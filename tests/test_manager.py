@@ -1,4 +1,4 @@
-"""The manager: its table, and its verbs where no loop runs."""
+"""The manager: its process table, and its methods without a running loop."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def house(tmp_path: Path) -> Iterator[House]:
     house.close()
 
 
-class TestTable:
-    def test_at_first(self, house: House) -> None:
+class TestProcessTable:
+    def test_initial_servers_and_state(self, house: House) -> None:
         manager = house.manager
         assert list(manager.transient) == ["Server-0", "Server-1"]
         assert manager.durable == {}
@@ -52,7 +52,7 @@ class TestTable:
         assert list(manager.processes) == []
         assert (manager.MAIN_IDENT, manager.MAIN_NAME, manager.THRESHOLD) == ("Sanic-Main", "Sanic-Main", 300)
 
-    def test_no_workers(self) -> None:
+    def test_zero_workers_are_refused(self) -> None:
         ends = Pipe(True)
         handlers = [signal.getsignal(signum) for signum in targets.STOPS]
         with pytest.raises(RuntimeError, match=r"^Cannot serve with no workers$"):
@@ -61,12 +61,12 @@ class TestTable:
         for end in ends:
             end.close()
 
-    def test_numbers_are_never_used_again(self, house: House) -> None:
+    def test_numbers_of_servers_are_not_reused(self, house: House) -> None:
         house.manager.shutdown_server()
         assert house.manager.create_server().ident == "Server-2"
 
     @pytest.mark.parametrize("transient", [True, False])
-    def test_managing(self, house: House, transient: bool) -> None:
+    def test_manage_adds_a_worker(self, house: House, transient: bool) -> None:
         worker = house.manager.manage("X", targets.nothing, {"a": 1}, transient=transient, workers=2)
         assert (house.manager.transient if transient else house.manager.durable)["X"] is worker
         assert (worker.restartable, worker.tracked, worker.auto_start) == (transient, True, True)
@@ -75,24 +75,26 @@ class TestTable:
         assert ("X", worker) in list(house.manager.all_workers)
         assert {*worker.processes} <= {*house.manager.transient_processes, *house.manager.durable_processes}
 
-    def test_by_the_names_of_later_releases(self, house: House) -> None:
+    def test_keywords_of_later_releases_are_accepted(self, house: House) -> None:
         worker = house.manager.manage(name="X", func=targets.nothing, kwargs={}, ident="xx")  # type: ignore[call-arg]
         assert (worker.ident, worker.label) == ("X", "xx")
         house.manager.shutdown_server(name="Server-0")  # type: ignore[call-arg]
         assert "Server-0" not in house.manager.transient
 
-    def test_a_name_that_is_taken(self, house: House) -> None:
+    def test_an_existing_name_is_refused(self, house: House) -> None:
         house.manager.manage("X", targets.nothing, {})
         for ident in ("X", "Server-0"):
             with pytest.raises(ValueError, match=f"^Worker {ident} already exists$"):
                 house.manager.manage(ident, targets.nothing, {}, transient=True)
 
-    def test_a_transient_one_is_restartable(self, house: House) -> None:
+    def test_a_transient_worker_must_be_restartable(self, house: House) -> None:
         with pytest.raises(ValueError, match=r"^Cannot create a transient worker that is not restartable$"):
             house.manager.manage("X", targets.nothing, {}, transient=True, restartable=False)
         assert "X" not in house.manager.transient
 
-    def test_removing(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    def test_only_untracked_workers_can_be_removed(
+        self, house: House, caplog: pytest.LogCaptureFixture
+    ) -> None:
         manager = house.manager
         tracked = manager.manage("X", targets.nothing, {})
         manager.remove_worker(tracked)
@@ -104,7 +106,7 @@ class TestTable:
             assert "Sanic-Y-0" not in house.state
             assert one not in manager.workers
 
-    def test_removing_one_that_runs(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_running_worker_cannot_be_removed(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
         worker = house.manager.manage("Y", targets.server, house.kwargs, tracked=False)
         (process,) = worker.processes
         process.start()
@@ -113,7 +115,7 @@ class TestTable:
         assert worker in house.manager.workers
 
 
-class TestVerbs:
+class TestCallsWithoutALoop:
     def start(self, house: House) -> list[int]:
         for process in house.manager.transient_processes:
             process.start()
@@ -129,7 +131,7 @@ class TestVerbs:
             False,
         ]
 
-    def test_zero_downtime_has_a_thread_wait(self, house: House) -> None:
+    def test_zero_downtime_waits_for_the_ack_in_a_thread(self, house: House) -> None:
         """It stops the previous process as soon as the new one is acked."""
         old = self.start(house)
         house.manager.restart(process_names=[ONE], restart_order=RestartOrder.STARTUP_FIRST)
@@ -138,7 +140,7 @@ class TestVerbs:
         process.set_state(ProcessState.ACKED)
         wait_for_end(old[0])
 
-    def test_scaling(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    def test_scaling_starts_and_removes_servers(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
         house.manager.scale(3)
         assert house.said("ready")[0].name == "Sanic-Server-2-0"
         house.manager.scale(3)
@@ -160,16 +162,16 @@ class TestVerbs:
             ),
         ],
     )
-    def test_what_scaling_refuses(self, house: House, number: int, match: str) -> None:
+    def test_scaling_outside_the_limits_is_refused(self, house: House, number: int, match: str) -> None:
         with pytest.raises(ValueError, match=match):
             house.manager.scale(number)
         assert len(house.manager.transient) == house.manager.num_server == 2
 
-    def test_the_ceiling_itself_is_allowed(self, house: House) -> None:
+    def test_scaling_to_max_workers_is_allowed(self, house: House) -> None:
         house.manager.scale(5)
         assert len(house.manager.transient) == 5
 
-    def test_shutting_down_one_server(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    def test_shutdown_server_stops_one_server(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
         one, two = self.start(house)
         house.manager.shutdown_server("Server-0")
         wait_for_end(one)
@@ -182,7 +184,7 @@ class TestVerbs:
             house.manager.shutdown_server("Server-9")
         house.said("SIGINT", 2)
 
-    def test_shutdown_and_terminate(self, house: House) -> None:
+    def test_shutdown_stops_all_servers_once(self, house: House) -> None:
         pids = self.start(house)
         house.manager.shutdown()
         assert house.manager._shutting_down
@@ -192,13 +194,13 @@ class TestVerbs:
         # A process that was stopped is not stopped again.
         house.manager.terminate()
 
-    def test_terminate_without_a_shutdown(self, house: House) -> None:
+    def test_terminate_stops_all_servers(self, house: House) -> None:
         pids = self.start(house)
         house.manager.terminate()
         for pid in pids:
             wait_for_end(pid)
 
-    def test_kill(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    def test_kill_ends_all_servers(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
         pids = self.start(house)
         with pytest.raises(ServerKilled):
             house.manager.kill()
@@ -209,7 +211,9 @@ class TestVerbs:
         with pytest.raises(ServerKilled):
             house.manager.kill()
 
-    def test_a_signal_that_is_obeyed_directly(self, house: House, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_signal_stops_and_a_second_one_kills(
+        self, house: House, caplog: pytest.LogCaptureFixture
+    ) -> None:
         pids = self.start(house)
         house.manager.shutdown_signal(signal.SIGTERM, None)
         house.said("SIGINT", 2)
@@ -220,7 +224,7 @@ class TestVerbs:
         for pid in pids:
             wait_for_end(pid)
 
-    def test_joining(self, house: House) -> None:
+    def test_join_and_cleanup(self, house: House) -> None:
         self.start(house)
         house.manager.terminate()
         for process in house.manager.processes:
@@ -250,8 +254,8 @@ class Channel:
         pass
 
 
-class TestOddConnections:
-    def test_a_whole_life(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+class TestConnectionsWithoutADescriptor:
+    def test_start_scaling_and_stop(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         channel = Channel()
         house = House(tmp_path, subscriber=channel, publisher=channel)
         house.kwargs["monitor_publisher"] = house._publisher
@@ -286,7 +290,9 @@ class TestOddConnections:
         assert not house.manager._shutting_down
         house.run(stops=False)
 
-    def test_its_end_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_end_of_the_connection_is_logged(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         class Ends(Channel):
             def recv(self) -> Any:
                 raise EOFError
@@ -305,7 +311,7 @@ class TestOddConnections:
 
 
 class TestRun:
-    def test_a_verb_of_whoever_wraps_it_is_called(self, tmp_path: Path) -> None:
+    def test_wrapped_methods_are_called(self, tmp_path: Path) -> None:
         """The loop obeys a message by the manager's own verb, with its usual arguments."""
         house = House(tmp_path)
         calls: list[tuple[Any, ...]] = []
@@ -339,7 +345,7 @@ class TestRun:
             ("shutdown", (), {}),
         ]
 
-    def test_what_does_not_start_by_itself(self, tmp_path: Path) -> None:
+    def test_a_process_without_auto_start_starts_on_request(self, tmp_path: Path) -> None:
         house = House(tmp_path)
         house.manager.manage("Later", targets.server, house.kwargs, auto_start=False, restartable=True)
 

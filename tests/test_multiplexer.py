@@ -38,7 +38,7 @@ def function() -> None:
     """Something to manage."""
 
 
-def test_who_it_is(m: WorkerMultiplexer, state: dict[str, Any]) -> None:
+def test_attributes_in_a_worker(m: WorkerMultiplexer, state: dict[str, Any]) -> None:
     assert m.name == NAME
     assert m.pid == os.getpid()
     assert isinstance(m.state, WorkerState)
@@ -46,14 +46,14 @@ def test_who_it_is(m: WorkerMultiplexer, state: dict[str, Any]) -> None:
     assert m.workers == state
 
 
-def test_outside_of_a_worker(publisher: FakePublisher) -> None:
+def test_use_outside_of_a_worker(publisher: FakePublisher) -> None:
     m = WorkerMultiplexer(publisher, {})
     assert m.name == ""
     m.terminate(True)
     assert publisher.sent == ["__TERMINATE_EARLY__"]
 
 
-def test_what_sanic_ext_touches(
+def test_attributes_used_by_sanic_extensions(
     m: WorkerMultiplexer, publisher: FakePublisher, state: dict[str, Any]
 ) -> None:
     m.state["request_count"] = 1
@@ -62,7 +62,7 @@ def test_what_sanic_ext_touches(
     assert m._state is m.state
 
 
-def test_ack_writes_the_state_alone(
+def test_ack_changes_only_the_key_state(
     m: WorkerMultiplexer, state: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, "sanic.root"):
@@ -105,7 +105,7 @@ def test_writes_are_merges(publisher: FakePublisher, monkeypatch: pytest.MonkeyP
         ({"all_workers": True, "zero_downtime": True}, "__ALL_PROCESSES__::STARTUP_FIRST"),
     ],
 )
-def test_restart(
+def test_restart_sends_its_message(
     m: WorkerMultiplexer, publisher: FakePublisher, arguments: dict[str, Any], message: str
 ) -> None:
     m.restart(**arguments)
@@ -114,7 +114,7 @@ def test_restart(
     assert m.reload == m.restart
 
 
-def test_restart_of_one_and_all(m: WorkerMultiplexer, publisher: FakePublisher) -> None:
+def test_restart_of_a_name_and_all_is_refused(m: WorkerMultiplexer, publisher: FakePublisher) -> None:
     with pytest.raises(ValueError, match="Ambiguous restart with both a named process and all_workers=True"):
         m.restart("foo", all_workers=True)
     assert publisher.sent == []
@@ -128,14 +128,14 @@ def test_restart_of_one_and_all(m: WorkerMultiplexer, publisher: FakePublisher) 
         (lambda m: m.terminate(early=True), "__TERMINATE_EARLY__"),
     ],
 )
-def test_commands(
+def test_commands_send_their_messages(
     m: WorkerMultiplexer, publisher: FakePublisher, call: Callable[[WorkerMultiplexer], None], message: str
 ) -> None:
     call(m)
     assert publisher.sent == [message]
 
 
-def test_manage(m: WorkerMultiplexer, publisher: FakePublisher) -> None:
+def test_manage_sends_a_tuple(m: WorkerMultiplexer, publisher: FakePublisher) -> None:
     m.manage("NEW", function, {"a": 1})
     m.manage("NEW", function, {}, True, False, True, False, 3)
     assert publisher.sent == [
@@ -144,13 +144,13 @@ def test_manage(m: WorkerMultiplexer, publisher: FakePublisher) -> None:
     ]
 
 
-def test_manage_by_the_later_name(m: WorkerMultiplexer, publisher: FakePublisher) -> None:
+def test_manage_accepts_keywords_of_later_releases(m: WorkerMultiplexer, publisher: FakePublisher) -> None:
     m.manage(name="NEW", func=function, kwargs={})  # type: ignore[call-arg]
     assert publisher.sent == [("NEW", function, {}, False, None, False, True, 1)]
     assert "name" not in inspect.signature(m.manage).parameters
 
 
-def test_exit(m: WorkerMultiplexer, state: dict[str, Any]) -> None:
+def test_exit_removes_the_entry(m: WorkerMultiplexer, state: dict[str, Any]) -> None:
     m.exit()
     assert state == {"Sanic-Main": {"pid": 1}}
     m.exit()
@@ -160,7 +160,7 @@ def test_exit(m: WorkerMultiplexer, state: dict[str, Any]) -> None:
     "error",
     [ConnectionRefusedError, BrokenPipeError, ConnectionResetError, FileNotFoundError, EOFError, KeyError],
 )
-def test_exit_when_main_is_gone(
+def test_exit_ignores_an_unavailable_state(
     publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     class Gone(dict[str, Any]):
@@ -175,7 +175,9 @@ def test_exit_when_main_is_gone(
 
 
 @pytest.mark.slow
-def test_exit_over_a_manager_that_stopped(publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_ignores_a_stopped_sync_manager(
+    publisher: FakePublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
     with Manager() as manager:
         m = WorkerMultiplexer(publisher, manager.dict({NAME: {}}))

@@ -1,4 +1,4 @@
-"""The names of the package: they are imported on first use, and type checkers know all of them."""
+"""The names of the package: they are imported on first use, and type checkers find all of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_import_of_the_package_alone_imports_no_sanic() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="typing.assert_type is of 3.11")
-def test_the_types_of_a_user(tmp_path: Path) -> None:
+def test_type_checkers_infer_the_types(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "user.py").write_text(USER)
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent"]

@@ -60,26 +60,26 @@ def debug_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 class TestBegin:
-    def test_the_factory_is_called_as_ever(self, base: type[FakeBase]) -> None:
+    def test_the_factory_is_called_with_the_stock_arguments(self, base: type[FakeBase]) -> None:
         one = make(base)
         (made,) = base.made
         assert made.kwargs == {"name": one.name, "target": plain, "kwargs": {"a": 1}, "daemon": True}
         assert one.worker_state == {"Sanic-Server-0-0": {"server": True}}
         assert (one.state, one.pid, one.exitcode, one.is_alive()) == (ProcessState.IDLE, None, None, False)
 
-    def test_an_entry_that_is_there_stays(self, base: type[FakeBase]) -> None:
+    def test_an_existing_entry_is_kept(self, base: type[FakeBase]) -> None:
         state = {"Sanic-X-0": {"mine": 1}}
         assert not make(base, name="Sanic-X-0", state=state).is_server
         assert state == {"Sanic-X-0": {"mine": 1}}
 
-    def test_only_into_an_empty_place(self, base: type[FakeBase]) -> None:
+    def test_spawn_needs_an_idle_slot(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.spawn()
         one.start()
         with pytest.raises(Exception, match=r"^Cannot spawn a worker process until it is idle\.$"):
             one.spawn()
 
-    def test_start(self, base: type[FakeBase]) -> None:
+    def test_start_sets_environment_and_entry(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.ident = "Srv 0"
         before = dict(os.environ)
@@ -95,7 +95,7 @@ class TestBegin:
         assert entry == {"server": True, "state": "STARTED", "pid": one.pid, "starts": 1}
         assert one.state is ProcessState.STARTED
 
-    def test_a_start_that_fails_leaves_the_environment_alone(self, base: type[FakeBase]) -> None:
+    def test_a_failed_start_restores_the_environment(self, base: type[FakeBase]) -> None:
         def fails(base: FakeBase) -> None:
             raise OSError("no more processes")
 
@@ -117,7 +117,7 @@ class TestBegin:
         entry = state[one.name]
         assert (entry["state"], entry["mine"], entry["starts"], entry["pid"]) == ("ACKED", 1, 1, one.pid)
 
-    def test_a_state_that_is_ahead_is_not_taken_back(self, base: type[FakeBase]) -> None:
+    def test_an_ack_during_the_start_is_kept(self, base: type[FakeBase]) -> None:
         one = make(base)
         base.on_start = staticmethod(lambda base: one.set_state(ProcessState.ACKED))
         one.start()
@@ -128,7 +128,7 @@ class TestBegin:
 class TestState:
     @pytest.mark.parametrize("state", ProcessState)
     @pytest.mark.parametrize("new", ProcessState)
-    def test_forward_only(self, base: type[FakeBase], state: ProcessState, new: ProcessState) -> None:
+    def test_moves_forward_only(self, base: type[FakeBase], state: ProcessState, new: ProcessState) -> None:
         one = make(base)
         one.set_state(state, force=True)
         if new < state:
@@ -144,7 +144,7 @@ class TestState:
     @pytest.mark.parametrize(
         "error", [KeyError("x"), BrokenPipeError(), ConnectionResetError(), EOFError()], ids=repr
     )
-    def test_a_mapping_that_is_gone(
+    def test_an_unavailable_mapping_is_ignored(
         self, base: type[FakeBase], error: Exception, caplog: pytest.LogCaptureFixture
     ) -> None:
         class Gone(dict[str, Any]):
@@ -171,7 +171,7 @@ class TestState:
 
 
 class TestEnd:
-    def test_join(self, base: type[FakeBase]) -> None:
+    def test_join_waits_for_the_process(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         one.join()
@@ -187,7 +187,7 @@ class TestEnd:
         # A process that does not exit keeps its entry, to remain visible.
         assert (one.name in one.worker_state) is alive
 
-    def test_terminate_once(self, base: type[FakeBase], kills: list[tuple[int, int]]) -> None:
+    def test_terminate_sends_one_signal(self, base: type[FakeBase], kills: list[tuple[int, int]]) -> None:
         one = make(base)
         one.start()
         one.terminate()
@@ -195,14 +195,16 @@ class TestEnd:
         assert kills == [(one.pid, SIGINT)]
         assert one.worker_state[one.name]["state"] == "TERMINATED"
 
-    def test_terminate_what_is_dead(self, base: type[FakeBase], kills: list[tuple[int, int]]) -> None:
+    def test_terminate_sends_no_signal_to_an_exited_process(
+        self, base: type[FakeBase], kills: list[tuple[int, int]]
+    ) -> None:
         one = make(base)
         one.start()
         base.made[0].alive = False
         one.terminate()
         assert (kills, one.state) == ([], ProcessState.TERMINATED)
 
-    def test_terminate_what_dies_meanwhile(
+    def test_terminate_ignores_an_exit_during_the_call(
         self, base: type[FakeBase], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def kill(pid: int, signum: int) -> None:
@@ -216,7 +218,9 @@ class TestEnd:
 
 
 class TestRestart:
-    def test_shutdown_first(self, base: type[FakeBase], caplog: pytest.LogCaptureFixture) -> None:
+    def test_shutdown_first_stops_the_process_before_the_start(
+        self, base: type[FakeBase], caplog: pytest.LogCaptureFixture
+    ) -> None:
         caplog.set_level(logging.DEBUG, "sanic.root")
         one = make(base)
         one.start()
@@ -237,21 +241,21 @@ class TestRestart:
             "Starting a process",
         ]
 
-    def test_of_what_is_dead(self, base: type[FakeBase]) -> None:
+    def test_an_exited_process_is_not_stopped(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         base.made[0].alive = False
         one.restart()
         assert (base.made[0].terminated, one.pid) == (0, base.made[1].pid)
 
-    def test_startup_first_of_what_is_dead(self, base: type[FakeBase]) -> None:
+    def test_startup_first_of_an_exited_process(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         base.made[0].alive = False
         one.restart(STARTUP_FIRST)
         assert (base.made[0].terminated, one.pid, one.previous) == (0, base.made[1].pid, None)
 
-    def test_of_what_never_ran(self, base: type[FakeBase]) -> None:
+    def test_a_process_that_never_ran_is_started(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.set_state(ProcessState.NONE, True)
         one.restart()
@@ -259,7 +263,7 @@ class TestRestart:
         assert one.worker_state[one.name]["starts"] == 2
 
     @pytest.mark.parametrize("target", [with_config, with_kwargs, partial(with_config, config=1)])
-    def test_the_target_is_told_why(self, base: type[FakeBase], target: Any) -> None:
+    def test_a_target_with_a_config_receives_the_reason(self, base: type[FakeBase], target: Any) -> None:
         one = make(base, target)
         one.start()
         one.restart(reloaded_files="x.py", other=1)
@@ -267,12 +271,12 @@ class TestRestart:
         assert base.made[1].kwargs["kwargs"] == expected
 
     @pytest.mark.parametrize("target", [plain, type, "no function"])
-    def test_a_target_that_does_not_want_to_know(self, base: type[FakeBase], target: Any) -> None:
+    def test_a_target_without_a_config_receives_no_reason(self, base: type[FakeBase], target: Any) -> None:
         one = make(base, target)
         one.restart(reloaded_files="x.py")
         assert base.made[1].kwargs["kwargs"] == {"a": 1}
 
-    def test_a_new_process_that_cannot_be_made(self, base: type[FakeBase]) -> None:
+    def test_an_error_of_the_factory_fails_the_restart(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         one.factory = object()  # type: ignore[assignment]
@@ -309,7 +313,9 @@ class TestRestart:
             "Process acked. Terminating",
         ]
 
-    def test_the_waiting_ends(self, base: type[FakeBase], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_wait_for_the_ack_times_out(
+        self, base: type[FakeBase], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Also if the thread's target runs at once, in the thread that holds the state."""
         monkeypatch.setattr(threading.Thread, "start", lambda thread: thread.run())
         monkeypatch.setattr(WorkerProcess, "THRESHOLD", 1)
@@ -321,7 +327,7 @@ class TestRestart:
             one.restart(STARTUP_FIRST)
         assert base.made[0].terminated == 0
 
-    def test_where_a_loop_waits_no_thread_does(self, base: type[FakeBase]) -> None:
+    def test_no_thread_waits_if_a_loop_runs(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         one.mailbox = OpenMailbox()
@@ -332,7 +338,7 @@ class TestRestart:
         assert threading.active_count() == threads
         assert one.previous is base.made[0]
 
-    def test_vacating(self, base: type[FakeBase]) -> None:
+    def test_stop_current_starts_no_process(self, base: type[FakeBase]) -> None:
         """The next process is started when it is time."""
         one = make(base)
         one.start()
@@ -347,7 +353,7 @@ class TestRestart:
         assert (base.made[0].terminated, one.pid) == (1, base.made[1].pid)
         assert one.worker_state[one.name]["starts"] == 2
 
-    def test_a_second_one_replaces_the_newcomer(self, base: type[FakeBase]) -> None:
+    def test_a_second_replacement_stops_the_starting_process(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         one.mailbox = OpenMailbox()
@@ -360,7 +366,7 @@ class TestRestart:
         assert [made.terminated for made in base.made] == [1, 1, 0]
         assert one.previous is None
 
-    def test_shutdown_first_during_a_handover_ends_both(self, base: type[FakeBase]) -> None:
+    def test_shutdown_first_during_a_handover_stops_both_processes(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         one.mailbox = OpenMailbox()
@@ -369,7 +375,7 @@ class TestRestart:
         assert [made.terminated for made in base.made] == [1, 1, 0]
         assert one.previous is None
 
-    def test_taking_back(self, base: type[FakeBase]) -> None:
+    def test_roll_back_restores_the_previous_process(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         one.mailbox = OpenMailbox()
@@ -379,7 +385,7 @@ class TestRestart:
         entry = one.worker_state[one.name]
         assert (entry["pid"], entry["state"], entry["serving"]) == (base.made[0].pid, "ACKED", True)
 
-    def test_losing_the_predecessor(self, base: type[FakeBase]) -> None:
+    def test_continue_alone_forgets_the_previous_process(self, base: type[FakeBase]) -> None:
         one = make(base)
         one.start()
         one.mailbox = OpenMailbox()
@@ -387,7 +393,7 @@ class TestRestart:
         one.continue_alone()
         assert (one.pid, one.previous) == (base.made[1].pid, None)
 
-    def test_what_another_write_has_covered_is_said_again(self, base: type[FakeBase]) -> None:
+    def test_overwritten_keys_are_written_again(self, base: type[FakeBase]) -> None:
         """Over a foreign mapping, one of two simultaneous writes is lost."""
         one = make(base)
         one.start()
@@ -401,7 +407,7 @@ class TestRestart:
 
 
 class TestWorker:
-    def test_its_processes(self) -> None:
+    def test_has_the_requested_processes(self) -> None:
         state: dict[str, Any] = {}
         worker = Worker("X", nothing, {"a": 1}, get_context("spawn"), state, num=3, restartable=True)
         assert sorted(one.name for one in worker.processes) == ["Sanic-X-0", "Sanic-X-1", "Sanic-X-2"]
@@ -413,7 +419,7 @@ class TestWorker:
         assert worker.name == worker.ident
         assert (worker.tracked, worker.auto_start) == (True, True)
 
-    def test_label_and_settings(self) -> None:
+    def test_passes_label_and_settings_on(self) -> None:
         settings = resolve({"graceful_timeout": 3.5})
         worker = Worker("X", nothing, {}, get_context("spawn"), {}, label="Srv 1", settings=settings)
         (one,) = worker.processes
@@ -421,7 +427,7 @@ class TestWorker:
         assert isinstance(one._current_process, processes.SpawnProcess)
         assert one._current_process.settings is settings
 
-    def test_of_real_processes(self) -> None:
+    def test_runs_real_processes(self) -> None:
         state: dict[str, Any] = {}
         worker = Worker("X", nothing, {}, get_context("fork"), state, num=2)
         assert not worker.has_alive_processes()
@@ -435,5 +441,5 @@ class TestWorker:
         assert state == {}
 
 
-def test_the_time_is_aware_of_its_zone() -> None:
+def test_get_now_is_in_utc() -> None:
     assert get_now().utcoffset() == timedelta()

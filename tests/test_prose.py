@@ -1,4 +1,4 @@
-"""``scripts/prose.py`` counts words in prose, and nothing else."""
+"""``scripts/prose.py`` counts words in prose only."""
 
 from __future__ import annotations
 
@@ -80,19 +80,19 @@ def test_headings_questions_tables_and_code_do_not_count(tmp_path: Path, name: s
         ("Makefile", f"all:\n\ttrue  # {PLANTED}\n", 2),
     ],
 )
-def test_a_planted_paragraph_is_found(tmp_path: Path, name: str, text: str, line: int) -> None:
+def test_a_paragraph_with_counted_words_is_listed(tmp_path: Path, name: str, text: str, line: int) -> None:
     write(tmp_path, name, text)
     done = prose(tmp_path)
     assert done.returncode == 1, done
     assert f"{name}:{line}: 3 in 5 words: " in done.stdout
 
 
-def test_a_paragraph_ends_where_the_comment_does(tmp_path: Path) -> None:
+def test_a_paragraph_ends_with_its_comment(tmp_path: Path) -> None:
     write(tmp_path, "scripts/code.py", f"# Nobody\n# knows\n\n# {PLAIN}\n")
     assert "scripts/code.py:1: 1 in 2 words: Nobody knows\n" in prose(tmp_path).stdout
 
 
-def test_the_rate_is_that_of_all_words(tmp_path: Path) -> None:
+def test_the_rate_is_computed_over_all_files(tmp_path: Path) -> None:
     write(tmp_path, "README.md", "word " * 996 + "\n\nWhat's that, who, whom.\n")
     write(tmp_path, "docs/page.md", "word\n" * 1000)
     done = prose(tmp_path, "--max=1.5")

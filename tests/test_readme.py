@@ -1,4 +1,4 @@
-"""The README is true: its examples run as they are, except for the ports. Links lead somewhere."""
+"""The README is correct: its examples run unchanged, except for the ports. Links are not broken."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ def ask_who(port: int) -> dict[str, str]:
     return found
 
 
-def test_the_examples_are_all_here() -> None:
+def test_the_tests_cover_all_examples() -> None:
     assert set(PROGRAMS) == {"hello.py", "script.py", "classes.py"}
     lines = [line for block in COMMANDS for line, _ in block if not line.startswith(STARTED_BY_OTHERS)]
     assert [line.split()[0] for line in lines] == ["sanic-worker", "curl", "sanic"]
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_example_of_the_command_runs(tmp_path: Path) -> None:
     (start, _), (curl, answer), (inspect, scaled) = next(
         block for block in COMMANDS if block[0][0].startswith("sanic-worker")
     )
@@ -144,7 +144,7 @@ def test_the_command(tmp_path: Path) -> None:
         wait_until(asked, "an answer of three new ones")
 
 
-def test_the_script(tmp_path: Path) -> None:
+def test_the_example_of_a_script_runs(tmp_path: Path) -> None:
     port = free_port()
     program = PROGRAMS["script.py"]
     assert "port=8000" in program
@@ -153,7 +153,7 @@ def test_the_script(tmp_path: Path) -> None:
         assert wait_until(lambda: ask(port), "an answer") == "worker.multiplexer"
 
 
-def test_the_classes(tmp_path: Path) -> None:
+def test_the_example_of_the_classes_runs(tmp_path: Path) -> None:
     program = PROGRAMS["classes.py"]
     if not IS_NATIVE:
         instead = "multiprocessing.Manager().dict()"
@@ -182,7 +182,7 @@ def test_the_classes(tmp_path: Path) -> None:
         main.wait()
 
 
-def test_the_settings_are_some_that_there_are() -> None:
+def test_the_named_settings_exist() -> None:
     text = README.read_text()
     variables = set(re.findall(r"\bSANIC_WORKER_\w+", text))
     flags = set(re.findall(r"`(--[\w-]+) \d+`", text))
@@ -256,14 +256,14 @@ def test_the_architecture_names_modules_that_exist() -> None:
     assert names - modules == set()
 
 
-def test_both_manifests_name_one_repository() -> None:
+def test_both_manifests_name_the_same_repository() -> None:
     (repository,) = re.findall(r'^repository = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
     assert repository == REPOSITORY
     assert [url for url in URLS.values() if not url.startswith(REPOSITORY)] == []
     assert [url for url in URLS.values() if is_broken(README, url)] == []
 
 
-def test_the_reloader(tmp_path: Path) -> None:
+def test_the_shown_log_of_the_reloader_is_current(tmp_path: Path) -> None:
     """The log of a good save, a bad one and a good one, except for details of one run."""
     (shown,) = blocks("text")
     code = PROGRAMS["hello.py"]

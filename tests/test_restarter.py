@@ -22,7 +22,9 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("names", [None, []])
-def test_without_names_all_transient_ones(names: list[str] | None, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_names_all_transient_processes_restart(
+    names: list[str] | None, caplog: pytest.LogCaptureFixture
+) -> None:
     a, b, durable = FakeProcess("a"), FakeProcess("b"), FakeProcess("c", ProcessState.COMPLETED)
     restart([a, b], [durable], names)
     assert a.restarts == b.restarts == [SHUTDOWN_FIRST]
@@ -30,21 +32,21 @@ def test_without_names_all_transient_ones(names: list[str] | None, caplog: pytes
     assert errors(caplog) == []
 
 
-def test_by_name() -> None:
+def test_named_processes_restart() -> None:
     a, b, durable = FakeProcess("a"), FakeProcess("b"), FakeProcess("c", ProcessState.COMPLETED)
     restart([a, b], [durable], ["b", "c"])
     assert a.restarts == []
     assert b.restarts == durable.restarts == [SHUTDOWN_FIRST]
 
 
-def test_what_else_is_given_is_passed_on() -> None:
+def test_further_arguments_are_passed_on() -> None:
     process, durable = FakeProcess("a"), FakeProcess("b", ProcessState.NONE)
     restart([process], [durable], ["a", "b"], RestartOrder.STARTUP_FIRST, reloaded_files="x.py")
     expected = {"restart_order": RestartOrder.STARTUP_FIRST, "reloaded_files": "x.py"}
     assert process.restarts == durable.restarts == [expected]
 
 
-def test_what_is_not_restartable_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_processes_that_are_not_restartable_stay(caplog: pytest.LogCaptureFixture) -> None:
     process = FakeProcess("a", restartable=False)
     durable = FakeProcess("b", ProcessState.COMPLETED, restartable=False)
     restart([process], [durable])
@@ -53,7 +55,7 @@ def test_what_is_not_restartable_is_left_alone(caplog: pytest.LogCaptureFixture)
     assert errors(caplog) == ["Failed to restart processes: a, b"]
 
 
-def test_a_name_that_nobody_bears(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_names_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     process = FakeProcess("a")
     restart([process], [], ["x", "y"])
     assert errors(caplog) == ["Failed to restart processes: x, y"]
@@ -69,7 +71,9 @@ def test_a_name_that_nobody_bears(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("state", ProcessState)
-def test_a_durable_one_only_when_it_has_ended(state: ProcessState, caplog: pytest.LogCaptureFixture) -> None:
+def test_durable_processes_restart_only_in_a_final_state(
+    state: ProcessState, caplog: pytest.LogCaptureFixture
+) -> None:
     durable = FakeProcess("d", state)
     restart([], [durable], ["d"])
     if state in FINAL:
@@ -83,7 +87,7 @@ def test_a_durable_one_only_when_it_has_ended(state: ProcessState, caplog: pytes
         ]
 
 
-def test_one_that_fails_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_restart_does_not_prevent_others(caplog: pytest.LogCaptureFixture) -> None:
     class Failing(FakeProcess):
         def restart(self, *_: object, **__: object) -> None:
             raise RuntimeError(f"no {self.name}")

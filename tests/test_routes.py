@@ -97,7 +97,7 @@ def walk(calls: Sequence[Call], steps: Sequence[Step]) -> list[Call]:
     return sorted(walked, key=lambda call: call.at)
 
 
-def test_a_message(tmp_path: Path) -> None:
+def test_a_message_takes_its_route(tmp_path: Path) -> None:
     journey = Journey("A message", tmp_path, "asks_for_a_restart_behind_the_gate")
 
     def cause() -> None:
@@ -107,7 +107,7 @@ def test_a_message(tmp_path: Path) -> None:
     journey.take(cause)
 
 
-def test_an_exit(tmp_path: Path) -> None:
+def test_an_exit_takes_its_route(tmp_path: Path) -> None:
     journey = Journey("An exit", tmp_path, min_uptime=0.0)
     journey.take(lambda: os.kill(journey.house.said("ready")[0].pid, signal.SIGKILL))
 
@@ -118,7 +118,7 @@ class LooksOnce(Reloader):
     MAX_DEBOUNCE = 0.0
 
 
-def test_a_file_change(tmp_path: Path) -> None:
+def test_a_file_change_takes_its_route(tmp_path: Path) -> None:
     # The calls are not recorded beside them: each line would be a file event.
     watched, aside = tmp_path / "site" / "watched", tmp_path / "aside"
     watched.mkdir(parents=True)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 class TestStop:
     @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-    def test_one_signal(self, start: Callable[..., Server], signum: signal.Signals) -> None:
+    def test_one_signal_stops_the_server(self, start: Callable[..., Server], signum: signal.Signals) -> None:
         server = start(says_its_life)
         server.says(*STARTED)
         assert server.answers() == "hello"
@@ -36,7 +36,7 @@ class TestStop:
         assert server.ends() == 0
         assert server.told() == []
 
-    def test_a_second_one_is_ignored(self, start: Callable[..., Server]) -> None:
+    def test_a_second_signal_is_ignored(self, start: Callable[..., Server]) -> None:
         def build(app: Any) -> None:
             says_its_life(app)
 
@@ -55,7 +55,7 @@ class TestStop:
         server.says("stopped", *STOPPED)
         assert server.ends() == 0
 
-    def test_one_that_comes_during_an_asynchronous_start_is_obeyed_after_it(
+    def test_a_signal_during_an_asynchronous_start_is_obeyed_after_it(
         self, start: Callable[..., Server]
     ) -> None:
         reader, writer = os.pipe()
@@ -101,7 +101,7 @@ class TestStop:
         assert server.ends() == 0
         assert server.told() == ["__TERMINATE__"]
 
-    def test_a_handler_of_the_users_own_is_left_alone(self, start: Callable[..., Server]) -> None:
+    def test_a_signal_handler_of_the_application_is_kept(self, start: Callable[..., Server]) -> None:
         def build(app: Any) -> None:
             says_its_life(app)
 
@@ -130,7 +130,7 @@ class TestStop:
     @pytest.mark.native
     @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
     @pytest.mark.parametrize("in_the_loop", [True, False])
-    def test_with_such_a_handler_it_does_not_say_that_it_is_stoppable(
+    def test_a_server_with_an_own_handler_is_not_stoppable(
         self, start: Callable[..., Server], signum: signal.Signals, in_the_loop: bool
     ) -> None:
         def build(app: Any) -> None:
@@ -154,7 +154,7 @@ class TestStop:
             assert server.answers() == "hello"
 
     @pytest.mark.native
-    def test_without_one_it_says_so(self, start: Callable[..., Server]) -> None:
+    def test_a_server_without_an_own_handler_is_stoppable(self, start: Callable[..., Server]) -> None:
         server = start(lambda app: app.before_server_start(lambda app: app.ctx.say(says_of_itself(app))))
         server.says(False)
         serves_as(server, stoppable=True)
@@ -162,7 +162,7 @@ class TestStop:
         assert server.ends() == 0
 
     @pytest.mark.native
-    def test_one_that_is_set_later_counts(self, start: Callable[..., Server]) -> None:
+    def test_a_handler_added_later_resets_stoppable(self, start: Callable[..., Server]) -> None:
         def build(app: Any) -> None:
             @app.get("/handle")
             async def handle(request: Any) -> Any:
@@ -174,7 +174,7 @@ class TestStop:
         assert server.answers("/handle") == "set"
         serves_as(server, stoppable=False)
 
-    def test_one_before_there_is_a_handler_ends_it_at_once(self, start: Callable[..., Server]) -> None:
+    def test_a_signal_before_the_handlers_ends_the_process(self, start: Callable[..., Server]) -> None:
         reader, writer = os.pipe()
 
         def build(app: Any) -> None:
@@ -223,7 +223,9 @@ class TestFailure:
         assert {Path(file) for file in files} == {Path(__file__), Path(serving.__file__)}, errors()
         assert "RuntimeError: broken on purpose" in errors()
 
-    def test_with_a_long_message(self, start: Callable[..., Server], errors: Callable[[], str]) -> None:
+    def test_with_a_long_message_is_shortened(
+        self, start: Callable[..., Server], errors: Callable[[], str]
+    ) -> None:
         """The line and the entry have an excerpt of it; the application's traceback has it whole."""
 
         def build(app: Any) -> None:
@@ -254,7 +256,7 @@ class TestFailure:
         assert server.ends() == 1
         taken.close()
 
-    def test_of_main(self, start: Callable[..., Server], errors: Callable[[], str]) -> None:
+    def test_without_a_state(self, start: Callable[..., Server], errors: Callable[[], str]) -> None:
         server = start(worker_state=None)
         assert server.ends() == 1
         assert server.told() == ["__TERMINATE_EARLY__"]
@@ -267,7 +269,7 @@ class TestFailure:
             ("", "KeyError: 'broken on purpose'"),
         ],
     )
-    def test_without_a_publisher_it_is_raised(
+    def test_without_a_publisher_is_raised(
         self,
         start: Callable[..., Server],
         name: str,
@@ -308,7 +310,7 @@ class TestArguments:
         server.tell(signal.SIGTERM)
         assert server.ends() == 0
 
-    def test_a_process_that_is_no_server_of_a_manager(
+    def test_a_process_that_is_no_managed_server(
         self, start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It has no multiplexer, and sends no message to the main process."""
@@ -329,7 +331,7 @@ class TestHydration:
     def info(self, **settings: Any) -> Any:
         return SimpleNamespace(settings=settings)
 
-    def test_nothing(self) -> None:
+    def test_no_server_info_is_accepted(self) -> None:
         for nothing in (None, {}):
             serve._hydrate(nothing)
 
@@ -344,7 +346,7 @@ class TestHydration:
         assert two.state.server_info == [there]
 
 
-class TestErrors:
+class TestTracebacks:
     def raised(self, raises: Callable[[], Any]) -> Exception:
         try:
             raises()
@@ -359,7 +361,7 @@ class TestErrors:
             place = place.tb_next
         return names
 
-    def test_they_begin_at_the_application(self) -> None:
+    def test_begin_at_the_application(self) -> None:
         ours = {"__name__": "worker.loader"}
         theirs = {"__name__": "app"}
         exec("def load(make): make()", ours)
@@ -371,7 +373,7 @@ class TestErrors:
         assert self.names(error) == ["worker.loader", "app", "app"]
         assert self.names(serve._without_our_frames(error)) == ["app", "app"]
 
-    def test_frames_of_ours_below_the_application_stay(self) -> None:
+    def test_keep_frames_of_the_package_below_the_application(self) -> None:
         theirs = {"__name__": "app"}
         exec("def call(back): back()", theirs)
         ours = {"__name__": "worker.multiplexer"}
@@ -379,7 +381,7 @@ class TestErrors:
         error = self.raised(lambda: theirs["call"](ours["back"]))  # type: ignore[operator]
         assert self.names(serve._without_our_frames(error))[-2:] == ["app", "worker.multiplexer"]
 
-    def test_an_error_that_is_all_ours(self) -> None:
+    def test_are_empty_without_frames_of_the_application(self) -> None:
         ours: dict[str, Any] = {"__name__": "worker.loader"}
         exec("def load(): 1 / 0", ours)
         error = self.raised(ours["load"])

@@ -66,7 +66,9 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", [one.name for one in settings.SETTINGS if one.native])
-def test_what_needs_the_native_core_is_refused_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_the_native_core_are_refused_without_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(settings, "IS_NATIVE", False)
     # The check applies only to values that were given.
     assert settings.resolve({}) == PLAIN
@@ -80,7 +82,7 @@ def test_what_needs_the_native_core_is_refused_without(name: str, monkeypatch: p
             act()
 
 
-def test_the_fields_of_the_settings_are_the_table() -> None:
+def test_the_fields_of_settings_match_the_table() -> None:
     assert list(settings.Settings._fields) == NAMES
 
 
@@ -93,19 +95,19 @@ class TestDefaults:
     def test_graceful_timeout_without_an_application(self) -> None:
         assert settings.resolve({}).graceful_timeout == 20.0
 
-    def test_graceful_timeout_is_that_of_the_most_patient_application(self) -> None:
+    def test_graceful_timeout_follows_the_longest_of_all_applications(self) -> None:
         for name, seconds in (("one", 3), ("two", 40.5), ("three", 1)):
             Sanic(name).config.GRACEFUL_SHUTDOWN_TIMEOUT = seconds
         assert settings.resolve({}).graceful_timeout == 45.5
 
-    def test_graceful_timeout_of_an_application_that_has_none(self) -> None:
+    def test_graceful_timeout_of_an_application_without_a_timeout(self) -> None:
         del Sanic("one").config["GRACEFUL_SHUTDOWN_TIMEOUT"]
         assert settings.resolve({}).graceful_timeout == 20.0
 
 
 class TestSources:
     @pytest.mark.parametrize("name", GIVEN)
-    def test_the_later_one_wins(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_later_sources_take_precedence(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """The constructor, install(), the environment, the flag."""
 
         def resolved() -> Any:
@@ -121,7 +123,7 @@ class TestSources:
         settings.take_flags({name: texts[3]})
         assert resolved() == values[3]
 
-    def test_what_is_not_given_is_none(self) -> None:
+    def test_none_counts_as_not_given(self) -> None:
         assert settings.resolve({"max_workers": None}) == settings.resolve({})
 
     def test_one_source_does_not_hide_another_setting(self) -> None:
@@ -129,7 +131,7 @@ class TestSources:
         resolved = settings.resolve({"graceful_timeout": 0})
         assert (resolved.max_workers, resolved.graceful_timeout, resolved.max_surge) == (7, 0.0, 1)
 
-    def test_install_adds_to_what_was_installed(self) -> None:
+    def test_install_adds_to_earlier_calls(self) -> None:
         settings.install({"max_workers": 7})
         settings.install({"graceful_timeout": 2})
         settings.install({})
@@ -150,11 +152,11 @@ class TestSources:
         settings.warn_of_unknown_names()
         assert caplog.messages == []
 
-    def test_space_around_a_number(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_space_around_a_number_is_ignored(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SANIC_WORKER_MAX_WORKERS", " 12 ")
         assert settings.resolve({}).max_workers == 12
 
-    def test_the_constructor_of_the_manager(self) -> None:
+    def test_the_manager_resolves_its_arguments(self) -> None:
         ends = Pipe(True)
         context = get_context("spawn")
         try:
@@ -202,13 +204,13 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("name", "value"), [(name, one) for name, values in WRONG.items() for one in values]
     )
-    def test_of_the_others(self, name: str, value: Any) -> None:
+    def test_other_settings(self, name: str, value: Any) -> None:
         allowed = settings.SETTINGS[NAMES.index(name)].allowed
         with pytest.raises(ValueError) as caught:
             settings.resolve({name: value})
         assert str(caught.value) == f"{name} of WorkerManager() cannot be {value!r}: it takes {allowed}"
 
-    def test_two_that_do_not_agree(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_backoff_initial_above_backoff_max(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SANIC_WORKER_BACKOFF_MAX", "2")
         with pytest.raises(ValueError) as caught:
             settings.resolve({"backoff_initial": 3})
@@ -227,24 +229,24 @@ class TestRefused:
         with pytest.raises(ValueError, match=f"^{name} of SANIC_WORKER_{name.upper()} cannot be '{wrong}': "):
             settings.resolve({})
 
-    def test_a_wrong_one_is_refused_even_where_a_later_one_would_win(self) -> None:
+    def test_an_invalid_value_is_refused_even_if_overridden(self) -> None:
         with pytest.raises(ValueError, match=r"^max_workers of worker.install\(\) cannot be 0: "):
             settings.install({"max_workers": 0})
 
-    def test_what_is_refused_changes_nothing(self) -> None:
+    def test_a_refused_value_changes_nothing(self) -> None:
         settings.install({"max_workers": 7})
         for error, given in ((ValueError, {"max_workers": 0}), (TypeError, {"max_workers": 8, "nope": 1})):
             with pytest.raises(error):
                 settings.install(given)
         assert settings.resolve({}).max_workers == 7
 
-    def test_no_such_setting(self) -> None:
+    def test_an_unknown_setting(self) -> None:
         with pytest.raises(TypeError) as caught:
             settings.install({"max_worker": 1})
         assert str(caught.value) == f"There is no setting 'max_worker'; there are: {', '.join(NAMES)}"
 
 
-def test_names_that_are_none_are_warned_of_once(
+def test_unknown_variables_are_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(settings, "_warned", set())
@@ -258,14 +260,14 @@ def test_names_that_are_none_are_warned_of_once(
     assert other == f"SANIC_WORKER_ZZZ {what}; there are: {', '.join(NAMES)}"
 
 
-def test_the_pages_are_those_that_are_generated(tmp_path: Path) -> None:
+def test_the_generated_pages_are_current(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, root / "scripts" / "pages.py", tmp_path], check=True)
     written = {page.name: page.read_text() for page in tmp_path.iterdir()}
     assert written == {name: (root / "docs" / name).read_text() for name in ("settings.md", "lifecycle.md")}
 
 
-def test_install_gives_them_to_every_manager_and_uninstall_takes_them_back(tmp_path: Path) -> None:
+def test_install_applies_to_every_manager_until_uninstall(tmp_path: Path) -> None:
     ended: subprocess.CompletedProcess[str] = python(
         """
         import worker

@@ -1,4 +1,4 @@
-"""The public surface is the reference's, name for name, and every line behind it is this package's own.
+"""The public API equals the reference, name for name, and is implemented by this package alone.
 
 ``api.json`` holds the reference: each class, function and member with its parameters. Further parameters of a
 class or a method must be keyword-only, and are listed in ``EXTRAS``.
@@ -97,7 +97,7 @@ def check_parameters(name: str, function: Any, spec: list[dict[str, str]], *, bo
             assert parameter.default is inspect.Parameter.empty, parameter.name
 
 
-def test_the_reference_is_whole() -> None:
+def test_the_reference_is_complete() -> None:
     assert len(API) + len(MEMBERS) == 79
     assert {spec["kind"] for spec in API.values()} == {"class", "enum", "function"}
     assert {API[owner]["members"][member]["kind"] for owner, member in MEMBERS} == {
@@ -108,7 +108,7 @@ def test_the_reference_is_whole() -> None:
 
 
 @pytest.mark.parametrize("name", API)
-def test_is_ours(name: str) -> None:
+def test_each_name_is_defined_in_this_package(name: str) -> None:
     found = find(name)
     assert f"{found.__module__}.{found.__qualname__}" == name
     assert inspect.getdoc(found)
@@ -118,23 +118,23 @@ def test_is_ours(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, spec in API.items() if spec["kind"] == "enum"])
-def test_enum(name: str) -> None:
+def test_enums_have_the_members_of_the_reference(name: str) -> None:
     assert [member.name for member in find(name)] == API[name]["names"]
 
 
 @pytest.mark.parametrize("name", [name for name, spec in API.items() if "inherits" in spec])
-def test_inherits(name: str) -> None:
+def test_classes_inherit_from_those_of_the_reference(name: str) -> None:
     bases = {base.__name__ for base in find(name).__mro__}
     assert bases >= set(API[name]["inherits"]) - TOO_NEW
 
 
 @pytest.mark.parametrize("name", [name for name, spec in API.items() if spec["kind"] != "enum"])
-def test_parameters(name: str) -> None:
+def test_parameters_equal_the_reference(name: str) -> None:
     check_parameters(name, find(name), API[name]["params"], bound=False)
 
 
 @pytest.mark.parametrize(("owner", "member"), MEMBERS)
-def test_member(owner: str, member: str) -> None:
+def test_members_equal_the_reference(owner: str, member: str) -> None:
     spec = API[owner]["members"][member]
     found = own(find(owner), member)
     assert isinstance(found, property) == (spec["kind"] == "property")

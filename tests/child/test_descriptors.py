@@ -58,7 +58,7 @@ PROGRAM = """
         ([0, 1, 2], "fork", "pure"),
     ],
 )
-def test_those_that_are_closed_are_the_null_device(
+def test_closed_descriptors_become_the_null_device(
     closed: list[int], method: str, core: str, tmp_path: Path
 ) -> None:
     def begin() -> None:
@@ -80,7 +80,7 @@ def test_those_that_are_closed_are_the_null_device(
         assert "memfd" not in text and "pipe" not in text and "socket" not in text, (who, text)
 
 
-def test_those_that_are_open_are_left_alone() -> None:
+def test_open_descriptors_are_kept() -> None:
     code = "import os, worker; print(*(os.readlink(f'/proc/self/fd/{fd}') for fd in range(3)))"
     reader, writer = os.pipe()
     with open(writer, "wb") as err:

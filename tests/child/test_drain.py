@@ -122,7 +122,7 @@ def connect(server: Server) -> Any:
 
 
 def leaves(server: Server) -> None:
-    """Tell the server to stop, and wait until it has closed its listening socket."""
+    """Stop the server, and wait until it has closed its listening socket."""
     server.signal(signal.SIGTERM)
     until(lambda: not listens(server), "the listening socket left")
 
@@ -141,7 +141,7 @@ def opens(server: Server) -> None:
     os.write(server.gate, b"x")  # type: ignore[attr-defined]
 
 
-def test_what_is_in_flight_is_answered(serve: Start) -> None:
+def test_a_request_in_flight_is_answered(serve: Start) -> None:
     server = serve()
     with connect(server) as client:
         client.get("/slow")
@@ -155,7 +155,7 @@ def test_what_is_in_flight_is_answered(serve: Start) -> None:
     assert server.ends() == 0
 
 
-def test_whoever_connects_meanwhile_waits_for_another(serve: Start) -> None:
+def test_a_new_connection_waits_for_another_server(serve: Start) -> None:
     server = serve()
     with connect(server) as client:
         client.get("/slow")
@@ -173,7 +173,7 @@ def test_whoever_connects_meanwhile_waits_for_another(serve: Start) -> None:
     assert server.ends() == 0
 
 
-def test_the_next_answer_on_a_kept_connection_is_its_last(serve: Start) -> None:
+def test_the_next_response_on_a_kept_connection_closes_it(serve: Start) -> None:
     server = serve(idle_drain_timeout=30)
     with connect(server) as client, connect(server) as busy:
         client.get()
@@ -190,7 +190,7 @@ def test_the_next_answer_on_a_kept_connection_is_its_last(serve: Start) -> None:
     assert server.ends() == 0
 
 
-def test_one_that_stays_idle_is_closed(serve: Start) -> None:
+def test_an_idle_connection_is_closed(serve: Start) -> None:
     server = serve()
     with connect(server) as used, connect(server) as fresh:
         used.get()
@@ -203,7 +203,7 @@ def test_one_that_stays_idle_is_closed(serve: Start) -> None:
     assert server.ends() == 0
 
 
-def test_an_upload_is_taken_to_its_end(serve: Start) -> None:
+def test_an_upload_is_completed(serve: Start) -> None:
     server = serve()
     with connect(server) as client:
         client.send("POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
@@ -223,7 +223,7 @@ def is_read(client: Client) -> bool:
     return all(queue == "00000000:00000000" for queue in queues)
 
 
-def test_a_stream_is_sent_to_its_end(serve: Start) -> None:
+def test_a_streamed_response_is_completed(serve: Start) -> None:
     server = serve()
     with connect(server) as client:
         client.get("/stream")
@@ -236,7 +236,7 @@ def test_a_stream_is_sent_to_its_end(serve: Start) -> None:
     assert server.ends() == 0
 
 
-def test_what_takes_too_long_is_ended_in_one_timeout(serve: Start) -> None:
+def test_a_slow_request_is_aborted_after_one_timeout(serve: Start) -> None:
     def build(app: Any) -> None:
         app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 3.0
 
@@ -252,7 +252,7 @@ def test_what_takes_too_long_is_ended_in_one_timeout(serve: Start) -> None:
         assert client.is_closed_by_server()
 
 
-def test_listeners_frame_the_drain(serve: Start) -> None:
+def test_stop_listeners_run_before_and_after_the_drain(serve: Start) -> None:
     def build(app: Any) -> None:
         @app.before_server_stop
         async def before(app: Any) -> None:
@@ -275,7 +275,7 @@ def test_listeners_frame_the_drain(serve: Start) -> None:
     assert server.ends() == 0
 
 
-def test_a_websocket_is_told_at_once(serve: Start) -> None:
+def test_a_websocket_is_closed_at_once(serve: Start) -> None:
     def build(app: Any) -> None:
         @app.websocket("/feed")
         async def feed(request: Request, ws: Websocket) -> None:
@@ -331,7 +331,7 @@ def test_a_secondary_application_drains_too(serve: Start) -> None:
         assert server.ends() == 0
 
 
-def test_no_connection_that_was_accepted_is_lost(serve: Start) -> None:
+def test_every_accepted_connection_is_answered(serve: Start) -> None:
     """One turn of the loop finds the stop and the connections, the stop first."""
 
     def build(app: Any) -> None:

@@ -184,7 +184,7 @@ class TestStop:
         assert server.ends() == 0
 
     @pytest.mark.parametrize("half", [False, True], ids=["silent", "half-done"])
-    def test_who_says_no_more_stays_as_long_as_an_idle_one(self, serve: Start, half: bool) -> None:
+    def test_a_silent_client_is_closed_like_an_idle_one(self, serve: Start, half: bool) -> None:
         server = serve(idle_drain_timeout=0.5)
         with ExitStack() as stack:
             clients = [stack.enter_context(closing(Client(server.port))) for _ in range(3)]
@@ -201,7 +201,7 @@ class TestStop:
             assert server.ends() == 0
             assert monotonic() - began < 10
 
-    def test_the_deadline_ends_it(self, serve: Start) -> None:
+    def test_the_deadline_ends_a_handshake(self, serve: Start) -> None:
         def build(app: Any) -> None:
             app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 0.5
 
@@ -218,7 +218,7 @@ class TestStop:
 
 
 class TestServer:
-    def test_sanic_knows_whom_it_speaks_to(self, serve: Start, tmp_path: Path) -> None:
+    def test_requests_have_server_name_and_certificate(self, serve: Start, tmp_path: Path) -> None:
         """The server chooses the certificate by the requested name, and passes both to the application."""
         names = ("one.test", "two.test")
         for name in names:
@@ -247,7 +247,7 @@ class TestServer:
         assert server.ends() == 0
 
     @pytest.mark.native
-    def test_a_secondary_one(self, serve: Start) -> None:
+    def test_a_secondary_server(self, serve: Start) -> None:
         second = socket.create_server(("127.0.0.1", 0))
         settings = {"version": HTTP.VERSION_1, "sock": second, "loop": None, "host": None, "port": None}
 
@@ -271,7 +271,7 @@ class TestServer:
             server.says("stopped")
             assert server.ends() == 0
 
-    def test_an_option_that_is_wrong_is_refused_at_the_start(self, serve: Start, start: Start) -> None:
+    def test_an_unknown_ssl_option_is_refused_at_the_start(self, serve: Start, start: Start) -> None:
         server = start(ssl=server_context(), asyncio_server_kwargs={"ssl_something": 1})
         assert server.ends() == 1
 
@@ -342,7 +342,7 @@ async def connected(
 
 class TestHandshake:
     @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
-    def test_the_connection_is_as_any_other(
+    def test_the_transport_has_all_details_of_a_stock_one(
         self, loop: asyncio.AbstractEventLoop, family: socket.AddressFamily, tmp_path: Path
     ) -> None:
         """The transport has the ALPN, the client's certificate, and all other details that a protocol may ask
@@ -374,7 +374,7 @@ class TestHandshake:
         assert knows[0] == knows[1]
         assert knows[1][3:] == ["http/1.1", (("email", "client@localhost"),), True, True]
 
-    def test_one_that_takes_too_long(self, loop: asyncio.AbstractEventLoop) -> None:
+    def test_times_out(self, loop: asyncio.AbstractEventLoop) -> None:
         async def act() -> None:
             listener = Listener(loop, socket.create_server(("127.0.0.1", 0)))
             server = await listener.listens(ssl=server_context(), ssl_handshake_timeout=0.1)
@@ -389,12 +389,12 @@ class TestHandshake:
 
         run(loop, act)
 
-    def test_those_that_fail_leave_nothing(self, loop: asyncio.AbstractEventLoop) -> None:
+    def test_failures_leave_no_resources(self, loop: asyncio.AbstractEventLoop) -> None:
         fail(loop, 200)
 
     @pytest.mark.soak
     @pytest.mark.timeout(600)
-    def test_however_many_fail_nothing_is_left(self, loop: asyncio.AbstractEventLoop) -> None:
+    def test_many_failures_leave_no_resources(self, loop: asyncio.AbstractEventLoop) -> None:
         fail(loop, 10_000)
 
 

@@ -1,4 +1,4 @@
-"""A server counts its requests, and shows that it is alive."""
+"""A server counts its requests, and reports its liveness."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def build(app: Any) -> None:
 
 
 class TestRequests:
-    def test_every_kind_counts_once(self, start: Start) -> None:
+    def test_each_request_counts_once(self, start: Start) -> None:
         server = start(build, protocol=WebSocketProtocol)
         until(lambda: server.state[NAME].get("serving"), "it to serve")
         counts(server, 0)
@@ -86,7 +86,7 @@ class TestRequests:
         ask(server.port, b"GET /feed HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n\r\n", b"\x88\x02\x03\xe8")
         counts(server, 24)
 
-    def test_those_of_a_secondary_server_count(self, start: Start) -> None:
+    def test_requests_of_a_secondary_server_count(self, start: Start) -> None:
         second = socket.create_server(("127.0.0.1", 0))
         settings = {"version": HTTP.VERSION_1, "sock": second, "loop": None, "host": None, "port": None}
 
@@ -105,7 +105,7 @@ class TestRequests:
             ask(second.getsockname()[1], GET % b"/last" * 2, b"last")
             counts(server, 3)
 
-    def test_a_mapping_of_the_callers_own_is_used(self, start: Start) -> None:
+    def test_a_state_passed_by_the_caller_is_used(self, start: Start) -> None:
         mine = {"requests_count": 5}
 
         def with_count(app: Any) -> None:
@@ -116,13 +116,13 @@ class TestRequests:
         ask(server.port, GET % b"/count", b"6 done")
         counts(server, 1)
 
-    def test_over_another_mapping_none_is_counted(self, start: Start) -> None:
+    def test_a_foreign_state_counts_no_requests(self, start: Start) -> None:
         state: dict[str, Any] = {NAME: {"server": True}}
         server = start(build, worker_state=state)
         ask(server.port, GET % b"/last", b"last")
 
 
-class TestBeat:
+class TestHeartbeat:
     def test_an_idle_server_beats(self, start: Start) -> None:
         server = start(build)
         look = server.state.numbers
@@ -130,7 +130,7 @@ class TestBeat:
         assert abs(datetime.now(tz=timezone.utc) - first) < timedelta(seconds=20)
         until(lambda: look(server.process.pid)["last_beat"] > first, "another one")
 
-    def test_one_whose_loop_is_blocked_does_not(self, start: Start) -> None:
+    def test_a_server_with_a_blocked_loop_does_not_beat(self, start: Start) -> None:
         gate, key = os.pipe()
 
         def with_block(app: Any) -> None:
@@ -153,7 +153,7 @@ class TestBeat:
         os.close(gate)
         os.close(key)
 
-    def test_a_state_that_is_full_is_gone_on_without(self) -> None:
+    def test_a_full_state_does_not_end_the_heartbeat(self) -> None:
         class Full(SharedState):
             beats = 0
 
@@ -172,7 +172,7 @@ class TestBeat:
 
         asyncio.run(asyncio.wait_for(act(), 10))
 
-    def test_an_idle_one_is_woken_once_in_five_seconds(self) -> None:
+    def test_an_idle_server_beats_every_five_seconds(self) -> None:
         pauses: list[float] = []
         loop: Any = SimpleNamespace(
             call_soon=lambda beat: beat(), call_later=lambda pause, beat: pauses.append(pause)
@@ -187,7 +187,7 @@ class TestBeat:
         assert PAUSES == (1.0, 5.0)
 
 
-def test_requests_of_http3_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http3_requests_count(monkeypatch: pytest.MonkeyPatch) -> None:
     class Http3:
         def get_or_make_receiver(self, event: bool) -> tuple[str, bool]:
             return "receiver", event

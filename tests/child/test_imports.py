@@ -96,20 +96,20 @@ PURE = {
 
 
 def modules(manager: str, method: str, folder: Path) -> set[str]:
-    """Return the modules that a server has loaded when it serves."""
+    """Return the modules that a serving server has loaded."""
     ended = python(MODULES, manager, method, cwd=folder)
     lines = [line for line in ended.stdout.splitlines() if line.startswith("[")]
     assert lines, ended.stdout + ended.stderr
     return {*json.loads(lines[0])}
 
 
-def test_a_spawned_server_imports_what_it_needs(tmp_path: Path) -> None:
+def test_a_spawned_server_imports_only_required_modules(tmp_path: Path) -> None:
     added = modules("ours", "spawn", tmp_path) - modules("stock", "spawn", tmp_path)
     assert added <= OURS | (NATIVE if IS_NATIVE else PURE)
     assert {"worker.serve", "worker._child.bootstrap"} <= added
 
 
-def test_a_server_of_a_fork_server_imports_no_more_than_that(tmp_path: Path) -> None:
+def test_a_server_of_a_fork_server_imports_only_required_modules(tmp_path: Path) -> None:
     found = modules("ours", "forkserver", tmp_path)
     ours = {name for name in found if name.partition(".")[0] == "worker"}
     # These are in the fork server, which makes the children.
@@ -250,20 +250,22 @@ class TestInAServer:
 
     @pytest.mark.parametrize("installs", ["main", "script"])
     @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
-    def test_the_two_names_of_a_module(self, method: str, installs: str, tmp_path: Path) -> None:
+    def test_both_names_of_a_module_give_the_same_module(
+        self, method: str, installs: str, tmp_path: Path
+    ) -> None:
         found = used(tmp_path, SAME, method=method, installs=installs)
         assert isinstance(found, list), found
         assert found == [True] * len(found)
 
-    def test_a_threshold_is_set(self, tmp_path: Path) -> None:
+    def test_the_threshold_can_be_set(self, tmp_path: Path) -> None:
         assert used(tmp_path, THRESHOLD) == [600, 600]
 
-    def test_classes_are_derived(self, tmp_path: Path) -> None:
+    def test_classes_can_be_derived(self, tmp_path: Path) -> None:
         (tmp_path / "uses.py").write_text(SUBCLASSES)
         ended = python(USES, "spawn", cwd=tmp_path, env={"INSTALLS": "script"})
         assert "[true, true]" in ended.stdout, ended.stdout + ended.stderr
 
-    def test_all_names_are_imported(self, tmp_path: Path) -> None:
+    def test_star_imports_work(self, tmp_path: Path) -> None:
         assert used(tmp_path, STAR) == [[], "worker.manager", False, True]
 
 

@@ -1,4 +1,4 @@
-"""A child process ends when the main process is gone."""
+"""A child process exits after the end of the main process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sent_by_nobody(grace: float, main: int) -> None:
 
 
 class TestParentWatch:
-    def test_main_is_gone_before_the_child_begins(self) -> None:
+    def test_a_main_process_that_ended_before_the_watch_begins(self) -> None:
         dead = get_context("fork").Process(target=targets.nothing)
         dead.start()
         dead.join()
@@ -35,13 +35,13 @@ class TestParentWatch:
         assert end(process) == 1
         dead.close()
 
-    def test_a_parent_that_is_not_main(self) -> None:
+    def test_another_parent_means_the_main_process_has_ended(self) -> None:
         """A process that was started by the main process and now has another parent has lost it."""
         process = get_context("fork").Process(target=sent_by_nobody, args=(1.0, 1))
         process.start()
         assert end(process) == 1
 
-    def test_a_signal_that_is_lost_comes_once_more(self) -> None:
+    def test_a_lost_signal_is_sent_once_more(self) -> None:
         """Sanic is setting up its handlers, and the main process exits just then."""
         main = os.fork()
         if not main:
@@ -64,7 +64,7 @@ class TestParentWatch:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_a_signal_that_is_held_back_waits(self, method: str) -> None:
+    def test_a_blocked_signal_stays_pending_for_the_target(self, method: str) -> None:
         """The process has no other thread: its target may block a signal, and take it later."""
         gate, opener = Pipe(False)
         journal, writer = Pipe(False)
@@ -77,11 +77,11 @@ class TestParentWatch:
         assert journal.recv() == signal.SIGTERM
         journal.close()
 
-    def test_without_pidfd_it_is_the_sentinel_of_the_parent(self, tmp_path: Path) -> None:
+    def test_uses_the_sentinel_of_the_parent_without_a_pidfd(self, tmp_path: Path) -> None:
         self._dies(tmp_path, "fork", "import os; del os.pidfd_open")
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_the_death_of_main_ends_its_children(self, method: str, tmp_path: Path) -> None:
+    def test_children_exit_after_the_main_process(self, method: str, tmp_path: Path) -> None:
         self._dies(tmp_path, method, "")
 
     def _dies(self, tmp_path: Path, method: str, first: str) -> None:
@@ -136,7 +136,7 @@ class TestParentWatch:
         main.stdout.close()
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_what_is_registered_for_the_exit_is_run(self, method: str, tmp_path: Path) -> None:
+    def test_exit_handlers_of_an_orphan_run(self, method: str, tmp_path: Path) -> None:
         program = f"""
             from multiprocessing import get_context
             from worker._spawn.processes import factory
@@ -159,7 +159,7 @@ class TestParentWatch:
             assert stdout.read() == "the last word\n"
         wait_for_end(pid)
 
-    def test_its_own_children_go_too(self) -> None:
+    def test_an_orphan_ends_its_own_children(self) -> None:
         """The main process would have ended them; the orphan does so itself, when it has ended in order."""
         main = os.fork()
         if not main:

@@ -1,4 +1,4 @@
-"""The parent watch: a process ends when its main process is gone."""
+"""The parent watch: a process ends after its main process."""
 
 from __future__ import annotations
 
@@ -64,19 +64,23 @@ def child(core: ModuleType, main: Main, grace: float, act: Any) -> int:
     return int(act(watch))
 
 
-def test_it_is_interrupted_when_main_dies(core: ModuleType, children: Children, main: Main) -> None:
+def test_a_process_is_interrupted_when_the_main_process_ends(
+    core: ModuleType, children: Children, main: Main
+) -> None:
     pid = children.fork(child, core, main, NEVER, lambda watch: 7 if interrupted() else 1)
     assert main.hears() == b"h"
     main.die()
     assert children.reap(pid) == 7
 
 
-def test_as_long_as_main_lives_nothing_happens(core: ModuleType, children: Children, main: Main) -> None:
+def test_a_process_is_not_interrupted_while_the_main_process_runs(
+    core: ModuleType, children: Children, main: Main
+) -> None:
     pid = children.fork(child, core, main, 0.0, lambda watch: 1 if interrupted(0.1) else 7)
     assert children.reap(pid) == 7
 
 
-def test_it_is_interrupted_once(core: ModuleType, children: Children, main: Main) -> None:
+def test_a_process_is_interrupted_once(core: ModuleType, children: Children, main: Main) -> None:
     pid = children.fork(
         child, core, main, NEVER, lambda watch: 7 if interrupted() and not interrupted(0.1) else 1
     )
@@ -85,7 +89,7 @@ def test_it_is_interrupted_once(core: ModuleType, children: Children, main: Main
     assert children.reap(pid) == 7
 
 
-def test_it_is_interrupted_once_more_when_its_handlers_are_set(
+def test_the_interrupt_is_repeated_when_the_handlers_are_set(
     core: ModuleType, children: Children, main: Main
 ) -> None:
     def act(watch: Any) -> int:
@@ -101,7 +105,7 @@ def test_it_is_interrupted_once_more_when_its_handlers_are_set(
     assert children.reap(pid) == 7
 
 
-def test_it_is_interrupted_once_if_its_handlers_were_set_before(
+def test_the_interrupt_is_not_repeated_after_the_handlers_are_set(
     core: ModuleType, children: Children, main: Main
 ) -> None:
     def act(watch: Any) -> int:
@@ -117,7 +121,7 @@ def test_it_is_interrupted_once_if_its_handlers_were_set_before(
     assert children.reap(pid) == 7
 
 
-def test_a_process_that_stops_is_not_interrupted_once_more(
+def test_the_interrupt_is_not_repeated_after_the_stop_has_begun(
     core: ModuleType, children: Children, main: Main
 ) -> None:
     def act(watch: Any) -> int:
@@ -132,9 +136,7 @@ def test_a_process_that_stops_is_not_interrupted_once_more(
     assert children.reap(pid) == 7
 
 
-def test_a_process_that_has_begun_to_stop_is_not_interrupted(
-    core: ModuleType, children: Children, main: Main
-) -> None:
+def test_a_stopping_process_is_not_interrupted(core: ModuleType, children: Children, main: Main) -> None:
     def act(watch: Any) -> int:
         watch.stop_begun()
         os.write(main.speaks, b"g")
@@ -146,7 +148,7 @@ def test_a_process_that_has_begun_to_stop_is_not_interrupted(
     assert children.reap(pid) == 7
 
 
-def test_who_does_not_leave_is_killed_with_its_children(
+def test_a_process_that_does_not_exit_is_killed_with_its_children(
     core: ModuleType, children: Children, main: Main
 ) -> None:
     reading, writing = os.pipe()
@@ -168,7 +170,9 @@ def test_who_does_not_leave_is_killed_with_its_children(
     os.close(reading)
 
 
-def test_who_leads_no_session_takes_nobody_along(core: ModuleType, children: Children, main: Main) -> None:
+def test_without_a_session_only_the_process_is_killed(
+    core: ModuleType, children: Children, main: Main
+) -> None:
     """The group is that of the tests."""
 
     def member() -> int:
@@ -183,7 +187,7 @@ def test_who_leads_no_session_takes_nobody_along(core: ModuleType, children: Chi
     assert children.reap(pid) == -signal.SIGKILL
 
 
-def test_who_hangs_in_c_goes_too(children: Children, main: Main) -> None:
+def test_a_process_that_hangs_in_c_code_is_killed(children: Children, main: Main) -> None:
     """With the native core, the thread needs nothing that the interpreter holds."""
     native = pytest.importorskip("worker._native")
 
@@ -201,13 +205,13 @@ def test_who_hangs_in_c_goes_too(children: Children, main: Main) -> None:
 
 
 @pytest.mark.parametrize("watch", [-1, 1_000_000])
-def test_what_is_not_open_is_refused(core: ModuleType, watch: int) -> None:
+def test_an_invalid_descriptor_is_refused(core: ModuleType, watch: int) -> None:
     with pytest.raises(OSError):
         core.ParentWatch(watch, 1.0)
 
 
 @pytest.mark.parametrize("grace", [-1.0, float("nan")])
-def test_no_time_is_refused(core: ModuleType, grace: float) -> None:
+def test_an_invalid_grace_period_is_refused(core: ModuleType, grace: float) -> None:
     reading, writing = os.pipe()
     with pytest.raises(ValueError, match="is no number of seconds from 0 on"):
         core.ParentWatch(reading, grace)

@@ -74,7 +74,9 @@ NONE: tuple[list[int], list[int]] = ([], [])
     ("method", "blocked", "ignored"),
     [("spawn", *NONE), *((method, *MIXED) for method in ("spawn", "fork", "forkserver", "warm"))],
 )
-def test_mask_and_dispositions(method: str, blocked: list[int], ignored: list[int], tmp_path: Path) -> None:
+def test_children_have_the_initial_mask_and_dispositions(
+    method: str, blocked: list[int], ignored: list[int], tmp_path: Path
+) -> None:
     def begin() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         for signum in ignored:
@@ -109,7 +111,7 @@ def start(target: Callable[..., None], **kwargs: Any) -> ManagedProcess:
     return process
 
 
-def test_a_spawned_child_has_the_descriptors_that_are_meant_for_it() -> None:
+def test_a_spawned_child_inherits_only_its_own_descriptors() -> None:
     """A child has neither the main process's descriptors nor those for another child that starts."""
     gate, opener = Pipe(False)
     open_to_all, _other = Pipe(False)
@@ -149,7 +151,7 @@ def tells_its_mask(journal: Connection) -> None:
     journal.send((os.getsid(0) == os.getpid(), sorted(mask)))
 
 
-def test_where_the_system_cannot_give_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_are_blocked_until_a_child_leads_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal to the main process's group is held back until the child leads its own."""
     begin = os.posix_spawn
     masks: list[set[int]] = []

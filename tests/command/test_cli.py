@@ -27,7 +27,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("args", [["hello:app", "--workers", "2"], ["inspect", "scale", "3"], []])
-def test_sanics_command_on_this_manager(
+def test_the_command_of_sanic_runs_after_install(
     ran: list[Any], args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.main(args)
@@ -35,7 +35,9 @@ def test_sanics_command_on_this_manager(
     assert capsys.readouterr().out == ""
 
 
-def test_the_arguments_of_the_process(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_arguments_of_the_process_are_the_default(
+    ran: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["sanic-worker", "hello:app"])
     cli.main()
     assert ran == ["install", None]
@@ -43,7 +45,7 @@ def test_the_arguments_of_the_process(ran: list[Any], monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("argv", [True, False])
 @pytest.mark.parametrize("flag", ["--version", "-v"])
-def test_the_version(
+def test_the_version_is_printed(
     ran: list[Any],
     flag: str,
     argv: bool,
@@ -68,7 +70,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("_no_settings")
 class TestSettings:
     @pytest.mark.parametrize("argv", [True, False])
-    def test_flags_are_ours_and_the_rest_is_sanics(
+    def test_flags_of_settings_are_removed_from_the_arguments(
         self, ran: list[Any], argv: bool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         args = [
@@ -96,7 +98,7 @@ class TestSettings:
         assert settings.resolve({}).max_surge == 1
 
     @pytest.mark.parametrize("source", ["--max-surge", "SANIC_WORKER_MAX_SURGE"])
-    def test_a_wrong_value_ends_it_before_anything_is_started(
+    def test_an_invalid_value_ends_the_command_before_the_start(
         self,
         ran: list[Any],
         source: str,
@@ -114,7 +116,7 @@ class TestSettings:
         )
 
     @pytest.mark.parametrize("single", ["--single-process", "--single"])
-    def test_those_without_an_effect_are_named(
+    def test_flags_without_effect_are_named(
         self, ran: list[Any], single: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SANIC_WORKER_MAX_CONSECUTIVE_FAILURES", "3")
@@ -124,14 +126,14 @@ class TestSettings:
         assert caplog.messages == ["--max-workers, --max-surge have no effect with --single-process"]
 
     @pytest.mark.parametrize("args", [["--max-surge=2"], ["--single-process", "--idle-drain-timeout=2"]])
-    def test_those_with_an_effect_are_not(
+    def test_flags_with_effect_are_not_named(
         self, ran: list[Any], args: list[str], caplog: pytest.LogCaptureFixture
     ) -> None:
         cli.main(["hello:app", *args])
         assert caplog.messages == []
 
     @pytest.mark.parametrize("flag", ["-h", "--help"])
-    def test_they_are_in_the_help(
+    def test_the_help_lists_all_flags(
         self, ran: list[Any], flag: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         cli.main([flag])
@@ -142,7 +144,9 @@ class TestSettings:
 
 @pytest.mark.parametrize("name", ["worker.py", "worker/__init__.py", "worker/app.py", "worker/sub/app.py"])
 @pytest.mark.parametrize("target", ["worker", "worker:app", "worker.app:app", "worker.app:create_app()"])
-def test_a_namesake_is_refused(ran: list[Any], tmp_path: Path, name: str, target: str) -> None:
+def test_an_application_module_named_worker_is_refused(
+    ran: list[Any], tmp_path: Path, name: str, target: str
+) -> None:
     namesake = tmp_path / name
     namesake.parent.mkdir(exist_ok=True, parents=True)
     namesake.touch()
@@ -157,13 +161,15 @@ def test_a_namesake_is_refused(ran: list[Any], tmp_path: Path, name: str, target
 
 
 @pytest.mark.parametrize("target", ["hello:app", "workers:app", "--user worker hello:app", "a.worker:app"])
-def test_only_an_application_in_it_is_refused(ran: list[Any], tmp_path: Path, target: str) -> None:
+def test_a_module_named_worker_beside_the_application_is_accepted(
+    ran: list[Any], tmp_path: Path, target: str
+) -> None:
     (tmp_path / "worker.py").touch()
     cli.main(target.split())
     assert ran == ["install", target.split()]
 
 
-def test_what_only_looks_like_a_namesake(ran: list[Any], tmp_path: Path) -> None:
+def test_files_that_shadow_no_module_are_accepted(ran: list[Any], tmp_path: Path) -> None:
     (tmp_path / "worker.py").mkdir()
     (tmp_path / "worker").mkdir()
     (tmp_path / "worker" / "Dockerfile").touch()
@@ -173,7 +179,7 @@ def test_what_only_looks_like_a_namesake(ran: list[Any], tmp_path: Path) -> None
         assert ran[-2:] == ["install", [target]]
 
 
-def test_the_folder_of_the_package_itself(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_directory_of_the_package_is_accepted(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(cli.__file__).parent.parent)
     cli.main(["hello:app"])
     assert ran == ["install", ["hello:app"]]

@@ -1,4 +1,4 @@
-"""An application with a ``worker`` of its own gets an explanation when it cannot import from it."""
+"""An application with its own module ``worker`` gets an explanation when an import from it fails."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ IMPORTS = ["import worker.tasks", "from worker import tasks", "from worker.tasks
 
 
 @pytest.mark.parametrize("statement", IMPORTS)
-def test_a_folder_beside_a_script(folder: Path, statement: str) -> None:
+def test_a_directory_beside_the_script_is_named(folder: Path, statement: str) -> None:
     said = tried(statement, folder.parent)
     assert said.startswith("NamesakeError There is no module worker.tasks in ")
     assert f"{folder} has the name of the package that sanic-worker installs" in said
@@ -47,7 +47,7 @@ def test_a_folder_beside_a_script(folder: Path, statement: str) -> None:
 
 @pytest.mark.parametrize("name", ["worker.py", "worker/__init__.py"])
 @pytest.mark.parametrize("statement", [*IMPORTS, "worker.tasks", "from worker import DONE"])
-def test_a_module_that_comes_later(tmp_path: Path, name: str, statement: str) -> None:
+def test_a_module_later_on_the_path_is_named(tmp_path: Path, name: str, statement: str) -> None:
     """The command puts the working directory at the end of sys.path."""
     project = tmp_path / "project"
     namesake = project / name
@@ -61,7 +61,7 @@ def test_a_module_that_comes_later(tmp_path: Path, name: str, statement: str) ->
 @pytest.mark.parametrize(
     ("statement", "kind"), [("import worker.x", "ModuleNotFoundError"), ("worker.x", "Attri")]
 )
-def test_without_a_namesake(tmp_path: Path, statement: str, kind: str) -> None:
+def test_an_error_without_a_shadowed_module_is_unchanged(tmp_path: Path, statement: str, kind: str) -> None:
     (tmp_path / "worker").mkdir()
     (tmp_path / "worker" / "data.json").touch()
     said = tried(statement, tmp_path)
@@ -69,7 +69,7 @@ def test_without_a_namesake(tmp_path: Path, statement: str, kind: str) -> None:
     assert "has the name" not in said
 
 
-def test_what_the_package_has_is_not_touched(folder: Path) -> None:
+def test_imports_from_the_package_work(folder: Path) -> None:
     said = tried(
         "import worker.cli, worker._state.shared; from worker import install, settings; "
         "print(hasattr(worker, 'tasks'), hasattr(worker, '__wrapped__'), worker.cli.__name__)",
@@ -78,7 +78,7 @@ def test_what_the_package_has_is_not_touched(folder: Path) -> None:
     assert said == "False False worker.cli"
 
 
-def test_both_kinds(folder: Path, tmp_path: Path) -> None:
+def test_a_module_takes_precedence_over_a_directory(folder: Path, tmp_path: Path) -> None:
     """A module wins over a folder without __init__.py, in any order of the path."""
     project = tmp_path / "project"
     project.mkdir()

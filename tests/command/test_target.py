@@ -86,14 +86,16 @@ class TestTargets:
             ),
         ],
     )
-    def test_that_is_no_application(self, module: str, target: str, problem: str) -> None:
+    def test_a_target_that_is_no_application(self, module: str, target: str, problem: str) -> None:
         assert described(target.format(module)) == f"{problem}. {HAS}".format(module)
 
     def test_an_application_as_a_factory(self, module: str) -> None:
         assert described(f"{module}:app", factory=True).startswith(f"{module}:app makes no Sanic application")
 
     @pytest.mark.parametrize(("source", "name"), [("", "app"), ("from sanic import Sanic", "wrong")])
-    def test_a_module_without_any(self, module: str, source: str, name: str, tmp_path: Path) -> None:
+    def test_a_module_without_an_application(
+        self, module: str, source: str, name: str, tmp_path: Path
+    ) -> None:
         (tmp_path / f"{module}_b.py").write_text(source)
         assert described(f"{module}_b:{name}") == (
             f"{module}_b has no {name}. {module}_b has no Sanic application, and no function that makes one"
@@ -104,7 +106,7 @@ class TestTargets:
         text = described(given := target.format(module, tmp_path))
         assert text == f"{given} is a file. Give the module: {module}:app"
 
-    def test_a_file_below(self, module: str, tmp_path: Path) -> None:
+    def test_a_file_in_a_subdirectory(self, module: str, tmp_path: Path) -> None:
         (tmp_path / "sub" / "package").mkdir(parents=True)
         for name in ("mine.py", "package/__init__.py"):
             (tmp_path / "sub" / name).touch()
@@ -112,7 +114,9 @@ class TestTargets:
         assert described("./sub/mine").endswith(" is a path. Give the module: sub.mine:app")
         assert described("sub/package/__init__.py").endswith("Give the module: sub.package:app")
 
-    def test_a_file_elsewhere(self, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_outside_the_working_directory(
+        self, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "in").mkdir()
         monkeypatch.chdir(tmp_path / "in")
         assert described(f"../{module}.py") == (
@@ -125,11 +129,11 @@ class TestTargets:
         assert f"To serve the files in it, write {tmp_path}/{module}_files/." in text
 
     @pytest.mark.parametrize("target", ["./nowhere", "no/where:app", "/nowhere.py"])
-    def test_a_path_to_nothing(self, module: str, target: str) -> None:
+    def test_a_path_that_does_not_exist(self, module: str, target: str) -> None:
         assert described(target) == f"{target} is neither a directory nor a Python file. {FORM}"
 
     @pytest.mark.parametrize("target", ["", ":app", ".{0}:app", "..:app"])
-    def test_no_module(self, module: str, target: str) -> None:
+    def test_a_target_without_a_module(self, module: str, target: str) -> None:
         given = target.format(module)
         assert described(given) == f"{given!r} names no module. {FORM}"
 
@@ -139,7 +143,7 @@ class TestTargets:
             f"No module named nowhere_{module} found, in {tmp_path} or elsewhere on sys.path"
         )
 
-    def test_another_module_that_is_missing(self, module: str, tmp_path: Path) -> None:
+    def test_a_missing_import_of_the_application_is_not_explained(self, module: str, tmp_path: Path) -> None:
         (tmp_path / f"{module}_c.py").write_text("import nowhere_to_be_found")
         loader = AppLoader(f"{module}_c:app")
         with pytest.raises(ModuleNotFoundError) as raised:
@@ -171,6 +175,6 @@ class TestArguments:
             ({"simple": True, "target": "."}, ""),
         ],
     )
-    def test_a_wrong_one(self, given: dict[str, object], text: str) -> None:
+    def test_an_invalid_argument_is_explained(self, given: dict[str, object], text: str) -> None:
         plain = {"target": "hello:app", "workers": 1, "port": None, "cert": None, "key": None, "tls": None}
         assert wrong_argument(Namespace(**{**plain, **given})) == text

@@ -103,7 +103,7 @@ class TestInterpret:
     @pytest.mark.parametrize(
         "message", [None, "", 0, 0.0, False, [], (), {}, set(), b"", 0j, range(0), deque()], ids=stable_repr
     )
-    def test_what_is_falsy_stops(self, message: Any) -> None:
+    def test_falsy_messages_stop(self, message: Any) -> None:
         assert interpret(message) == Stop()
 
     @pytest.mark.parametrize(
@@ -117,23 +117,23 @@ class TestInterpret:
             ("name", Restart(("name",))),
         ],
     )
-    def test_a_text_is_of_the_grammar(self, text: str, command: Command) -> None:
+    def test_texts_are_parsed(self, text: str, command: Command) -> None:
         assert interpret(text) == command
 
-    def test_a_subclass_of_str(self) -> None:
+    def test_a_str_subclass_is_parsed(self) -> None:
         class Text(str):
             __slots__ = ()
 
         assert interpret(Text("__SCALE__:4")) == Scale(4)
 
-    def test_a_tuple_manages(self) -> None:
+    def test_a_tuple_manages_a_process(self) -> None:
         assert interpret(EIGHT) == Manage("name", nothing, {"a": 1}, False, None, True, True, 3)
         assert interpret(EIGHT[:7]) == Manage("name", nothing, {"a": 1}, False, None, True, True, 1)
 
     @pytest.mark.parametrize(
         "kwargs", [{}, OrderedDict(a=1), UserDict(a=1), MappingProxyType({"a": 1})], ids=stable_repr
     )
-    def test_any_mapping_is_taken(self, kwargs: Any) -> None:
+    def test_arguments_may_be_any_mapping(self, kwargs: Any) -> None:
         assert interpret(("n", nothing, kwargs, *EIGHT[3:])) == Manage("n", nothing, kwargs, *EIGHT[3:])
 
     @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ class TestInterpret:
         [(1,), EIGHT[:6], (*EIGHT, 9), tuple(range(100)), ("a",), (None,) * 7, (None,) * 8],
         ids=lambda message: str(len(message)),
     )
-    def test_no_other_tuple(self, message: tuple[Any, ...]) -> None:
+    def test_other_tuples_are_invalid(self, message: tuple[Any, ...]) -> None:
         command = interpret(message)
         assert isinstance(command, Invalid)
         assert command.message is message
@@ -177,7 +177,7 @@ class TestInterpret:
     @pytest.mark.parametrize(
         "message", [1, 1.5, True, b"x", ["a"], {"a": 1}, object(), nothing, list(EIGHT)], ids=stable_repr
     )
-    def test_nothing_else_is_a_command(self, message: Any) -> None:
+    def test_other_types_are_invalid(self, message: Any) -> None:
         kind = type(message).__name__
         expected = f"a {kind} is not a command: send a str or a tuple of 8"
         assert interpret(message) == Invalid(message, expected)
@@ -185,7 +185,7 @@ class TestInterpret:
     @pytest.mark.parametrize(
         "error", [ValueError("no"), RecursionError(), MemoryError(), SystemExit(3)], ids=stable_repr
     )
-    def test_an_object_that_cannot_be_told_true_or_false(self, error: BaseException) -> None:
+    def test_an_object_whose_bool_raises_is_invalid(self, error: BaseException) -> None:
         message = Odd(error, "bool")
         command = interpret(message)
         assert isinstance(command, Invalid)
@@ -197,25 +197,25 @@ class TestInterpret:
         [lambda: EmptyButLong(EIGHT), lambda: ("n", nothing, OddKeys(a=1), *EIGHT[3:]), NoClass],
         ids=["length", "keys", "class"],
     )
-    def test_an_object_that_raises_when_it_is_looked_at(self, make: Callable[[], Any]) -> None:
+    def test_an_object_that_raises_on_inspection_is_invalid(self, make: Callable[[], Any]) -> None:
         command = interpret(make())
         assert isinstance(command, Invalid)
         assert "RuntimeError" in command.reason
 
 
-class TestLoad:
+class TestDecodeCommand:
     @pytest.mark.parametrize("command", [Stop(), Scale(2), Terminate(), Invalid(1, "x"), Restart(None)])
-    def test_a_command_is_one_already(self, command: Command) -> None:
+    def test_a_command_is_returned_unchanged(self, command: Command) -> None:
         assert decode_command(command) is command
 
     @pytest.mark.parametrize("message", [None, "", 0, [], "__SCALE__:2", EIGHT, EIGHT[:7]])
-    def test_a_pickled_object(self, message: Any) -> None:
+    def test_a_pickled_object_is_interpreted(self, message: Any) -> None:
         assert decode_command(opaque(message)) == interpret(message)
 
     @pytest.mark.parametrize(
         "payload", [b"", b"x", b"\x80", pickle.dumps(EIGHT)[:-1], b"cnowhere\nnothing\n.", b"\xff" * 64]
     )
-    def test_what_is_no_pickle(self, payload: bytes) -> None:
+    def test_invalid_pickles_are_invalid(self, payload: bytes) -> None:
         command = decode_command(Opaque(payload))
         assert isinstance(command, Invalid)
         assert command.message == payload
@@ -234,12 +234,12 @@ class TestLoad:
         ],
         ids=stable_repr,
     )
-    def test_an_object_that_raises_while_it_is_loaded(self, error: BaseException) -> None:
+    def test_an_object_that_raises_on_unpickling_is_invalid(self, error: BaseException) -> None:
         command = decode_command(opaque(RaisesWhenLoaded(error)))
         assert isinstance(command, Invalid)
         assert command.reason == f"it cannot be unpickled ({type(error).__name__}: {error})"
 
-    def test_an_object_that_is_falsy_and_says_so_by_raising(self) -> None:
+    def test_an_unpickled_object_whose_bool_raises_is_invalid(self) -> None:
         command = decode_command(opaque(Odd(ValueError("no"), "bool")))
         assert isinstance(command, Invalid)
         assert command.reason == "it cannot be inspected (ValueError: no)"
@@ -258,7 +258,7 @@ class TestFileno:
     @pytest.mark.parametrize(
         "answer", [None, "3", True, -1, 2.0, OSError(), ValueError(), AttributeError()], ids=stable_repr
     )
-    def test_where_there_is_none_to_poll(self, answer: Any) -> None:
+    def test_of_a_connection_without_a_descriptor(self, answer: Any) -> None:
         class Connection:
             def fileno(self) -> Any:
                 if isinstance(answer, Exception):
@@ -268,7 +268,7 @@ class TestFileno:
         assert fileno(Connection()) is None
         assert fileno(object()) is None
 
-    def test_it_decides_who_waits(self) -> None:
+    def test_the_descriptor_decides_on_the_monitor(self) -> None:
         one, other = Pipe(True)
         monitor = open_monitor(one)
         assert isinstance(monitor, Monitor)
@@ -304,14 +304,14 @@ class Connection:
 
 
 class TestConnectionMonitor:
-    def test_one_message_a_wait(self) -> None:
+    def test_one_message_per_wait(self) -> None:
         connection = Connection("__SCALE__:2", "__SCALE__:3")
         monitor = ConnectionMonitor(connection)
         assert monitor.wait(None) == [Received(Scale(2))]
         assert len(connection.messages) == 1
         assert monitor.wait(None) == [Received(Scale(3))]
 
-    def test_none_after_a_falsy_one(self) -> None:
+    def test_no_message_after_a_falsy_message(self) -> None:
         connection = Connection("", "__SCALE__:3")
         monitor = ConnectionMonitor(connection)
         assert monitor.wait(None) == [Received(Stop())]
@@ -319,7 +319,7 @@ class TestConnectionMonitor:
         assert len(connection.messages) == 1
         assert len(connection.polled) == 1
 
-    def test_what_is_no_command_ends_nothing(self) -> None:
+    def test_messages_after_an_invalid_one_are_received(self) -> None:
         monitor = ConnectionMonitor(Connection(12, "__TERMINATE__"))
         (received,) = monitor.wait(None)
         assert isinstance(received, Received) and isinstance(received.command, Invalid)
@@ -327,18 +327,18 @@ class TestConnectionMonitor:
 
     @pytest.mark.parametrize("place", ["poll", "recv"])
     @pytest.mark.parametrize("error", [EOFError(), OSError(errno.EBADF, "bad"), BrokenPipeError()], ids=repr)
-    def test_the_end_of_the_connection_is_told_once(self, error: Exception, place: str) -> None:
+    def test_the_end_of_the_connection_is_reported_once(self, error: Exception, place: str) -> None:
         monitor = ConnectionMonitor(Connection(error, "late", raises_in=place))
         assert monitor.wait(None) == [Corrupt(f"the connection has ended ({error!r})", b"")]
         assert monitor.wait(0) == []
 
     @pytest.mark.parametrize("place", ["poll", "recv"])
-    def test_what_cannot_be_received(self, place: str) -> None:
+    def test_a_message_that_cannot_be_received_is_invalid(self, place: str) -> None:
         monitor = ConnectionMonitor(Connection(KeyError("k"), "__TERMINATE__", raises_in=place))
         assert monitor.wait(None) == [Received(Invalid(None, "it cannot be received (KeyError('k'))"))]
         assert monitor.wait(None) == [Received(Terminate())]
 
-    def test_the_time_is_kept(self) -> None:
+    def test_a_wait_ends_at_its_timeout(self) -> None:
         connection = Connection()
         monitor = ConnectionMonitor(connection)
         began = monotonic()
@@ -363,7 +363,7 @@ class TestConnectionMonitor:
         assert monitor.wait(0) == []
 
     @pytest.mark.parametrize("ended", [False, True])
-    def test_a_wake_ends_the_wait_that_is_under_way(self, ended: bool) -> None:
+    def test_a_wake_ends_the_current_wait(self, ended: bool) -> None:
         connection = Connection(*([""] if ended else []))
         monitor = ConnectionMonitor(connection)
         waiting = threading.Event()
@@ -379,7 +379,7 @@ class TestConnectionMonitor:
         thread.join(10)
         assert results == [[]]
 
-    def test_the_end_of_a_process(self) -> None:
+    def test_the_exit_of_a_process_is_reported(self) -> None:
         process = get_context("fork").Process(target=nothing)
         process.start()
         monitor = ConnectionMonitor(Connection(""))
@@ -393,7 +393,7 @@ class TestConnectionMonitor:
         process.close()
 
     @pytest.mark.parametrize("left_alone", ["no sentinel", "unwatched", "closed"])
-    def test_a_process_that_is_not_watched(self, left_alone: str) -> None:
+    def test_an_unwatched_process_is_not_reported(self, left_alone: str) -> None:
         reader, writer = os.pipe()
         os.close(writer)
         monitor = ConnectionMonitor(Connection())
@@ -407,7 +407,7 @@ class TestConnectionMonitor:
         os.close(reader)
 
 
-def test_a_child_of_its_own_is_no_danger_to_the_package(tmp_path: Path) -> None:
+def test_an_object_of_an_unknown_module_is_invalid(tmp_path: Path) -> None:
     """Return an object of a module that only its writer has."""
     payload = pickle.dumps(EIGHT).replace(b"support.targets", b"support.nowhere")
     command = decode_command(Opaque(payload))

@@ -10,7 +10,7 @@ from support.fakes import FakePublisher
 from worker._control.send import send
 
 
-def test_the_message_goes_through_as_it_is() -> None:
+def test_messages_are_sent_unchanged() -> None:
     publisher = FakePublisher()
     message = ("a", 1)
     send(publisher, message)
@@ -30,7 +30,7 @@ def test_large_messages_of_several_threads_arrive_whole() -> None:
     assert sorted(received) == sorted(messages)
 
 
-def test_a_send_in_the_middle_of_a_send_waits_for_its_end() -> None:
+def test_a_nested_send_waits_for_the_current_one() -> None:
     log: list[str] = []
 
     class Slow:
@@ -46,7 +46,7 @@ def test_a_send_in_the_middle_of_a_send_waits_for_its_end() -> None:
     assert log == ["first begins", "first ends", "second begins", "second ends"]
 
 
-def test_a_send_that_fails_holds_up_no_other() -> None:
+def test_a_failed_send_does_not_block_later_ones() -> None:
     def refuse(message: Any) -> None:
         raise BrokenPipeError(message)
 
@@ -57,7 +57,7 @@ def test_a_send_that_fails_holds_up_no_other() -> None:
     assert publisher.sent == ["kept"]
 
 
-def test_a_child_forked_in_the_middle_of_a_send_can_send() -> None:
+def test_a_child_forked_during_a_send_can_send() -> None:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     sending, go_on = threading.Event(), threading.Event()

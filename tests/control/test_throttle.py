@@ -11,7 +11,7 @@ from support.running import errors
 from worker._control.throttle import MAX_LINES, SPAN, LogThrottle
 
 
-def test_the_first_are_told_in_full_and_the_others_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_lines_over_the_limit_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     names = {1: "one", 2: "two", None: "nobody"}
     throttle = LogThrottle(lambda sender: names[sender])
     assert throttle.flush_at == math.inf
@@ -33,7 +33,7 @@ def test_the_first_are_told_in_full_and_the_others_counted(caplog: pytest.LogCap
     assert throttle.flush_at == math.inf
 
 
-def test_they_are_counted_anew(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flush_resets_the_count(caplog: pytest.LogCaptureFixture) -> None:
     throttle = LogThrottle(str)
     for _ in range(2):
         for _ in range(MAX_LINES):
@@ -42,7 +42,7 @@ def test_they_are_counted_anew(caplog: pytest.LogCaptureFixture) -> None:
     assert errors(caplog) == ["again"] * 2 * MAX_LINES
 
 
-def test_the_traceback_is_told_if_it_is_wanted(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_traceback_is_logged_on_request(caplog: pytest.LogCaptureFixture) -> None:
     throttle = LogThrottle(str)
     try:
         raise ValueError("no")
@@ -53,7 +53,7 @@ def test_the_traceback_is_told_if_it_is_wanted(caplog: pytest.LogCaptureFixture)
     assert "ValueError: no" in caplog.text
 
 
-def test_the_text_is_made_only_to_be_logged() -> None:
+def test_suppressed_lines_are_not_formatted() -> None:
     throttle = LogThrottle(str)
     made: list[int] = []
     for number in range(MAX_LINES + 3):

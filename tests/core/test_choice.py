@@ -1,4 +1,4 @@
-"""``WORKER_CORE`` chooses the core, and demands it."""
+"""``WORKER_CORE`` selects the core, and requires it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("wanted", CORES)
-def test_one_core_is_asked_for(wanted: str) -> None:
+def test_the_requested_core_is_used(wanted: str) -> None:
     done = run(REPORT, wanted)
     assert done.stdout.split()[0] == wanted, done.stderr
     assert (done.stdout.split()[1] == "None") == (wanted == "pure")
@@ -45,7 +45,7 @@ def test_one_core_is_asked_for(wanted: str) -> None:
 
 @pytest.mark.skipif("native" not in CORES, reason="the pure core alone is asked for")
 @pytest.mark.parametrize("wanted", [None, "auto"])
-def test_native_is_preferred(wanted: str | None) -> None:
+def test_the_native_core_is_preferred(wanted: str | None) -> None:
     done = run(REPORT, wanted)
     assert done.stdout.split()[0] == "native", done.stderr
     assert done.stdout.split()[1] in ("release", "debug")
@@ -53,19 +53,19 @@ def test_native_is_preferred(wanted: str | None) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["rust", "", "Pure"])
-def test_another_value_is_refused(wanted: str) -> None:
+def test_an_unknown_core_is_refused(wanted: str) -> None:
     done = run(REPORT, wanted)
     assert done.returncode == 1
     assert f"ImportError: WORKER_CORE={wanted!r} is no core: choose one of auto, native, pure" in done.stderr
 
 
 @pytest.mark.parametrize("wanted", [None, "auto", "pure"])
-def test_where_no_native_core_was_built_the_pure_one_works(wanted: str | None, tree: Path) -> None:
+def test_the_pure_core_is_used_if_no_native_core_was_built(wanted: str | None, tree: Path) -> None:
     done = run(REPORT, wanted, tree)
     assert done.stdout.split()[:2] == ["pure", "None"], done.stderr
 
 
-def test_a_native_core_that_is_asked_for_and_missing_is_an_error(tree: Path) -> None:
+def test_a_requested_but_missing_native_core_is_an_error(tree: Path) -> None:
     done = run(REPORT, "native", tree)
     assert done.returncode == 1
     assert "ImportError: WORKER_CORE=native, but worker._native was never built" in done.stderr
@@ -90,14 +90,14 @@ def test_a_native_core_that_does_not_load_is_an_error(
     assert "never built" not in done.stderr
 
 
-def test_a_module_that_a_native_core_misses_is_not_taken_for_it(tree: Path) -> None:
+def test_an_import_error_inside_the_native_core_is_raised(tree: Path) -> None:
     (tree / "worker" / "_native.py").write_text("import worker._nothing_of_the_kind\n")
     done = run(REPORT, None, tree)
     assert done.returncode == 1
     assert "No module named 'worker._nothing_of_the_kind'" in done.stderr
 
 
-def test_info_compares_by_value_and_cannot_be_changed() -> None:
+def test_core_info_is_immutable_and_compares_by_value() -> None:
     from worker._core import CoreInfo, core_info
 
     info = core_info()
@@ -106,7 +106,7 @@ def test_info_compares_by_value_and_cannot_be_changed() -> None:
         info.core = "other"  # type: ignore[misc]
 
 
-def test_the_boundary_offers_what_the_chosen_core_has() -> None:
+def test_the_package_exports_names_of_the_selected_core() -> None:
     from worker import _core
 
     name = {"native": "worker._native", "pure": "worker._core.pure"}[_core.core_info().core]

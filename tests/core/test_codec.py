@@ -55,7 +55,7 @@ def state() -> Iterator[SharedState]:
 @native
 @pytest.mark.parametrize("key", GOOD)
 @pytest.mark.parametrize("value", [Hostile(), [Hostile()], Text("ACKED"), [1], NOW.astimezone().tzinfo])
-def test_what_is_not_plain_is_absent(key: str, value: Any, state: SharedState) -> None:
+def test_values_of_other_classes_are_skipped(key: str, value: Any, state: SharedState) -> None:
     state[NAME] = {"pid": 1, **GOOD, key: value}
     state.update_entry(NAME, {**GOOD, key: value}, 2)
     entry = Entry(state, NAME)
@@ -71,7 +71,9 @@ def test_what_is_not_plain_is_absent(key: str, value: Any, state: SharedState) -
 
 @pytest.mark.parametrize("foreign", [pytest.param(False, marks=native), True], ids=["ours", "foreign"])
 @pytest.mark.parametrize("value", [None, 1.5, b"x", NOW - timedelta(1), "many", 2])
-def test_what_is_of_another_type_is_absent(foreign: bool, value: Any, request: pytest.FixtureRequest) -> None:
+def test_values_of_the_wrong_type_are_skipped(
+    foreign: bool, value: Any, request: pytest.FixtureRequest
+) -> None:
     mapping: Any = {} if foreign else request.getfixturevalue("state")
     for key, good in GOOD.items():
         if isinstance(value, type(good)):
@@ -91,14 +93,14 @@ def test_what_is_of_another_type_is_absent(foreign: bool, value: Any, request: p
     [None, True, 0, 300, -1, 2**31, 2**80, -(2**80), 2**3000, 1.5, "x" * 300, "\ud800", b"", b"b" * 300, NOW],
     ids=lambda value: f"{type(value).__name__}-{len(pickle.dumps(value))}",
 )
-def test_what_is_plain_is_seen(value: Any, state: SharedState) -> None:
+def test_plain_values_are_decoded(value: Any, state: SharedState) -> None:
     state[NAME] = {"x": value, "not plain": (1,)}
     (seen,) = state.read_keys(NAME, ("x", "not plain")).values()
     assert (type(seen), seen) == (type(value), value)
 
 
 @native
-def test_sanics_wait_at_the_end_unpickles_nothing(state: SharedState) -> None:
+def test_reading_the_process_states_unpickles_no_values(state: SharedState) -> None:
     state[NAME] = {"state": "ACKED", "mine": Hostile()}
     state["Sanic-Server-1-0"] = {"state": "COMPLETED", "mine": Hostile()}
     state["Sanic-Server-2-0"] = {"state": Hostile()}
@@ -115,7 +117,7 @@ def test_sanics_wait_at_the_end_unpickles_nothing(state: SharedState) -> None:
 
 @native
 @pytest.mark.usefixtures("main_is_heard")
-def test_main_restarts_and_stops_beside_hostile_values(
+def test_the_main_process_restarts_and_stops_with_hostile_values(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     house = House(tmp_path)

@@ -1,4 +1,4 @@
-"""``decode`` understands some pickles without executing them."""
+"""``decode`` decodes some pickles without executing them."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ TEXTS = [
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("pickler", PICKLERS)
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_texts(core: ModuleType, text: str, pickler: Callable[..., bytes], protocol: int) -> None:
+def test_texts_are_decoded(core: ModuleType, text: str, pickler: Callable[..., bytes], protocol: int) -> None:
     assert core.decode(pickler(text, protocol)) == core.parse(text)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("pickler", PICKLERS)
-def test_none(core: ModuleType, pickler: Callable[..., bytes], protocol: int) -> None:
+def test_none_is_a_stop(core: ModuleType, pickler: Callable[..., bytes], protocol: int) -> None:
     assert core.decode(pickler(None, protocol)) == Stop()
 
 
@@ -73,9 +73,7 @@ class Text(str):
     "value",
     [0, False, b"a", (), [], {}, 1.5, ("a",), ["a"], Text("a"), ("i", print, {}, False, None, True, True, 1)],
 )
-def test_what_is_neither_none_nor_text_is_left_to_pickle(
-    core: ModuleType, value: object, protocol: int
-) -> None:
+def test_other_values_are_left_to_pickle(core: ModuleType, value: object, protocol: int) -> None:
     payload = by_c(value, protocol)
     decoded = core.decode(payload)
     assert decoded == Opaque(payload)
@@ -102,14 +100,14 @@ def forms(text: bytes) -> Iterator[bytes]:
                 yield bytes([0x80, version, 0x95]) + struct.pack("<Q", len(body)) + body
 
 
-def test_every_form_is_understood(core: ModuleType) -> None:
+def test_every_pickled_form_of_a_text_is_decoded(core: ModuleType) -> None:
     for text in ("", "a:", "\u20ac\ud800", "y" * 300):
         for payload in forms(text.encode("utf-8", "surrogatepass")):
             assert loaded(payload) == text
             assert core.decode(payload) == core.parse(text), payload
 
 
-def test_a_part_of_a_pickle_and_more_than_one_are_left_to_pickle(core: ModuleType) -> None:
+def test_incomplete_and_trailing_data_are_left_to_pickle(core: ModuleType) -> None:
     for payload in forms(b"name:"):
         for cut in range(len(payload)):
             assert core.decode(payload[:cut]) == Opaque(payload[:cut])
@@ -117,7 +115,7 @@ def test_a_part_of_a_pickle_and_more_than_one_are_left_to_pickle(core: ModuleTyp
             assert core.decode(payload + tail) == Opaque(payload + tail)
 
 
-def test_what_is_understood_is_what_pickle_would_load(core: ModuleType) -> None:
+def test_decoded_texts_equal_those_of_pickle(core: ModuleType) -> None:
     understood = 0
     for payload in forms("n\u20ac:".encode()):
         for at in range(len(payload)):
@@ -133,7 +131,7 @@ def test_what_is_understood_is_what_pickle_would_load(core: ModuleType) -> None:
 @pytest.mark.parametrize(
     "text", [b"\xff", b"\xc0\x80", b"\xe2\x82", b"\xed\xa0", b"\xf4\x90\x80\x80", b"a\x80"]
 )
-def test_what_is_not_utf8_is_left_to_pickle(core: ModuleType, text: bytes) -> None:
+def test_invalid_utf8_is_left_to_pickle(core: ModuleType, text: bytes) -> None:
     for payload in forms(text):
         assert core.decode(payload) == Opaque(payload)
 
@@ -166,11 +164,11 @@ def test_what_is_not_utf8_is_left_to_pickle(core: ModuleType, text: bytes) -> No
         b"cos\nsystem\n(S'true'\ntR.",
     ],
 )
-def test_what_is_almost_a_pickle_is_left_to_pickle(core: ModuleType, payload: bytes) -> None:
+def test_malformed_pickles_are_left_to_pickle(core: ModuleType, payload: bytes) -> None:
     assert core.decode(payload) == Opaque(payload)
 
 
-def test_none_may_be_framed_and_remembered(core: ModuleType) -> None:
+def test_none_may_be_framed_and_memoized(core: ModuleType) -> None:
     for payload in (b"\x80\x05\x95\x02\0\0\0\0\0\0\0N.", b"\x80\x02N\x94.", b"\x80\x02Nq\0."):
         assert loaded(payload) is None
         assert core.decode(payload) == Stop()

@@ -28,7 +28,7 @@ def long_frame(payload: bytes) -> bytes:
     return struct.pack("!iQ", -1, len(payload)) + payload
 
 
-def test_payloads_are_whole_wherever_they_are_cut(core: ModuleType) -> None:
+def test_payloads_are_whole_for_any_chunks(core: ModuleType) -> None:
     stream = frame(HI) + frame(b"") + long_frame(b"abc") + frame(b"any bytes") + long_frame(b"") + frame(HI)
     wanted = [HI, b"", b"abc", b"any bytes", b"", HI]
     for cut in range(len(stream) + 1):
@@ -58,7 +58,7 @@ def test_the_limit_is_inclusive(core: ModuleType) -> None:
     assert len(framer.faults()) == 1
 
 
-def test_the_limit_is_16_mib_unless_it_is_given(core: ModuleType) -> None:
+def test_the_default_limit_is_16_mib(core: ModuleType) -> None:
     assert core.LIMIT == 16 * 1024 * 1024
     framer = core.Framer()
     framer.feed(struct.pack("!i", core.LIMIT))
@@ -69,7 +69,7 @@ def test_the_limit_is_16_mib_unless_it_is_given(core: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_is_positive(core: ModuleType, limit: int) -> None:
+def test_a_limit_must_be_positive(core: ModuleType, limit: int) -> None:
     with pytest.raises(ValueError, match=f"^the limit of a frame must be positive, not {limit}$"):
         core.Framer(limit)
 
@@ -124,7 +124,7 @@ def test_a_stray_byte_costs_no_frame(core: ModuleType) -> None:
     ]
 
 
-def test_each_loss_is_one_fault(core: ModuleType) -> None:
+def test_each_invalid_range_is_one_fault(core: ModuleType) -> None:
     framer = core.Framer(LIMIT)
     stream = b"\xff\xff\xff\0junk" + frame(HI) + b"\xee\xee\xee\xee" + frame(HI)
     assert framer.feed(stream) == [HI, HI]
@@ -140,7 +140,7 @@ def test_a_sample_has_64_bytes_at_most(core: ModuleType) -> None:
     assert [sample for _, sample in framer.faults()] == [struct.pack("!i", 500) + b"y" * 60]
 
 
-def test_what_is_lost_is_not_kept(core: ModuleType) -> None:
+def test_skipped_bytes_are_not_kept(core: ModuleType) -> None:
     framer = core.Framer(LIMIT)
     for _ in range(50):
         framer.feed(b"\xff" * 10_000)
@@ -150,14 +150,14 @@ def test_what_is_lost_is_not_kept(core: ModuleType) -> None:
     assert (framer.pending, framer.faults()) == (0, [])
 
 
-def test_while_lost_a_possible_frame_is_waited_for(core: ModuleType) -> None:
+def test_a_possible_frame_after_invalid_data_is_completed(core: ModuleType) -> None:
     framer = core.Framer(LIMIT)
     assert framer.feed(b"\xff\xff\xff\0" + frame(HI)[:-1]) == []
     assert framer.pending == len(frame(HI)) - 1
     assert framer.feed(frame(HI)[-1:]) == [HI]
 
 
-def test_what_is_refuted_may_hide_a_frame_which_is_found(core: ModuleType) -> None:
+def test_a_frame_inside_an_invalid_frame_is_found(core: ModuleType) -> None:
     hidden = struct.pack("!i", 40) + b"\x80\x04" + frame(HI) + b"z" * 60
     for chunk in range(1, len(hidden)):
         framer = core.Framer(LIMIT)
@@ -174,9 +174,7 @@ def test_what_is_refuted_may_hide_a_frame_which_is_found(core: ModuleType) -> No
         (long_frame(b"abcd")[:-1], "3 bytes of an unfinished frame of 4 bytes"),
     ],
 )
-def test_the_unfinished_is_a_fault_when_its_writer_is_gone(
-    core: ModuleType, left: bytes, reason: str
-) -> None:
+def test_an_unfinished_frame_is_a_fault_at_the_end(core: ModuleType, left: bytes, reason: str) -> None:
     framer = core.Framer(LIMIT)
     assert framer.feed(left) == []
     framer.finish()
@@ -185,14 +183,14 @@ def test_the_unfinished_is_a_fault_when_its_writer_is_gone(
     assert framer.feed(frame(HI)) == [HI]
 
 
-def test_nothing_unfinished_is_no_fault(core: ModuleType) -> None:
+def test_no_fault_at_the_end_after_whole_frames(core: ModuleType) -> None:
     framer = core.Framer()
     framer.feed(frame(HI))
     framer.finish()
     assert framer.faults() == []
 
 
-def test_an_end_while_lost_tells_of_a_possible_frame_only(core: ModuleType) -> None:
+def test_the_end_after_invalid_data_reports_only_a_possible_frame(core: ModuleType) -> None:
     framer = core.Framer(LIMIT)
     framer.feed(b"\xff\xff\xff\0" + frame(HI)[:-1])
     framer.faults()
@@ -207,7 +205,7 @@ def test_an_end_while_lost_tells_of_a_possible_frame_only(core: ModuleType) -> N
 
 
 @pytest.mark.timeout(30)
-def test_the_cost_does_not_grow_with_what_is_kept(core: ModuleType) -> None:
+def test_the_cost_does_not_grow_with_the_pending_bytes(core: ModuleType) -> None:
     # If each chunk copied or searched the whole tail, these would take minutes.
     framer = core.Framer()
     payload = b"\x80\x04" + b"\x80" * (core.LIMIT - 3) + b"."

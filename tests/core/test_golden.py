@@ -1,4 +1,4 @@
-"""Frames of CPython 3.10 to 3.13, held as files (``scripts/golden.py`` makes them), are understood."""
+"""Frames of CPython 3.10 to 3.13, held as files (``scripts/golden.py`` makes them), are decoded."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_files_hold_every_value_by_every_writer(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_files_mean_what_they_say(version: str) -> None:
+def test_the_files_contain_valid_pickles(version: str) -> None:
     for text, writers, payload in texts(version):
         loaded = pickle.loads(payload)
         assert (type(loaded), loaded) == (type(text), text), writers
@@ -108,7 +108,7 @@ def test_the_files_mean_what_they_say(version: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_frame_is_whole_at_once_and_byte_by_byte(core: ModuleType) -> None:
+def test_a_frame_is_parsed_at_once_and_byte_by_byte(core: ModuleType) -> None:
     # A frame that several versions wrote alike is decoded once.
     frames = {framed for version in VERSIONS for value in values(version) for framed in value.frames.values()}
     framer = core.Framer()
@@ -125,13 +125,13 @@ def test_a_frame_is_whole_at_once_and_byte_by_byte(core: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_all_frames_in_one_stream_come_in_their_order(core: ModuleType, version: str) -> None:
+def test_frames_in_one_stream_keep_their_order(core: ModuleType, version: str) -> None:
     frames = [framed for value in values(version) for framed in value.frames.values()]
     assert core.Framer().feed(b"".join(frames)) == [framed[4:] for framed in frames]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_text_is_understood(core: ModuleType, version: str) -> None:
+def test_every_text_is_decoded(core: ModuleType, version: str) -> None:
     for text, writers, payload in texts(version):
         wanted = MEANINGS[text] if text in MEANINGS else core.parse(text)
         decoded = core.decode(payload)
@@ -140,7 +140,7 @@ def test_every_text_is_understood(core: ModuleType, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_is_no_text_is_left_to_pickle(core: ModuleType, version: str) -> None:
+def test_other_values_are_left_to_pickle(core: ModuleType, version: str) -> None:
     for value in values(version):
         if value.opaque is not None:
             for writers, framed in value.frames.items():
@@ -148,7 +148,7 @@ def test_what_is_no_text_is_left_to_pickle(core: ModuleType, version: str) -> No
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_from_64_kib_on_a_text_stands_outside_the_frames_of_its_pickle(version: str) -> None:
+def test_texts_from_64_kib_have_no_pickle_frame(version: str) -> None:
     # The form of the largest texts has no frame, although the protocol knows them.
     for text, writers, payload in texts(version):
         if text and payload[1] >= 4:

@@ -32,7 +32,7 @@ FLAG = "\ud83c\uddea"  # two surrogates, as a careless decoder makes them
         (f"__SCALE__:{-(2**63)}", Scale(-(2**63))),
     ],
 )
-def test_verbs(core: ModuleType, text: str, wanted: object) -> None:
+def test_verbs_are_parsed(core: ModuleType, text: str, wanted: object) -> None:
     assert core.parse(text) == wanted
 
 
@@ -64,11 +64,11 @@ def test_verbs(core: ModuleType, text: str, wanted: object) -> None:
         (f":-{'9' * 5000}", RANGE),
     ],
 )
-def test_a_bad_scale_says_what_would_be_right(core: ModuleType, tail: str, reason: str) -> None:
+def test_a_malformed_scale_is_invalid_with_a_hint(core: ModuleType, tail: str, reason: str) -> None:
     assert core.parse("__SCALE__" + tail) == Invalid("__SCALE__" + tail, reason)
 
 
-def test_a_restart_names_no_more_than_a_server_has(core: ModuleType) -> None:
+def test_a_restart_names_at_most_10000_processes(core: ModuleType) -> None:
     names = tuple(map(str, range(10_000)))
     text = ",".join(names)
     assert core.parse(text + ":a,b") == Restart(names, "a,b")
@@ -108,11 +108,11 @@ def test_a_restart_names_no_more_than_a_server_has(core: ModuleType) -> None:
         ("\U0001f600,\u00fc:", Restart(("\U0001f600", "\u00fc"), "")),
     ],
 )
-def test_restarts(core: ModuleType, text: str, wanted: Restart) -> None:
+def test_restarts_are_parsed(core: ModuleType, text: str, wanted: Restart) -> None:
     assert core.parse(text) == wanted
 
 
-def test_names_are_stripped_of_all_that_python_calls_white_space(core: ModuleType) -> None:
+def test_names_are_stripped_like_str_strip(core: ModuleType) -> None:
     for code in range(0x10000):
         name = f"{chr(code)}a{chr(code)}b{chr(code)}"
         if name.isascii() and chr(code) in ",:":
@@ -120,7 +120,7 @@ def test_names_are_stripped_of_all_that_python_calls_white_space(core: ModuleTyp
         assert core.parse(name).names == (name.strip(),), hex(code)
 
 
-def test_all_commands_are_of_our_classes(core: ModuleType) -> None:
+def test_commands_are_instances_of_the_python_classes(core: ModuleType) -> None:
     restart = core.parse("a:b:STARTUP_FIRST")
     assert type(restart) is Restart
     assert restart.order is FIRST

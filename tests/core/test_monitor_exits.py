@@ -1,4 +1,4 @@
-"""``Monitor``: every exit of any process is seen, and no child of other code is reaped."""
+"""``Monitor``: every exit of any process is reported, and no child of other code is reaped."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def killed_by(number: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 255])
-def test_the_status_of_an_exit(monitor: Any, children: Children, code: int) -> None:
+def test_an_exit_is_reported_with_its_code(monitor: Any, children: Children, code: int) -> None:
     pid = children.fork(lambda: code)
     monitor.watch("w", pid, None)
     assert monitor.wait(LONG) == [Exited("w", pid, code)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_the_signal_of_an_exit(monitor: Any, children: Children, number: int) -> None:
+def test_an_exit_is_reported_with_its_signal(monitor: Any, children: Children, number: int) -> None:
     pid = children.fork(killed_by, number)
     monitor.watch("w", pid, None)
     assert monitor.wait(LONG) == [Exited("w", pid, -number)]
 
 
-def test_a_core_dump_is_a_signal_too(monitor: Any, children: Children) -> None:
+def test_a_core_dump_is_reported_as_its_signal(monitor: Any, children: Children) -> None:
     def abort() -> None:
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -60,7 +60,7 @@ def test_the_child_is_not_reaped(monitor: Any, children: Children) -> None:
     assert children.reap(pid) == 3
 
 
-def test_an_exit_is_told_once_and_its_key_is_free_again(monitor: Any, children: Children) -> None:
+def test_an_exit_is_reported_once_and_frees_its_key(monitor: Any, children: Children) -> None:
     for code in (1, 2):
         pid = children.fork(lambda code=code: code)
         monitor.watch("w", pid, None)
@@ -70,14 +70,14 @@ def test_an_exit_is_told_once_and_its_key_is_free_again(monitor: Any, children: 
             monitor.unwatch("w")
 
 
-def test_a_dead_child_that_waits_to_be_reaped(monitor: Any, children: Children) -> None:
+def test_a_zombie_is_reported_with_its_code(monitor: Any, children: Children) -> None:
     pid = children.fork(lambda: 4)
     children.settle(pid)
     monitor.watch("w", pid, None)
     assert monitor.wait(None) == [Exited("w", pid, 4)]
 
 
-def test_a_process_that_is_gone_already(monitor: Any, children: Children) -> None:
+def test_a_reaped_process_is_reported_without_a_code(monitor: Any, children: Children) -> None:
     pid = children.fork(lambda: 4)
     children.reap(pid)
     monitor.watch("w", pid, None)
@@ -85,7 +85,7 @@ def test_a_process_that_is_gone_already(monitor: Any, children: Children) -> Non
 
 
 @pytest.mark.slow
-def test_many_exits_come_in_the_order_of_their_watches(monitor: Any, children: Children) -> None:
+def test_exits_are_reported_in_the_order_of_their_watches(monitor: Any, children: Children) -> None:
     pids = [children.fork(lambda code=code: code) for code in range(70)]
     children.settle(*pids)
     for code, pid in reversed(list(enumerate(pids))):
@@ -93,7 +93,7 @@ def test_many_exits_come_in_the_order_of_their_watches(monitor: Any, children: C
     assert monitor.wait(LONG) == [Exited(f"w{code}", pids[code], code) for code in reversed(range(70))]
 
 
-def test_messages_come_before_exits(monitor: Any, publisher: Connection, children: Children) -> None:
+def test_messages_are_reported_before_exits(monitor: Any, publisher: Connection, children: Children) -> None:
     pid = children.fork(lambda: 0)
     children.settle(pid)
     monitor.watch("w", pid, None)
@@ -101,7 +101,7 @@ def test_messages_come_before_exits(monitor: Any, publisher: Connection, childre
     assert [type(event) for event in monitor.wait(LONG)] == [Received, Exited]
 
 
-def test_one_process_may_be_watched_twice_but_not_under_one_key(monitor: Any, children: Children) -> None:
+def test_a_process_may_be_watched_under_two_keys(monitor: Any, children: Children) -> None:
     pid = children.fork(lambda: 6)
     monitor.watch("a", pid, None)
     monitor.watch("b", pid, None)
@@ -117,7 +117,7 @@ def test_a_key_may_be_any_text(monitor: Any, children: Children) -> None:
         assert monitor.wait(LONG) == [Exited(key, pid, 0)]
 
 
-def test_what_is_watched_no_more_is_not_told(monitor: Any, children: Children) -> None:
+def test_an_unwatched_exit_is_not_reported(monitor: Any, children: Children) -> None:
     pid = children.fork(lambda: 0)
     monitor.watch("w", pid, None)
     monitor.unwatch("w")
@@ -129,12 +129,12 @@ def test_what_is_watched_no_more_is_not_told(monitor: Any, children: Children) -
 
 
 @pytest.mark.parametrize("pid", [0, -1, -5])
-def test_a_pid_is_positive(monitor: Any, pid: int) -> None:
+def test_a_pid_must_be_positive(monitor: Any, pid: int) -> None:
     with pytest.raises(ValueError, match=f"^no process has the pid {pid}$"):
         monitor.watch("w", pid, None)
 
 
-def test_the_status_of_another_ones_child_is_not_known(
+def test_the_status_of_a_grandchild_is_unknown(
     monitor: Any, children: Children, gate: tuple[int, int]
 ) -> None:
     receiving, sending = multiprocessing.Pipe(False)
@@ -154,7 +154,7 @@ def test_the_status_of_another_ones_child_is_not_known(
     assert monitor.wait(LONG) == [Exited("w", pid, None)]
 
 
-def test_where_children_are_reaped_by_the_kernel_no_status_is_known(monitor: Any, children: Children) -> None:
+def test_the_status_is_unknown_if_sigchld_is_ignored(monitor: Any, children: Children) -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         pid = os.fork()
@@ -188,7 +188,7 @@ def pidfd_error(pid: int) -> OSError:
     pytest.fail("there is a pidfd")
 
 
-def test_a_sentinel_stands_in_for_a_pidfd(monitor: Any) -> None:
+def test_a_sentinel_replaces_a_missing_pidfd(monitor: Any) -> None:
     sentinel, other = os.pipe()
     with no_pidfd() as pid:
         monitor.watch("w", pid, sentinel)
@@ -199,7 +199,7 @@ def test_a_sentinel_stands_in_for_a_pidfd(monitor: Any) -> None:
     os.close(sentinel)
 
 
-def test_a_sentinel_serves_where_descriptors_have_run_out(monitor: Any, children: Children) -> None:
+def test_a_sentinel_is_used_if_descriptors_have_run_out(monitor: Any, children: Children) -> None:
     pid = children.fork(lambda: 0)
     sentinel, other = os.pipe()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -248,7 +248,7 @@ def leave(code: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_processes_of_multiprocessing(monitor: Any, method: str) -> None:
+def test_exits_of_multiprocessing_processes_are_reported(monitor: Any, method: str) -> None:
     process = multiprocessing.get_context(method).Process(target=leave, args=(9,))
     process.start()
     assert process.pid is not None
@@ -262,14 +262,14 @@ def test_processes_of_multiprocessing(monitor: Any, method: str) -> None:
     process.close()
 
 
-def test_processes_of_subprocess(monitor: Any) -> None:
+def test_exits_of_subprocesses_are_reported(monitor: Any) -> None:
     with subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(11)"]) as process:
         monitor.watch("w", process.pid, None)
         assert monitor.wait(LONG) == [Exited("w", process.pid, 11)]
         assert process.wait() == 11
 
 
-def test_no_thread_is_needed(monitor: Any, children: Children) -> None:
+def test_a_watch_starts_no_thread(monitor: Any, children: Children) -> None:
     before = set(os.listdir("/proc/self/task"))
     pid = children.fork(lambda: 0)
     monitor.watch("w", pid, None)

@@ -34,7 +34,7 @@ def roomy(publisher: Connection) -> None:
 
 
 @pytest.mark.parametrize("begun", [0, 20_000, 70_000])
-def test_a_wait_is_content_with_so_many_messages(
+def test_a_wait_returns_a_limited_number_of_messages(
     monitor: Any, publisher: Connection, children: Children, begun: int
 ) -> None:
     """The limit holds for small messages too, and for any unfinished one of another writer."""
@@ -65,7 +65,7 @@ def is_behind(publisher: Connection) -> bool:
     return bool(queued)
 
 
-def test_messages_are_left_alone_if_they_are_not_wanted(
+def test_a_wait_without_messages_leaves_them_unread(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
     for _ in range(ENOUGH + 50):
@@ -82,7 +82,7 @@ def test_messages_are_left_alone_if_they_are_not_wanted(
     assert monitor.wait(None, False) == []
 
 
-def test_what_the_dead_had_written_is_always_wanted(
+def test_messages_of_exited_processes_are_always_read(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
     def write() -> None:

@@ -36,7 +36,7 @@ def memory_in_use() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_unfinished_frames_are_bounded_together(
+def test_unfinished_frames_share_one_memory_limit(
     monitor: Any, publisher: Connection, children: Children, gate: tuple[int, int]
 ) -> None:
     """The largest is dropped, to its end and no further; a whole message passes between the others."""

@@ -32,7 +32,7 @@ def send_texts(connection: Connection, name: str, count: int, size: int) -> None
         connection.send(f"{name}{number}:{name * size}")
 
 
-def test_what_is_sent_comes_in_order_and_is_understood(monitor: Any, publisher: Connection) -> None:
+def test_messages_are_decoded_in_order(monitor: Any, publisher: Connection) -> None:
     for message in ("a:", None, "__TERMINATE_EARLY__", "__SCALE__:3", ("i", 1), ""):
         publisher.send(message)
     publisher.send_bytes(b"any bytes")
@@ -51,7 +51,9 @@ def test_what_is_sent_comes_in_order_and_is_understood(monitor: Any, publisher: 
     assert monitor.wait(0) == []
 
 
-def test_what_was_sent_before_is_not_lost(core: ModuleType, ends: tuple[Connection, Connection]) -> None:
+def test_messages_sent_before_the_monitor_are_received(
+    core: ModuleType, ends: tuple[Connection, Connection]
+) -> None:
     publisher, subscriber = ends
     publisher.send("a:")
     monitor = core.Monitor(subscriber.fileno())
@@ -61,7 +63,7 @@ def test_what_was_sent_before_is_not_lost(core: ModuleType, ends: tuple[Connecti
     assert received.sender in (None, os.getpid())
 
 
-def test_a_frame_is_kept_until_it_is_whole(monitor: Any, publisher: Connection) -> None:
+def test_a_partial_frame_is_kept_until_it_is_whole(monitor: Any, publisher: Connection) -> None:
     whole = frame(pickle.dumps("a:"))
     for byte in whole[:-1]:
         os.write(publisher.fileno(), bytes([byte]))
@@ -70,7 +72,7 @@ def test_a_frame_is_kept_until_it_is_whole(monitor: Any, publisher: Connection) 
     assert monitor.wait(LONG) == [Received(Restart(("a",), ""), os.getpid())]
 
 
-def test_a_bad_header_costs_what_is_no_frame(monitor: Any, publisher: Connection) -> None:
+def test_a_bad_header_costs_no_valid_frame(monitor: Any, publisher: Connection) -> None:
     publisher.send("a:")
     os.write(publisher.fileno(), b"\xff\xff\xff\0")
     publisher.send("b:")
@@ -82,7 +84,7 @@ def test_a_bad_header_costs_what_is_no_frame(monitor: Any, publisher: Connection
     ]
 
 
-def test_writers_that_interleave_do_not_harm_each_other(
+def test_interleaved_frames_of_several_writers_are_received(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
     large = {name: children.fork(send_texts, publisher, name, 10, 300_000) for name in "abc"}
@@ -98,7 +100,9 @@ def test_writers_that_interleave_do_not_harm_each_other(
     assert got == wanted
 
 
-def test_a_bad_writer_harms_itself_alone(monitor: Any, publisher: Connection, children: Children) -> None:
+def test_malformed_data_affects_only_its_own_writer(
+    monitor: Any, publisher: Connection, children: Children
+) -> None:
     whole = frame(pickle.dumps("good:"))
     half = children.fork(os.write, publisher.fileno(), b"\0\0\1\0half")
     children.settle(half)
@@ -114,7 +118,7 @@ def test_a_bad_writer_harms_itself_alone(monitor: Any, publisher: Connection, ch
     ]
 
 
-def test_what_a_process_wrote_comes_with_or_before_its_exit(
+def test_messages_of_a_process_are_reported_before_its_exit(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
     pid = children.fork(send_texts, publisher, "m", 20, 1000)
@@ -159,7 +163,7 @@ def until_exit(monitor: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("last_words", [0, 3])
-def test_an_exit_waits_only_for_the_messages_of_the_dead(
+def test_an_exit_waits_only_for_messages_of_its_process(
     monitor: Any, publisher: Connection, children: Children, last_words: int
 ) -> None:
     with socket.socket(fileno=os.dup(publisher.fileno())) as sender:
@@ -190,7 +194,9 @@ def test_an_exit_waits_only_for_the_messages_of_the_dead(
 
 
 @pytest.mark.slow
-def test_deaths_cost_nobody_a_message(monitor: Any, publisher: Connection, children: Children) -> None:
+def test_exits_lose_no_message_of_other_processes(
+    monitor: Any, publisher: Connection, children: Children
+) -> None:
     """Another process writes all the time, so the channel is never empty."""
 
     def write() -> None:
@@ -213,7 +219,7 @@ def test_deaths_cost_nobody_a_message(monitor: Any, publisher: Connection, child
     assert dead > 20
 
 
-def test_no_more_than_is_held_by_default_is_taken_at_once(monitor: Any, publisher: Connection) -> None:
+def test_a_wait_reads_at_most_a_default_buffer(monitor: Any, publisher: Connection) -> None:
     with socket.socket(fileno=os.dup(publisher.fileno())) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * 1024 * 1024)
     count = fill(publisher)
@@ -222,7 +228,7 @@ def test_no_more_than_is_held_by_default_is_taken_at_once(monitor: Any, publishe
     assert len(first) + len(until(monitor, count - len(first))) == count
 
 
-def test_what_a_killed_writer_left_is_told_before_its_exit(
+def test_partial_data_of_a_killed_writer_is_reported_before_its_exit(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
     sample = struct.pack("!i", 100_000) + b"partial"
@@ -245,7 +251,7 @@ def test_what_a_killed_writer_left_is_told_before_its_exit(
     assert monitor.wait(LONG) == [Received(Restart(("b",), ""), os.getpid())]
 
 
-def test_a_large_frame_that_is_cut_short_by_a_kill(
+def test_a_large_frame_cut_short_by_a_kill_is_reported(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
     def write() -> None:
@@ -263,7 +269,7 @@ def test_a_large_frame_that_is_cut_short_by_a_kill(
     ]
 
 
-def test_a_writer_that_nobody_watches_is_missed(
+def test_partial_data_of_an_unwatched_writer_is_reported(
     monitor: Any, publisher: Connection, children: Children, gate: tuple[int, int]
 ) -> None:
     def grandchild() -> None:
@@ -289,7 +295,7 @@ def until_kept(monitor: Any, gate: tuple[int, int]) -> list[Any]:
     return until(monitor, 1)
 
 
-def test_an_unknown_writer_that_finishes_its_frame_is_let_go(
+def test_an_unwatched_writer_is_released_after_its_frame(
     monitor: Any, publisher: Connection, children: Children, gate: tuple[int, int]
 ) -> None:
     whole = frame(pickle.dumps("a:"))
@@ -310,7 +316,7 @@ def test_an_unknown_writer_that_finishes_its_frame_is_let_go(
     assert monitor.wait(0) == []
 
 
-def test_a_watch_that_ends_leaves_the_unfinished_frame_in_care(
+def test_an_unfinished_frame_is_reported_after_an_unwatch(
     monitor: Any, publisher: Connection, children: Children, gate: tuple[int, int]
 ) -> None:
     def write() -> None:
@@ -325,7 +331,7 @@ def test_a_watch_that_ends_leaves_the_unfinished_frame_in_care(
     assert until_kept(monitor, gate) == [Corrupt(reason, b"\0\0\0\x09abc", pid)]
 
 
-def test_descriptors_that_are_sent_along_are_not_kept(monitor: Any, publisher: Connection) -> None:
+def test_descriptors_received_with_a_message_are_closed(monitor: Any, publisher: Connection) -> None:
     with socket.socket(fileno=os.dup(publisher.fileno())) as sender:
         socket.send_fds(sender, [frame(pickle.dumps("a:"))], [publisher.fileno()] * 3)
     before = set(os.listdir("/proc/self/fd"))
@@ -333,7 +339,7 @@ def test_descriptors_that_are_sent_along_are_not_kept(monitor: Any, publisher: C
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_end_of_the_pipe_is_told_once(monitor: Any, publisher: Connection) -> None:
+def test_the_end_of_the_pipe_is_reported_once(monitor: Any, publisher: Connection) -> None:
     publisher.send("a:")
     os.write(publisher.fileno(), b"\0\0\0\x09abc")
     publisher.close()
@@ -349,7 +355,7 @@ def test_the_end_of_the_pipe_is_told_once(monitor: Any, publisher: Connection) -
     assert process_time() - used < 0.1, "the end of the pipe is polled over and over"
 
 
-def test_exits_are_seen_after_the_end_of_the_pipe(
+def test_exits_are_reported_after_the_end_of_the_pipe(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
     publisher.close()
@@ -359,7 +365,9 @@ def test_exits_are_seen_after_the_end_of_the_pipe(
     assert monitor.wait(LONG) == [Exited("w", pid, 5)]
 
 
-def test_an_error_of_the_pipe_is_its_end(monitor: Any, ends: tuple[Connection, Connection]) -> None:
+def test_an_error_of_the_pipe_is_reported_as_its_end(
+    monitor: Any, ends: tuple[Connection, Connection]
+) -> None:
     publisher, subscriber = ends
     subscriber.send("nobody reads this")
     publisher.close()
@@ -393,7 +401,7 @@ def others(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int
     os.close(writing)
 
 
-def test_other_pipes_are_read_without_knowing_the_writer(
+def test_other_pipes_are_read_without_a_sender(
     core: ModuleType, others: tuple[int, int], children: Children
 ) -> None:
     reading, writing = others
@@ -416,7 +424,7 @@ def test_other_pipes_are_read_without_knowing_the_writer(
 
 @pytest.mark.parametrize("flags", [0, os.O_NONBLOCK])
 @pytest.mark.parametrize("duplex", [True, False])
-def test_the_mode_of_the_pipe_is_left_alone(core: ModuleType, duplex: bool, flags: int) -> None:
+def test_the_flags_of_the_pipe_are_unchanged(core: ModuleType, duplex: bool, flags: int) -> None:
     subscriber, publisher = Pipe(duplex)
     with publisher, subscriber:
         fcntl.fcntl(subscriber, fcntl.F_SETFL, flags)

@@ -77,21 +77,21 @@ def test_a_wait_ends_at_its_deadline(monitor: Any) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -math.inf])
-def test_a_wait_may_only_look(monitor: Any, publisher: Connection, timeout: float) -> None:
+def test_a_wait_without_a_timeout_polls(monitor: Any, publisher: Connection, timeout: float) -> None:
     assert elapsed(monitor, timeout) < 5
     publisher.send("a:")
     assert monitor.wait(timeout) == [Received(A, os.getpid())]
 
 
 @pytest.mark.parametrize("timeout", [None, math.inf, 1e300, 1e10, 60])
-def test_a_wait_ends_with_what_happens(monitor: Any, publisher: Connection, timeout: float | None) -> None:
+def test_a_message_ends_a_wait(monitor: Any, publisher: Connection, timeout: float | None) -> None:
     sender = threading.Timer(0.02, publisher.send, ["a:"])
     sender.start()
     assert monitor.wait(timeout) == [Received(A, os.getpid())]
     sender.join()
 
 
-def test_a_timeout_is_a_number(monitor: Any) -> None:
+def test_a_timeout_must_be_a_number(monitor: Any) -> None:
     with pytest.raises(ValueError, match=r"^the timeout is not a number$"):
         monitor.wait(math.nan)
     with pytest.raises(TypeError):
@@ -115,21 +115,21 @@ def test_a_wake_ends_the_wait_of_another_thread(monitor: Any) -> None:
     waker.join()
 
 
-def test_a_wake_ends_the_next_wait_and_many_are_one(monitor: Any) -> None:
+def test_several_wakes_end_one_wait(monitor: Any) -> None:
     for _ in range(20_000):
         monitor.wake()
     assert monitor.wait(None) == []
     assert elapsed(monitor, 0.05) >= 0.05
 
 
-def test_a_wake_does_not_hide_what_else_there_is(monitor: Any, publisher: Connection) -> None:
+def test_a_wake_does_not_hide_a_message(monitor: Any, publisher: Connection) -> None:
     publisher.send("a:")
     monitor.wake()
     assert monitor.wait(None) == [Received(A, os.getpid())]
     assert elapsed(monitor, 0.05) >= 0.05
 
 
-def test_the_wakeup_descriptor_is_fit_for_signals(monitor: Any) -> None:
+def test_a_signal_through_the_wakeup_descriptor_ends_a_wait(monitor: Any) -> None:
     handled = []
     before = signal.set_wakeup_fd(monitor.wakeup_fd)
     try:
@@ -140,7 +140,7 @@ def test_the_wakeup_descriptor_is_fit_for_signals(monitor: Any) -> None:
         assert signal.set_wakeup_fd(before) == monitor.wakeup_fd
 
 
-def test_a_signal_before_the_wait_is_not_missed(monitor: Any) -> None:
+def test_a_signal_before_a_wait_ends_it(monitor: Any) -> None:
     before = signal.set_wakeup_fd(monitor.wakeup_fd)
     try:
         with on_signal(lambda *_: None, first=60):
@@ -151,14 +151,14 @@ def test_a_signal_before_the_wait_is_not_missed(monitor: Any) -> None:
 
 
 @pytest.mark.slow
-def test_signals_do_not_end_nor_stretch_a_wait(monitor: Any) -> None:
+def test_signals_neither_end_nor_extend_a_wait(monitor: Any) -> None:
     handled = []
     with on_signal(lambda *_: handled.append(1), every=0.02):
         assert 1 <= elapsed(monitor, 1) < 5
     assert len(handled) > 3
 
 
-def test_what_a_handler_raises_is_passed_on_and_nothing_is_lost(
+def test_an_exception_of_a_handler_is_raised_without_loss(
     monitor: Any, publisher: Connection, children: Children
 ) -> None:
     whole = frame(pickle.dumps("a:"))
@@ -177,7 +177,7 @@ def test_what_a_handler_raises_is_passed_on_and_nothing_is_lost(
 
 
 @pytest.mark.skipif("native" not in CORES, reason="only the pure core is asked for")
-def test_what_the_native_core_had_read_when_a_handler_raised_comes_next(
+def test_native_messages_are_kept_when_a_handler_raises(
     ends: tuple[Connection, Connection], children: Children
 ) -> None:
     # Each try depends on chance, so there are many.
@@ -215,7 +215,7 @@ def test_what_the_native_core_had_read_when_a_handler_raised_comes_next(
     assert interrupts > 10
 
 
-def test_what_the_pure_core_had_read_when_a_handler_raised_comes_at_once(
+def test_pure_messages_are_kept_when_a_handler_raises(
     ends: tuple[Connection, Connection], children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In Python a handler may raise anywhere: here after the message is read, before the wait returns.
@@ -233,7 +233,7 @@ def test_what_the_pure_core_had_read_when_a_handler_raised_comes_at_once(
     monitor.close()
 
 
-def test_an_interrupt_from_the_keyboard_ends_a_wait(monitor: Any) -> None:
+def test_a_keyboard_interrupt_ends_a_wait(monitor: Any) -> None:
     with on_signal(once(lambda: signal.raise_signal(signal.SIGINT))), pytest.raises(KeyboardInterrupt):
         monitor.wait(None)
     assert monitor.wait(0) == []
@@ -258,7 +258,7 @@ def uses(monitor: Any) -> list[Callable[[], Any]]:
 IN_USE = r"^the monitor is in use: wait, watch, unwatch and close are for one thread at a time$"
 
 
-def test_a_handler_may_not_use_what_is_waiting(monitor: Any) -> None:
+def test_a_handler_may_not_use_a_waiting_monitor(monitor: Any) -> None:
     refused = []
 
     def handler() -> None:
@@ -273,7 +273,7 @@ def test_a_handler_may_not_use_what_is_waiting(monitor: Any) -> None:
     assert len(refused) == 4
 
 
-def test_another_thread_may_not_use_what_is_waiting(monitor: Any) -> None:
+def test_another_thread_may_not_use_a_waiting_monitor(monitor: Any) -> None:
     waits = threading.Thread(target=monitor.wait, args=(None,))
     waits.start()
     pause = threading.Event()
@@ -297,7 +297,7 @@ def test_another_thread_may_not_use_what_is_waiting(monitor: Any) -> None:
     assert monitor.wait(0) == []
 
 
-def test_a_closed_monitor_says_so(monitor: Any) -> None:
+def test_uses_of_a_closed_monitor_raise(monitor: Any) -> None:
     monitor.close()
     monitor.close()
     for use in [*uses(monitor)[:-1], monitor.wake, lambda: monitor.wakeup_fd]:
@@ -305,7 +305,7 @@ def test_a_closed_monitor_says_so(monitor: Any) -> None:
             use()
 
 
-def test_the_pipe_stays_the_callers(core: ModuleType, ends: tuple[Connection, Connection]) -> None:
+def test_a_close_leaves_the_pipe_open(core: ModuleType, ends: tuple[Connection, Connection]) -> None:
     publisher, subscriber = ends
     monitor = core.Monitor(subscriber.fileno())
     monitor.close()
@@ -357,7 +357,7 @@ def descriptors() -> set[int]:
     return {fd for fd in listed if os.path.exists(f"/proc/self/fd/{fd}")}
 
 
-def test_no_descriptor_is_inherited_or_left(
+def test_descriptors_are_closed_and_not_inheritable(
     core: ModuleType, ends: tuple[Connection, Connection], children: Children
 ) -> None:
     pid = children.fork(signal.pause)
@@ -375,7 +375,7 @@ def test_no_descriptor_is_inherited_or_left(
         assert descriptors() == before
 
 
-def test_no_descriptor_is_left_by_what_fails(
+def test_failures_leak_no_descriptors(
     core: ModuleType, ends: tuple[Connection, Connection], children: Children
 ) -> None:
     pid = children.fork(lambda: 0)

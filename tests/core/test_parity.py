@@ -67,14 +67,14 @@ def both() -> tuple[ModuleType, ModuleType]:
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(text=texts | st.text(anything))
-def test_parse(both: tuple[ModuleType, ModuleType], text: str) -> None:
+def test_parse_agrees(both: tuple[ModuleType, ModuleType], text: str) -> None:
     native, pure = both
     assert native.parse(text) == pure.parse(text)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(payload=pickles() | st.binary() | st.builds(pickle.dumps, texts, st.integers(0, 5)))
-def test_decode(both: tuple[ModuleType, ModuleType], payload: bytes) -> None:
+def test_decode_agrees(both: tuple[ModuleType, ModuleType], payload: bytes) -> None:
     native, pure = both
     assert native.decode(payload) == pure.decode(payload)
 
@@ -85,7 +85,7 @@ def state(framer: Any, fed: list[bytes]) -> tuple[Any, ...]:
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(stream=streams, sizes=st.lists(st.integers(1, 12) | st.integers(1, 200), min_size=1, max_size=5))
-def test_framer(both: tuple[ModuleType, ModuleType], stream: bytes, sizes: list[int]) -> None:
+def test_framer_agrees(both: tuple[ModuleType, ModuleType], stream: bytes, sizes: list[int]) -> None:
     native, pure = (core.Framer(LIMIT) for core in both)
     for size in cycle(sizes):
         chunk, stream = stream[:size], stream[size:]
@@ -99,7 +99,7 @@ def test_framer(both: tuple[ModuleType, ModuleType], stream: bytes, sizes: list[
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(stream=streams)
-def test_it_does_not_matter_where_a_stream_is_cut(both: tuple[ModuleType, ModuleType], stream: bytes) -> None:
+def test_framers_agree_for_every_cut_of_a_stream(both: tuple[ModuleType, ModuleType], stream: bytes) -> None:
     whole = both[0].Framer(LIMIT)
     wanted = whole.feed(stream), [reason for reason, _ in whole.faults()], whole.pending
     for at in range(len(stream) + 1):
@@ -118,7 +118,7 @@ def test_it_does_not_matter_where_a_stream_is_cut(both: tuple[ModuleType, Module
         assert (first + second, [reason for reason, _ in faults + more_faults], pending) == wanted
 
 
-def test_the_cores_offer_the_same(both: tuple[ModuleType, ModuleType]) -> None:
+def test_the_cores_have_the_same_api(both: tuple[ModuleType, ModuleType]) -> None:
     native, pure = both
     assert set(pure.__all__) <= set(dir(native))
     for name in ("Framer", "Monitor"):

@@ -110,7 +110,7 @@ def ask(publisher: FakePublisher) -> Ask:
     return ask
 
 
-def test_what_it_keeps() -> None:
+def test_constructor_arguments_become_attributes() -> None:
     info: dict[str, Any] = {}
     inspector = make(app_info=info, host="h", port=1, api_key="k", tls_key="a", tls_cert="b")
     assert inspector.app_info is info
@@ -157,7 +157,7 @@ class TestInfo:
         assert "Sanic-Main" in shown
         assert not raw or json.loads(shown)["info"].keys() >= info.keys()
 
-    def test_over_a_manager(self) -> None:
+    def test_info_over_a_sync_manager(self) -> None:
         with multiprocessing.Manager() as manager:
             inspector = make(worker_state=manager.dict({"a": {"at": NOW}}), app_info={"x": 1})
             assert inspector._state_to_json() == {"info": {"x": 1}, "workers": {"a": {"at": NOW.isoformat()}}}
@@ -213,7 +213,7 @@ class TestActions:
         assert publisher.sent == [message]
 
     @pytest.mark.parametrize("replicas", [-1, "-1", "abc", 1.5, 3.0, True, [1], {"a": 1}])
-    def test_scale_to_what_is_no_number(self, ask: Ask, publisher: FakePublisher, replicas: Any) -> None:
+    def test_scale_refuses_invalid_numbers(self, ask: Ask, publisher: FakePublisher, replicas: Any) -> None:
         response = ask("POST", "/scale", json.dumps({"replicas": replicas}))
         assert response.status == 400
         assert "replicas must be a whole number from 1 on" in response.text
@@ -243,7 +243,7 @@ class TestActions:
             *("number", "port", "app", "computed", "loose"),
         ],
     )
-    def test_unknown(self, ask: Ask, action: str) -> None:
+    def test_unknown_actions_are_refused(self, ask: Ask, action: str) -> None:
         response = ask("POST", f"/{action}")
         assert response.status == 404
         assert response.json["message"] == f"Unknown action: {action}"
@@ -272,11 +272,11 @@ class TestActions:
         assert complaint in response.json["message"]
         assert publisher.sent == []
 
-    def test_a_mistake_of_the_command_is_not_the_clients(self, ask: Ask) -> None:
+    def test_an_error_in_a_command_is_a_server_error(self, ask: Ask) -> None:
         assert ask("POST", "/broken").status == 500
 
 
-class TestWhoMay:
+class TestAccess:
     KEY = "se\u00e7ret"
 
     @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ class TestWhoMay:
         ],
     )
     @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/shutdown"), ("POST", "/nothing")])
-    def test_without_the_key(
+    def test_requests_without_the_key_are_refused(
         self, ask: Ask, publisher: FakePublisher, method: str, path: str, headers: dict[str, Any]
     ) -> None:
         response = ask(method, path, headers=headers, api_key=self.KEY)
@@ -297,11 +297,11 @@ class TestWhoMay:
         assert response.json["message"] == "Bad API key"
         assert publisher.sent == []
 
-    def test_with_the_key(self) -> None:
+    def test_the_key_is_accepted(self) -> None:
         inspector = make(api_key=self.KEY)
         inspector._authentication(SimpleNamespace(token=self.KEY))  # type: ignore[arg-type]
 
-    def test_with_a_key_over_http(self, ask: Ask, publisher: FakePublisher) -> None:
+    def test_the_key_is_accepted_over_http(self, ask: Ask, publisher: FakePublisher) -> None:
         headers = {"authorization": "Bearer 12345", "host": "elsewhere"}
         # A key of digits has this form when it comes from the environment.
         response = ask("POST", "/shutdown", headers=headers, api_key=12345)
@@ -316,7 +316,9 @@ class TestWhoMay:
         assert ask("POST", "/shutdown", headers=headers).status == 200
 
     @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/scale")])
-    def test_a_foreign_page(self, ask: Ask, publisher: FakePublisher, method: str, path: str) -> None:
+    def test_foreign_pages_are_refused(
+        self, ask: Ask, publisher: FakePublisher, method: str, path: str
+    ) -> None:
         headers = {"host": "localhost:6457", "origin": "http://evil.example", "content-type": "text/plain"}
         response = ask(method, path, '{"replicas": 3}' if method == "POST" else None, headers)
         assert response.status == 403
@@ -324,7 +326,7 @@ class TestWhoMay:
         assert "INSPECTOR_API_KEY" in response.text
         assert publisher.sent == []
 
-    def test_with_a_key_any_page_may(self, ask: Ask) -> None:
+    def test_with_the_key_any_origin_is_accepted(self, ask: Ask) -> None:
         headers = {"host": "server.example", "origin": "http://evil.example", "sec-fetch-site": "cross-site"}
         assert ask("GET", "/", headers=headers, api_key="k").status == 401
         assert ask("GET", "/", headers={**headers, "authorization": "Bearer k"}).status == 200
@@ -400,7 +402,7 @@ class TestServing:
             running.process.join(30)
             assert running.process.exitcode == 0
 
-    def test_a_busy_port(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_port_in_use_is_reported(self, caplog: pytest.LogCaptureFixture) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -415,14 +417,14 @@ class TestServing:
     @pytest.mark.parametrize(
         "given", [{"port": 70_000}, {"port": "x"}, {"host": "a..b"}, {"host": "no.such.host"}]
     )
-    def test_no_address(self, given: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    def test_bad_addresses_are_logged(self, given: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
         with pytest.raises(SystemExit) as end:
             make(**given)()
         assert end.value.code == 1
         (line,) = (record.getMessage() for record in caplog.records if record.name == "sanic.error")
         assert line.startswith("Inspector cannot listen on ")
 
-    def test_it_serves_no_other_application(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_serves_no_other_application(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A forked process has inherited the main process's applications, ready to be served."""
         other = Sanic("Other")
         with socket.socket() as sock:
@@ -440,7 +442,7 @@ class TestServing:
         assert options["sock"].fileno() == -1
 
     @pytest.mark.parametrize(("key", "cert"), [("k", Default()), (Default(), "c"), ("k", ""), (None, "c")])
-    def test_tls_takes_both(self, monkeypatch: pytest.MonkeyPatch, key: Any, cert: Any) -> None:
+    def test_tls_needs_key_and_cert(self, monkeypatch: pytest.MonkeyPatch, key: Any, cert: Any) -> None:
         served: list[dict[str, Any]] = []
         monkeypatch.setattr(Sanic, "run", lambda self, **options: served.append(options))
         make(port=0, tls_key=key, tls_cert=cert)()

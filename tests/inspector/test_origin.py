@@ -1,4 +1,4 @@
-"""Requests that a foreign web page may have caused, and addresses that only this machine reaches."""
+"""Requests that a foreign web page may have caused, and loopback addresses."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestHost:
             "[2001:DB8::1]",
         ],
     )
-    def test_an_address_or_localhost(self, host: str, port: str) -> None:
+    def test_an_address_or_localhost_is_accepted(self, host: str, port: str) -> None:
         assert refused(("Host", host + port)) == ""
 
     @pytest.mark.parametrize("port", ["", ":6457"])
@@ -91,19 +91,19 @@ class TestHost:
             "\u217cocalhost",
         ],
     )
-    def test_a_name(self, host: str, port: str) -> None:
+    def test_another_name_is_refused(self, host: str, port: str) -> None:
         for method in ("GET", "POST"):
             assert "neither an IP address nor localhost" in refused(("Host", host + port), method=method)
 
     @pytest.mark.parametrize("port", ["x", "-1", "6457:1", "123456", " 1", "\u0661"])
-    def test_a_port_that_is_none(self, port: str) -> None:
+    def test_an_invalid_port_is_refused(self, port: str) -> None:
         assert refused(("Host", f"localhost:{port}"))
 
-    def test_more_than_one(self) -> None:
+    def test_several_headers_are_refused(self) -> None:
         assert "several Host" in refused(OWN, OWN)
         assert "several Host" in refused(OWN, ("host", "evil.example"))
 
-    def test_none(self) -> None:
+    def test_a_missing_header_is_refused(self) -> None:
         assert "no Host" in refused()
         assert "no Host" in refused(("Origin", "http://localhost:6457"), version="1.0")
         # A probe, never a browser.
@@ -126,7 +126,7 @@ class TestOrigin:
             ("http", "localhost:6457", "http://127.0.0.1:6457"),
         ],
     )
-    def test_its_own(self, scheme: str, host: str, origin: str) -> None:
+    def test_the_own_origin_is_accepted(self, scheme: str, host: str, origin: str) -> None:
         assert refused(("Host", host), ("Origin", origin), scheme=scheme) == ""
 
     @pytest.mark.parametrize(
@@ -149,14 +149,14 @@ class TestOrigin:
             "",
         ],
     )
-    def test_another(self, origin: str) -> None:
+    def test_another_origin_is_refused(self, origin: str) -> None:
         for method in ("GET", "POST"):
             assert "is not the inspector's own" in refused(OWN, ("Origin", origin), method=method)
 
-    def test_of_another_address(self) -> None:
+    def test_the_origin_of_another_address_is_refused(self) -> None:
         assert refused(("Host", "10.1.2.3:6457"), ("Origin", "http://10.1.2.4:6457"))
 
-    def test_more_than_one(self) -> None:
+    def test_several_headers_are_refused(self) -> None:
         own = ("Origin", "http://localhost:6457")
         assert "several Host or Origin" in refused(OWN, own, own)
         assert "several Host or Origin" in refused(OWN, own, ("origin", "null"))
@@ -166,12 +166,12 @@ class TestSite:
     @pytest.mark.parametrize("site", ["cross-site", "same-site", "Cross-Site", "", "other"])
     @pytest.mark.parametrize("mode", ["no-cors", "cors", "websocket", None])
     @pytest.mark.parametrize("method", ["GET", "POST"])
-    def test_another(self, method: str, mode: str | None, site: str) -> None:
+    def test_another_site_is_refused(self, method: str, mode: str | None, site: str) -> None:
         modes = [("Sec-Fetch-Mode", mode)] if mode else []
         assert "another site" in refused(OWN, ("Sec-Fetch-Site", site), *modes, method=method)
 
     @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-    def test_a_link_is_followed_and_a_form_is_not_sent(self, site: str) -> None:
+    def test_navigation_is_accepted_only_for_get(self, site: str) -> None:
         headers = (OWN, ("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", "navigate"))
         assert refused(*headers, method="GET") == ""
         assert "another site" in refused(*headers, method="POST")
@@ -180,10 +180,10 @@ class TestSite:
         assert "neither" in refused(("Host", "evil.example"), *headers[1:], method="GET")
 
     @pytest.mark.parametrize("site", ["none", "same-origin", "Same-Origin"])
-    def test_its_own(self, site: str) -> None:
+    def test_the_own_site_is_accepted(self, site: str) -> None:
         assert refused(OWN, ("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", "cors")) == ""
 
-    def test_more_than_one(self) -> None:
+    def test_several_headers_are_refused(self) -> None:
         assert refused(OWN, ("Sec-Fetch-Site", "none"), ("Sec-Fetch-Site", "cross-site"))
 
 
@@ -233,7 +233,7 @@ class TestLoopback:
             ("::ffff:0.0.0.0", False),
         ],
     )
-    def test_is_asked_of_the_socket(
+    def test_is_determined_from_the_socket(
         self, host: str, expected: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         with bind_socket(host, 0) as sock:
@@ -244,7 +244,7 @@ class TestLoopback:
         assert len(told) == (not expected)
         assert all("INSPECTOR_API_KEY" in line and "SANIC_WORKER_INSPECTOR_OPEN" in line for line in told)
 
-    def test_a_name_is_what_it_resolves_to(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_name_is_resolved(self, monkeypatch: pytest.MonkeyPatch) -> None:
         bound: list[str] = []
 
         def bind(host: str, port: int) -> socket.socket:
@@ -258,14 +258,14 @@ class TestLoopback:
         assert bound == ["here.example", "all.example"]
 
     @pytest.mark.parametrize("given", [{"api_key": "k"}, {"api_key": 0}, {"host": "no.such.host.invalid"}])
-    def test_with_a_key_or_an_error_to_come_it_is_started(self, given: dict[str, Any]) -> None:
+    def test_an_inspector_with_a_key_or_an_invalid_host_starts(self, given: dict[str, Any]) -> None:
         assert make(**{"host": "0.0.0.0", **given})._may_start(settings.resolve({}))
 
-    def test_a_setting_allows_it(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_setting_allows_other_addresses(self, caplog: pytest.LogCaptureFixture) -> None:
         assert make(host="0.0.0.0")._may_start(settings.resolve({"inspector_open": True}))
         assert errors(caplog) == []
 
-    def test_the_process_asks_too(
+    def test_the_inspector_process_checks_its_socket_too(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(Inspector, "_may_start", lambda *_: True)
@@ -280,7 +280,7 @@ class TestLoopback:
 @pytest.mark.usefixtures("main_is_heard")
 class TestInAServer:
     @pytest.mark.parametrize("opened", [True, False])
-    def test_the_server_runs_without_it(
+    def test_the_server_runs_without_a_refused_inspector(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, opened: bool
     ) -> None:
         house = House(tmp_path, inspector_open=opened)
@@ -297,7 +297,7 @@ class TestInAServer:
         house.run(act)
         assert len(errors(caplog)) == (not opened)
 
-    def test_what_a_worker_runs_may_refuse_to_start(self) -> None:
+    def test_a_target_may_refuse_to_start(self) -> None:
         context = multiprocessing.get_context("fork")
 
         def worker(target: Any) -> Worker:

@@ -68,7 +68,7 @@ def socket_path() -> Iterator[Path]:
         yield Path(directory) / "socket"
 
 
-def test_a_unix_socket(socket_path: Path, run: Run) -> None:
+def test_restarts_on_a_unix_socket(socket_path: Path, run: Run) -> None:
     path = socket_path
     server = run("apps.cluster:app", unix=path, start_method="fork").wait_ready()
     table = server.settled(2)
@@ -105,7 +105,7 @@ def test_a_unix_socket_is_shared_and_has_its_mode(socket_path: Path, run: Run) -
 
 
 @pytest.mark.ours
-def test_a_unix_socket_that_a_living_server_has(socket_path: Path, run: Run) -> None:
+def test_a_unix_socket_in_use_is_refused(socket_path: Path, run: Run) -> None:
     server = run("apps.supervised:app", unix=socket_path, start_method="fork", workers=1).wait_ready()
     second = Server.run("apps.supervised:app", cwd=server.cwd, unix=socket_path, start_method="fork")
     assert second.wait() == 1
@@ -126,7 +126,7 @@ def test_an_early_request_on_a_unix_socket(socket_path: Path, run: Run) -> None:
     assert server.get("/whoami")["name"].startswith("Sanic-Server-")
 
 
-def test_http_3(run: Run, tmp_path: Path) -> None:
+def test_http3_requests_and_a_restart(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("aioquic")
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")
@@ -199,7 +199,7 @@ async def ask_over_quic(port: int, authority: Path, path: str) -> tuple[int, byt
         return client.status, client.body
 
 
-def test_a_factory_and_what_it_shares(run: Run) -> None:
+def test_a_factory_and_its_shared_context(run: Run) -> None:
     server = run("apps.factory:create_app", "--factory").wait_ready()
     server.settled(2)
     answers = [server.post("/count")]
@@ -268,7 +268,7 @@ if __name__ == "__main__":
         assert server.log("err") == ""
 
 
-def test_a_script_without_the_main_guard_says_so(tmp_path: Path) -> None:
+def test_a_script_without_the_main_guard_fails(tmp_path: Path) -> None:
     text = """
 import os
 from sanic import Sanic

@@ -255,7 +255,7 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
     assert server.stop() == 0
 
 
-def test_a_stop_at_any_moment(tmp_path: Path) -> None:
+def test_a_stop_at_a_random_time_leaves_no_process(tmp_path: Path) -> None:
     """At any moment, the server ends in order and leaves nothing behind."""
     chance = random.Random(SEED)
     over = monotonic() + SECONDS / 2
@@ -327,7 +327,7 @@ class SlowClient(threading.Thread):
                 incoming.write(sock.recv(65536))
 
 
-def test_handshakes_during_restarts(run: Run, tmp_path: Path) -> None:
+def test_restarts_lose_no_connection_during_its_handshake(run: Run, tmp_path: Path) -> None:
     """No connection is lost whose handshake is under way when its worker is to stop."""
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")

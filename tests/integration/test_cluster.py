@@ -114,7 +114,7 @@ def test_the_table_of_a_fresh_server(tmp_path: Any) -> None:
         assert server.stop() == 0
 
 
-def test_what_a_worker_sets_of_its_state_is_seen_by_the_other(server: Server) -> None:
+def test_keys_set_by_one_worker_are_visible_to_the_other(server: Server) -> None:
     seen = both(server)
     who = server.post("/state", {"hits": 3, "note": {"deep": ["x"]}})["name"]
     other = next(name for name in seen if name != who)
@@ -128,7 +128,7 @@ def test_what_a_worker_sets_of_its_state_is_seen_by_the_other(server: Server) ->
     assert entry["note"] == {"deep": ["x"]}
 
 
-def test_what_a_worker_has_set_outlives_its_restart(server: Server, workers: Table) -> None:
+def test_keys_set_by_a_worker_are_kept_after_its_restart(server: Server, workers: Table) -> None:
     who = server.post("/state", {"kept": "yes"})["name"]
     server.post("/m/restart", {"name": who})
     assert changed(server, workers, {who})[who]["kept"] == "yes"
@@ -176,7 +176,7 @@ def test_named_workers_restart(server: Server, workers: Table) -> None:
     changed(server, after, {first, second})
 
 
-def test_nobody_of_that_name(server: Server, workers: Table) -> None:
+def test_a_restart_of_an_unknown_name_is_logged(server: Server, workers: Table) -> None:
     mark = server.mark()
     server.post("/m/restart", {"name": "Sanic-Nobody-0,Sanic-Nobody-1"})
     line = server.wait_line("Failed to restart processes", since=mark)
@@ -214,7 +214,7 @@ def test_scaling_up_and_down(server: Server, workers: Table) -> None:
     )
 
 
-def test_scaling_to_what_is_there(server: Server) -> None:
+def test_scaling_to_the_current_number_changes_nothing(server: Server) -> None:
     server.settled(2)
     mark = server.mark()
     server.post("/m/scale", {"num_workers": 2})

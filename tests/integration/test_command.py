@@ -1,4 +1,4 @@
-"""The `sanic-worker` command beside serving: its forms, its calls, and a namesake in the way."""
+"""The `sanic-worker` command beside serving: its forms, its calls, and a module that shadows the package."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return script
 
 
-def test_the_version_names_both(command: Path, tmp_path: Path) -> None:
+def test_the_version_names_sanic_too(command: Path, tmp_path: Path) -> None:
     done = run_python(str(command), "--version", cwd=tmp_path)
     assert done.returncode == 0
     assert re.search(r"^sanic-worker \S+", done.stdout, re.MULTILINE)
     assert re.search(r"^Sanic \d+\.\d+", done.stdout, re.MULTILINE)
 
 
-def test_the_module_runs_and_helps(tmp_path: Path) -> None:
+def test_the_module_prints_its_help(tmp_path: Path) -> None:
     done = run_python("-m", "worker", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "--workers" in done.stdout or "sanic" in done.stdout.lower()
@@ -41,7 +41,7 @@ def test_the_module_runs_and_helps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["worker.py", "worker/__init__.py"])
-def test_a_namesake_in_the_way_is_named(command: Path, tmp_path: Path, name: str) -> None:
+def test_a_module_that_shadows_the_package_is_named(command: Path, tmp_path: Path, name: str) -> None:
     namesake = tmp_path / name
     namesake.parent.mkdir(exist_ok=True)
     namesake.write_text("from sanic import Sanic\n\napp = Sanic('namesake')\n")
@@ -59,7 +59,7 @@ def test_a_namesake_in_the_way_is_named(command: Path, tmp_path: Path, name: str
         ("worker.py", "import worker; worker.DONE"),
     ],
 )
-def test_a_namesake_that_the_application_imports_is_named(
+def test_a_shadowing_module_imported_by_the_application_is_named(
     command: Path, tmp_path: Path, name: str, line: str
 ) -> None:
     namesake = tmp_path / name
@@ -73,7 +73,7 @@ def test_a_namesake_that_the_application_imports_is_named(
     assert str(tmp_path / name.removesuffix("/tasks.py")) in said
 
 
-def test_no_such_application(command: Path, tmp_path: Path) -> None:
+def test_an_unknown_application_is_refused(command: Path, tmp_path: Path) -> None:
     done = run_python(str(command), "nowhere:app", cwd=tmp_path)
     assert done.returncode == 2
     assert "No module named nowhere" in done.stderr
@@ -116,7 +116,7 @@ def create_app():
             (["ok:app", "--single-process", "--dev"], "--single-process cannot be combined with --dev: "),
         ],
     )
-    def test_in_the_command(self, fails: Callable[..., str], args: list[str], line: str) -> None:
+    def test_wrong_arguments_are_refused(self, fails: Callable[..., str], args: list[str], line: str) -> None:
         (said,) = fails(2, *args).splitlines()
         assert said.startswith(f"sanic-worker: {line}")
 
@@ -135,11 +135,13 @@ def create_app():
             (["--unix=/nowhere/x.sock"], "/nowhere/x.sock: Socket folder does not exist: /nowhere."),
         ],
     )
-    def test_another_address(self, fails: Callable[..., str], args: list[str], line: str) -> None:
+    def test_an_unusable_address_is_refused(
+        self, fails: Callable[..., str], args: list[str], line: str
+    ) -> None:
         (said,) = fails(1, "ok:app", *args).splitlines()
         assert said.startswith(f"sanic-worker: Cannot listen on {line}")
 
-    def test_the_users_own_error_has_its_traceback(self, fails: Callable[..., str]) -> None:
+    def test_an_error_of_the_application_has_its_traceback(self, fails: Callable[..., str]) -> None:
         said = fails(1, "ok:create_app")
         assert "Failed to run app: the factory broke" in said
         assert "ok.py" in said

@@ -59,7 +59,7 @@ def answers(server: Server) -> bool:
     return False
 
 
-class TestTheFirstStart:
+class TestFirstStart:
     """The server waits for code that does not start at first, as it does after any later change."""
 
     @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ class TestTheFirstStart:
         ["app = (", "raise RuntimeError('not yet')", "x = 1", GOOD + FAILS],
         ids=["syntax", "raises", "half-way", "fails"],
     )
-    def test_the_mend_is_served(self, broken: str, tmp_path: Path) -> None:
+    def test_repaired_code_is_served(self, broken: str, tmp_path: Path) -> None:
         code = tmp_path / "first.py"
         code.write_text(broken)
         with Server.run("first:app", "--dev", cwd=tmp_path) as server:
@@ -76,7 +76,7 @@ class TestTheFirstStart:
             wait_until(lambda: answers(server), "the mend")
             assert server.stop() == 0
 
-    def test_a_stop_comes_first(self, tmp_path: Path) -> None:
+    def test_a_stop_is_obeyed_before_a_repair(self, tmp_path: Path) -> None:
         (tmp_path / "first.py").write_text("app = (")
         with Server.run("first:app", "--dev", cwd=tmp_path) as server:
             server.wait_line("Waiting for the next file change")
@@ -206,7 +206,7 @@ def test_good_code_then_broken_code_then_good_code(shop: Shop) -> None:
     assert not shop.lines("ERROR", since)
 
 
-def test_a_change_during_a_reload_gives_one_more(shop: Shop) -> None:
+def test_a_change_during_a_reload_causes_another(shop: Shop) -> None:
     since = shop.server.mark()
     shop.edit("prices.py", f"PRICE = 6\nopen({str(shop.gate)!r}).read()\n")
     with shop.held():
@@ -217,7 +217,7 @@ def test_a_change_during_a_reload_gives_one_more(shop: Shop) -> None:
     assert shop.reloads(since) == [[str(shop.root / "prices.py")]] * 2
 
 
-def test_paths_are_data(shop: Shop) -> None:
+def test_special_characters_in_paths_are_kept(shop: Shop) -> None:
     names = ["a:b,c%.txt", "new\nline\r.txt", "100%25.txt", "bytes \udcff.txt", "ü.txt"]
     since = shop.server.mark()
     with shop.unwatched():
@@ -231,7 +231,7 @@ def test_paths_are_data(shop: Shop) -> None:
     )
 
 
-def test_a_branch_is_switched(shop: Shop) -> None:
+def test_a_switch_of_branches_is_one_reload(shop: Shop) -> None:
     """300 changed files, 100 deleted and 100 new ones are one reload."""
     if shutil.which("git") is None:
         pytest.skip("needs git")
@@ -282,7 +282,7 @@ def test_a_killed_reloader_is_replaced(shop: Shop) -> None:
     shop.serves(9)
 
 
-def test_a_reloader_that_dies_too_often_goes_on(tmp_path: Path) -> None:
+def test_a_reloader_that_exits_repeatedly_is_restarted(tmp_path: Path) -> None:
     shop = Shop(tmp_path, "--workers=1", "--max-consecutive-failures=1", "--backoff-max=0.1")
     with shop.server as server:
         server.wait_ready()
@@ -306,7 +306,7 @@ def reloader(server: Server) -> int:
     return pid if pid in server.processes() else 0
 
 
-def test_servers_start_from_a_fork_server_that_may_die(shop: Shop) -> None:
+def test_servers_start_after_a_kill_of_the_fork_server(shop: Shop) -> None:
     since = shop.server.mark()
     pid, price = shop.is_warm()
     os.kill(pid, SIGKILL)
@@ -325,7 +325,7 @@ def test_servers_start_from_a_fork_server_that_may_die(shop: Shop) -> None:
     assert {*labels} == {*labels[:2]}
 
 
-def test_nobody_is_left_of_a_main_that_is_killed(tmp_path: Path) -> None:
+def test_no_process_is_left_after_a_kill_of_the_main_process(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     with shop.server as server:
         server.wait_ready()

@@ -31,7 +31,7 @@ def failed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
         yield request.param, server
 
 
-def test_a_worker_that_does_not_start(failed: tuple[str, Server]) -> None:
+def test_a_worker_that_fails_to_start_ends_the_server(failed: tuple[str, Server]) -> None:
     how, server = failed
     (death,) = server.wait_events("dying")
     ended = server.wait_line(r"after=\d+")

@@ -1,4 +1,4 @@
-"""Without the native core the state of the workers is in a process of its own, which may end at any time."""
+"""Without the native core the state is in a separate process, which may exit at any time."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def state_process(server: Server) -> int:
 
 
 @pytest.mark.parametrize("method", [*SLOW, "fork"])
-def test_it_outlives_the_workers(started: Run, method: str) -> None:
+def test_the_state_process_outlives_the_workers(started: Run, method: str) -> None:
     """Ctrl-C reaches every process of the terminal's group, and a listener can still read the state."""
     server = started(method)
     pid = state_process(server)
@@ -94,14 +94,14 @@ def test_a_stop_of_all_processes_at_once(started: Run) -> None:
     assert server.log("err") == ""
 
 
-def test_main_is_killed(started: Run) -> None:
+def test_no_process_is_left_after_a_kill_of_the_main_process(started: Run) -> None:
     server = started("spawn")
     server.stop(SIGKILL)
     wait_until(lambda: not server.processes(), "all processes gone")
 
 
 @pytest.mark.parametrize("method", [SLOW[0], "fork"])
-def test_it_is_killed(started: Run, method: str) -> None:
+def test_the_server_serves_after_a_kill_of_the_state_process(started: Run, method: str) -> None:
     """The server serves on; reading the state is an error that says it is gone; a stop works."""
     inspector = free_port()
     server = started(method, inspector)

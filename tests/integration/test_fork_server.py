@@ -27,7 +27,7 @@ async def fail(request):
 
 
 @pytest.mark.soak
-def test_a_broken_save_and_a_stop_while_the_fork_server_is_stopped(tmp_path: Path) -> None:
+def test_broken_code_and_a_stop_with_a_suspended_fork_server(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     with shop.server as server:
         server.wait_ready()

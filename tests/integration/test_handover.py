@@ -15,7 +15,7 @@ Run = Callable[..., Server]
 pytestmark = pytest.mark.ours
 
 
-def test_those_who_serve_stay_when_the_new_ones_fail(run: Run, tmp_path: Path) -> None:
+def test_the_previous_workers_stay_when_new_ones_fail(run: Run, tmp_path: Path) -> None:
     server = run("apps.gated:app", start_method="fork").wait_ready()
     before = server.settled(2)
     (tmp_path / "gate").write_text("exit")
@@ -54,7 +54,7 @@ def test_a_stop_in_the_middle_of_a_restart(run: Run, tmp_path: Path, zero_downti
     assert server.log("err") == ""
 
 
-def test_the_latest_restart_wins(run: Run, tmp_path: Path) -> None:
+def test_a_second_restart_replaces_starting_workers(run: Run, tmp_path: Path) -> None:
     server = run("apps.gated:app", start_method="fork").wait_ready()
     before = server.settled(2)
     (tmp_path / "gate").write_text("hold")

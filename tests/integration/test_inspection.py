@@ -100,7 +100,7 @@ def test_reload(inspected: Inspected, zero_downtime: bool) -> None:
     )
 
 
-def test_who_obeys_a_stop_says_so(inspected: Inspected) -> None:
+def test_all_workers_report_that_they_are_stoppable(inspected: Inspected) -> None:
     """The inspector as well: the main process may have to send it a stop once more."""
 
     def all_say_so() -> bool:
@@ -133,7 +133,7 @@ def test_commands_of_a_subclass(inspected: Inspected) -> None:
 
 
 @pytest.mark.ours
-def test_the_class_to_derive_from_is_ours(inspected: Inspected) -> None:
+def test_subclasses_derive_from_the_inspector_of_the_package(inspected: Inspected) -> None:
     assert inspected.call("parent").partition(".")[0] == "worker"
 
 
@@ -166,7 +166,7 @@ def test_bad_bodies(inspected: Inspected, action: str, body: bytes) -> None:
 
 
 @pytest.mark.ours
-def test_a_page_from_elsewhere_is_not_obeyed(inspected: Inspected) -> None:
+def test_a_request_with_a_foreign_origin_is_refused(inspected: Inspected) -> None:
     before = inspected.server.settled(2)
     headers = {"Host": "evil.example", "Origin": "http://evil.example", "Content-Type": "text/plain"}
     response = inspected.request("POST", "/scale", b'{"replicas": 3}', **headers)
@@ -177,7 +177,7 @@ def test_a_page_from_elsewhere_is_not_obeyed(inspected: Inspected) -> None:
 
 
 @pytest.mark.ours
-def test_a_request_that_another_site_caused_is_not_obeyed(inspected: Inspected) -> None:
+def test_a_cross_site_request_is_refused(inspected: Inspected) -> None:
     sent = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"}
     assert inspected.request("POST", "/shutdown", **sent).status == 403
     # A link to the page may be followed.
@@ -186,7 +186,7 @@ def test_a_request_that_another_site_caused_is_not_obeyed(inspected: Inspected) 
 
 @pytest.mark.ours
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_without_a_key_it_is_not_open_to_other_machines(tmp_path: Path, host: str) -> None:
+def test_without_a_key_no_inspector_on_public_addresses(tmp_path: Path, host: str) -> None:
     port = free_port()
     env = {"SANIC_INSPECTOR_PORT": str(port), "SANIC_INSPECTOR_HOST": host}
     with Server.run("apps.inspected:app", workers=1, cwd=tmp_path, env=env) as server:
@@ -203,7 +203,7 @@ def test_without_a_key_it_is_not_open_to_other_machines(tmp_path: Path, host: st
 
 
 @pytest.mark.ours
-def test_a_setting_opens_it(tmp_path: Path) -> None:
+def test_a_setting_allows_public_addresses_without_a_key(tmp_path: Path) -> None:
     port = free_port()
     env = {"SANIC_INSPECTOR_PORT": str(port), "SANIC_INSPECTOR_HOST": "0.0.0.0"}
     args = ("--inspector-open", "true")
@@ -221,7 +221,7 @@ def test_a_setting_opens_it(tmp_path: Path) -> None:
         assert server.log("err") == ""
 
 
-def test_the_client_shows_who_is_there(inspected: Inspected) -> None:
+def test_the_client_lists_all_workers(inspected: Inspected) -> None:
     shown = inspect(inspected, f"--port={inspected.port}")
     assert shown.returncode == 0, shown
     for name in ("Sanic-Main", "Sanic-Inspector-0", "Sanic-Server-"):
@@ -230,7 +230,7 @@ def test_the_client_shows_who_is_there(inspected: Inspected) -> None:
     assert json.loads(raw.stdout)["workers"]["Sanic-Main"] == {"pid": inspected.server.pid}
 
 
-def test_the_client_steers(inspected: Inspected) -> None:
+def test_the_client_reloads_and_scales(inspected: Inspected) -> None:
     port = f"--port={inspected.port}"
     before = inspected.server.settled(2)
     assert inspect(inspected, "reload", "--zero-downtime", port).returncode == 0
@@ -254,14 +254,14 @@ def test_the_client_runs_commands_of_a_subclass(inspected: Inspected) -> None:
     }
 
 
-def test_the_client_says_when_nobody_listens(inspected: Inspected) -> None:
+def test_the_client_reports_a_missing_inspector(inspected: Inspected) -> None:
     done = inspect(inspected, f"--port={free_port()}")
     assert done.returncode == 1
     assert "Could not connect to inspector at" in done.stderr
 
 
 @pytest.mark.ours
-def test_our_command_has_the_client_too(inspected: Inspected) -> None:
+def test_the_sanic_worker_command_has_the_client(inspected: Inspected) -> None:
     done = run_python(
         "-m", MODULE, "inspect", "echo", "x", f"--port={inspected.port}", cwd=inspected.server.cwd
     )
@@ -294,13 +294,15 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Inspecte
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/scale"), ("POST", "/shutdown")])
 @pytest.mark.parametrize("sent", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}])
-def test_without_the_key(secured: Secured, method: str, path: str, sent: dict[str, str]) -> None:
+def test_requests_without_the_key_are_refused(
+    secured: Secured, method: str, path: str, sent: dict[str, str]
+) -> None:
     response = secured[0].request(method, path, None, **sent)
     assert response.status == 401
     assert "Bad API key" in response.text
 
 
-def test_with_the_key_over_tls(secured: Secured) -> None:
+def test_requests_with_the_key_over_tls_are_answered(secured: Secured) -> None:
     response = secured[0].request("GET", "/", Authorization=f"Bearer {KEY}")
     assert response.status == 200
     assert response.json["result"]["workers"]["Sanic-Main"] == {"pid": secured[0].server.pid}

@@ -1,4 +1,4 @@
-"""`install()` and `uninstall()`, each in an interpreter of its own."""
+"""`install()` and `uninstall()`, each in a new interpreter."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def result(directory: Path, text: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_every_name_of_the_reference_is_replaced_and_put_back(tmp_path: Path) -> None:
+def test_every_name_of_the_reference_is_replaced_and_restored(tmp_path: Path) -> None:
     stock = [f"sanic.{path}" for path in REFERENCE]
     found = result(
         tmp_path,
@@ -60,7 +60,7 @@ def test_every_name_of_the_reference_is_replaced_and_put_back(tmp_path: Path) ->
     assert after == []
 
 
-def test_what_sanic_and_others_have_bound_already_is_replaced(tmp_path: Path) -> None:
+def test_existing_references_to_sanic_classes_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "early.py").write_text(
         dedent(
             """
@@ -106,7 +106,7 @@ def test_what_sanic_and_others_have_bound_already_is_replaced(tmp_path: Path) ->
     assert {path: home for path, home in restored.items() if not home.startswith("sanic.")} == {}
 
 
-def test_a_threshold_set_on_the_stock_name_is_ours(tmp_path: Path) -> None:
+def test_a_threshold_set_on_the_stock_name_applies(tmp_path: Path) -> None:
     assert (
         result(
             tmp_path,
@@ -122,7 +122,7 @@ def test_a_threshold_set_on_the_stock_name_is_ours(tmp_path: Path) -> None:
     )
 
 
-def test_a_class_derived_from_a_stock_one_is_refused(tmp_path: Path) -> None:
+def test_a_class_derived_from_a_stock_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "early.py").write_text(
         "from sanic.worker.inspector import Inspector\n\nclass Custom(Inspector):\n    pass\n"
     )

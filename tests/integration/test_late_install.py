@@ -28,7 +28,7 @@ steerable(app)
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
-def test_in_the_module_that_the_command_of_sanic_runs(method: str, tmp_path: Path) -> None:
+def test_in_an_application_run_by_the_sanic_command(method: str, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(MODULE)
     port = free_port()
     command = [sys.executable, "-m", "sanic", "own:app", "--host=127.0.0.1", f"--port={port}"]
@@ -41,7 +41,7 @@ def test_in_the_module_that_the_command_of_sanic_runs(method: str, tmp_path: Pat
         assert server.log("err") == ""
 
 
-def test_with_a_loader_that_was_made_before(tmp_path: Path) -> None:
+def test_with_an_existing_loader(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(MODULE)
     script = """
 import os
@@ -64,7 +64,7 @@ if __name__ == "__main__":
         assert server.log("err") == ""
 
 
-def test_what_exists_is_converted_and_put_back(tmp_path: Path) -> None:
+def test_existing_loaders_are_converted_and_restored(tmp_path: Path) -> None:
     script = """
 import pickle
 from sanic.worker.loader import AppLoader, CertLoader
@@ -83,7 +83,7 @@ assert [(type(one), vars(one)) for one in loaders] == stock
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_what_cannot_be_converted_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_existing_reloader_is_refused(tmp_path: Path) -> None:
     script = """
 from multiprocessing import Pipe
 from sanic.worker.multiplexer import WorkerMultiplexer

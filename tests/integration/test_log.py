@@ -70,7 +70,7 @@ def named(found: Sequence[str]) -> list[str]:
     return [line for line in found if "sanic-worker" in line]
 
 
-def test_two_workers_and_an_inspector(tmp_path: Path) -> None:
+def test_lines_of_two_workers_and_an_inspector(tmp_path: Path) -> None:
     port = free_port()
     main = '\nif __name__ == "__main__":'
     (tmp_path / "hello.py").write_text(HELLO.replace(main, RUNNING + main))
@@ -104,7 +104,7 @@ def test_two_workers_and_an_inspector(tmp_path: Path) -> None:
     )
 
 
-def test_under_the_command_of_sanic(tmp_path: Path) -> None:
+def test_the_manager_is_named_under_the_sanic_command(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN)
     with start(tmp_path, "own:app", module="sanic") as server:
         server.wait_ready("/")

@@ -1,4 +1,4 @@
-"""Managed processes of each kind, set up before the start and on the fly."""
+"""Managed processes of each kind, added before the start and at run time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def manage(server: Server, ident: str, func: str = "until_told", **options: Any)
     server.post("/manage", {"ident": ident, "func": func, "kwargs": {"label": ident.lower()}, **options})
 
 
-def test_each_runs_under_its_name_with_its_arguments(server: Server) -> None:
+def test_processes_run_under_their_names_with_their_arguments(server: Server) -> None:
     started = {(event.process, event.fields["label"]) for event in server.wait_events("managed", 7)}
     assert started == {
         ("Sanic-Transient-0", "transient"),
@@ -58,7 +58,7 @@ def test_the_entry_of_a_managed_process(server: Server) -> None:
     assert "serving" not in found
 
 
-def test_a_restart_of_all_takes_the_transient_ones_alone(server: Server) -> None:
+def test_a_restart_of_all_replaces_only_transient_processes(server: Server) -> None:
     before = server.table()
     server.post("/m/restart", {"all_workers": True})
     server.wait_events("managed", 2, label="transient")
@@ -96,7 +96,7 @@ def test_a_transient_process_is_not_doubled_by_a_zero_downtime_restart(server: S
     wait_until(lambda: entry(server, "Sanic-Transient-0")["pid"] != before["pid"], "the new one in the table")
 
 
-def test_what_is_done_stays_in_the_table_and_can_be_restarted(server: Server) -> None:
+def test_a_completed_process_stays_in_the_table_and_can_be_restarted(server: Server) -> None:
     first = in_state(server, "Sanic-Job-0", "COMPLETED")
     server.post("/m/restart", {"name": "Sanic-Job-0"})
     server.wait_events("done", 2, label="job")
@@ -104,7 +104,7 @@ def test_what_is_done_stays_in_the_table_and_can_be_restarted(server: Server) ->
     in_state(server, "Sanic-Job-0", "COMPLETED")
 
 
-def test_one_that_is_not_started_by_itself(server: Server) -> None:
+def test_a_process_without_auto_start_starts_on_request(server: Server) -> None:
     assert server.events("managed", label="lazy") == []
     assert entry(server, "Sanic-Lazy-0")["state"] == "NONE"
     server.post("/m/restart", {"name": "Sanic-Lazy-0"})
@@ -112,7 +112,7 @@ def test_one_that_is_not_started_by_itself(server: Server) -> None:
     in_state(server, "Sanic-Lazy-0", "STARTED")
 
 
-def test_a_durable_one_that_runs_is_not_restarted(server: Server) -> None:
+def test_a_running_durable_process_is_not_restarted(server: Server) -> None:
     before = in_state(server, "Sanic-Lazy-0", "STARTED")
     mark = server.mark()
     server.post("/m/restart", {"name": "Sanic-Lazy-0"})
@@ -124,7 +124,7 @@ def test_a_durable_one_that_runs_is_not_restarted(server: Server) -> None:
     assert entry(server, "Sanic-Lazy-0")["pid"] == before["pid"]
 
 
-def test_one_that_is_not_restartable_is_not_restarted(server: Server) -> None:
+def test_a_process_that_is_not_restartable_is_not_restarted(server: Server) -> None:
     before = entry(server, "Sanic-Durable-0")
     mark = server.mark()
     server.post("/m/restart", {"name": "Sanic-Durable-0"})
@@ -132,38 +132,38 @@ def test_one_that_is_not_restartable_is_not_restarted(server: Server) -> None:
     assert entry(server, "Sanic-Durable-0")["pid"] == before["pid"]
 
 
-def test_an_untracked_one_is_removed_when_done(server: Server) -> None:
+def test_an_untracked_process_is_removed_when_completed(server: Server) -> None:
     server.wait_events("done", label="short")
     server.wait_line(r"Removed worker Short$")
     wait_until(lambda: "Sanic-Short-0" not in server.table(), "no entry left")
 
 
-def test_on_the_fly_from_a_request(server: Server) -> None:
+def test_a_process_can_be_added_in_a_request(server: Server) -> None:
     manage(server, "Fly", workers=2)
     started = server.wait_events("managed", 2, label="fly")
     assert {event.process for event in started} == {"Sanic-Fly-0", "Sanic-Fly-1"}
     in_state(server, "Sanic-Fly-0", "STARTED")
 
 
-def test_on_the_fly_one_is_not_tracked(server: Server) -> None:
+def test_a_process_added_at_run_time_is_not_tracked(server: Server) -> None:
     manage(server, "Brief", "job")
     server.wait_line(r"Removed worker Brief$")
     wait_until(lambda: "Sanic-Brief-0" not in server.table(), "no entry left")
 
 
-def test_on_the_fly_one_that_fails_and_is_tracked(server: Server) -> None:
+def test_a_tracked_process_added_at_run_time_can_fail(server: Server) -> None:
     manage(server, "Failing", "failing", tracked=True)
     in_state(server, "Sanic-Failing-0", "FAILED")
 
 
-def test_on_the_fly_one_that_starts_later(server: Server) -> None:
+def test_a_process_added_at_run_time_can_start_later(server: Server) -> None:
     manage(server, "Later", auto_start=False, tracked=True, restartable=True)
     in_state(server, "Sanic-Later-0", "NONE")
     server.post("/m/restart", {"name": "Sanic-Later-0"})
     server.wait_events("managed", label="later")
 
 
-def test_a_name_that_is_taken(server: Server) -> None:
+def test_an_existing_name_is_refused(server: Server) -> None:
     mark = server.mark()
     manage(server, "Durable")
     server.wait_line("Monitor failed to manage worker Durable", since=mark)
@@ -178,7 +178,7 @@ def test_transient_and_not_restartable_is_refused(server: Server) -> None:
     assert "Sanic-Contradiction-0" not in server.table()
 
 
-def test_all_are_told_to_stop_once(server: Server) -> None:
+def test_each_process_is_stopped_once(server: Server) -> None:
     alive = {
         event.pid: event.process for event in server.events("managed") if event.pid in server.processes()
     }

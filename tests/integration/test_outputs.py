@@ -123,7 +123,7 @@ def noisy(tmp_path: Path) -> Iterator[Callable[..., Noisy]]:
 
 
 @pytest.mark.parametrize("way", ["rotating", "rotating later"])
-def test_a_log_that_is_open(noisy: Callable[..., Noisy], way: str) -> None:
+def test_an_open_log_does_not_reload(noisy: Callable[..., Noisy], way: str) -> None:
     shop = noisy(way)
     since = shop.server.mark()
     for _ in range(40):
@@ -137,7 +137,9 @@ def test_a_log_that_is_open(noisy: Callable[..., Noisy], way: str) -> None:
 
 
 @pytest.mark.parametrize(("way", "name"), [("a line", "audit.txt"), ("a database", "data.store")])
-def test_a_file_that_is_opened_for_each_request(noisy: Callable[..., Noisy], way: str, name: str) -> None:
+def test_a_file_written_per_request_is_no_longer_watched(
+    noisy: Callable[..., Noisy], way: str, name: str
+) -> None:
     """The file is never seen open, and changes in every rollout."""
     shop = noisy(way)
     with shop.busy():
@@ -151,7 +153,7 @@ def test_a_file_that_is_opened_for_each_request(noisy: Callable[..., Noisy], way
 
 @pytest.mark.parametrize("way", ["a file at the start", "a file with its pid"])
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.soak)])
-def test_a_file_that_each_worker_writes_as_it_starts(
+def test_a_file_written_at_each_start_is_no_longer_watched(
     noisy: Callable[..., Noisy], way: str, workers: int
 ) -> None:
     shop = noisy(way, workers)

@@ -46,21 +46,21 @@ def test_a_bad_message_is_logged_with_its_sender(alive: Server, which: str) -> N
     assert len(alive.settled(2)) == 2
 
 
-def test_a_payload_that_is_no_pickle(alive: Server) -> None:
+def test_a_payload_that_is_no_pickle_is_logged_with_its_sender(alive: Server) -> None:
     mark = alive.mark()
     sent = alive.post("/garbage", timeout=5)
     alive.wait_line(rf"Failed to restart processes: {sent['probe']}$", since=mark, timeout=5)
     assert any(sent["name"] in line.text for line in alive.output.lines[mark:] if line.stream == "err")
 
 
-def test_the_shorter_tuple_of_earlier_releases(alive: Server) -> None:
+def test_the_shorter_tuple_of_earlier_releases_is_accepted(alive: Server) -> None:
     alive.post("/seven", timeout=5)
     (event,) = alive.wait_events("nothing", timeout=5)
     assert event.process == "Sanic-Seven-0"
 
 
 @pytest.mark.parametrize("sender", ["Oversize", "Noise", "Truncated"])
-def test_bytes_that_are_no_frame(alive: Server, sender: str) -> None:
+def test_bytes_that_are_no_frame_are_logged_with_their_sender(alive: Server, sender: str) -> None:
     mark = alive.mark()
     alive.post("/m/restart", {"name": f"Sanic-{sender}-0"}, timeout=5)
     alive.wait_events("sent", what=sender.lower(), timeout=5)
@@ -68,7 +68,7 @@ def test_bytes_that_are_no_frame(alive: Server, sender: str) -> None:
     obeys(alive)
 
 
-def test_no_honest_message_is_lost_beside_broken_ones(alive: Server) -> None:
+def test_valid_messages_arrive_beside_malformed_ones(alive: Server) -> None:
     mark = alive.mark()
     names = ("Fuzz", "HonestA", "HonestB")
     alive.post("/m/restart", {"name": ",".join(f"Sanic-{name}-0" for name in names)}, timeout=5)
@@ -86,6 +86,6 @@ def test_no_honest_message_is_lost_beside_broken_ones(alive: Server) -> None:
     obeys(alive)
 
 
-def test_after_all_that_the_server_stops_as_ever(alive: Server) -> None:
+def test_the_server_stops_cleanly_after_malformed_messages(alive: Server) -> None:
     alive.settled(2)
     assert alive.stop() == 0

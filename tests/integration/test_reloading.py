@@ -91,7 +91,7 @@ def test_an_edit_triggers_once_and_reaches_the_workers(server: Server, watched: 
 
 
 @pytest.mark.ours
-def test_a_colon_in_a_path_arrives_whole(server: Server, watched: Watched) -> None:
+def test_a_colon_in_a_path_is_kept(server: Server, watched: Watched) -> None:
     path = watched.edit("with:colon.txt")
     server.wait_events("before_server_start", reloaded=path)
     server.wait_events("after_reload_trigger", changed=[path])

@@ -34,7 +34,7 @@ def test_every_stop_is_clean(tmp_path: Path, number: Signals, workers: int) -> N
 
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_nobody_outlives_main(run: Run, method: str) -> None:
+def test_no_process_outlives_the_main_process(run: Run, method: str) -> None:
     times = [killed_main(run, method) for _ in range(ROUNDS)]
     assert (max if TIMED else min)(times) < 1, times
 
@@ -49,7 +49,7 @@ def test_no_request_is_lost_by_reloads(run: Run, tmp_path: Path, order: str, clo
 
 @pytest.mark.timeout(60 + 30 * ROUNDS)
 @pytest.mark.parametrize("apart", [0.1, 0.5, 2.0])
-def test_two_reloads_close_together(run: Run, apart: float) -> None:
+def test_two_reloads_close_together_leave_one_process_per_slot(run: Run, apart: float) -> None:
     two_reloads(run, apart, ROUNDS)
 
 

@@ -14,7 +14,7 @@ Run = Callable[..., Server]
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
-def test_start_answer_restart_and_stop(run: Run, method: str) -> None:
+def test_start_request_restart_and_stop(run: Run, method: str) -> None:
     server = run("apps.cluster:app", start_method=method).wait_ready()
     before = server.settled(2)
     # A worker that is stopped before it serves has no listeners to run.

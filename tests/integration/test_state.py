@@ -13,7 +13,7 @@ from .harness import Server
 pytestmark = pytest.mark.native
 
 
-def test_forks_write_and_values_hang(tmp_path: Path) -> None:
+def test_forks_write_and_values_that_hang_do_not_block_the_stop(tmp_path: Path) -> None:
     with Server.run("apps.scribbling:app", cwd=tmp_path, workers=2) as server:
         server.wait_ready()
         forks = [server.get("/fork") for _ in range(3)]

@@ -55,7 +55,7 @@ def test_a_signal_while_workers_import(run: Run, number: Signals, to: str) -> No
 
 @pytest.mark.ours
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_a_stop_that_gets_lost_is_said_again(run: Run, method: str) -> None:
+def test_a_lost_stop_is_sent_again(run: Run, method: str) -> None:
     server = run("apps.cluster:app", start_method=method, env={"LOSE": "1"})
     server.wait_events("losing", 2)
     server.signal(SIGTERM)
@@ -76,7 +76,7 @@ def test_an_application_stops_the_server(run: Run) -> None:
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT])
-def test_a_second_signal_ends_what_will_not_end(run: Run, number: Signals) -> None:
+def test_a_second_signal_kills_workers_that_hang(run: Run, number: Signals) -> None:
     server = run("apps.cluster:app", env={"HANG": "1"}, start_method="fork").wait_ready()
     server.settled(2)
     with pytest.raises(TimeoutError):
@@ -96,7 +96,7 @@ def test_a_second_signal_ends_what_will_not_end(run: Run, number: Signals) -> No
 
 @pytest.mark.ours
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
-def test_nobody_outlives_main(run: Run, method: str) -> None:
+def test_no_process_outlives_the_main_process(run: Run, method: str) -> None:
     server = run("apps.cluster:app", start_method=method).wait_ready()
     server.settled(2)
     server.wait_events("after_server_start", 2)
@@ -107,7 +107,7 @@ def test_nobody_outlives_main(run: Run, method: str) -> None:
 
 
 @pytest.mark.ours
-def test_a_signal_in_the_last_moments_changes_nothing(run: Run) -> None:
+def test_a_signal_during_the_exit_of_the_interpreter_is_harmless(run: Run) -> None:
     """The server has stopped by itself; only the end of the interpreter is left."""
     server = run("apps.cluster:app").wait_ready()
     server.post("/m/terminate", {})

@@ -68,7 +68,7 @@ def hanging(server: Server, way: str) -> Iterator[int]:
         yield event.pid
 
 
-class TestDeath:
+class TestExit:
     def test_a_killed_worker_is_replaced(self, run: Run) -> None:
         server = run(APP).wait_ready()
         before = pids(server, 2)
@@ -99,7 +99,7 @@ class TestDeath:
         all_new(server, before)
         assert server.stop() == 0
 
-    def test_when_nothing_can_run_main_ends_with_1(self, run: Run, tmp_path: Path) -> None:
+    def test_the_main_process_exits_with_1_if_all_servers_failed(self, run: Run, tmp_path: Path) -> None:
         server = run(APP, "--max-consecutive-failures=2", "--backoff-initial=0.01").wait_ready()
         before = pids(server, 2)
         (tmp_path / "code").write_text("broken")
@@ -109,7 +109,7 @@ class TestDeath:
         assert "No server can run any more. Shutting down." in server.log()
         assert "It is FAILED" in server.log()
 
-    def test_helpers_are_replaced(self, run: Run) -> None:
+    def test_reloader_and_inspector_are_replaced(self, run: Run) -> None:
         env = {"SANIC_INSPECTOR": "true", "SANIC_INSPECTOR_PORT": "0"}
         server = run(APP, "--reload", env=env).wait_ready()
         names = ("Sanic-Reloader-0", "Sanic-Inspector-0")
@@ -124,7 +124,7 @@ class TestDeath:
 
 class TestStop:
     @pytest.mark.parametrize("way", ["spins", "sleeps", "stopped", "ignores", "hangs"])
-    def test_no_worker_can_hold_it_up(self, run: Run, way: str) -> None:
+    def test_a_worker_that_hangs_is_killed_after_the_timeout(self, run: Run, way: str) -> None:
         server = run(APP, env={"SANIC_WORKER_GRACEFUL_TIMEOUT": "2"}, start_method="fork").wait_ready()
         pids(server, 2)
         with hanging(server, way) as pid:
@@ -161,11 +161,11 @@ def in_flight(server: Server) -> bool:
 
 class TestOrphans:
     @pytest.mark.parametrize("method", ["spawn", "fork"])
-    def test_nobody_is_left(self, run: Run, method: str) -> None:
+    def test_no_process_is_left(self, run: Run, method: str) -> None:
         """Within a second; a machine that stalls does not do so three times."""
         assert any(killed_main(run, method) < 1 for _ in range(3))
 
-    def test_what_is_in_flight_is_answered(self, run: Run, tmp_path: Path) -> None:
+    def test_a_request_in_flight_is_answered(self, run: Run, tmp_path: Path) -> None:
         server = run(APP).wait_ready()
         pids(server, 2)
         connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
@@ -179,7 +179,7 @@ class TestOrphans:
             assert connection.getresponse().read() == b"held"
         wait_until(lambda: not server.processes(), "all gone", 3)
 
-    def test_one_that_hangs_in_c_goes_too(self, run: Run) -> None:
+    def test_a_worker_that_hangs_in_c_code_is_killed(self, run: Run) -> None:
         """With the native core; the thread of the pure one waits for the interpreter."""
         env = {"SANIC_WORKER_GRACEFUL_TIMEOUT": "1", "WORKER_CORE": "native"}
         server = run(APP, env=env).wait_ready()
@@ -216,7 +216,7 @@ class TestReload:
         reloads_under_load(run, tmp_path, order, close, 1, 0.2)
 
     @pytest.mark.parametrize("apart", [0.1, 0.5, pytest.param(2.0, marks=pytest.mark.soak)])
-    def test_two_of_them_close_together(self, run: Run, apart: float) -> None:
+    def test_two_reloads_close_together_leave_one_process_per_slot(self, run: Run, apart: float) -> None:
         two_reloads(run, apart, 3)
 
 
@@ -225,7 +225,7 @@ class TestAddressInUse:
 
     RELOAD = "__ALL_PROCESSES__:hello.py"
 
-    def test_the_setting_is_named(self, run: Run) -> None:
+    def test_the_log_names_the_setting(self, run: Run) -> None:
         server = run(APP, workers=1, env={"BIND": str(free_port())}).wait_ready()
         before = pids(server, 1)
         server.post("/send", [self.RELOAD])
@@ -235,7 +235,7 @@ class TestAddressInUse:
         assert pids(server, 1) == before
         assert server.stop() == 0
 
-    def test_with_it_the_next_one_waits_until_the_address_is_free(self, run: Run, tmp_path: Path) -> None:
+    def test_with_shutdown_first_the_new_worker_waits_for_the_address(self, run: Run, tmp_path: Path) -> None:
         server = run(
             APP, "--reload-order=SHUTDOWN_FIRST", workers=1, env={"BIND": str(free_port())}
         ).wait_ready()

@@ -1,4 +1,4 @@
-"""Unix sockets: that of a living server is left alone, and a server removes only its own."""
+"""Unix sockets: a socket in use is kept, and a server removes only its own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def refusal(path: str) -> OSError:
     return caught.value
 
 
-def test_what_is_free_is_bound_and_removed(path: str, keep: ExitStack) -> None:
+def test_a_free_path_is_bound_and_removed(path: str, keep: ExitStack) -> None:
     sock = keep.enter_context(unix.bind(path, MODE, 5))
     assert stat.S_IMODE(os.stat(path).st_mode) == MODE
     assert sock.getsockname()
@@ -66,14 +66,14 @@ def test_what_is_free_is_bound_and_removed(path: str, keep: ExitStack) -> None:
     unix.remove(None)
 
 
-def test_a_living_server_is_left_alone(path: str, keep: ExitStack) -> None:
+def test_a_socket_in_use_is_kept(path: str, keep: ExitStack) -> None:
     listening = other(path, keep)
     assert path in str(refusal(path))
     listening.close()
     keep.enter_context(unix.bind(path, MODE, 5))
 
 
-def test_so_is_one_that_accepts_nothing(path: str, keep: ExitStack) -> None:
+def test_a_socket_with_a_full_backlog_is_kept(path: str, keep: ExitStack) -> None:
     other(path, keep, backlog=0)
     for _ in range(3):
         client = keep.enter_context(socket.socket(socket.AF_UNIX))
@@ -83,12 +83,12 @@ def test_so_is_one_that_accepts_nothing(path: str, keep: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
-def test_so_is_one_of_another_kind(path: str, kind: int, keep: ExitStack) -> None:
+def test_a_socket_of_another_type_is_kept(path: str, kind: int, keep: ExitStack) -> None:
     other(path, keep, kind)
     refusal(path)
 
 
-def test_a_second_server_in_this_process_is_refused_too(path: str, keep: ExitStack) -> None:
+def test_a_second_bind_in_one_process_is_refused(path: str, keep: ExitStack) -> None:
     keep.enter_context(unix.bind(path, MODE, 5))
     with pytest.raises(OSError, match="in use"):
         unix.bind(path, MODE, 5)
@@ -96,7 +96,7 @@ def test_a_second_server_in_this_process_is_refused_too(path: str, keep: ExitSta
     assert not os.path.exists(path)
 
 
-def test_what_is_no_socket_is_refused_as_ever(path: str) -> None:
+def test_a_file_that_is_no_socket_is_refused(path: str) -> None:
     Path(path).write_text("precious")
     with pytest.raises(FileExistsError, match="not a socket"):
         unix.bind(path, MODE, 5)
@@ -106,7 +106,7 @@ def test_what_is_no_socket_is_refused_as_ever(path: str) -> None:
     assert Path(path).read_text() == "precious"
 
 
-def test_what_another_server_has_put_in_its_place_stays(path: str, keep: ExitStack) -> None:
+def test_a_socket_of_another_server_is_not_removed(path: str, keep: ExitStack) -> None:
     keep.enter_context(unix.bind(path, MODE, 5))
     os.unlink(path)
     keep.enter_context(other(path, keep))

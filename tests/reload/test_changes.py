@@ -1,4 +1,4 @@
-"""A real reloader reports every kind of change, and nothing else: on both cores, with and without events."""
+"""A real reloader reports changes of each kind only: on both cores, with and without events."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class Case:
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_change(watching: Watching, kind: str) -> None:
+def test_a_change_is_reported(watching: Watching, kind: str) -> None:
     case = Case(watching, f"watched/{kind}")
     change, names = CHANGES[kind]
     with watching.unaware():
@@ -189,7 +189,7 @@ def idle(watching: Watching) -> Watching:
 
 
 @pytest.mark.parametrize("kind", NO_CHANGES)
-def test_no_change(idle: Watching, kind: str) -> None:
+def test_an_operation_that_is_no_change_is_not_reported(idle: Watching, kind: str) -> None:
     assert Case(idle, f"watched/{kind}").reports == []
 
 
@@ -204,7 +204,7 @@ def test_no_change_is_reported_twice(idle: Watching) -> None:
     assert {kind: len(case.reports) for kind, case in cases.items()} == dict.fromkeys(CHANGES, 1)
 
 
-def test_a_root_that_vanishes_and_returns(watching: Watching) -> None:
+def test_a_root_that_is_deleted_and_created_again(watching: Watching) -> None:
     case = Case(watching, "roots/one")
     gone = {str(case.root / name) for name in ("a.py", "below", "below/deep/d.py", "link", "linked/o.py")}
     with watching.unaware():
@@ -218,7 +218,7 @@ def test_a_root_that_vanishes_and_returns(watching: Watching) -> None:
         case.has_reported("a.py")
 
 
-def test_a_root_that_comes_late(watching: Watching) -> None:
+def test_a_root_that_is_created_later(watching: Watching) -> None:
     case = Case(watching, "late/root")
     with watching.unaware():
         write(case.root / "a.py")
@@ -232,7 +232,7 @@ def test_a_root_that_comes_late(watching: Watching) -> None:
     case.has_reported("b.py")
 
 
-def test_the_package_of_the_application(watching: Watching) -> None:
+def test_changes_in_the_package_of_the_application(watching: Watching) -> None:
     case = Case(watching, "site_of_mine")
     for name in ("part.py", "page.html"):
         with watching.unaware():
@@ -244,7 +244,7 @@ def test_the_package_of_the_application(watching: Watching) -> None:
     case.has_reported("new", "new/page.html")
 
 
-def test_a_module_that_is_imported_later(watching: Watching) -> None:
+def test_an_edit_of_a_module_imported_later_is_reported(watching: Watching) -> None:
     """The import is no change; an edit is one, in any directory."""
     case = Case(watching, "elsewhere")
     module = case.root / "imported_late.py"
@@ -277,7 +277,7 @@ def test_many_files_at_once_are_one_reload(watching: Watching) -> None:
     case.has_reported(*edited, *gone, *new, "c", "d", "d/e")
 
 
-def test_what_is_built_into_an_ignored_folder_is_none(watching: Watching) -> None:
+def test_changes_in_an_ignored_directory_are_not_reported(watching: Watching) -> None:
     case = Case(watching, "watched/built")
     for number in range(500):
         write(case.root / "node_modules" / f"{number % 50}" / f"{number}.js")

@@ -62,7 +62,9 @@ def churning(root: Path) -> Iterator[None]:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("way", "seconds"), RUNS)
 @pytest.mark.parametrize("core", CORES)
-def test_churn(tmp_path: Path, core: str, way: str, seconds: float) -> None:
+def test_edits_are_reported_while_directories_churn(
+    tmp_path: Path, core: str, way: str, seconds: float
+) -> None:
     make_site(tmp_path)
     root = tmp_path / "watched"
     root.mkdir()

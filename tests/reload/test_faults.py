@@ -1,4 +1,4 @@
-"""Any system call of a scan may fail, at any time: that ends nothing, and hides nothing for good."""
+"""Any system call of a scan may fail, at any time: the reloader goes on, and reports each change."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def test_of_a_scan_in_python(root: Path, faults: Faults) -> None:
+def test_failing_calls_in_a_scan_hide_no_change(root: Path, faults: Faults) -> None:
     """A scan without faults in between finds all changes made meanwhile, once."""
     from worker._core import pure
 
@@ -118,7 +118,7 @@ def test_of_a_scan_in_python(root: Path, faults: Faults) -> None:
             assert scanner.scan() == []
 
 
-def test_of_the_watch(root: Path, faults: Faults) -> None:
+def test_failing_calls_in_the_watch_are_retried(root: Path, faults: Faults) -> None:
     """The reloader watches all directories, as soon as it can see them."""
     scanner = Scanner([root])
     scanner.scan()
@@ -144,7 +144,7 @@ def test_of_the_watch(root: Path, faults: Faults) -> None:
     watch.close()
 
 
-def test_of_what_is_told(root: Path, faults: Faults) -> None:
+def test_failing_calls_do_not_prevent_a_report(root: Path, faults: Faults) -> None:
     paths = [*map(str, root.iterdir()), str(root / "gone" / "gone")]
     with faults.at(1, 1_000_000):
         assert [resolved(path) for path in paths]
@@ -156,9 +156,7 @@ def test_of_what_is_told(root: Path, faults: Faults) -> None:
         assert reloader.shared_directories()
 
 
-def test_a_path_that_cannot_be_told_is_resolved_as_far_as_it_can(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_link_is_kept_in_a_resolved_path(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readlink = os.readlink
 
     def secret(path: str, **options: Any) -> str:
@@ -172,7 +170,7 @@ def test_a_path_that_cannot_be_told_is_resolved_as_far_as_it_can(
     assert resolved("/") == "/"
 
 
-def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -183,7 +181,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("core", CORES)
-def test_a_tree_of_everything(root: Path, core: str) -> None:
+def test_a_tree_with_entries_of_every_type(root: Path, core: str) -> None:
     """The reloader survives any entry, and any change of it, and notices an edit all the while."""
     home = root.parent
     make_site(home)
@@ -211,7 +209,9 @@ def test_a_tree_of_everything(root: Path, core: str) -> None:
         assert "Traceback" not in watching.log.read_text()
 
 
-def test_deep_trees(core: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trees_deeper_than_the_recursion_limit(
+    core: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A path may have more parts than Python would follow by recursion."""
     path = tmp_path.joinpath(*["d"] * 400)
     path.mkdir(parents=True)

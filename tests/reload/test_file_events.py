@@ -73,7 +73,7 @@ def said(watching: Watching) -> str:
 class TestLimits:
     pytestmark = pytest.mark.skipif(not can_be_limited(), reason="needs a user namespace")
 
-    def test_watches(self, start: Start, tmp_path: Path) -> None:
+    def test_too_few_inotify_watches(self, start: Start, tmp_path: Path) -> None:
         watching = start(under=limited("watches", 3))
         sees(watching, tmp_path / "watched" / "below" / "a.py")
         (tmp_path / "watched" / "new").mkdir()
@@ -85,7 +85,7 @@ class TestLimits:
             said(watching),
         )
 
-    def test_instances(self, start: Start, tmp_path: Path) -> None:
+    def test_too_few_inotify_instances(self, start: Start, tmp_path: Path) -> None:
         watching = start(under=limited("instances", 0))
         sees(watching, tmp_path / "watched" / "below" / "a.py")
         assert re.match(
@@ -95,19 +95,19 @@ class TestLimits:
         )
 
 
-def test_polling_that_is_asked_for(start: Start, tmp_path: Path) -> None:
+def test_polling_can_be_forced(start: Start, tmp_path: Path) -> None:
     watching = start(environment={"WATCHFILES_FORCE_POLLING": "true"})
     sees(watching, tmp_path / "watched" / "below" / "a.py")
     assert said(watching) == "WATCHFILES_FORCE_POLLING is set"
 
 
 @pytest.mark.parametrize("text", ["", "0", "false", "Disabled"])
-def test_polling_that_is_not(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_polling_is_not_forced_by_false_values(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("WATCHFILES_FORCE_POLLING", text)
     assert bool(FileEvents((), 0.05, lambda: True).degraded_reason) == (text == "0")
 
 
-def test_names_that_are_no_text(start: Start, tmp_path: Path) -> None:
+def test_names_that_are_no_utf8(start: Start, tmp_path: Path) -> None:
     """Paths that watchfiles can neither take nor report."""
     folder = tmp_path / "watched" / "\udcff"
     folder.mkdir()
@@ -119,7 +119,7 @@ def test_names_that_are_no_text(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "9p"])
-def test_file_systems_that_do_not_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_network_file_systems_are_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     device = tmp_path.stat().st_dev
     numbers = f"{os.major(device)}:{os.minor(device)}"
     mounts = tmp_path / "mountinfo"
@@ -140,7 +140,7 @@ def test_file_systems_that_do_not_tell(tmp_path: Path, monkeypatch: pytest.Monke
         watching.close()
 
 
-def test_a_queue_that_was_full(start: Start, tmp_path: Path) -> None:
+def test_an_edit_is_reported_after_a_queue_overflow(start: Start, tmp_path: Path) -> None:
     """The kernel drops later events: here an edit, while the reloader is suspended."""
     with open("/proc/sys/fs/inotify/max_queued_events", encoding="ascii") as limit:
         room = int(limit.read())

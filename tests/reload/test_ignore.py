@@ -37,7 +37,7 @@ def seen(core: ModuleType, root: Path, given: list[str]) -> set[str]:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(given=patterns)
-def test_any_pattern(core: ModuleType, root: Path, given: list[str]) -> None:
+def test_patterns_match_like_git(core: ModuleType, root: Path, given: list[str]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -60,7 +60,7 @@ def test_any_pattern(core: ModuleType, root: Path, given: list[str]) -> None:
     assert {path for path in seen(core, root, given) if "\n" not in path} == wanted
 
 
-def test_defaults(core: ModuleType, root: Path) -> None:
+def test_default_patterns(core: ModuleType, root: Path) -> None:
     """Only the editor's pattern matches names like these."""
     everything = {*NAMES, *(f"below/{name}/a" for name in NAMES)}
     assert everything - seen(core, root, [*DEFAULTS]) == {"#a#", "below/#a#/a"}
@@ -77,5 +77,5 @@ def test_defaults(core: ModuleType, root: Path) -> None:
         (("#comment", "!a"), ("#comment", "!a")),
     ],
 )
-def test_what_is_given(given: str | list[str], patterns: tuple[str, ...]) -> None:
+def test_accepted_forms_of_the_setting(given: str | list[str], patterns: tuple[str, ...]) -> None:
     assert checked("reload_ignore", given, "a test") == patterns

@@ -29,7 +29,9 @@ def scanner(core: ModuleType, request: pytest.FixtureRequest) -> Any:
 
 
 class TestModuleFiles:
-    def test_each_form(self, scanner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_each_form_of_a_module(
+        self, scanner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         class Hostile(ModuleType):
             @property
             def __file__(self) -> str:  # type: ignore[override]
@@ -77,7 +79,7 @@ class TestModuleFiles:
         for one, file in cases:
             assert scanner.module_files(iter([one])) == ([] if file is None else [file])
 
-    def test_a_file_that_comes_and_goes(self, core: ModuleType, tmp_path: Path) -> None:
+    def test_a_file_that_is_created_and_deleted(self, core: ModuleType, tmp_path: Path) -> None:
         scanner = core.Scanner([])
         path = tmp_path / "a.py"
         modules = [module(str(path))]
@@ -87,7 +89,7 @@ class TestModuleFiles:
             assert scanner.module_files(modules) == [str(path)]
             path.unlink()
 
-    def test_what_becomes_of_one(self, core: ModuleType, tmp_path: Path) -> None:
+    def test_a_path_that_changes_its_type(self, core: ModuleType, tmp_path: Path) -> None:
         scanner = core.Scanner([])
         path = tmp_path / "a" / "a.py"
         modules = [module(str(path))]
@@ -113,7 +115,7 @@ class TestModuleFiles:
         path.parent.touch()
         assert scanner.module_files(modules) == [str(path.parent)]
 
-    def test_a_directory_that_is_another_one(self, core: ModuleType, tmp_path: Path) -> None:
+    def test_a_link_that_points_to_another_directory(self, core: ModuleType, tmp_path: Path) -> None:
         """Its time of change tells nothing, as each file system has its own."""
         for name in ("one", "other"):
             (tmp_path / name).mkdir()
@@ -126,16 +128,16 @@ class TestModuleFiles:
         (tmp_path / "link").symlink_to("other")
         assert scanner.module_files(modules) == []
 
-    def test_all_that_is_loaded(self, scanner: Any) -> None:
+    def test_of_all_loaded_modules(self, scanner: Any) -> None:
         found = scanner.module_files(list(sys.modules.values()))
         assert __file__ in found
         assert all(map(os.path.isfile, found))
 
-    def test_it_gives_the_very_text(self, scanner: Any) -> None:
+    def test_returns_the_same_str_object(self, scanner: Any) -> None:
         assert scanner.module_files([module(__file__)])[0] is __file__
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-    def test_what_ends_the_process_is_passed_on(self, scanner: Any, error: type[BaseException]) -> None:
+    def test_interrupts_are_raised(self, scanner: Any, error: type[BaseException]) -> None:
         class Ending:
             @property
             def __file__(self) -> str:
@@ -144,7 +146,7 @@ class TestModuleFiles:
         with pytest.raises(error):
             scanner.module_files([Ending()])
 
-    def test_no_modules(self, scanner: Any) -> None:
+    def test_arguments_that_are_no_modules(self, scanner: Any) -> None:
         assert scanner.module_files([]) == []
         with pytest.raises(TypeError):
             scanner.module_files(None)
@@ -159,7 +161,7 @@ class TestModuleFiles:
 
 class TestCheckFile:
     @pytest.mark.parametrize("kind", [str, Path, os.fsencode])
-    def test_each_kind_of_path(self, core: ModuleType, tmp_path: Path, kind: Any) -> None:
+    def test_accepts_each_type_of_path(self, core: ModuleType, tmp_path: Path, kind: Any) -> None:
         path = tmp_path / "\udcff"
         path.touch()
         name = kind(os.fspath(path))
@@ -177,7 +179,7 @@ class TestCheckFile:
             assert core.Scanner.check_file(name, mtimes) is False
             assert mtimes == {name: path.stat().st_mtime + 1}
 
-    def test_what_is_no_file(self, core: ModuleType, tmp_path: Path) -> None:
+    def test_invalid_paths_raise_like_os_stat(self, core: ModuleType, tmp_path: Path) -> None:
         for bad in (
             str(tmp_path / "nowhere"),
             tmp_path / "nowhere",
@@ -195,13 +197,13 @@ class TestCheckFile:
                 seen.append((caught.type, str(caught.value)))
             assert seen[0] == seen[1]
 
-    def test_a_descriptor(self, core: ModuleType, tmp_path: Path) -> None:
+    def test_accepts_a_descriptor(self, core: ModuleType, tmp_path: Path) -> None:
         mtimes: dict[int, float] = {}
         with (tmp_path / "file").open("w") as file:
             assert core.Scanner.check_file(file.fileno(), mtimes) is False
         assert len(mtimes) == 1
 
-    def test_any_mapping(self, core: ModuleType, tmp_path: Path) -> None:
+    def test_uses_the_methods_of_a_dict_subclass(self, core: ModuleType, tmp_path: Path) -> None:
         class Loud(dict[Any, Any]):
             def get(self, key: Any, default: Any = None) -> Any:
                 called.append((key, default))
@@ -219,12 +221,12 @@ class TestCheckFile:
         assert core.Scanner.check_file(tmp_path, mtimes) is True
         assert called == [(tmp_path, None), (tmp_path, mtime)] * 2
 
-    def test_a_time_that_is_none(self, core: ModuleType, tmp_path: Path) -> None:
+    def test_a_known_time_of_none_is_no_change(self, core: ModuleType, tmp_path: Path) -> None:
         mtimes = {tmp_path: None}
         assert core.Scanner.check_file(tmp_path, mtimes) is False
         assert mtimes == {tmp_path: tmp_path.stat().st_mtime}
 
-    def test_times_that_cannot_be_compared(self, core: ModuleType, tmp_path: Path) -> None:
+    def test_invalid_arguments_raise_as_in_python(self, core: ModuleType, tmp_path: Path) -> None:
         with pytest.raises(TypeError, match="'>' not supported between instances of 'float' and 'str'"):
             core.Scanner.check_file(tmp_path, {tmp_path: "yesterday"})
         with pytest.raises(AttributeError, match="get"):

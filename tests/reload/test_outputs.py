@@ -52,7 +52,7 @@ class Servers:
 
 
 class TestProcesses:
-    def test_when_all_are_renewed(self) -> None:
+    def test_renewed_at_is_the_time_of_the_last_replacement(self) -> None:
         servers = Servers()
         processes = Processes(servers.state)
         assert processes.renewed_at(0) == 1
@@ -64,7 +64,7 @@ class TestProcesses:
         assert processes.renewed_at(10) == 14
         assert processes.renewed_at(12) == math.inf
 
-    def test_what_is_not_known(self) -> None:
+    def test_an_unavailable_state_has_no_processes(self) -> None:
         class Gone(dict[str, Any]):
             def keys(self) -> Any:
                 raise ConnectionError
@@ -73,7 +73,7 @@ class TestProcesses:
             assert Processes(state).renewed_at(0) == -math.inf
             assert Processes(state).pids() == set()
 
-    def test_pids(self) -> None:
+    def test_pids_are_positive_integers(self) -> None:
         entries = ({"pid": 7}, {"pid": None}, {"pid": "8"}, {}, {"pid": -1})
         assert Processes({str(number): entry for number, entry in enumerate(entries)}).pids() == {7}
 
@@ -98,7 +98,7 @@ class TestRollouts:
             rollouts.request(10 * number + 9.9)
         return found
 
-    def test_what_changes_in_three_of_them(self, servers: Servers, rollouts: Rollouts) -> None:
+    def test_files_changed_in_three_rollouts_are_output(self, servers: Servers, rollouts: Rollouts) -> None:
         """The next change shows it."""
         found = self.rolls(servers, rollouts, [{"x": 1, "y": 3.9}] * 4)
         assert found == [set(), set(), set(), {"x", "y"}]
@@ -113,12 +113,12 @@ class TestRollouts:
         ],
         ids=["another", "after it", "once after it", "twice"],
     )
-    def test_what_does_not(
+    def test_files_without_changes_in_three_rollouts_are_no_output(
         self, servers: Servers, rollouts: Rollouts, changed: list[dict[str, float]]
     ) -> None:
         assert not any(self.rolls(servers, rollouts, changed))
 
-    def test_changes_during_one_are_of_one(self, servers: Servers, rollouts: Rollouts) -> None:
+    def test_changes_in_one_rollout_count_once(self, servers: Servers, rollouts: Rollouts) -> None:
         """A file that is saved very often while the workers start is no output."""
         rollouts.request(10)
         servers.renew(0, 11, None)
@@ -128,14 +128,14 @@ class TestRollouts:
         servers.roll(20)
         assert rollouts.note({"x": 40}) == set()
 
-    def test_where_nothing_is_known(self) -> None:
+    def test_no_output_without_a_state(self) -> None:
         rollouts = Rollouts(Processes(None))
         for number in range(10):
             rollouts.request(10 * number)
             assert rollouts.note({"x": 10 * number + 1}) == set()
 
 
-class TestWhatIsFound:
+class TestWrittenInRollouts:
     def find(self, outputs: Outputs, servers: Servers, paths: list[Path], modules: set[str]) -> set[str]:
         """Change these files in three rollouts, and once more."""
         found: set[str] = set()
@@ -146,7 +146,7 @@ class TestWhatIsFound:
             outputs.request(10 * number + 5)
         return found
 
-    def test_it_is_ignored_and_said(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_output_is_ignored_and_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         servers, path = Servers(), tmp_path / "out" / "x.txt"
         outputs = Outputs(servers.state, [str(tmp_path)], ())
         assert outputs.among({str(path)}, ()) == set()
@@ -160,7 +160,7 @@ class TestWhatIsFound:
         )
 
     @pytest.mark.parametrize("name", ["a.py", "fast.so", "page.html", "kept/x.txt"])
-    def test_what_counts_in_any_case(
+    def test_code_and_kept_files_are_only_logged(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
     ) -> None:
         servers, path = Servers(), tmp_path / name
@@ -194,7 +194,7 @@ def writing(*files: tuple[Path, str]) -> Iterator[int]:
         process.communicate(b"")
 
 
-class TestWhatIsOpen:
+class TestOpenFiles:
     @pytest.fixture
     def made(self, tmp_path: Path) -> Callable[[str], Path]:
         def made(name: str) -> Path:
@@ -203,7 +203,7 @@ class TestWhatIsOpen:
 
         return made
 
-    def test_by_a_process_of_the_server(
+    def test_of_a_server_are_output(
         self, made: Callable[[str], Path], caplog: pytest.LogCaptureFixture
     ) -> None:
         files = [(made(mode), mode) for mode in ("w", "a", "r+", "r")]
@@ -216,7 +216,7 @@ class TestWhatIsOpen:
         assert len(caplog.messages) == 3
         assert f"Reloader: not watching {files[0][0]}. The server has it open for writing." in caplog.messages
 
-    def test_it_is_remembered_until_it_is_another_file(self, made: Callable[[str], Path]) -> None:
+    def test_are_output_until_replaced_by_another_file(self, made: Callable[[str], Path]) -> None:
         path, page = made("audit.txt"), made("page.html")
         with writing((path, "a")) as pid:
             outputs = Outputs({"X": {"pid": pid}}, (), ())
@@ -247,7 +247,7 @@ class TestWhatIsOpen:
             ),
         ],
     )
-    def test_what_is_named_after_it(
+    def test_rotated_and_sidecar_files_are_output(
         self, made: Callable[[str], Path], name: str, after: list[str], others: list[str]
     ) -> None:
         path = made(name)
@@ -257,7 +257,7 @@ class TestWhatIsOpen:
             paths = {str(path.with_name(one)) for one in (*after, *others)}
             assert outputs.among(paths, ()) == {str(path.with_name(one)) for one in after}
 
-    def test_code_is_output_only_as_long_as_it_is_open(self, made: Callable[[str], Path]) -> None:
+    def test_code_is_output_only_while_open(self, made: Callable[[str], Path]) -> None:
         path = made("a.py")
         with writing((path, "a")) as pid:
             outputs = Outputs({"X": {"pid": pid}}, (), ())
@@ -265,7 +265,7 @@ class TestWhatIsOpen:
         assert outputs.among({str(path)}, ()) == set()
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-    def test_what_may_not_be_known(self, made: Callable[[str], Path]) -> None:
+    def test_of_another_user_are_unknown(self, made: Callable[[str], Path]) -> None:
         """Nothing is known of another user's process."""
         path = made("audit.txt")
         with writing((path, "a")) as pid:
@@ -281,7 +281,7 @@ class TestWhatIsOpen:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
             assert [*_open_for_writing(2**22)] == []
 
-    def test_how_many_are_remembered(
+    def test_are_remembered_up_to_a_limit(
         self, made: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("worker._reload.outputs.MAX_REMEMBERED", 2)

@@ -28,19 +28,19 @@ paths = st.lists(st.binary(min_size=1).map(os.fsdecode).map(lambda path: f"/{pat
         ("/%41%2C", "/%2541%252C"),
     ],
 )
-def test_what_is_encoded(path: str, wire: str) -> None:
+def test_special_characters_are_encoded(path: str, wire: str) -> None:
     assert encoded_files([path]) == wire
     assert decoded_files(wire) == path
 
 
 @pytest.mark.parametrize("text", ["foobar", "/a%20b", "/50%", "/%2c%zz%", "a,b", "%00%41%7F"])
-def test_what_others_send_stays(text: str) -> None:
+def test_other_texts_are_decoded_unchanged(text: str) -> None:
     assert decoded_files(text) == text
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(paths=paths)
-def test_there_and_back(core: ModuleType, paths: list[str]) -> None:
+def test_any_paths_survive_encoding_and_decoding(core: ModuleType, paths: list[str]) -> None:
     wire = encoded_files(paths)
     assert not {*":\r\n"} & {*wire}
     assert wire.encode().count(b",") == len(paths) - 1
@@ -49,6 +49,6 @@ def test_there_and_back(core: ModuleType, paths: list[str]) -> None:
     assert core.parse(f"__ALL_PROCESSES__:{wire}") == Restart(None, wire)
 
 
-def test_a_comma_in_a_name_joins_with_others() -> None:
+def test_merging_restarts_keeps_a_comma_in_a_path() -> None:
     first, second = (RestartRequest(None, 0.0, {"reloaded_files": files}) for files in ("/a,b,/c", "/c,/d"))  # type: ignore[arg-type]
     assert merge(first, second).config["reloaded_files"] == "/a,b,/c,/d"

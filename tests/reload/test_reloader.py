@@ -88,17 +88,19 @@ def changed(*paths: Path) -> str:
 
 
 class TestWatching:
-    def test_no_change(self, reloader: Stepped, publisher: FakePublisher) -> None:
+    def test_no_change_sends_no_message(self, reloader: Stepped, publisher: FakePublisher) -> None:
         reloader.steps = [nothing, nothing, nothing]
         reloader()
         assert publisher.sent == []
 
-    def test_an_edit_is_told_once(self, reloader: Stepped, publisher: FakePublisher, watched: Path) -> None:
+    def test_an_edit_is_reported_once(
+        self, reloader: Stepped, publisher: FakePublisher, watched: Path
+    ) -> None:
         reloader.steps = [nothing, lambda: edit(watched / "below/c.txt", 2000), nothing, nothing]
         reloader()
         assert publisher.sent == [changed(watched / "below/c.txt")]
 
-    def test_edits_are_told_together_and_sorted(
+    def test_edits_are_reported_together_and_sorted(
         self, reloader: Stepped, publisher: FakePublisher, watched: Path
     ) -> None:
         paths = [watched / name for name in ("a.txt", "b.txt", "below/c.txt")]
@@ -106,7 +108,7 @@ class TestWatching:
         reloader()
         assert publisher.sent == [changed(*paths)]
 
-    def test_a_path_is_told_as_what_it_resolves_to(
+    def test_a_path_is_reported_resolved(
         self, reloader: Stepped, publisher: FakePublisher, watched: Path
     ) -> None:
         (watched / "link").symlink_to(watched / "a.txt")
@@ -114,7 +116,7 @@ class TestWatching:
         reloader()
         assert publisher.sent == [changed(watched / "a.txt")]
 
-    def test_what_python_compiles_is_no_edit(
+    def test_compiled_files_are_no_change(
         self, reloader: Stepped, publisher: FakePublisher, watched: Path
     ) -> None:
         cache = watched / "below" / "__pycache__"
@@ -130,7 +132,7 @@ class TestWatching:
         reloader()
         assert publisher.sent == []
 
-    def test_everything_that_it_looks_at_is_known_at_the_first_look(self, app: Sanic[Any, Any]) -> None:
+    def test_all_files_are_known_after_the_first_scan(self, app: Sanic[Any, Any]) -> None:
         told: set[str] = set()
         reloader = Reloader(FakePublisher(), 1e-6, set(), AppLoader(factory=lambda: app))
 
@@ -144,7 +146,7 @@ class TestWatching:
         assert told
         assert told == set(reloader.files())
 
-    def test_a_directory_that_goes_in_the_middle_of_a_look(self, watched: Path) -> None:
+    def test_a_directory_deleted_during_a_scan(self, watched: Path) -> None:
         for number in range(20):
             (watched / "below" / f"{number}").mkdir()
             edit(watched / "below" / f"{number}" / "file", 1000)
@@ -157,7 +159,9 @@ class TestWatching:
         shutil.rmtree(watched / "below")
         assert {first, *files} >= {watched / "a.txt", watched / "b.txt"}
 
-    def test_files_that_come_and_go(self, reloader: Stepped, publisher: FakePublisher, watched: Path) -> None:
+    def test_files_that_are_deleted_and_created_again(
+        self, reloader: Stepped, publisher: FakePublisher, watched: Path
+    ) -> None:
         reloader.steps = [
             nothing,
             lambda: shutil.rmtree(watched),
@@ -168,7 +172,7 @@ class TestWatching:
         reloader()
         assert changed(watched / "a.txt") in publisher.sent
 
-    def test_a_file_that_goes_while_it_is_looked_at(
+    def test_a_file_deleted_while_it_is_checked(
         self, reloader: Stepped, publisher: FakePublisher, watched: Path
     ) -> None:
         def check_file(filename: Any, mtimes: Any) -> bool:
@@ -231,7 +235,7 @@ class TestEveryKindOfChange:
                 path.unlink(missing_ok=True)
         assert publisher.sent == [changed(modules["late"]), changed(modules["early"])]
 
-    def test_one_that_is_replaced_meanwhile_is_obeyed(
+    def test_a_check_file_replaced_at_run_time_is_called(
         self, reloader: Stepped, publisher: FakePublisher, watched: Path
     ) -> None:
         asked: list[Any] = []
@@ -249,7 +253,7 @@ class TestEveryKindOfChange:
         assert publisher.sent == []
         assert set(asked) >= {watched / "a.txt", watched / "b.txt", watched / "below"}
 
-    def test_in_the_class_too(
+    def test_a_files_method_replaced_in_the_class_is_called(
         self,
         reloader: Stepped,
         publisher: FakePublisher,
@@ -262,7 +266,7 @@ class TestEveryKindOfChange:
         assert publisher.sent == [changed(watched / "b.txt")]
 
     @pytest.mark.slow
-    def test_more_paths_than_are_told(
+    def test_at_most_1000_paths_are_sent(
         self, reloader: Stepped, publisher: FakePublisher, app: Sanic[Any, Any], watched: Path
     ) -> None:
         seen: list[int] = []
@@ -308,7 +312,7 @@ class TestListeners:
         triggers = [[("before", app), "sent", ("after", app, {str(path)})] for path in paths]
         assert told == [("start", app), *triggers[0], *triggers[1], ("stop", app)]
 
-    def test_one_that_raises_ends_nothing(
+    def test_a_listener_that_raises_is_logged(
         self,
         reloader: Stepped,
         publisher: FakePublisher,
@@ -351,13 +355,13 @@ class TestStopping:
         assert reloader.run is False
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_its_signals(self, app: Sanic[Any, Any], number: int) -> None:
+    def test_stops_on_sigint_and_sigterm(self, app: Sanic[Any, Any], number: int) -> None:
         reloader = Reloader(FakePublisher(), FOREVER, set(), AppLoader(factory=lambda: app))
         app.register_listener(lambda *_: os.kill(os.getpid(), number), "reload_process_start")
         reloader()
         assert signal.getsignal(number) == reloader.stop
 
-    def test_a_look_is_not_finished(self, reloader: Stepped, publisher: FakePublisher) -> None:
+    def test_a_stop_aborts_a_scan(self, reloader: Stepped, publisher: FakePublisher) -> None:
         looked: list[Any] = []
 
         def check_file(filename: Any, mtimes: Any) -> bool:
@@ -372,7 +376,7 @@ class TestStopping:
         assert len(looked) == 1
         assert publisher.sent == []
 
-    def test_when_main_is_gone(self, app: Sanic[Any, Any], watched: Path) -> None:
+    def test_stops_when_the_main_process_has_ended(self, app: Sanic[Any, Any], watched: Path) -> None:
         def gone(_: Any) -> None:
             raise BrokenPipeError
 
@@ -404,7 +408,7 @@ class Factory:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_in_a_process_of_its_own(method: str, watched: Path) -> None:
+def test_runs_in_a_child_process(method: str, watched: Path) -> None:
     context: Any = multiprocessing.get_context(method)
     receiver, sender = context.Pipe(duplex=False)
     reloader = Reloader(sender, FOREVER, {watched}, AppLoader(factory=Factory(sender)))
@@ -424,7 +428,7 @@ def test_in_a_process_of_its_own(method: str, watched: Path) -> None:
     process.close()
 
 
-def test_a_change_that_a_later_look_takes_for_output_is_not_reported(
+def test_a_change_found_to_be_output_later_is_not_reported(
     publisher: FakePublisher, watched: Path, app: Sanic[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is opened for each request is seen open only by luck: at the second look, for example."""

@@ -1,4 +1,4 @@
-"""The stock reloader's contract, to the letter."""
+"""The contract of the stock reloader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_attributes() -> None:
     assert reloader.run is True
 
 
-def test_reload() -> None:
+def test_reload_sends_a_restart_of_all() -> None:
     publisher = FakePublisher()
     Reloader(publisher, 0.1, set(), AppLoader()).reload("foobar")
     assert publisher.sent == ["__ALL_PROCESSES__:foobar"]
@@ -85,7 +85,7 @@ def test_python_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [path for path in found if path.startswith(str(tmp_path))] == [str(archive), str(source)]
 
 
-def test_it_travels() -> None:
+def test_a_reloader_can_be_pickled() -> None:
     reloader = Reloader(FakePublisher(), 2, {Path("x")}, AppLoader("m:app"))
     assert list(reloader.python_files())
     reloader = pickle.loads(pickle.dumps(reloader))

@@ -1,4 +1,4 @@
-"""The reloader at work: the files that it watches, its debounce, its log lines."""
+"""The running reloader: the files that it watches, its debounce, its log lines."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def write(path: Path, content: str = "x") -> None:
     path.write_text(content)
 
 
-class TestGathering:
+class TestDebounce:
     @pytest.mark.slow
-    def test_changes_that_follow_each_other_are_one(
+    def test_changes_in_quick_succession_are_one(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path
     ) -> None:
         stepped.DEBOUNCE = 0.4  # type: ignore[misc]
@@ -57,7 +57,7 @@ class TestGathering:
         paths = sorted(str(watched / name) for name in names)
         assert publisher.sent == [f"__ALL_PROCESSES__:{','.join(paths)}"]
 
-    def test_a_change_that_comes_after_the_look_is_waited_for(
+    def test_a_change_after_the_scan_is_included(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The limit holds on a slow machine, too."""
@@ -76,7 +76,7 @@ class TestGathering:
         assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'a.txt'},{watched / 'b.txt'}"]
 
     @pytest.mark.slow
-    def test_it_has_an_end(self, stepped: Stepped, publisher: FakePublisher, watched: Path) -> None:
+    def test_is_limited(self, stepped: Stepped, publisher: FakePublisher, watched: Path) -> None:
         stepped.DEBOUNCE, stepped.MAX_DEBOUNCE = 0.2, 0.3  # type: ignore[misc]
         begun, told = threading.Event(), threading.Event()
         publisher.on_send = lambda _: told.set()
@@ -100,8 +100,8 @@ class TestGathering:
         assert publisher.sent[0] == f"__ALL_PROCESSES__:{watched / 'a.txt'}"
 
 
-class TestWhatHappensMeanwhile:
-    def test_an_edit_of_a_module_since_the_start_of_the_process(
+class TestEarlyEdits:
+    def test_an_edit_of_a_module_since_the_process_start_is_reported(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Workers may have imported the earlier content."""
@@ -114,7 +114,7 @@ class TestWhatHappensMeanwhile:
         stepped()
         assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'a.txt'}"]
 
-    def test_any_edit_since_the_listeners_of_its_start(
+    def test_an_edit_during_the_start_listeners_is_reported(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(bootstrap, "started_at", lambda: os.stat(watched / "b.txt").st_ctime - 0.001)
@@ -132,7 +132,7 @@ class TestWhatHappensMeanwhile:
         assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'b.txt'}"]
 
 
-def test_what_it_writes_itself_is_no_change(
+def test_files_written_by_the_reloader_are_no_change(
     stepped: Stepped, publisher: FakePublisher, watched: Path
 ) -> None:
     """The log of a server whose output is directed to a file is such a file."""
@@ -142,7 +142,7 @@ def test_what_it_writes_itself_is_no_change(
     assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'b.txt'}"]
 
 
-def test_patterns(
+def test_patterns_of_the_setting_apply(
     stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SANIC_WORKER_RELOAD_IGNORE", "b.*,!*.log")
@@ -151,7 +151,7 @@ def test_patterns(
     assert publisher.sent == [f"__ALL_PROCESSES__:{watched / 'c.log'}"]
 
 
-class TestWhatIsSaid:
+class TestReports:
     @pytest.mark.parametrize(
         ("names", "text"),
         [
@@ -161,7 +161,7 @@ class TestWhatIsSaid:
             (["ü\n\udcff\x1b[0m:%,"], r"ü\n\udcff\x1b[0m:%,"),
         ],
     )
-    def test_changed_files(
+    def test_name_the_changed_files(
         self,
         stepped: Stepped,
         watched: Path,
@@ -178,7 +178,7 @@ class TestWhatIsSaid:
         line = f"Reloader: {count} changed ({text}). Restarting the workers."
         assert [text for _, _, text in caplog.record_tuples if "changed" in text] == [line]
 
-    def test_a_file_elsewhere_by_its_whole_path(
+    def test_a_file_outside_the_working_directory_has_its_full_path(
         self,
         stepped: Stepped,
         watched: Path,
@@ -247,13 +247,13 @@ class TestPackage:
     @pytest.mark.parametrize(
         "folder", ["/", "~", os.path.dirname(os.__file__), os.path.dirname(sys.executable)]
     )
-    def test_none_that_many_share(self, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_none_for_a_shared_directory(self, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             sys.modules["single"], "__file__", os.path.join(os.path.expanduser(folder), "a.py")
         )
         assert reloader._package(AppLoader("single:app")) == []
 
-    def test_none_of_a_module_without_a_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_none_for_a_module_without_a_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys.modules["single"], "__file__", None)
         assert reloader._package(AppLoader("single:app")) == []
         assert reloader._package(AppLoader("missing:app")) == []

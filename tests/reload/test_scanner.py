@@ -1,4 +1,4 @@
-"""The scanner's changes, and the events that are no changes."""
+"""The changes that the scanner reports, and the operations that are no changes."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ CHANGES: dict[str, tuple[Change, set[str]]] = {
 
 @pytest.mark.parametrize("settle", [0.0, 2.0])
 @pytest.mark.parametrize("kind", CHANGES)
-def test_each_kind(core: ModuleType, root: Path, kind: str, settle: float) -> None:
+def test_each_kind_of_change_is_found_once(core: ModuleType, root: Path, kind: str, settle: float) -> None:
     change, expected = CHANGES[kind]
     scanner = core.Scanner([root], settle=settle)
     assert scanner.scan() == []
@@ -172,7 +172,7 @@ def later(root: Path) -> None:
         probe.chmod(0o600)
 
 
-def test_a_root_that_returns(core: ModuleType, root: Path) -> None:
+def test_a_root_that_is_created_again(core: ModuleType, root: Path) -> None:
     scanner = core.Scanner([root / "below" / "deep"])
     scanner.scan()
     shutil.rmtree(root)
@@ -184,21 +184,21 @@ def test_a_root_that_returns(core: ModuleType, root: Path) -> None:
     assert scanner.scan() == []
 
 
-def test_a_root_that_is_not_there_yet(core: ModuleType, tmp_path: Path) -> None:
+def test_a_root_that_does_not_exist_yet(core: ModuleType, tmp_path: Path) -> None:
     scanner = core.Scanner([tmp_path / "late"])
     assert scanner.scan() == []
     write(tmp_path / "late" / "a.py")
     assert scanner.scan() == [str(tmp_path / "late" / "a.py")]
 
 
-def test_roots_within_each_other(core: ModuleType, root: Path) -> None:
+def test_nested_roots_report_a_change_once(core: ModuleType, root: Path) -> None:
     scanner = core.Scanner([root / "below", root, str(root) + "/", root / "below" / "deep"])
     scanner.scan()
     write(root / "below" / "deep" / "d.py", "xx")
     assert scanner.scan() == [str(root / "below" / "deep" / "d.py")]
 
 
-def test_the_path_by_which_it_is_known_goes(core: ModuleType, root: Path) -> None:
+def test_a_directory_keeps_its_second_path_after_the_first_is_removed(core: ModuleType, root: Path) -> None:
     """A directory with two paths is then known by the other one."""
     (root / "zz-link").symlink_to(root / "below" / "deep")
     scanner = core.Scanner([root / "folder-link", root])
@@ -215,7 +215,7 @@ def test_the_path_by_which_it_is_known_goes(core: ModuleType, root: Path) -> Non
     assert scanner.scan() == [str(root / "zz-link" / "d.py")]
 
 
-def test_a_directory_that_is_there_again(core: ModuleType, root: Path) -> None:
+def test_a_directory_that_is_created_again(core: ModuleType, root: Path) -> None:
     scanner = core.Scanner([root])
     scanner.scan()
     for content in ("xx", "xxx", "xxxx"):
@@ -226,7 +226,9 @@ def test_a_directory_that_is_there_again(core: ModuleType, root: Path) -> None:
     assert scanner.scan() == [str(root / "below" / "c.py")]
 
 
-def test_relative_paths(core: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_roots_report_relative_paths(
+    core: ModuleType, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(root)
     for given, wanted in (("below", "below/c.py"), ("./below/", "./below/c.py"), ("", "below/c.py")):
         scanner = core.Scanner([given])
@@ -236,7 +238,7 @@ def test_relative_paths(core: ModuleType, root: Path, monkeypatch: pytest.Monkey
         write(root / "below" / "c.py")
 
 
-def test_what_is_ignored(core: ModuleType, root: Path) -> None:
+def test_ignored_paths_are_not_reported(core: ModuleType, root: Path) -> None:
     """The last rule that matches decides; a directory's path ends with a slash."""
     rules = [("^below/$", True), (r"(^|/)a\.", True), ("^empty/a", False), ("^b.py/", True), ("^new$", True)]
     scanner = core.Scanner([root], ignored=rules)
@@ -249,7 +251,7 @@ def test_what_is_ignored(core: ModuleType, root: Path) -> None:
     assert str(root / "below") not in scanner.folders()
 
 
-def test_rules_are_for_what_is_below_the_innermost_root(core: ModuleType, root: Path) -> None:
+def test_rules_apply_below_the_innermost_root(core: ModuleType, root: Path) -> None:
     """A directory that is named as a root is watched, even if a rule for its parent ignores it."""
     scanner = core.Scanner([root, root / "below"], ignored=[("^below/", True), ("^deep/", True)])
     scanner.scan()
@@ -260,7 +262,7 @@ def test_rules_are_for_what_is_below_the_innermost_root(core: ModuleType, root: 
 
 
 @pytest.mark.parametrize("mark", ["pyvenv.cfg", "CACHEDIR.TAG"])
-def test_directories_that_bear_a_mark(core: ModuleType, root: Path, mark: str) -> None:
+def test_marked_directories_are_ignored(core: ModuleType, root: Path, mark: str) -> None:
     write(root / "env" / mark)
     write(root / mark)
     scanner = core.Scanner([root, root / "below" / "deep"])
@@ -280,7 +282,7 @@ def test_directories_that_bear_a_mark(core: ModuleType, root: Path, mark: str) -
     assert scanner.scan() == []
 
 
-def test_a_single_file_counts_below_a_mark_too(core: ModuleType, root: Path) -> None:
+def test_a_watched_file_in_a_marked_directory_is_reported(core: ModuleType, root: Path) -> None:
     """For example, a module that is imported from a virtual environment."""
     write(root / "env" / "pyvenv.cfg")
     write(root / "env" / "a.py")
@@ -294,7 +296,7 @@ def test_a_single_file_counts_below_a_mark_too(core: ModuleType, root: Path) -> 
 
 
 @pytest.mark.parametrize("target", ["/proc", "/proc/self", "/proc/self/fd", "/proc/1", "/sys"])
-def test_what_the_kernel_shows_is_not_walked(core: ModuleType, root: Path, target: str) -> None:
+def test_proc_and_sys_are_not_scanned(core: ModuleType, root: Path, target: str) -> None:
     """It is as large as the machine: in /proc/self there is a link to the root of the file system."""
     (root / "kernel").symlink_to(target)
     scanner = core.Scanner([root], since=0.0)
@@ -304,7 +306,7 @@ def test_what_the_kernel_shows_is_not_walked(core: ModuleType, root: Path, targe
     assert scanner.scan() == []
 
 
-def test_what_is_recent_at_the_first_look(core: ModuleType, root: Path) -> None:
+def test_the_first_scan_reports_recent_changes(core: ModuleType, root: Path) -> None:
     write(root.parent / "outside" / "other.py")
     (root / "below" / "up").unlink()
     later(root)
@@ -342,7 +344,7 @@ class TestHints:
             ("below/c.py", "elsewhere/c.py", set()),
         ],
     )
-    def test_they_say_where(
+    def test_limit_the_scan_to_their_paths(
         self, native: ModuleType, root: Path, change: str, hint: str, expected: set[str]
     ) -> None:
         scanner = native.Scanner([root])
@@ -353,7 +355,7 @@ class TestHints:
         scanner.scan()
         assert scanner.scan([text]) == []
 
-    def test_what_they_show_is_told_once(self, core: ModuleType, root: Path) -> None:
+    def test_a_hinted_change_is_reported_once(self, core: ModuleType, root: Path) -> None:
         scanner = core.Scanner([root])
         scanner.watch([root / "below" / "c.py"])
         scanner.scan([])
@@ -363,7 +365,9 @@ class TestHints:
         assert scanner.scan([root / "below"]) == wanted
         assert scanner.scan([root / "below"]) == scanner.scan() == []
 
-    def test_what_they_do_not_show_comes_with_the_next_look(self, native: ModuleType, root: Path) -> None:
+    def test_changes_without_a_hint_are_found_by_the_next_full_scan(
+        self, native: ModuleType, root: Path
+    ) -> None:
         scanner = native.Scanner([root])
         scanner.watch([root.parent / "outside" / "o.py"])
         scanner.scan([])
@@ -384,12 +388,12 @@ class TestHints:
         assert links == {"file-link", "folder-link", "nowhere", "circle", "below/up"}
 
 
-def test_no_root(core: ModuleType) -> None:
+def test_without_a_root_no_change_is_found(core: ModuleType) -> None:
     assert core.Scanner([]).scan() == []
 
 
 class TestSingleFiles:
-    def test_each_kind(self, core: ModuleType, root: Path) -> None:
+    def test_each_kind_of_change_is_found(self, core: ModuleType, root: Path) -> None:
         scanner = core.Scanner([])
         changed, gone, late, same = (root / name for name in ("a.py", "b.py", "below/n.py", "below/c.py"))
         scanner.watch([str(path) for path in (changed, gone, late, same)])
@@ -404,14 +408,14 @@ class TestSingleFiles:
         write(gone)
         assert scanner.scan() == [str(gone)]
 
-    def test_what_is_added_is_no_change(self, core: ModuleType, root: Path) -> None:
+    def test_a_watch_is_no_change(self, core: ModuleType, root: Path) -> None:
         scanner = core.Scanner([])
         scanner.watch([root / "a.py"])
         scanner.scan()
         scanner.watch([root / "a.py", root / "b.py"])
         assert scanner.scan() == []
 
-    def test_adding_again_hides_no_change(self, core: ModuleType, root: Path) -> None:
+    def test_a_repeated_watch_hides_no_change(self, core: ModuleType, root: Path) -> None:
         scanner = core.Scanner([])
         scanner.watch(map(str, [root / "a.py"]))
         scanner.scan()
@@ -419,7 +423,7 @@ class TestSingleFiles:
         scanner.watch(map(str, [root / "a.py"]))
         assert scanner.scan() == [str(root / "a.py")]
 
-    def test_one_that_lies_in_a_root_is_told_once(self, core: ModuleType, root: Path) -> None:
+    def test_a_file_in_a_root_is_reported_once(self, core: ModuleType, root: Path) -> None:
         scanner = core.Scanner([root])
         scanner.watch([str(root / "a.py")])
         scanner.scan()

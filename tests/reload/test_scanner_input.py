@@ -1,4 +1,4 @@
-"""Arguments that a scanner refuses, and the errors."""
+"""Arguments that a scanner refuses, and their errors."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from types import ModuleType
 import pytest
 
 
-class TestBadInput:
+class TestInvalidArguments:
     @pytest.mark.parametrize("settle", [-1.0, float("nan"), float("inf")])
-    def test_settle(self, core: ModuleType, settle: float) -> None:
+    def test_an_invalid_settle_time(self, core: ModuleType, settle: float) -> None:
         with pytest.raises(ValueError, match="settle has to be a number of seconds from 0 on"):
             core.Scanner([], settle=settle)
 
     @pytest.mark.parametrize("since", [-1.0, float("nan"), float("inf")])
-    def test_since(self, core: ModuleType, since: float) -> None:
+    def test_an_invalid_since_time(self, core: ModuleType, since: float) -> None:
         with pytest.raises(ValueError, match="since has to be a time, seconds from 1970 on"):
             core.Scanner([], since=since)
 
-    def test_no_rule(self, core: ModuleType) -> None:
+    def test_invalid_rules(self, core: ModuleType) -> None:
         with pytest.raises(ValueError, match="no regular expression: "):
             core.Scanner([], ignored=[("(", True)])
         with pytest.raises(TypeError):
             core.Scanner([], ignored=[7])
 
-    def test_null_bytes(self, core: ModuleType) -> None:
+    def test_paths_with_null_bytes(self, core: ModuleType) -> None:
         with pytest.raises(ValueError, match="embedded null byte"):
             core.Scanner(["a\0b"])
         with pytest.raises(ValueError, match="embedded null byte"):
@@ -35,7 +35,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="embedded null byte"):
             core.Scanner([]).scan(["a\0b"])
 
-    def test_no_path(self, core: ModuleType) -> None:
+    def test_arguments_that_are_no_paths(self, core: ModuleType) -> None:
         with pytest.raises(TypeError):
             core.Scanner([7])
         with pytest.raises(TypeError):
@@ -43,11 +43,11 @@ class TestBadInput:
         with pytest.raises(UnicodeEncodeError):
             core.Scanner([]).watch(["\ud800"])
 
-    def test_it_does_not_travel(self, core: ModuleType) -> None:
+    def test_a_scanner_cannot_be_pickled(self, core: ModuleType) -> None:
         with pytest.raises(TypeError):
             pickle.dumps(core.Scanner([]))
 
-    def test_one_thread_at_a_time(self, core: ModuleType, tmp_path: Path) -> None:
+    def test_use_in_another_thread_during_a_watch(self, core: ModuleType, tmp_path: Path) -> None:
         scanner = core.Scanner([tmp_path])
 
         class Meddling:

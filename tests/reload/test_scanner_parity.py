@@ -1,4 +1,4 @@
-"""After any operations on a tree of files, the two cores see the same, and as much as a full scan.
+"""After any operations on a tree of files, both cores report the changes that a full scan finds.
 
 The native one also does so where hints tell it the paths.
 """
@@ -172,4 +172,4 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=30, deadline=None)
-TestHistories = pytest.mark.timeout(300)(Histories.TestCase)
+TestScannerParity = pytest.mark.timeout(300)(Histories.TestCase)

@@ -23,7 +23,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_starts_go_on_once_it_is_there_again(
+def test_starts_succeed_once_the_directory_exists_again(
     method: str, tmp_path: Path, work: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = {
@@ -51,7 +51,7 @@ def test_starts_go_on_once_it_is_there_again(
         house.run(act)
 
 
-def test_a_forked_process_starts_without_it(
+def test_a_forked_process_starts_without_the_directory(
     tmp_path: Path, work: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     house = House(tmp_path, "serves", restart_policy="always")

@@ -1,4 +1,4 @@
-"""The fork server is a child like any other; whatever happens to it, it delays no other process."""
+"""The fork server is a child like any other; no fault of it delays another process."""
 
 from __future__ import annotations
 
@@ -78,24 +78,24 @@ def stop(pid: int) -> None:
     until(lambda: is_stopped(pid), "it to be stopped")
 
 
-class TestLikeAnyChild:
-    def test_it_leads_its_own_session(self) -> None:
+class TestAsAChild:
+    def test_leads_its_own_session(self) -> None:
         pid = ready().pid
         assert os.getsid(pid) == pid != os.getsid(0)
 
-    def test_it_is_gone_when_it_is_forgotten(self) -> None:
+    def test_is_killed_and_collected_by_a_reset(self) -> None:
         pid = ready().pid
         stop(pid)
         preload.reset()
         assert not Path(f"/proc/{pid}").exists()
 
-    def test_it_may_have_been_collected_by_somebody_else(self) -> None:
+    def test_may_be_collected_by_other_code(self) -> None:
         pid = ready().pid
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         preload.reset()
 
-    def test_it_goes_with_main(self, tmp_path: Path) -> None:
+    def test_exits_with_the_main_process(self, tmp_path: Path) -> None:
         program = """
             import signal
             from worker._spawn import preload
@@ -117,7 +117,7 @@ class TestLikeAnyChild:
             main.wait()
         wait_for_end(pid)
 
-    def test_it_is_gone_before_main_exits(self, tmp_path: Path) -> None:
+    def test_exits_before_the_main_process(self, tmp_path: Path) -> None:
         program = """
             import sys
             from worker._spawn import preload
@@ -153,7 +153,7 @@ class TestFailure:
     @pytest.mark.parametrize(
         ("call", "number"), [("socketpair", errno.EMFILE), ("posix_spawn", errno.EACCES)]
     )
-    def test_while_it_is_made(
+    def test_of_the_start(
         self, call: str, number: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: Any, **__: Any) -> Any:
@@ -165,7 +165,7 @@ class TestFailure:
             preload.start()
         self.starts_spawned(caplog, os.strerror(number))
 
-    def test_where_its_interpreter_is_not_found(
+    def test_of_a_start_without_an_interpreter(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patch:
@@ -173,14 +173,14 @@ class TestFailure:
             preload.start()
         self.starts_spawned(caplog, "No such file")
 
-    def test_where_it_ends_while_it_imports(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_of_the_imports(self, caplog: pytest.LogCaptureFixture) -> None:
         preload.start()
         server = preload.server()
         assert server is not None
         os.kill(server.pid, signal.SIGKILL)
         self.starts_spawned(caplog, "it has ended before it was ready")
 
-    def test_where_no_directory_is_writable(
+    def test_no_failure_without_a_writable_directory(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The fork server needs no temporary directory."""
@@ -192,9 +192,7 @@ class TestFailure:
         assert end(process) == 0
         assert not warnings(caplog)
 
-    def test_while_it_is_talked_to(
-        self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_of_a_request(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: Any) -> Any:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -203,7 +201,7 @@ class TestFailure:
         self.starts_spawned(caplog, os.strerror(errno.EMFILE))
 
     @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-    def test_one_that_is_stopped(
+    def test_a_suspended_fork_server_is_killed(
         self, method: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(fork_server, "ANSWER_TIMEOUT", 0.2)
@@ -212,7 +210,7 @@ class TestFailure:
         self.starts_spawned(caplog, "it gave no answer within 0.2 s", method)
         assert not Path(f"/proc/{pid}").exists()
 
-    def test_one_that_is_stopped_before_it_is_ready(
+    def test_a_fork_server_suspended_before_it_is_ready(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(fork_server, "READY_TIMEOUT", 0.2)
@@ -226,7 +224,7 @@ class TestFailure:
         assert type(process) is processes.SpawnProcess and monotonic() - began < 0.15
         self.starts_spawned(caplog, "it was not ready within 0.2 s")
 
-    def test_one_that_answers_late_leaves_no_child(
+    def test_a_late_answer_leaves_no_child(
         self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         """A child that it has forked never gets its data."""
@@ -240,7 +238,7 @@ class TestFailure:
         assert capfd.readouterr().err == ""
 
 
-def test_a_stop_while_it_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stop_does_not_wait_for_the_fork_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The first start waits until the fork server is ready; a stop does not."""
     house = House(tmp_path, method="forkserver")
     preload.start()
@@ -259,7 +257,7 @@ def test_a_stop_while_it_is_waited_for(tmp_path: Path, caplog: pytest.LogCapture
 
 
 class TestKilled:
-    def test_another_one_is_started(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_new_fork_server_is_started(self, caplog: pytest.LogCaptureFixture) -> None:
         pid = ready().pid
         os.kill(pid, signal.SIGKILL)
         wait_for_end(pid)
@@ -272,7 +270,7 @@ class TestKilled:
         (line,) = warnings(caplog)
         assert line == "Fork server: it has ended. Starting it again."
 
-    def test_while_it_is_asked(
+    def test_a_kill_during_a_request_spawns_the_process(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         server = ready()
@@ -293,7 +291,7 @@ class TestKilled:
         (line,) = warnings(caplog)
         assert line == "Fork server: it has ended. Starting it again."
 
-    def test_one_that_is_of_no_use_any_more(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_an_invalidated_fork_server_is_only_collected(self, caplog: pytest.LogCaptureFixture) -> None:
         pid = ready().pid
         preload.invalidate_if_changed([fork_server.__file__])
         os.kill(pid, signal.SIGKILL)
@@ -304,7 +302,7 @@ class TestKilled:
         assert preload.server() is None
         assert not warnings(caplog)
 
-    def test_a_child_lives_on_and_ends_as_nobody_knows(self) -> None:
+    def test_a_child_runs_on_and_its_exit_status_is_unknown(self) -> None:
         gate, opener = Pipe(False)
         server = ready()
         process = make("forkserver", waits, gate=gate)
@@ -320,7 +318,7 @@ class TestKilled:
         assert liveness.reap(process) is None
         assert end(process, gate, opener) is None
 
-    def test_a_child_of_one_that_is_stopped(
+    def test_the_exit_of_a_child_of_a_suspended_fork_server_is_noticed(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(fork_server, "ANSWER_TIMEOUT", 0.2)

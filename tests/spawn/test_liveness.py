@@ -1,4 +1,4 @@
-"""Other code collects the children: nothing is lost, and only the exit status is unknown."""
+"""Other code collects the children: no exit is lost, and only the exit status is unknown."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def waits_for_any() -> Iterator[None]:
     ("collected_elsewhere", "method"),
     [(ignores, "fork"), (ignores, "spawn"), (ignores, "forkserver"), (waits_for_any, "fork")],
 )
-def test_restart_replacement_scaling_and_stop(
+def test_restart_replacement_scaling_and_stop_with_collected_children(
     collected_elsewhere: Callable[[], AbstractContextManager[None]],
     method: str,
     tmp_path: Path,

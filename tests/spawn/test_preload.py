@@ -1,4 +1,4 @@
-"""Servers from a fork server that has imported their modules: when they come from there, and when not."""
+"""Servers from a fork server that has imported their modules: when it is used, and when not."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def kind(method: str, *, is_server: bool = True) -> str:
     return str(process._start_method)
 
 
-def test_servers_that_would_be_spawned() -> None:
+def test_only_servers_that_would_be_spawned_use_the_fork_server() -> None:
     assert kind("spawn") == kind("spawn", is_server=False) == "spawn"
     start_fork_server()
     assert (kind("spawn"), kind("spawn", is_server=False)) == ("forkserver", "spawn")
@@ -64,7 +64,7 @@ def test_servers_that_would_be_spawned() -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", None])
-def test_none_for_those_who_start_otherwise(method: str | None) -> None:
+def test_no_fork_server_for_other_start_methods(method: str | None) -> None:
     class Foreign:
         """A context of a foreign class."""
 
@@ -82,7 +82,7 @@ def test_none_for_those_who_start_otherwise(method: str | None) -> None:
         os.path.join(sysconfig.get_path("stdlib"), "json", "decoder.py"),
     ],
 )
-def test_what_is_imported_already_may_not_change(changed: str) -> None:
+def test_a_change_of_an_imported_module_invalidates_the_fork_server(changed: str) -> None:
     start_fork_server()
     preload.invalidate_if_changed(["/srv/app.py", "relative.py", ""])
     assert preload.is_ready()
@@ -92,7 +92,7 @@ def test_what_is_imported_already_may_not_change(changed: str) -> None:
     assert not preload.is_ready()
 
 
-def test_the_environment_is_the_one_that_main_has_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_have_the_current_environment_of_the_main_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEPT", "blue")
     start_fork_server()
     journal, writer = Pipe(False)

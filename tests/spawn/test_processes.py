@@ -122,7 +122,7 @@ class TestFactory:
             True,
         )
 
-    def test_of_a_context_that_is_nobodys(self) -> None:
+    def test_of_an_unknown_context(self) -> None:
         class Foreign:
             Process = object()
 
@@ -139,7 +139,7 @@ class TestFactory:
 
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("proxied", [pytest.param(False, marks=pytest.mark.native), True])
-    def test_what_brings_changes_is_given_the_state(self, method: str, proxied: bool) -> None:
+    def test_a_reloader_is_given_the_state(self, method: str, proxied: bool) -> None:
         with ExitStack() as stack:
             if proxied:
                 state = stack.enter_context(SyncManager(ctx=get_context("fork"))).dict()
@@ -157,7 +157,7 @@ class TestFactory:
                 process.join()
                 process.close()
 
-    def test_who_stops_once(self) -> None:
+    def test_handles_stop_itself_is_read_from_the_target(self) -> None:
         make = factory(get_context("spawn"))
         assert make(target=handles_stop_itself).handles_stop_itself is True
         assert make(target=deaf).handles_stop_itself is False
@@ -166,9 +166,9 @@ class TestFactory:
 
 
 @pytest.mark.usefixtures("named")
-class TestBirth:
+class TestStart:
     @pytest.mark.parametrize("method", METHODS)
-    def test_of_a_child(self, method: str) -> None:
+    def test_a_child_has_its_own_session_and_default_signals(self, method: str) -> None:
         gate, opener = Pipe(False)
         journal, writer = Pipe(False)
         handlers = [signal.getsignal(signum) for signum in targets.STOPS]
@@ -214,7 +214,7 @@ class TestBirth:
         for connection in (journal, writer, gate, opener):
             connection.close()
 
-    def test_one_that_obeys_the_first_stop_sets_its_own_handlers(self) -> None:
+    def test_a_target_that_handles_its_stop_sets_its_own_handlers(self) -> None:
         journal, writer = Pipe(False)
         assert end(start("fork", handles_stop_itself, journal=writer), writer) == 0
         assert journal.recv() is True
@@ -228,7 +228,7 @@ class TestBirth:
             (signal.SIGTERM, "fork", -signal.SIGTERM),
         ],
     )
-    def test_a_stop_that_is_there_before_it_begins_ends_it_quietly(
+    def test_a_stop_before_the_target_runs_ends_the_process_quietly(
         self, signum: int, method: str, code: int, capfd: pytest.CaptureFixture[str]
     ) -> None:
         gate, opener = Pipe(False)
@@ -256,11 +256,11 @@ class TestBirth:
         assert end(start("fork", fails)) == 1
         assert end(start("fork", targets.nothing)) == 0
 
-    def test_a_mark_is_not_inherited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_mark_of_a_failed_start_is_not_inherited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bootstrap, "_failed", True)
         assert end(start("fork", targets.nothing)) == 0
 
-    def test_a_forked_child_closes_what_only_main_may_use(self) -> None:
+    def test_a_forked_child_closes_files_of_the_main_process(self) -> None:
         gate, opener = Pipe(False)
         journal, writer = Pipe(False)
         one, other = Pipe(True)
@@ -280,7 +280,7 @@ class TestBirth:
             one.close()
             other.close()
 
-    def test_what_main_owns_may_be_closed_by_now(self) -> None:
+    def test_files_of_the_main_process_may_be_closed_already(self) -> None:
         class Closed:
             def close(self) -> None:
                 raise OSError("closed")
@@ -296,21 +296,21 @@ class TestBirth:
 
 
 class TestHasBegun:
-    def test_nobody_elses_process(self) -> None:
+    def test_foreign_processes_have_not_begun(self) -> None:
         assert not liveness.leads_session(object())
         assert not liveness.has_begun(object())
         assert not liveness.has_begun(get_context("fork").Process(target=targets.nothing))
 
-    def test_one_that_was_never_started(self) -> None:
+    def test_a_process_that_was_never_started_has_not_begun(self) -> None:
         assert not liveness.has_begun(factory(get_context("fork"))(target=targets.nothing))
 
-    def test_one_that_is_gone(self) -> None:
+    def test_an_exited_process_has_begun(self) -> None:
         process = start("fork", targets.nothing)
         process.join()
         assert liveness.has_begun(process)
         assert not liveness.leads_session(process)
 
-    def test_one_that_stands_before_its_session(self) -> None:
+    def test_a_process_without_its_session_has_not_begun(self) -> None:
         gate, opener = Pipe(False)
         process = factory(get_context("fork"))(target=targets.nothing)
         began = process.run
@@ -328,7 +328,7 @@ class TestHasBegun:
 
 class TestReap:
     @pytest.mark.parametrize("method", ["fork", "forkserver"])
-    def test_the_code_of_a_dead_child(self, method: str) -> None:
+    def test_returns_the_exit_code_of_a_killed_child(self, method: str) -> None:
         gate, opener = Pipe(False)
         process = start(method, deaf, gate=gate)
         assert process.pid is not None
@@ -339,7 +339,7 @@ class TestReap:
         assert liveness.reap(process) == -signal.SIGKILL
         end(process, gate, opener)
 
-    def test_where_nobody_knows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_returns_none_if_the_exit_code_stays_unknown(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(liveness, "_EXITCODE_TIMEOUT", 0.01)
         reader, writer = Pipe(False)
 
@@ -353,13 +353,13 @@ class TestReap:
 
 
 class TestLeadSession:
-    def test_one_that_leads_already(self) -> None:
+    def test_a_process_that_leads_a_session_already(self) -> None:
         """`setsid` is refused to the leader of a group."""
         process = start("fork", parent_watch.lead_session)
         assert end(process) == 0
 
 
-def test_the_mask_of_main_is_restored_when_a_start_fails() -> None:
+def test_the_signal_mask_is_restored_when_a_start_fails() -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     process = factory(get_context("spawn"))(target=lambda: None)
     with pytest.raises(Exception, match="lambda"):

@@ -1,4 +1,4 @@
-"""As PID 1 or as a subreaper, the main process collects the orphans of its workers, and nothing else."""
+"""As PID 1 or as a subreaper, the main process collects the orphans of its workers only."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_orphans_of_workers_are_collected(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_subreaper")
-def test_what_is_killed_along_with_a_worker_is_collected(tmp_path: Path) -> None:
+def test_an_orphan_that_outlives_its_worker_is_collected(tmp_path: Path) -> None:
     """The orphan lives when its worker exits, and is collected a moment later."""
     house = House(tmp_path, "leaves_orphans", restart_policy="always")
 
@@ -115,7 +115,7 @@ def test_a_subprocess_of_asyncio_keeps_its_status(tmp_path: Path) -> None:
     assert codes == [7]
 
 
-def test_as_the_first_process_of_a_namespace(tmp_path: Path) -> None:
+def test_orphans_are_collected_in_a_pid_namespace(tmp_path: Path) -> None:
     """/proc is that of the outer namespace, whose pids differ from the process's own."""
     unshare = ["unshare", "--fork", "--pid"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True).returncode:

@@ -1,4 +1,4 @@
-"""The process that keeps the state where there is no native core, and its mapping."""
+"""The process that keeps the state without the native core, and its mapping."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def signalled(times: int = 1) -> Iterator[None]:
 
 
 class TestMapping:
-    def test_entries(self, state: StateProxy) -> None:
+    def test_reads_and_deletes_entries(self, state: StateProxy) -> None:
         assert (list(state), len(state), "b" in state, "c" in state) == (["a", "b"], 2, True, False)
         assert state.copy() == dict(state.items()) == {"a": {"x": 1}, "b": {"x": 2}}
         del state["b"]
@@ -90,7 +90,7 @@ class TestMapping:
         state["a"]["x"] = 5
         assert state["a"] == {"x": 1}
 
-    def test_what_is_set_is_merged(self, state: StateProxy) -> None:
+    def test_updates_are_merged_into_entries(self, state: StateProxy) -> None:
         adapted(state).update_entry("a", {"y": 2})
         assert state["a"] == {"x": 1, "y": 2}
         adapted(state).discard_key("a", "x")
@@ -99,7 +99,7 @@ class TestMapping:
         adapted(state).hand_over("a", 5, {"z": 3})
         assert state["a"] == {"y": 2, "z": 3, "pid": 5}
 
-    def test_no_entry(self, state: StateProxy) -> None:
+    def test_a_missing_entry_raises_a_key_error(self, state: StateProxy) -> None:
         for act in (
             lambda: state["c"],
             lambda: state.merge("c", {"x": 1}),
@@ -110,7 +110,7 @@ class TestMapping:
                 act()
         assert len(state) == 2
 
-    def test_no_write_is_lost(self, state: StateProxy) -> None:
+    def test_concurrent_writes_are_all_kept(self, state: StateProxy) -> None:
         def write(number: int) -> None:
             for value in range(100):
                 state.merge("a", {f"{number}-{value}": value})
@@ -136,7 +136,7 @@ def writes(state: StateProxy, end: Any) -> None:
 
 class TestChildren:
     @pytest.mark.parametrize("method", METHODS)
-    def test_see_the_same(self, method: str, state: StateProxy) -> None:
+    def test_read_and_write_the_same_entries(self, method: str, state: StateProxy) -> None:
         ours, theirs = Pipe()
         with ours, theirs:
             child = get_context(method).Process(target=writes, args=(state, theirs))
@@ -175,7 +175,7 @@ class TestSignals:
         signal.signal(signal.SIGUSR1, before)
         os.kill(pid, signal.SIGCONT)
 
-    def test_a_handler_that_breaks_a_use_off(self, stopped: int, state: StateProxy) -> None:
+    def test_an_exception_of_a_handler_aborts_a_request(self, stopped: int, state: StateProxy) -> None:
         """The answer that comes afterwards is dropped."""
 
         def handler(*_: Any) -> None:
@@ -187,7 +187,7 @@ class TestSignals:
             state.get("a")
         assert [state["b"], state["a"]] == [{"x": 2}, {"x": 1}]
 
-    def test_a_handler_that_uses_it_too(self, stopped: int, state: StateProxy) -> None:
+    def test_a_handler_may_use_the_state(self, stopped: int, state: StateProxy) -> None:
         seen = []
 
         def handler(*_: Any) -> None:
@@ -199,9 +199,7 @@ class TestSignals:
             assert state["a"] == {"x": 1}
         assert seen == [{"x": 2}]
 
-    def test_those_that_stop_the_server_leave_it_alone(
-        self, process: StateProcess, state: StateProxy
-    ) -> None:
+    def test_signals_that_stop_the_server_are_ignored(self, process: StateProcess, state: StateProxy) -> None:
         pid = pid_of(process)
         assert os.getsid(pid) == pid
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
@@ -210,8 +208,8 @@ class TestSignals:
         assert not is_stopped(pid)
 
 
-class TestGone:
-    def test_killed(self, process: StateProcess, state: StateProxy) -> None:
+class TestUnavailableProcess:
+    def test_each_use_fails_after_a_kill(self, process: StateProcess, state: StateProxy) -> None:
         assert state["a"] == {"x": 1}
         os.kill(pid_of(process), signal.SIGKILL)
         wait_for_end(pid_of(process))
@@ -227,7 +225,9 @@ class TestGone:
             with pytest.raises(BrokenPipeError, match="has exited, and the state with it"):
                 use()
 
-    def test_main_goes_on_without(self, process: StateProcess, state: StateProxy) -> None:
+    def test_entries_of_the_main_process_work_without_the_process(
+        self, process: StateProcess, state: StateProxy
+    ) -> None:
         entry = Entry(state, "a")
         process.shutdown()
         assert entry.read() == {}
@@ -238,7 +238,9 @@ class TestGone:
         with pytest.raises(ConnectionError, match="Cannot start a: the state of the workers cannot be"):
             entry.require(True)
 
-    def test_stopped(self, process: StateProcess, state: StateProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_suspended_process_delays_a_caller_once(
+        self, process: StateProcess, state: StateProxy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """It delays each caller once, and not again for a while; when it continues, so do they.
 
         The signals that a worker gets meanwhile do not make the wait any longer.
@@ -260,7 +262,7 @@ class TestGone:
         vars(state)["_silent_until"] = 0.0
         assert state["a"] == {"x": 1}
 
-    def test_a_stopped_one_is_ended(self, process: StateProcess, state: StateProxy) -> None:
+    def test_a_shutdown_kills_a_suspended_process(self, process: StateProcess, state: StateProxy) -> None:
         pid = pid_of(process)
         stop(pid)
         process.shutdown()
@@ -276,7 +278,9 @@ class TestGone:
             ("forkserver", signal.SIGKILL),
         ],
     )
-    def test_it_ends_with_main(self, method: str, how: signal.Signals | None, tmp_path: Path) -> None:
+    def test_exits_with_the_main_process(
+        self, method: str, how: signal.Signals | None, tmp_path: Path
+    ) -> None:
         code = f"""
             import multiprocessing
             from worker._spawn.state_process import StateProcess
@@ -314,7 +318,7 @@ class TestGone:
             finally:
                 os.close(ended)
 
-    def test_it_sleeps_when_nobody_asks(self, process: StateProcess, state: StateProxy) -> None:
+    def test_sleeps_without_requests(self, process: StateProcess, state: StateProxy) -> None:
         """No thread of it wakes up by the clock."""
         assert state["a"] == {"x": 1}
         tasks = Path(f"/proc/{pid_of(process)}/task")
@@ -333,7 +337,7 @@ class TestGone:
 
 
 @pytest.mark.skipif(os.environ.get("WORKER_CORE") == "native", reason="the native core alone is asked for")
-def test_shared_state_says_what_to_use_instead() -> None:
+def test_the_error_of_shared_state_names_an_alternative() -> None:
     code = "from worker.state import SharedState; SharedState()"
     env = environment({"WORKER_CORE": "pure"})
     ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
@@ -343,7 +347,7 @@ def test_shared_state_says_what_to_use_instead() -> None:
 
 
 @pytest.mark.native
-def test_with_the_native_core_there_is_no_such_process() -> None:
+def test_the_native_core_needs_no_state_process() -> None:
     state = SharedState()
     assert not isinstance(state, StateProxy)
     state.close()

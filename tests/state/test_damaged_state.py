@@ -1,4 +1,4 @@
-"""Foreign code has written to the memory of the state: the main process goes on, and makes the entry anew."""
+"""Other code has overwritten the memory of the state: the main process creates the entry again."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _ends_with_what_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SharedState, "copy", readable)
 
 
-def test_each_call_of_an_entry_survives(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_call_recreates_a_damaged_entry(caplog: pytest.LogCaptureFixture) -> None:
     state = SharedState()
     state[NAME] = {"pid": 1, "state": "ACKED"}
     state["other"] = {"pid": 2}
@@ -87,7 +87,7 @@ def test_each_call_of_an_entry_survives(caplog: pytest.LogCaptureFixture) -> Non
     state.close()
 
 
-def test_the_end_of_a_worker_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_exits_with_a_damaged_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANIC_WORKER_NAME", NAME)
     state = SharedState()
     state[NAME] = {"pid": os.getpid()}
@@ -101,7 +101,7 @@ def test_the_end_of_a_worker_survives(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def restarts(house: House) -> None:
-    """A restart makes the entry anew."""
+    """A restart creates the entry again."""
     old = house.said("ready")[0].pid
     house.send(f"{NAME}:")
     new = house.said("ready", 2)[1].pid
@@ -124,7 +124,7 @@ def only_stops(house: House) -> None:
 @pytest.mark.usefixtures("_ends_with_what_can_be_read")
 @pytest.mark.parametrize("act", [restarts, dies, only_stops])
 @pytest.mark.parametrize("name", [NAME, "", "a value"], ids=["one", "all", "value"])
-def test_main_goes_on(
+def test_the_main_process_handles_damaged_entries(
     name: str,
     act: Callable[[House], None],
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""A process that a worker has forked writes into the state as the worker."""
+"""A process forked by a worker writes to the state as the worker."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def forks_in_every_way(state: SharedState, args: tuple[bool]) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_speaks_as_the_worker(method: str, state: SharedState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_writes_to_the_entry_of_its_worker(
+    method: str, state: SharedState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state[NAME] = {"pid": 1}
     pid = run(state, forks_in_every_way, monkeypatch, method, True)
     entry = state[NAME]
@@ -133,7 +135,7 @@ def test_it_speaks_as_the_worker(method: str, state: SharedState, monkeypatch: p
     assert parts(state, entry["forks"]) == {}
 
 
-def test_it_speaks_as_a_successor_that_is_not_ready(
+def test_a_fork_of_a_starting_worker_writes_to_the_staged_entry(
     state: SharedState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {"pid": os.getpid(), "state": "ACKED", "serving": False}
@@ -158,7 +160,7 @@ def counts(state: SharedState, args: tuple[Any, ...]) -> None:
     state.update_entry(NAME, {"seen": {**state.numbers(os.getpid()), "last_beat": None}})
 
 
-def test_what_it_counts_is_the_workers(state: SharedState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_of_a_fork_count_for_its_worker(state: SharedState, monkeypatch: pytest.MonkeyPatch) -> None:
     state[NAME] = {}
     run(state, counts, monkeypatch)
     seen = {"last_beat": None, "requests": 12, "stoppable": False, "stopping": True}
@@ -174,9 +176,7 @@ def spawns(state: SharedState, args: tuple[Any, ...]) -> None:
     state.update_entry(NAME, {"spawned": process.pid})
 
 
-def test_a_program_that_a_worker_starts_speaks_as_itself(
-    state: SharedState, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_spawned_program_writes_as_itself(state: SharedState, monkeypatch: pytest.MonkeyPatch) -> None:
     state[NAME] = {}
     pid = run(state, spawns, monkeypatch)
     spawned = state[NAME]["spawned"]
@@ -199,7 +199,9 @@ def leaves_a_fork(state: SharedState, args: tuple[int, int]) -> None:
             os._exit(0)
 
 
-def test_it_outlives_the_worker(state: SharedState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_that_outlives_its_worker_writes_to_no_entry(
+    state: SharedState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (held, let), (told, telling) = os.pipe(), os.pipe()
     state[NAME] = {}
     pid = run(state, leaves_a_fork, monkeypatch, "fork", held, telling)
@@ -214,7 +216,7 @@ def test_it_outlives_the_worker(state: SharedState, monkeypatch: pytest.MonkeyPa
         os.close(end)
 
 
-def test_who_is_no_worker_speaks_as_itself() -> None:
+def test_a_process_that_is_no_worker_writes_as_itself() -> None:
     assert identity.worker_pid() == os.getpid()
 
     def child() -> None:

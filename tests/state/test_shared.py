@@ -1,4 +1,4 @@
-"""The shared state travels between processes, and each entry has an owner."""
+"""The shared state is passed between processes, and each entry has an owner."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def state() -> Iterator[SharedState]:
 
 
 class TestMapping:
-    def test_entries(self, state: SharedState) -> None:
+    def test_reads_and_deletes_entries(self, state: SharedState) -> None:
         now = datetime.now(tz=timezone.utc)
         state["b"] = {"at": now, "deep": {"x": [1]}}
         state["a"] = {}
@@ -47,14 +47,14 @@ class TestMapping:
         del state["b"]
         assert dict(state.items()) == {"a": {}}
 
-    def test_what_is_handed_out_is_the_callers_own(self, state: SharedState) -> None:
+    def test_returned_entries_are_copies(self, state: SharedState) -> None:
         state["a"] = {"deep": [1]}
         state["a"]["deep"].append(2)
         state["a"]["b"] = 1
         state.copy()["a"]["deep"].append(2)
         assert state["a"] == {"deep": [1]}
 
-    def test_no_entry(self, state: SharedState) -> None:
+    def test_a_missing_entry_raises_a_key_error(self, state: SharedState) -> None:
         for act in (
             lambda: state["a"],
             lambda: state.update_entry("a", {"x": 1}),
@@ -66,7 +66,7 @@ class TestMapping:
                 act()
         assert len(state) == 0
 
-    def test_it_is_full(self) -> None:
+    def test_a_full_state_raises_a_memory_error(self) -> None:
         state = SharedState(8 << 20)
         state["a"] = {"x": 1}
         with pytest.raises(MemoryError, match=r"'a'.* 8388608 bytes"):
@@ -75,7 +75,7 @@ class TestMapping:
         state.update_entry("a", {"y": b"y" * 100_000})
         state.close()
 
-    def test_closed(self) -> None:
+    def test_uses_of_a_closed_state_raise(self) -> None:
         state = SharedState()
         state.close()
         state.close()
@@ -92,26 +92,26 @@ class TestMapping:
 
 
 class TestMemory:
-    def test_it_is_anonymous_and_for_its_owner(self, state: SharedState) -> None:
+    def test_is_an_anonymous_file_of_its_owner(self, state: SharedState) -> None:
         for name in ("_memory", "_wake"):
             descriptor = vars(state)[name]
             assert not os.get_inheritable(descriptor)
         file = os.fstat(vars(state)["_memory"])
         assert (stat.S_IMODE(file.st_mode), file.st_nlink) == (0o600, 0)
 
-    def test_an_exec_does_not_keep_it(self, state: SharedState) -> None:
+    def test_is_closed_by_an_exec(self, state: SharedState) -> None:
         listed = ["ls", "-l", "/proc/self/fd"]
         ended = subprocess.run(listed, capture_output=True, text=True, close_fds=False, check=True)
         assert "pipe:" in ended.stdout
         assert "memfd" not in ended.stdout and "eventfd" not in ended.stdout
 
-    def test_it_takes_memory_as_it_is_used(self, state: SharedState) -> None:
+    def test_is_allocated_on_use(self, state: SharedState) -> None:
         for number in range(64):
             state[f"Sanic-Server-{number}-0"] = {"pid": number, "state": "ACKED", "serving": True}
         assert len(state.copy()) == 64
         assert os.fstat(vars(state)["_memory"]).st_blocks * 512 < 1 << 20
 
-    def test_where_a_process_may_have_less_than_the_default(self) -> None:
+    def test_is_smaller_under_a_limit_of_the_file_size(self) -> None:
         """As after `ulimit -f`."""
         code = """
             import os, resource
@@ -146,7 +146,7 @@ class Hostile:
         return ends_whoever_unpickles_it, ()
 
 
-def test_main_unpickles_nothing_of_a_users(state: SharedState) -> None:
+def test_the_main_process_unpickles_no_values_of_users(state: SharedState) -> None:
     state[NAME] = {"pid": 1, "state": "ACKED", "mine": Hostile()}
     state.update_entry(NAME, {"state": "STARTED", "serving": True, "mine": Hostile()}, 2)
     entry = Entry(state, NAME)
@@ -177,7 +177,7 @@ def sees(first: SharedState, others: list[SharedState], end: Any) -> None:
 
 
 @pytest.mark.slow
-class TestTravel:
+class TestPassing:
     @pytest.mark.parametrize("method", METHODS)
     def test_to_a_child(self, method: str, state: SharedState) -> None:
         state["a"] = {"x": 1}
@@ -193,7 +193,7 @@ class TestTravel:
             assert state["a"] == {"x": 1, "child": child.pid}
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_twice_is_once(self, method: str, state: SharedState) -> None:
+    def test_a_state_passed_twice_is_one_object(self, method: str, state: SharedState) -> None:
         ours, theirs = Pipe()
         with ours, theirs:
             child = get_context(method).Process(target=sees, args=(state, [state], theirs))
@@ -204,7 +204,7 @@ class TestTravel:
     def test_as_a_token(self, state: SharedState) -> None:
         assert pickle.loads(pickle.dumps([state]))[0] is state
 
-    def test_a_token_that_nobody_knows(self) -> None:
+    def test_an_unknown_token_is_refused(self) -> None:
         state = SharedState()
         token = pickle.dumps(state)
         state.close()
@@ -247,7 +247,7 @@ class TestUnreadable:
             with pytest.raises(UnreadableError, match=text):
                 act()
 
-    def test_all_else_is_read(self, odd: SharedState) -> None:
+    def test_other_keys_can_be_read(self, odd: SharedState) -> None:
         odd["b"] = {"x": 1}
         assert odd.copy() == {"a": {"good": 1}, "b": {"x": 1}}
         assert (odd["a"]["good"], odd.value("a", "good"), WorkerState(odd, "a")["good"]) == (1, 1, 1)
@@ -256,7 +256,7 @@ class TestUnreadable:
             odd["a"]["none"]
         assert isinstance(odd["a"], PartialEntry)
 
-    def test_what_is_set_next_to_it_leaves_it_there(self, odd: SharedState) -> None:
+    def test_other_keys_can_be_set(self, odd: SharedState) -> None:
         WorkerState(odd, "a")["new"] = 2
         assert odd["a"] == {"good": 1, "new": 2}
         assert [*odd["a"].unreadable] == ["bad"]  # type: ignore[attr-defined]
@@ -264,8 +264,8 @@ class TestUnreadable:
         assert odd["a"] == {"good": 1, "bad": 3, "new": 2}
 
 
-class TestWhoseEntry:
-    def test_what_another_process_of_the_name_writes_is_kept_apart(self, state: SharedState) -> None:
+class TestOwner:
+    def test_writes_of_another_process_are_staged(self, state: SharedState) -> None:
         state[NAME] = {"pid": 1, "state": "ACKED", "serving": True}
         before = state.copy()
         mine = WorkerState(state, NAME)
@@ -287,7 +287,7 @@ class TestWhoseEntry:
         assert state.read_keys(NAME, ("x",), 1) == {}
 
     @pytest.mark.parametrize("order", ["", ":STARTUP_FIRST"])
-    def test_of_one_that_is_restarted(
+    def test_a_restart_hands_the_entry_over(
         self, order: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Each process keeps writing under its name until it is gone."""
@@ -315,7 +315,7 @@ class TestWhoseEntry:
         house.run(act)
         assert errors(caplog) == []
 
-    def test_a_predecessor_that_dies_leaves_the_entry_to_its_successor(self, tmp_path: Path) -> None:
+    def test_an_exit_of_the_previous_process_hands_the_entry_over(self, tmp_path: Path) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -334,7 +334,7 @@ class TestWhoseEntry:
 
 
 class TestNumbers:
-    def test_they_stand_beside_the_rest(self, state: SharedState) -> None:
+    def test_are_shown_in_the_entry(self, state: SharedState) -> None:
         state[NAME] = {"pid": os.getpid()}
         assert state[NAME] == {"pid": os.getpid()}
         before = datetime.now(tz=timezone.utc)

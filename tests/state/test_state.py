@@ -30,13 +30,13 @@ class TestForeign:
         adapted(state).update_entry("a", {"x": 2})
         assert (entry, state) == ({"x": 1}, {"a": {"x": 2}})
 
-    def test_no_entry(self) -> None:
+    def test_a_missing_entry_raises_a_key_error(self) -> None:
         state: dict[str, Any] = {}
         with pytest.raises(KeyError, match="gone"):
             adapted(state).update_entry("gone", {"x": 1})
         assert state == {}
 
-    def test_what_is_there_is_not_written_over_what_its_process_writes(self) -> None:
+    def test_a_handover_does_not_overwrite_concurrent_writes(self) -> None:
         class Written(dict[str, Any]):
             """A writer that reads the entry first comes too late: its process has written meanwhile."""
 
@@ -55,7 +55,7 @@ class TestForeign:
         adapted(state).hand_over("a", 5, changes)
         assert state == {"a": {"state": "STARTED", "pid": 5, **changes}}
 
-    def test_over_a_manager(self) -> None:
+    def test_updates_over_a_sync_manager(self) -> None:
         with Manager() as manager:
             state = manager.dict({"a": {"x": 1}})
             adapted(state).update_entry("a", {"y": 2})
@@ -68,7 +68,7 @@ class TestForeign:
 
 
 class TestSnapshot:
-    def test_is_the_callers_own(self) -> None:
+    def test_is_a_copy(self) -> None:
         state = {"a": {"x": 1}}
         taken = snapshot(state)
         taken["b"] = {}
@@ -133,7 +133,7 @@ class TestReading:
         full.clear()
         assert state["one"] == 1
 
-    def test_no_entry(self) -> None:
+    def test_a_missing_entry_raises_a_key_error(self) -> None:
         with pytest.raises(KeyError, match="me"):
             WorkerState({}, "me")["one"]
 
@@ -160,7 +160,7 @@ class TestWriting:
         with pytest.raises(NotImplementedError):
             state_of(one=1).pop()
 
-    def test_over_a_manager(self) -> None:
+    def test_writes_over_a_sync_manager(self) -> None:
         with Manager() as manager:
             state = WorkerState(manager.dict({"me": {"one": 1}}), "me")
             state["two"] = {"deep": [1]}
@@ -171,11 +171,11 @@ class TestWriting:
 
 
 class TestRestricted:
-    def test_which(self) -> None:
+    def test_the_restricted_keys(self) -> None:
         assert WorkerState.RESTRICTED == RESTRICTED
 
     @pytest.mark.parametrize("key", RESTRICTED)
-    def test_one_key(self, key: str) -> None:
+    def test_a_restricted_key_is_refused(self, key: str) -> None:
         state = state_of(**{key: 1})
         expected = f"^Cannot set restricted key on WorkerState: {key}$"
         with pytest.raises(LookupError, match=expected):
@@ -186,7 +186,7 @@ class TestRestricted:
             state.update({"fine": 1, key: 2})
         assert state == {key: 1}
 
-    def test_several_keys(self) -> None:
+    def test_several_restricted_keys_are_refused(self) -> None:
         state = state_of()
         with pytest.raises(LookupError, match=r"^Cannot set restricted key on WorkerState: last_beat$"):
             state_of().update({"last_beat": 1})

@@ -47,7 +47,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("reason", ["EPERM", "ENOSYS", ""])
-def test_a_file_where_anonymous_memory_is_refused(reason: str, tmp_path: Path) -> None:
+def test_an_unlinked_file_replaces_anonymous_memory(reason: str, tmp_path: Path) -> None:
     assert not reason or hasattr(errno, reason)
     ended = python(REFUSED, *filter(None, [reason]), cwd=tmp_path)
     assert ended.stderr == ""
@@ -79,7 +79,7 @@ print(state.copy())
 """
 
 
-def test_a_filter_of_system_calls(tmp_path: Path) -> None:
+def test_anonymous_memory_refused_by_a_seccomp_filter(tmp_path: Path) -> None:
     if os.uname().machine not in ("x86_64", "aarch64"):
         pytest.skip("which number the call has is known for two machines")
     ended = python(FILTERED, cwd=tmp_path)

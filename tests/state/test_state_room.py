@@ -37,7 +37,7 @@ def run(code: str, limit: int | None = None) -> list[str]:
         (150 * MEBIBYTE, 8 * MEBIBYTE),
     ],
 )
-def test_a_twentieth_of_the_address_space(limit: int | None, size: int) -> None:
+def test_takes_a_twentieth_of_the_address_space(limit: int | None, size: int) -> None:
     code = """
         from worker._state.shared import SharedState
         state = SharedState()
@@ -47,7 +47,7 @@ def test_a_twentieth_of_the_address_space(limit: int | None, size: int) -> None:
     assert run(code, limit) == [f"{size} {{'x': 1}}"]
 
 
-def test_what_was_asked_for_is_had_or_refused() -> None:
+def test_a_requested_size_is_allocated_or_refused() -> None:
     code = """
         from worker._state.shared import SharedState
         state = SharedState(500 << 20)
@@ -103,7 +103,7 @@ if __name__ == "__main__":
         (90 * MEBIBYTE, MEBIBYTE),
     ],
 )
-def test_an_application_has_room(limit: int, size: int, tmp_path: Path) -> None:
+def test_an_application_has_room_under_a_limit(limit: int, size: int, tmp_path: Path) -> None:
     ended = python(APPLICATION, str(limit), str(size), cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert f"allocated {size} ACKED" in ended.stdout

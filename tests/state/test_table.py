@@ -51,13 +51,13 @@ class Text(str):
     __slots__ = ()
 
 
-def test_a_new_one_is_empty(memory: Memory) -> None:
+def test_a_new_table_is_empty(memory: Memory) -> None:
     table = memory.table()
     assert table.names() == []
     assert table.entries() == {}
 
 
-def test_what_is_put_is_there_for_every_table_of_the_file(memory: Memory) -> None:
+def test_entries_are_visible_to_every_table_of_the_file(memory: Memory) -> None:
     table = memory.table()
     other = memory.table()
     table.put("a", {"x": 1, "y": [2]})
@@ -83,7 +83,7 @@ def test_put_replaces_all_keys_and_update_only_some(memory: Memory) -> None:
     assert table.names() == ["a"]
 
 
-def test_discard_and_remove(memory: Memory) -> None:
+def test_discard_deletes_a_key_and_remove_an_entry(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"x": 1, "y": 2})
     table.discard("a", "x")
@@ -94,7 +94,7 @@ def test_discard_and_remove(memory: Memory) -> None:
 
 @pytest.mark.parametrize("act", WANTING.values(), ids=WANTING)
 @pytest.mark.parametrize("name", ["a", ""])
-def test_what_wants_an_entry_that_is_not_there(
+def test_operations_on_a_missing_entry_raise_a_key_error(
     memory: Memory, act: Callable[[Any, str], Any], name: str
 ) -> None:
     table = memory.table()
@@ -108,7 +108,7 @@ def test_what_wants_an_entry_that_is_not_there(
     assert table.entries() == {"other": {"a": 1}}
 
 
-def test_a_key_that_is_not_there(memory: Memory) -> None:
+def test_operations_on_a_missing_key_raise_a_key_error(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"x": 1})
     for key in ("y", "", 1, None, b"x", ("x",)):
@@ -119,7 +119,7 @@ def test_a_key_that_is_not_there(memory: Memory) -> None:
     assert table.entry("a") == {"x": 1}
 
 
-def test_the_order_of_names_is_that_in_which_they_were_made(memory: Memory) -> None:
+def test_names_are_in_the_order_of_their_creation(memory: Memory) -> None:
     table = memory.table()
     names = [f"name-{number * 7 % 50}" for number in range(50)]
     for name in names:
@@ -133,7 +133,7 @@ def test_the_order_of_names_is_that_in_which_they_were_made(memory: Memory) -> N
     assert table.names() == list(table.entries()) == names[:3] + names[4:] + names[3:4]
 
 
-def test_the_order_of_keys_is_that_of_a_dict(memory: Memory) -> None:
+def test_keys_are_in_the_order_of_a_dict(memory: Memory) -> None:
     table = memory.table()
     wanted: dict[Any, int] = {}
     table.put("a", {})
@@ -160,7 +160,7 @@ def test_a_name_may_be_any_text(memory: Memory, name: str) -> None:
     assert table.names() == [other for other in NAMES if other != name]
 
 
-def test_a_name_is_the_text_of_a_str(memory: Memory) -> None:
+def test_a_name_of_a_str_subclass_equals_its_text(memory: Memory) -> None:
     table = memory.table()
     table.put(Text("a"), {"x": 1})
     assert table.entry("a") == table.entry(Text("a")) == {"x": 1}
@@ -169,7 +169,7 @@ def test_a_name_is_the_text_of_a_str(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize("name", [None, 1, b"a", ("a",)])
-def test_a_name_that_is_no_text(memory: Memory, name: Any) -> None:
+def test_a_name_that_is_no_text_is_refused(memory: Memory, name: Any) -> None:
     table = memory.table()
     others = {
         "put": lambda: table.put(name, {}),
@@ -183,7 +183,7 @@ def test_a_name_that_is_no_text(memory: Memory, name: Any) -> None:
 
 
 @pytest.mark.parametrize("pairs", [None, 1, "ab", [("a", 1)], {"a"}])
-def test_keys_that_come_in_no_mapping(memory: Memory, pairs: Any) -> None:
+def test_keys_in_no_mapping_are_refused(memory: Memory, pairs: Any) -> None:
     table = memory.table()
     table.put("a", {"x": 1})
     acts = (table.put, table.update, lambda name, pairs: table.hand_over(name, 7, pairs))
@@ -194,7 +194,7 @@ def test_keys_that_come_in_no_mapping(memory: Memory, pairs: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [dict, OrderedDict, MappingProxyType, ChainMap])
-def test_keys_come_in_any_mapping(
+def test_keys_in_any_mapping_are_accepted(
     memory: Memory, kind: Callable[[dict[str, int]], Mapping[str, int]]
 ) -> None:
     table = memory.table()
@@ -223,7 +223,7 @@ KEYS = [
 
 
 @pytest.mark.parametrize("key", KEYS, ids=repr)
-def test_a_key_may_be_anything_that_can_be_one(memory: Memory, key: Any) -> None:
+def test_a_key_may_be_any_hashable_value(memory: Memory, key: Any) -> None:
     table = memory.table()
     everything = dict.fromkeys(KEYS, "other")
     table.put("a", everything)
@@ -251,7 +251,7 @@ def test_a_key_may_be_anything_that_can_be_one(memory: Memory, key: Any) -> None
     ],
     ids=repr,
 )
-def test_keys_that_are_equal_are_one(memory: Memory, first: Any, second: Any) -> None:
+def test_equal_keys_are_one_key(memory: Memory, first: Any, second: Any) -> None:
     table = memory.table()
     table.put("a", {"other": 0, first: 1, None: 2})
     for one in (table, memory.table()):
@@ -264,7 +264,7 @@ def test_keys_that_are_equal_are_one(memory: Memory, first: Any, second: Any) ->
     assert table.entry("a") == {"other": 0, None: 2}
 
 
-def test_put_takes_the_keys_as_they_are(memory: Memory) -> None:
+def test_put_replaces_equal_keys(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {1: "x"})
     table.put("a", {True: "y"})
@@ -282,7 +282,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:30])
-def test_a_value_comes_back_as_it_was(memory: Memory, value: Any) -> None:
+def test_values_are_returned_unchanged(memory: Memory, value: Any) -> None:
     table = memory.table()
     table.put("a", {"value": value, "other": 1})
     other = memory.table()
@@ -294,7 +294,7 @@ def test_a_value_comes_back_as_it_was(memory: Memory, value: Any) -> None:
     assert other.entry("a") == {"value": None, "other": 1}
 
 
-def test_what_is_handed_out_is_the_callers_own(memory: Memory) -> None:
+def test_returned_entries_are_copies(memory: Memory) -> None:
     table = memory.table()
     given = {"list": [1], "text": "x"}
     table.put("a", given)
@@ -315,7 +315,7 @@ class Refusing:
         raise LookupError("not this one")
 
 
-def test_what_cannot_be_pickled_changes_nothing(memory: Memory) -> None:
+def test_values_that_cannot_be_pickled_change_nothing(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"x": 1})
     for value, error in ((lambda: 0, (AttributeError, pickle.PicklingError)), (Refusing(), LookupError)):
@@ -328,7 +328,7 @@ def test_what_cannot_be_pickled_changes_nothing(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 8, 4096])
-def test_a_file_that_is_too_small(core: ModuleType, size: int) -> None:
+def test_a_file_that_is_too_small_is_refused(core: ModuleType, size: int) -> None:
     with Memory(core, size) as memory:
         for _ in range(2):
             with pytest.raises(ValueError):
@@ -337,7 +337,7 @@ def test_a_file_that_is_too_small(core: ModuleType, size: int) -> None:
 
 
 @pytest.mark.parametrize("content", [b"x" * 4096, b"\0" * 4095 + b"x", b"sanicwk", b"sanicwkx" * 512])
-def test_a_file_that_holds_something_else(memory: Memory, content: bytes) -> None:
+def test_a_file_with_other_content_is_refused(memory: Memory, content: bytes) -> None:
     os.pwrite(memory.fd, content, 0)
     for _ in range(2):
         with pytest.raises(ValueError):
@@ -345,7 +345,7 @@ def test_a_file_that_holds_something_else(memory: Memory, content: bytes) -> Non
         assert os.pread(memory.fd, 4096, 0).startswith(content)
 
 
-def test_descriptors_that_are_none(core: ModuleType, memory: Memory) -> None:
+def test_invalid_descriptors_are_refused(core: ModuleType, memory: Memory) -> None:
     reading = os.open(f"/proc/self/fd/{memory.fd}", os.O_RDONLY)
     closed = os.dup(memory.fd)
     os.close(closed)
@@ -355,7 +355,7 @@ def test_descriptors_that_are_none(core: ModuleType, memory: Memory) -> None:
     os.close(reading)
 
 
-def test_the_descriptors_stay_the_callers(core: ModuleType, memory: Memory) -> None:
+def test_the_caller_may_close_the_descriptors(core: ModuleType, memory: Memory) -> None:
     fd, wake = os.dup(memory.fd), os.dup(memory.wake)
     table = core.Table(fd, wake, **SCHEMA)
     os.close(fd)
@@ -368,7 +368,7 @@ def test_the_descriptors_stay_the_callers(core: ModuleType, memory: Memory) -> N
     assert memory.table().names() == ["a", "b"]
 
 
-def test_a_table_is_a_file_as_well(core: ModuleType, memory: Memory, tmp_path: Path) -> None:
+def test_a_table_works_in_a_regular_file(core: ModuleType, memory: Memory, tmp_path: Path) -> None:
     path = tmp_path / "table"
     with path.open("w+b") as file:
         path.unlink()

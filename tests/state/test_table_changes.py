@@ -1,4 +1,4 @@
-"""``Table``: the main process learns of each change."""
+"""``Table``: each change is reported to the main process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.native
 PID = 70_001
 
 
-def test_the_first_changes_are_all_that_is_there(memory: Memory) -> None:
+def test_the_first_changes_are_all_entries(memory: Memory) -> None:
     table = memory.table()
     assert table.changes() == []
     for name in ("b", "\udcff", "a", "\u00fc", ""):
@@ -66,7 +66,7 @@ def two_tables(memory: Memory) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("act", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("everything", [False, True])
-def test_each_change_is_told_of_once(memory: Memory, act: Callable[[Any], Any], everything: bool) -> None:
+def test_each_change_is_reported_once(memory: Memory, act: Callable[[Any], Any], everything: bool) -> None:
     table, main = two_tables(memory)
     assert not main.arm()
     act(table)
@@ -82,7 +82,7 @@ def test_each_change_is_told_of_once(memory: Memory, act: Callable[[Any], Any], 
 
 
 @pytest.mark.parametrize("act", NOTHING.values(), ids=NOTHING)
-def test_what_is_no_change(memory: Memory, act: Callable[[Any], Any]) -> None:
+def test_operations_that_change_no_entry_do_not_wake(memory: Memory, act: Callable[[Any], Any]) -> None:
     table, main = two_tables(memory)
     assert not main.arm()
     act(table)
@@ -106,7 +106,7 @@ def test_a_flag_wakes_and_changes_no_entry(memory: Memory) -> None:
     assert not memory.woken()
 
 
-def test_a_change_for_which_there_is_no_room_is_none(memory: Memory) -> None:
+def test_a_failed_change_is_not_reported(memory: Memory) -> None:
     table, main = two_tables(memory)
     main.arm()
     with pytest.raises(MemoryError):
@@ -115,7 +115,7 @@ def test_a_change_for_which_there_is_no_room_is_none(memory: Memory) -> None:
     assert main.changes() == []
 
 
-def test_many_changes_are_told_of_together(memory: Memory) -> None:
+def test_several_changes_cause_one_wakeup(memory: Memory) -> None:
     table, main = two_tables(memory)
     names = [f"{number}" for number in range(100)]
     main.arm()
@@ -131,7 +131,7 @@ def test_many_changes_are_told_of_together(memory: Memory) -> None:
     assert {*changed, "50"} == {*names}
 
 
-def test_much_that_is_written_changes_nothing_else(memory: Memory) -> None:
+def test_many_writes_to_one_entry_report_only_this_entry(memory: Memory) -> None:
     table, main = two_tables(memory)
     for number in range(200):
         table.update("other", {"x": b"%d" % number * 10_000})
@@ -139,7 +139,7 @@ def test_much_that_is_written_changes_nothing_else(memory: Memory) -> None:
     assert not main.arm()
 
 
-def test_only_who_is_armed_is_woken(memory: Memory) -> None:
+def test_only_an_armed_table_is_woken(memory: Memory) -> None:
     table, main = two_tables(memory)
     for _ in range(3):
         table.update("a", {"x": 1})
@@ -156,7 +156,7 @@ def test_only_who_is_armed_is_woken(memory: Memory) -> None:
         assert main.changes() == ["a"]
 
 
-def test_armed_is_for_everybody(memory: Memory, children: Children) -> None:
+def test_changes_of_any_process_wake_an_armed_table(memory: Memory, children: Children) -> None:
     table, main = two_tables(memory)
     main.arm()
     assert children.reap(children.fork(table.update, "a", {"x": 3})) == 0
@@ -170,7 +170,7 @@ def test_armed_is_for_everybody(memory: Memory, children: Children) -> None:
     assert not memory.woken()
 
 
-def test_none_is_missed_between_looking_and_waiting(memory: Memory, children: Children) -> None:
+def test_no_change_is_missed_between_read_and_wait(memory: Memory, children: Children) -> None:
     table, main = memory.table(), memory.table()
     table.put("a", {"count": 0})
 
@@ -191,7 +191,7 @@ def test_none_is_missed_between_looking_and_waiting(memory: Memory, children: Ch
 
 
 @pytest.mark.parametrize("blocking", [False, True])
-def test_waking_does_not_wait(core: ModuleType, memory: Memory, blocking: bool) -> None:
+def test_a_wakeup_does_not_block_on_a_full_pipe(core: ModuleType, memory: Memory, blocking: bool) -> None:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):

@@ -85,7 +85,7 @@ def is_of(error: UnreadableError, name: str, key: Any) -> bool:
     return (error.name, error.key) == (name, key) and "not_always_there" in str(error)
 
 
-def test_only_what_is_unreadable_is_missing(memory: Memory) -> None:
+def test_only_unreadable_values_are_missing(memory: Memory) -> None:
     for table in (with_unreadable(memory), memory.table()):
         for entry in (table.entry("a"), table.entries()["a"], table.entry("a", 7)):
             assert type(entry) is PartialEntry
@@ -102,7 +102,7 @@ def test_only_what_is_unreadable_is_missing(memory: Memory) -> None:
         assert table.names() == ["a"]
 
 
-def test_it_can_be_read_where_its_class_is(memory: Memory) -> None:
+def test_a_value_can_be_read_if_its_class_exists(memory: Memory) -> None:
     table = with_unreadable(memory)
     assert type(table.entry("a")) is PartialEntry
     with at_hand() as thing:
@@ -111,7 +111,7 @@ def test_it_can_be_read_where_its_class_is(memory: Memory) -> None:
             assert type(one.value("a", "thing")) is type(thing)
 
 
-def test_what_is_unreadable_can_be_replaced(memory: Memory) -> None:
+def test_an_unreadable_value_can_be_replaced(memory: Memory) -> None:
     table = with_unreadable(memory)
     table.update("a", {"after": 3})
     assert dict(table.entry("a").items()) == {"before": 1, "after": 3}
@@ -120,7 +120,7 @@ def test_what_is_unreadable_can_be_replaced(memory: Memory) -> None:
     assert list(table.entry("a").items()) == [("before", 1), ("thing", 4), ("after", 3)]
 
 
-def test_what_is_unreadable_can_be_removed(memory: Memory) -> None:
+def test_an_unreadable_value_can_be_removed(memory: Memory) -> None:
     table = with_unreadable(memory)
     table.discard("a", "thing")
     assert table.entry("a") == {"before": 1, "after": [2]}
@@ -129,7 +129,7 @@ def test_what_is_unreadable_can_be_removed(memory: Memory) -> None:
     assert table.names() == []
 
 
-def test_a_part_is_over_what_is_unreadable(memory: Memory) -> None:
+def test_a_staged_value_hides_an_unreadable_one(memory: Memory) -> None:
     table = with_unreadable(memory)
     table.update("a", {"pid": 6})
     table.update("a", {"thing": 5}, 7)
@@ -138,7 +138,7 @@ def test_a_part_is_over_what_is_unreadable(memory: Memory) -> None:
     assert type(table.entry("a")) is PartialEntry
 
 
-def test_what_is_unreadable_is_over_the_entry(memory: Memory) -> None:
+def test_an_unreadable_staged_value_hides_that_of_the_entry(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": 6, "thing": 1})
     with at_hand() as thing:
@@ -153,7 +153,7 @@ def test_what_is_unreadable_is_over_the_entry(memory: Memory) -> None:
         table.value("a", "thing", 7)
 
 
-def test_what_is_unreadable_is_handed_over(memory: Memory) -> None:
+def test_an_unreadable_value_is_handed_over(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": 6, "thing": 1})
     with at_hand() as thing:
@@ -164,7 +164,7 @@ def test_what_is_unreadable_is_handed_over(memory: Memory) -> None:
         assert table.entry("a").keys() == {"pid", "thing"}
 
 
-def test_an_owner_that_is_unreadable_is_another(memory: Memory) -> None:
+def test_an_unreadable_owner_counts_as_another_process(memory: Memory) -> None:
     table = memory.table()
     with at_hand() as thing:
         table.put("a", {"pid": thing})
@@ -174,7 +174,7 @@ def test_an_owner_that_is_unreadable_is_another(memory: Memory) -> None:
     assert dict(table.entry("a", 7).items()) == {"x": 1}
 
 
-def test_a_key_that_is_unreadable_is_kept(memory: Memory) -> None:
+def test_an_unreadable_key_is_kept(memory: Memory) -> None:
     table = memory.table()
     with at_hand() as thing:
         table.put("a", {"x": 1, thing: 2})
@@ -188,7 +188,7 @@ def test_a_key_that_is_unreadable_is_kept(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
-def test_what_is_no_exception_passes(memory: Memory, error: type[BaseException]) -> None:
+def test_interrupts_during_unpickling_are_raised(memory: Memory, error: type[BaseException]) -> None:
     def fail() -> None:
         raise error
 
@@ -206,7 +206,7 @@ def test_what_is_no_exception_passes(memory: Memory, error: type[BaseException])
 @pytest.mark.parametrize(
     "error", [KeyError, RecursionError, MemoryError, StopIteration, AttributeError, SystemExit]
 )
-def test_any_exception_is_unreadable(memory: Memory, error: type[BaseException]) -> None:
+def test_any_exception_makes_a_value_unreadable(memory: Memory, error: type[BaseException]) -> None:
     def fail() -> None:
         raise error("as it likes")
 
@@ -243,7 +243,7 @@ def test_foreign_code_may_use_the_table(memory: Memory, moment: str) -> None:
     assert memory.table().entry("a").keys() == {"acting", "while", Key()}
 
 
-def test_what_is_not_asked_for_is_not_unpickled(memory: Memory) -> None:
+def test_only_requested_keys_are_unpickled(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"acting": Acting(), "x": 1, "pid": 6})
     acts["unpickled"] = lambda: pytest.fail("it was unpickled")
@@ -261,7 +261,7 @@ def test_what_is_not_asked_for_is_not_unpickled(memory: Memory) -> None:
     assert table.names() == table.changes() == ["a"]
 
 
-def test_some_of_the_keys(memory: Memory) -> None:
+def test_some_returns_the_requested_keys(memory: Memory) -> None:
     table = with_unreadable(memory)
     table.update("a", {"x": 1, "pid": 6})
     table.update("a", {"mine": 2}, 7)
@@ -274,7 +274,7 @@ def test_some_of_the_keys(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize("moment", ["hashed", "compared"])
-def test_a_key_that_cannot_be_a_key_here_hides_no_other(memory: Memory, moment: str) -> None:
+def test_a_key_that_raises_does_not_hide_other_keys(memory: Memory, moment: str) -> None:
     table = memory.table()
     table.put("a", {Key(): 1, "x": 2})
     table.put("b", {7: 3, Key(): 4, "x": 5})
@@ -289,7 +289,7 @@ def test_a_key_that_cannot_be_a_key_here_hides_no_other(memory: Memory, moment: 
     assert table.entries() == {"a": {Key(): 1, "x": 2}, "b": {7: 3, Key(): 4, "x": 5}}
 
 
-def test_what_is_unreadable_is_not_lost_by_writing_the_entry_anew(memory: Memory) -> None:
+def test_an_unreadable_value_prevents_a_copy_of_the_entry(memory: Memory) -> None:
     table = with_unreadable(memory)
     entry = table.entry("a")
     assert set(entry) == {"before", "thing", "after"}

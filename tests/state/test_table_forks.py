@@ -61,7 +61,7 @@ def fork_as(pid: int, act: Callable[[], object]) -> None:
     pytest.skip(f"{pid} is somebody's")
 
 
-def test_parts_of_the_dead_are_dropped(memory: Memory, children: Children) -> None:
+def test_staged_entries_of_exited_processes_are_dropped(memory: Memory, children: Children) -> None:
     table = memory.table()
     table.put("a", {"pid": os.getpid()})
 
@@ -78,7 +78,9 @@ def test_parts_of_the_dead_are_dropped(memory: Memory, children: Children) -> No
     assert table.entry("a") == {"pid": os.getpid()}
 
 
-def test_parts_of_the_living_are_kept(memory: Memory, children: Children, gate: tuple[int, int]) -> None:
+def test_staged_entries_of_running_processes_are_kept(
+    memory: Memory, children: Children, gate: tuple[int, int]
+) -> None:
     table = memory.table()
     table.put("a", {"pid": os.getpid()})
     done, doing = os.pipe()
@@ -98,7 +100,7 @@ def test_parts_of_the_living_are_kept(memory: Memory, children: Children, gate: 
     os.close(doing)
 
 
-def test_a_part_is_not_that_of_the_next_one_with_its_pid(memory: Memory, reused: int) -> None:
+def test_a_staged_entry_is_not_reused_by_a_process_with_the_same_pid(memory: Memory, reused: int) -> None:
     table = memory.table()
     table.put("a", {"pid": os.getpid(), "x": "visible"})
     fork_as(reused, lambda: table.update("a", {"x": "old", "old": True}, reused))
@@ -139,7 +141,7 @@ def until_the_clock_ticks() -> None:
         pass
 
 
-def test_a_fork_with_the_pid_of_an_ancestor_has_a_writer_of_its_own(
+def test_a_fork_with_the_pid_of_an_ancestor_has_its_own_writer(
     memory: Memory, reused: int, gate: tuple[int, int], answer: tuple[int, int]
 ) -> None:
     """Otherwise it would fill blocks that belong to another process by now."""

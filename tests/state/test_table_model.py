@@ -68,7 +68,7 @@ def call(table: Any, what: str, name: str, pid: int, key: Any, pairs: dict[Any, 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.integers(0, 1), operations), max_size=30))
-def test_it_is_a_dict_of_dicts(core: ModuleType, steps: list[tuple[int, tuple[Any, ...]]]) -> None:
+def test_the_table_equals_a_dict_of_dicts(core: ModuleType, steps: list[tuple[int, tuple[Any, ...]]]) -> None:
     with Memory(core, 4 * MEBIBYTE) as memory:
         tables, main, model = [memory.table(), memory.table()], memory.table(), Model()
         touched: set[str] = set()

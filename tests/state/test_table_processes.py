@@ -68,7 +68,9 @@ def shared(table: Any) -> None:
 
 @pytest.mark.parametrize("sizes", [[1], [1, 500, 3, 20_000]])
 @pytest.mark.parametrize("anew", [False, True], ids=["inherited", "anew"])
-def test_no_change_is_lost(memory: Memory, children: Children, sizes: list[int], anew: bool) -> None:
+def test_concurrent_changes_are_all_kept(
+    memory: Memory, children: Children, sizes: list[int], anew: bool
+) -> None:
     table = memory.table()
     shared(table)
 
@@ -92,7 +94,7 @@ def test_no_change_is_lost(memory: Memory, children: Children, sizes: list[int],
     assert reader.entries() == memory.table().entries()
 
 
-def test_threads_share_a_table(memory: Memory) -> None:
+def test_threads_can_share_a_table(memory: Memory) -> None:
     table = memory.table()
     shared(table)
     hook = threading.excepthook
@@ -101,7 +103,7 @@ def test_threads_share_a_table(memory: Memory) -> None:
     assert table.entry("counts") == {f"t{number}": ROUNDS for number in range(4)}
 
 
-def test_entries_come_and_go(memory: Memory, children: Children) -> None:
+def test_entries_can_be_added_and_removed_concurrently(memory: Memory, children: Children) -> None:
     table = memory.table()
 
     def child(seed: int) -> None:
@@ -132,7 +134,7 @@ def kill_somewhere(children: Children, pid: int, table: Any, key: str, least: in
 
 
 @pytest.mark.parametrize("sizes", [[1, 2], [1, 500, 3, 20_000]])
-def test_writers_that_are_killed(memory: Memory, children: Children, sizes: list[int]) -> None:
+def test_killed_writers_leave_whole_entries(memory: Memory, children: Children, sizes: list[int]) -> None:
     table = memory.table()
     shared(table)
     choose = random.Random(23)
@@ -156,7 +158,7 @@ def test_writers_that_are_killed(memory: Memory, children: Children, sizes: list
     assert table.entry("shared").keys() == {"a", "b", "steady"}
 
 
-def test_a_writer_is_killed_while_its_child_lives(
+def test_a_killed_writer_with_a_running_child_blocks_no_writes(
     memory: Memory, children: Children, gate: tuple[int, int]
 ) -> None:
     table = memory.table()
@@ -180,7 +182,7 @@ def test_a_writer_is_killed_while_its_child_lives(
     os.close(writing)
 
 
-def test_a_fork_in_the_middle_of_it(memory: Memory, children: Children) -> None:
+def test_a_fork_during_writes_of_threads_can_write(memory: Memory, children: Children) -> None:
     table = memory.table()
     shared(table)
     done = threading.Event()
@@ -207,7 +209,7 @@ def test_a_fork_in_the_middle_of_it(memory: Memory, children: Children) -> None:
     assert sorted(table.entry("counts").values()) == sorted(pids)
 
 
-def test_a_signal_handler_may_use_it_at_any_time(memory: Memory, children: Children) -> None:
+def test_a_signal_handler_may_use_the_table_at_any_time(memory: Memory, children: Children) -> None:
     """Two signals, so that each comes within the handler of the other as well; of each there is one at a
     time.
 
@@ -259,7 +261,7 @@ def test_a_signal_handler_may_use_it_at_any_time(memory: Memory, children: Child
         assert counts["stoppable"] and counts["stopping"]
 
 
-def test_room_is_given_back_by_the_dead(core: ModuleType, children: Children) -> None:
+def test_room_of_killed_processes_is_reclaimed(core: ModuleType, children: Children) -> None:
     with Memory(core, 4 * MEBIBYTE) as memory:
         table = memory.table()
         first = len(fill(table, b"f" * 3000))
@@ -288,7 +290,7 @@ def test_room_is_given_back_by_the_dead(core: ModuleType, children: Children) ->
             os.close(writing)
 
 
-def test_who_cannot_say_when_it_began_is_not_taken_for_dead(core: ModuleType, children: Children) -> None:
+def test_a_writer_without_free_descriptors_is_not_reclaimed(core: ModuleType, children: Children) -> None:
     """It has no descriptor left to read the start time with, and writes all the same."""
     with Memory(core, 8 * MEBIBYTE) as memory:
         table = memory.table()
@@ -322,7 +324,7 @@ def test_who_cannot_say_when_it_began_is_not_taken_for_dead(core: ModuleType, ch
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up privileges")
-def test_who_gives_up_its_privileges_goes_on(memory: Memory, children: Children) -> None:
+def test_a_process_that_drops_its_privileges_can_write(memory: Memory, children: Children) -> None:
     table = memory.table()
     shared(table)
 
@@ -354,7 +356,7 @@ def run(core: ModuleType, memory: Memory, code: str) -> str:
     return done.stdout
 
 
-def test_a_process_that_was_given_the_descriptors(core: ModuleType, memory: Memory) -> None:
+def test_a_process_with_inherited_descriptors_can_use_the_table(core: ModuleType, memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"x": [1], 2: None})
     table.arm()
@@ -368,7 +370,7 @@ def test_a_process_that_was_given_the_descriptors(core: ModuleType, memory: Memo
     assert table.changes() == ["b"]
 
 
-def test_there_is_room_for_the_numbers_of_all_that_live(core: ModuleType, memory: Memory) -> None:
+def test_room_for_numbers_of_exited_processes_is_reused(core: ModuleType, memory: Memory) -> None:
     table = memory.table()
     table.beat(7)
     code = """

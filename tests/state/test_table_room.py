@@ -11,7 +11,7 @@ from support.tables import MEBIBYTE, Memory, fill
 pytestmark = pytest.mark.native
 
 
-def test_many_entries(memory: Memory) -> None:
+def test_holds_thousands_of_entries(memory: Memory) -> None:
     table = memory.table()
     wanted = {f"entry-{number}": {"number": number, "text": "x" * (number % 50)} for number in range(4096)}
     for name, entry in wanted.items():
@@ -25,7 +25,7 @@ def test_many_entries(memory: Memory) -> None:
     assert other.names() == list(wanted)[1::2]
 
 
-def test_many_keys(memory: Memory) -> None:
+def test_holds_thousands_of_keys(memory: Memory) -> None:
     table = memory.table()
     wanted = {f"key-{number}": number for number in range(2000)}
     table.put("a", wanted)
@@ -41,7 +41,7 @@ def small(core: ModuleType) -> Iterator[Memory]:
 
 
 @pytest.mark.parametrize("size", [1000, 20_000, 200_000])
-def test_what_there_is_no_room_for(small: Memory, size: int) -> None:
+def test_a_change_without_room_raises_and_changes_nothing(small: Memory, size: int) -> None:
     table = small.table()
     table.put("first", {"x": 1, 2: 3})
     names = fill(table, b"f" * size)
@@ -59,7 +59,7 @@ def test_what_there_is_no_room_for(small: Memory, size: int) -> None:
         assert one.entry("first") == {"x": 1, 2: 3}
 
 
-def test_a_process_can_start_where_there_is_no_room(small: Memory) -> None:
+def test_a_process_can_start_in_a_full_table(small: Memory) -> None:
     table, newcomer = small.table(), small.table()
     fill(table, b"f" * 1000)
     newcomer.put("new", {"server": True})
@@ -71,7 +71,7 @@ def test_a_process_can_start_where_there_is_no_room(small: Memory) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 20_000, 200_000])
-def test_room_is_given_back(small: Memory, size: int) -> None:
+def test_room_of_removed_entries_is_reused(small: Memory, size: int) -> None:
     table, other = small.table(), small.table()
     first = fill(table, b"f" * size)
     for _ in range(3):
@@ -87,7 +87,7 @@ def test_room_is_given_back(small: Memory, size: int) -> None:
     assert other.entry(first[0]) == {"value": b"g" * size, "more": b"h" * size}
 
 
-def test_a_change_takes_no_room_for_long(small: Memory) -> None:
+def test_room_of_replaced_values_is_reused(small: Memory) -> None:
     table = small.table()
     table.put("a", {"kept": b"k" * 100_000})
     for number in range(5000):

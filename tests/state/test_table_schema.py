@@ -1,4 +1,4 @@
-"""The keys with a meaning are those that a table was opened with; it knows none by itself."""
+"""The keys with a meaning come from the schema that a table was opened with."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_essential_keys_find_space_in_a_full_table(core: ModuleType, memory: Mem
     assert table.entry("next") == {"role": 1}
 
 
-def test_a_flag_that_the_table_does_not_have_is_refused(core: ModuleType, memory: Memory) -> None:
+def test_an_unknown_flag_is_refused(core: ModuleType, memory: Memory) -> None:
     table = opened(core, memory)
     with pytest.raises(TypeError, match="no flag 'idle'"):
         table.flag(stoppable=True, idle=True)
@@ -76,13 +76,13 @@ def test_the_number_of_flags_is_limited(core: ModuleType, memory: Memory) -> Non
     assert [name for name, is_set in table.entry("a").items() if is_set is True] == [names[62]]
 
 
-def test_each_part_of_the_schema_has_to_be_named(core: ModuleType, memory: Memory) -> None:
+def test_each_part_of_the_schema_is_required(core: ModuleType, memory: Memory) -> None:
     for part in SCHEMA:
         with pytest.raises(TypeError, match=part):
             core.Table(memory.fd, memory.wake, **{name: SCHEMA[name] for name in SCHEMA if name != part})
 
 
-def test_the_lists_are_those_of_the_schema() -> None:
+def test_the_lists_of_keys_match_the_schema() -> None:
     names = [key.name for key in schema.SCHEMA]
     assert len(set(names)) == len(names)
     assert set(schema.NUMBERS) == {schema.LAST_BEAT, schema.REQUESTS, *schema.FLAGS}

@@ -1,4 +1,4 @@
-"""``Table``: foreign writes to its memory are an error of a read, never the end of a process."""
+"""``Table``: foreign writes to its memory cause an error on a read, and never end a process."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def in_a_child(children: Children, act: Any, *args: Any) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5, 200])
-def test_words_are_overwritten(core: ModuleType, children: Children, count: int) -> None:
+def test_overwritten_words_end_no_process(core: ModuleType, children: Children, count: int) -> None:
     def rounds() -> None:
         choose = random.Random(SEED + count)
         for _ in range(30):
@@ -129,7 +129,7 @@ def reads_rightly(table: Any) -> None:
 
 
 @pytest.mark.parametrize("has_magic", [True, False])
-def test_random_bytes(core: ModuleType, children: Children, has_magic: bool) -> None:
+def test_random_bytes_end_no_process(core: ModuleType, children: Children, has_magic: bool) -> None:
     def rounds() -> None:
         choose = random.Random(SEED)
         with Memory(core, 4 * MEBIBYTE) as memory:
@@ -152,7 +152,7 @@ def test_random_bytes(core: ModuleType, children: Children, has_magic: bool) -> 
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_it_is_an_error_of_that_read(memory: Memory, name: str) -> None:
+def test_damage_is_an_error_on_a_read_of_its_entry(memory: Memory, name: str) -> None:
     table, other = memory.table(), memory.table()
     for one, entry in ENTRIES.items():
         table.put(one, entry)
@@ -187,7 +187,7 @@ def test_it_is_an_error_of_that_read(memory: Memory, name: str) -> None:
     assert set(other.entries()) == set(ENTRIES)
 
 
-def test_it_cannot_be_made_shorter_or_longer() -> None:
+def test_the_memory_cannot_be_resized() -> None:
     state = SharedState()
     memory: int = state._memory
     for size in (0, 4096, 2 << 30):

@@ -19,7 +19,7 @@ NUMBERS = ["last_beat", "requests", "stoppable", "stopping"]
 
 
 @pytest.mark.parametrize("entry", [{}, {"state": "x"}, {"pid": OLD}])
-def test_an_entry_of_nobody_or_ones_own_has_no_parts(memory: Memory, entry: dict[str, Any]) -> None:
+def test_writes_to_an_own_entry_are_not_staged(memory: Memory, entry: dict[str, Any]) -> None:
     table = memory.table()
     table.put("a", entry)
     table.update("a", {"state": "y", "more": 1}, OLD)
@@ -35,7 +35,7 @@ def test_an_entry_of_nobody_or_ones_own_has_no_parts(memory: Memory, entry: dict
 
 
 @pytest.mark.parametrize("owner", [OLD, None, 0, "x"])
-def test_what_is_written_of_anothers_entry_is_kept_apart(memory: Memory, owner: Any) -> None:
+def test_writes_to_an_entry_of_another_process_are_staged(memory: Memory, owner: Any) -> None:
     table, other = memory.table(), memory.table()
     table.put("a", {"pid": owner, "state": "x", "kept": [1]})
     table.update("a", {"state": "y", "more": 1}, NEW)
@@ -60,7 +60,7 @@ def test_what_is_written_of_anothers_entry_is_kept_apart(memory: Memory, owner: 
         assert one.names() == ["a"]
 
 
-def test_processes_have_parts_of_their_own(memory: Memory) -> None:
+def test_each_process_has_its_own_staged_entry(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD})
     for pid in (NEW, NEW + 1, 1):
@@ -69,7 +69,7 @@ def test_processes_have_parts_of_their_own(memory: Memory) -> None:
     assert table.entry("a") == {"pid": OLD}
 
 
-def test_what_is_handed_out_of_a_part_is_the_callers_own(memory: Memory) -> None:
+def test_returned_staged_entries_are_copies(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD})
     table.update("a", {"list": [1]}, NEW)
@@ -81,7 +81,7 @@ def test_what_is_handed_out_of_a_part_is_the_callers_own(memory: Memory) -> None
     assert table.staged("a", NEW) == {"list": [1]}
 
 
-def test_a_key_is_discarded_from_the_part_alone(memory: Memory) -> None:
+def test_a_key_is_discarded_only_from_the_staged_entry(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD, "state": "x"})
     for _ in range(2):
@@ -95,7 +95,7 @@ def test_a_key_is_discarded_from_the_part_alone(memory: Memory) -> None:
     assert table.entry("a") == {"pid": OLD, "state": "x"}
 
 
-def test_put_leaves_parts_alone(memory: Memory) -> None:
+def test_put_keeps_staged_entries(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD})
     table.update("a", {"state": "y"}, NEW)
@@ -106,7 +106,7 @@ def test_put_leaves_parts_alone(memory: Memory) -> None:
     assert table.staged("a", NEW) == {"state": "y"}
 
 
-def test_an_entry_is_removed_with_its_parts(memory: Memory) -> None:
+def test_an_entry_is_removed_with_its_staged_entries(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD})
     table.update("a", {"state": "y"}, NEW)
@@ -117,7 +117,7 @@ def test_an_entry_is_removed_with_its_parts(memory: Memory) -> None:
     assert table.entry("a", NEW) == {"pid": OLD}
 
 
-def test_an_entry_is_handed_over(memory: Memory) -> None:
+def test_a_handover_merges_the_staged_entry(memory: Memory) -> None:
     table, other = memory.table(), memory.table()
     table.put("a", {"pid": OLD, "state": "x", "starts": 1, "old": True})
     table.update("a", {"state": "y", "new": True}, NEW)
@@ -135,14 +135,14 @@ def test_an_entry_is_handed_over(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"state": "y"}])
-def test_an_entry_is_handed_over_without_a_part(memory: Memory, changes: dict[str, Any]) -> None:
+def test_a_handover_without_a_staged_entry(memory: Memory, changes: dict[str, Any]) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD, "state": "x"})
     table.hand_over("a", NEW, changes)
     assert table.entry("a") == {"pid": OLD, "state": "x"} | changes
 
 
-def test_a_part_is_dropped(memory: Memory) -> None:
+def test_a_staged_entry_is_dropped(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD, "state": "x"})
     for pid in (NEW, NEW + 1):
@@ -153,7 +153,7 @@ def test_a_part_is_dropped(memory: Memory) -> None:
     assert table.staged("a", NEW + 1) == {"state": NEW + 1}
 
 
-def test_there_need_not_be_a_part(memory: Memory) -> None:
+def test_a_missing_staged_entry_is_no_error(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD})
     for name in ("a", "b"):
@@ -162,7 +162,7 @@ def test_there_need_not_be_a_part(memory: Memory) -> None:
     assert table.entries() == {"a": {"pid": OLD}}
 
 
-def test_nobody_writes_apart(memory: Memory) -> None:
+def test_writes_without_a_pid_are_not_staged(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD})
     table.update("a", {"state": "x"}, 0)
@@ -172,7 +172,7 @@ def test_nobody_writes_apart(memory: Memory) -> None:
     assert table.entry("a") == {"pid": OLD, "state": "x", "more": 1}
 
 
-def test_keys_that_are_equal_are_one_in_a_part_as_well(memory: Memory) -> None:
+def test_equal_keys_of_entry_and_staged_entry_are_one_key(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": OLD, 1: "x", (1, "a"): "x"})
     table.update("a", {True: "y", (1, "".join("a")): "y", 2: "z"}, NEW)
@@ -181,7 +181,7 @@ def test_keys_that_are_equal_are_one_in_a_part_as_well(memory: Memory) -> None:
     assert table.entry("a") == {"pid": OLD, 1: "y", (1, "a"): "y", 2: "z"}
 
 
-def test_numbers_appear_with_the_first_of_them(memory: Memory) -> None:
+def test_the_first_beat_adds_all_numbers(memory: Memory) -> None:
     table, other = memory.table(), memory.table()
     table.put("a", {"pid": ME, "state": "x"})
     table.update("a", {"state": "y"}, ME)
@@ -203,14 +203,14 @@ def test_numbers_appear_with_the_first_of_them(memory: Memory) -> None:
         assert [one.value("a", key) for key in NUMBERS] == [entry[key] for key in NUMBERS]
 
 
-def test_flags_are_no_beat(memory: Memory) -> None:
+def test_flags_set_no_beat(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": ME})
     table.flag(stopping=True)
     assert table.entry("a") == {"pid": ME, "requests": 0, "stoppable": False, "stopping": True}
 
 
-def test_flags_are_set_cleared_and_left_as_they_are(memory: Memory) -> None:
+def test_flags_are_set_cleared_or_kept(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"pid": ME})
     for flags, wanted in (
@@ -236,7 +236,7 @@ def test_requests_are_counted(memory: Memory) -> None:
     assert beats == sorted(beats)
 
 
-def test_there_are_no_fewer_requests(memory: Memory) -> None:
+def test_a_negative_count_is_refused(memory: Memory) -> None:
     table = memory.table()
     with pytest.raises(OverflowError):
         table.beat(-1)
@@ -253,7 +253,7 @@ def test_threads_lose_no_requests(memory: Memory) -> None:
     assert table.value("a", "requests") == 4000
 
 
-def test_numbers_are_over_what_is_kept_under_their_keys(memory: Memory) -> None:
+def test_numbers_hide_values_under_their_keys(memory: Memory) -> None:
     table = memory.table()
     table.put("a", {"requests": "kept", "pid": ME})
     assert table.entry("a") == {"requests": "kept", "pid": ME}
@@ -263,7 +263,7 @@ def test_numbers_are_over_what_is_kept_under_their_keys(memory: Memory) -> None:
     assert table.entry("a") == {"requests": "kept", "pid": NEW}
 
 
-def test_numbers_are_those_of_the_process_that_is_seen(memory: Memory, children: Children) -> None:
+def test_numbers_belong_to_the_process_of_the_entry(memory: Memory, children: Children) -> None:
     table = memory.table()
     table.put("a", {"pid": ME})
     table.beat(1)
@@ -279,7 +279,7 @@ def test_numbers_are_those_of_the_process_that_is_seen(memory: Memory, children:
     assert table.entry("a", pid)["requests"] == table.value("a", "requests", pid) == 2
 
 
-def test_numbers_are_each_processs_own(memory: Memory, children: Children) -> None:
+def test_each_process_has_its_own_numbers(memory: Memory, children: Children) -> None:
     table = memory.table()
     table.beat(100)
 
@@ -297,7 +297,7 @@ def test_numbers_are_each_processs_own(memory: Memory, children: Children) -> No
     assert found == [*((2 * number, number % 2 == 0) for number in range(10)), (100, False)]
 
 
-def test_numbers_are_gone_when_the_process_is_buried(memory: Memory, children: Children) -> None:
+def test_numbers_are_removed_when_the_process_is_reclaimed(memory: Memory, children: Children) -> None:
     table = memory.table()
     pid = children.fork(table.beat, 3)
     assert children.reap(pid) == 0

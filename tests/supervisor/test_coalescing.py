@@ -16,7 +16,7 @@ ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
 pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 
-class TestAllAtOnce:
+class TestCommandsInOneWait:
     """Several commands that the loop receives in one wait."""
 
     def at_once(self, house: House, *messages: str) -> None:
@@ -24,7 +24,9 @@ class TestAllAtOnce:
             lambda: house.manager._loop.do(lambda: [house.send(message) for message in messages] and None)
         )
 
-    def test_two_restarts(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_several_restarts_leave_the_server_usable(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -37,7 +39,7 @@ class TestAllAtOnce:
         house.run(act)
         assert errors(caplog) == []
 
-    def test_with_different_files(self, tmp_path: Path) -> None:
+    def test_restarts_with_different_files_become_one(self, tmp_path: Path) -> None:
         """They are one restart, with the files of all."""
         house = House(tmp_path, "shows_its_birth")
 
@@ -55,7 +57,9 @@ class TestAllAtOnce:
             {"RELOADED_FILES": "a,b,c"},
         ]
 
-    def test_a_new_server_is_restarted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_server_added_in_the_same_wait_is_restarted(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
         threads: list[str] = []
 
@@ -81,7 +85,9 @@ class TestAllAtOnce:
         assert threads == []
         assert errors(caplog) == []
 
-    def test_up_and_down(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_scaling_up_and_down_in_one_wait_leaves_one_server(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
 
         def act() -> None:

@@ -76,11 +76,11 @@ def of(
         ([of("a"), of("a"), GONE, TORN], [of("a"), GONE, TORN]),
     ],
 )
-def test_equal_restarts_become_one(events: list[Any], expected: list[Any]) -> None:
+def test_equal_restarts_are_merged(events: list[Any], expected: list[Any]) -> None:
     assert coalesce(events) == expected
 
 
-def test_what_is_opaque_is_not_loaded_yet() -> None:
+def test_coalescing_does_not_unpickle_commands() -> None:
     opaque = Received(Opaque(pickle.dumps(Loading())))
     assert coalesce([of("a"), of("a"), opaque, of("a")]) == [of("a"), opaque, of("a")]
     assert not Loading.done
@@ -117,7 +117,7 @@ def obeying(waiting: Any) -> Commands:
     return Commands(waiting, waiting, waiting.name_of, lambda: False)
 
 
-def test_a_pickle_is_loaded_when_its_turn_comes(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_pickled_command_is_loaded_after_earlier_commands(caplog: pytest.LogCaptureFixture) -> None:
     """Code that runs when a command is unpickled runs after the earlier commands."""
     waiting: Any = Waiting()
     waiting.phase = ServerPhase.RUNNING
@@ -130,7 +130,7 @@ def test_a_pickle_is_loaded_when_its_turn_comes(caplog: pytest.LogCaptureFixture
     assert "Monitor received an invalid message" in message and "from process 7" in message
 
 
-class TestWhileTheServersStart:
+class TestDeferredCommands:
     TOO_MANY = (
         f"Monitor dropped a command from process 7: {DEFERRED} already wait until the servers have started."
     )
@@ -145,13 +145,15 @@ class TestWhileTheServersStart:
         assert not commands.take_deferred()
         return deferred
 
-    def test_any_number_of_equal_restarts_is_one(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_equal_restarts_count_as_one(self, caplog: pytest.LogCaptureFixture) -> None:
         names = ["a", "b", "c", "d", "e"]
         assert self.deferred([of(name) for name in names * DEFERRED]) == [of(*names)]
         assert not errors(caplog)
 
     @pytest.mark.parametrize("differ", ["names", "files"])
-    def test_there_is_an_end_to_others(self, differ: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_distinct_commands_over_the_limit_are_dropped(
+        self, differ: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         numbers = [str(number) for number in range(DEFERRED + 2)]
         if differ == "files":
             deferred = self.deferred([of(files=number, sender=7) for number in numbers])
@@ -162,7 +164,9 @@ class TestWhileTheServersStart:
             assert deferred == [of(*numbers[: DEFERRED - 1], sender=7)]
         assert errors(caplog) == [self.TOO_MANY] * (2 if differ == "files" else 3)
 
-    def test_what_changes_nothing_is_no_burden(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_duplicate_restart_over_the_limit_is_not_reported(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         numbers = [of(files=str(number), sender=7) for number in range(DEFERRED)]
         again = [*numbers, numbers[0], of(files="another", sender=7), numbers[-1]]
         assert self.deferred(again) == numbers
@@ -193,7 +197,7 @@ class TestRefusals:
             ),
         ],
     )
-    def test_is_one_line(
+    def test_a_refusal_is_one_log_line(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, command: Any, line: str
     ) -> None:
         house = House(tmp_path)
@@ -208,7 +212,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("error", [ValueError, TypeError, UnicodeError])
     @pytest.mark.parametrize("verb", ["restart", "manage"])
-    def test_a_fault_of_other_code_has_its_traceback(
+    def test_an_error_of_other_code_is_logged_with_a_traceback(
         self, verb: str, error: type[Exception], caplog: pytest.LogCaptureFixture
     ) -> None:
         """The arguments of a process bring code of their own, which runs when they are pickled."""
@@ -228,7 +232,7 @@ class TestRefusals:
 
 @pytest.mark.usefixtures("main_is_heard")
 class TestFlood:
-    def test_a_burst_of_restarts_is_one(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_burst_of_restarts_is_merged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path)
         calls: list[Any] = []
         restart = house.manager.restart
@@ -250,7 +254,7 @@ class TestFlood:
         house.run(act)
         assert calls == [["Sanic-Server-0-0", "nobody", "no one"]]
 
-    def test_an_exit_does_not_wait_for_what_is_left_to_do(
+    def test_an_exit_is_handled_before_the_remaining_commands(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, number=2)
@@ -283,7 +287,7 @@ class TestFlood:
         assert [text for text in order if text.startswith("restart")] == [f"restart {n}" for n in range(20)]
 
     @pytest.mark.parametrize("message", ["", "__SCALE__:", "__SCALE__:-1", b"torn", ["x"]])
-    def test_nonsense_is_told_in_part(
+    def test_log_lines_about_malformed_messages_are_throttled(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, message: Any
     ) -> None:
         house = House(tmp_path)
@@ -308,7 +312,7 @@ class TestFlood:
 
         house.run(act)
 
-    def test_it_hides_neither_an_exit_nor_a_signal(
+    def test_a_flood_delays_neither_an_exit_nor_a_signal(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, number=2)

@@ -65,7 +65,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
     ],
 )
 class TestEachCall:
-    def test_at_the_first_start(
+    def test_a_refused_first_start_is_retried(
         self,
         method: str,
         call: str,
@@ -87,7 +87,7 @@ class TestEachCall:
         assert len(lines) == 2
         assert all(os.strerror(number) in line and "could not be started" in line for line in lines)
 
-    def test_while_scaling(
+    def test_a_refused_start_while_scaling_is_retried(
         self,
         method: str,
         call: str,
@@ -110,7 +110,7 @@ class TestEachCall:
 
         house.run(act)
 
-    def test_while_managing(
+    def test_a_refused_start_of_a_managed_process_is_retried(
         self,
         method: str,
         call: str,
@@ -136,7 +136,7 @@ class TestEachCall:
         assert len(errors(caplog)) == 1
 
 
-def test_without_a_pidfd_it_starts(refusals: Refusals, tmp_path: Path) -> None:
+def test_a_server_starts_without_a_pidfd(refusals: Refusals, tmp_path: Path) -> None:
     """Its sentinel reports its exit."""
     house = House(tmp_path)
     refusals.of("os.pidfd_open", errno.EMFILE)
@@ -152,7 +152,7 @@ def test_without_a_pidfd_it_starts(refusals: Refusals, tmp_path: Path) -> None:
     house.run(act)
 
 
-def test_when_there_is_never_room_the_first_start_ends(
+def test_the_start_fails_if_every_fork_is_refused(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     house = House(tmp_path, "never_acks", number=2, max_consecutive_failures=3, backoff_initial=0.01)
@@ -166,7 +166,7 @@ def test_when_there_is_never_room_the_first_start_ends(
     assert "raise the limit of processes (ulimit -u, or pids.max of the cgroup)" in last
 
 
-def test_a_stop_is_obeyed_while_there_is_no_room(
+def test_a_stop_is_obeyed_while_starts_are_refused(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     house = House(tmp_path, backoff_initial=1000, backoff_max=1000)
@@ -183,7 +183,7 @@ def test_a_stop_is_obeyed_while_there_is_no_room(
     house.run(act)
 
 
-def test_one_that_is_given_up_is_left_alone(
+def test_a_failed_slot_is_not_retried_without_a_request(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The main process sleeps, and logs nothing more, until a request comes."""
@@ -207,7 +207,7 @@ def test_one_that_is_given_up_is_left_alone(
     assert [line for line in errors(caplog) if "impossible" in line] == []
 
 
-def test_scaling_goes_by_the_table(
+def test_scaling_down_removes_slots_without_a_process(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One of four servers runs: a scaling to two removes two that do not run."""
@@ -233,7 +233,9 @@ def test_scaling_goes_by_the_table(
     assert "Scaling aborted" in "\n".join(errors(caplog))
 
 
-def test_no_server_at_all_is_none_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_removal_of_the_last_server_ends_the_main_process(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House(tmp_path)
 
     def act() -> None:
@@ -262,7 +264,7 @@ def limit() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_with_any_number_of_descriptors_left(
+def test_starts_are_retried_with_few_free_descriptors(
     method: str, limit: Callable[[int], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Any call may find no descriptor: the start is tried again, none is lost, and a stop is obeyed."""
@@ -297,7 +299,7 @@ def test_with_any_number_of_descriptors_left(
     assert any("could not be started: [Errno 24]" in line for line in errors(caplog))
 
 
-def test_a_start_that_can_never_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_of_a_start_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error other than a lack of room is raised at once, and started processes are not left behind."""
     house = House(tmp_path, "never_acks", number=2)
     start = WorkerProcess.start
@@ -313,7 +315,7 @@ def test_a_start_that_can_never_be(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         house.run(stops=False)
 
 
-def test_a_successor_that_cannot_be_started_of_one_that_dies(
+def test_an_exit_during_a_refused_replacement_is_handled(
     refusals: Refusals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A worker exits in the turn in which it is to be replaced, and its successor cannot be started."""

@@ -43,7 +43,7 @@ def still_obeys(house: House) -> None:
 
 
 @pytest.mark.parametrize("proxied", [pytest.param(False, marks=pytest.mark.native), True])
-def test_the_old_one_leaves_when_the_new_one_is_ready(
+def test_the_previous_process_stops_when_the_new_one_is_ready(
     proxied: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     house = House(tmp_path, number=2, proxied=proxied)
@@ -92,7 +92,9 @@ def test_the_old_one_leaves_when_the_new_one_is_ready(
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_with_other_start_methods(method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_handover_with_other_start_methods(
+    method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House(tmp_path, method=method)
 
     def act() -> None:
@@ -107,11 +109,13 @@ def test_with_other_start_methods(method: str, tmp_path: Path, caplog: pytest.Lo
     assert errors(caplog) == []
 
 
-class TestTheNewcomerFails:
+class TestNewProcessFails:
     @pytest.mark.parametrize(
         ("plan", "how"), [("exits 3", "exited with code 3"), ("kills_itself 9", "was killed by SIGKILL")]
     )
-    def test_it_dies(self, plan: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_previous_process_stays_if_the_new_one_exits(
+        self, plan: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -129,7 +133,7 @@ class TestTheNewcomerFails:
         assert line.endswith(". Keeping the previous worker; rollout aborted.")
         assert [said.what for said in house.heard] == ["ready", "SIGINT"]
 
-    def test_it_dies_and_the_next_commands_are_obeyed(
+    def test_commands_are_obeyed_after_the_new_process_exits(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path)
@@ -145,7 +149,7 @@ class TestTheNewcomerFails:
         (line,) = errors(caplog)
         assert line.endswith(". Keeping the previous worker; rollout aborted.")
 
-    def test_it_takes_too_long(
+    def test_the_previous_process_stays_if_the_new_one_times_out(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         house = House(tmp_path)
@@ -167,7 +171,7 @@ class TestTheNewcomerFails:
         (line,) = errors(caplog)
         assert line.endswith(". Keeping the previous worker; rollout aborted.")
 
-    def test_it_takes_too_long_and_the_next_commands_are_obeyed(
+    def test_commands_are_obeyed_after_the_new_process_times_out(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         house = House(tmp_path)
@@ -186,7 +190,9 @@ class TestTheNewcomerFails:
         (line,) = errors(caplog)
         assert line.endswith(". Keeping the previous worker; rollout aborted.")
 
-    def test_after_its_predecessor(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_new_process_that_exits_after_the_previous_one_is_replaced(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -206,7 +212,9 @@ class TestTheNewcomerFails:
         assert "] was killed by SIGKILL before it was ready (" in errors(caplog)[1]
 
 
-def test_the_predecessor_dies_meanwhile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exit_of_the_previous_process_during_a_handover(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House(tmp_path)
 
     def act() -> None:
@@ -227,7 +235,9 @@ def test_the_predecessor_dies_meanwhile(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("plan", ["serves", "stubborn"])
-def test_a_second_one_during_the_first(plan: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_restart_replaces_the_starting_process(
+    plan: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House(tmp_path, graceful_timeout=0.3)
 
     def act() -> None:
@@ -250,7 +260,9 @@ def test_a_second_one_during_the_first(plan: str, tmp_path: Path, caplog: pytest
     assert len(errors(caplog)) == (plan == "stubborn")
 
 
-def test_shutdown_first_during_a_handover(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_shutdown_first_during_a_handover_stops_both_processes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House(tmp_path)
 
     def act() -> None:
@@ -269,7 +281,9 @@ def test_shutdown_first_during_a_handover(tmp_path: Path, caplog: pytest.LogCapt
     assert errors(caplog) == []
 
 
-def test_a_stop_during_a_handover_ends_both(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stop_during_a_handover_stops_both_processes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House(tmp_path, graceful_timeout=2)
 
     def act() -> None:
@@ -283,7 +297,7 @@ def test_a_stop_during_a_handover_ends_both(tmp_path: Path, caplog: pytest.LogCa
     assert errors(caplog) == []
 
 
-def test_a_second_signal_during_a_handover_kills_both(
+def test_a_second_signal_during_a_handover_kills_both_processes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     house = House(tmp_path, "stubborn")
@@ -303,7 +317,9 @@ def test_a_second_signal_during_a_handover_kills_both(
         wait_for_end(said.what)
 
 
-def test_scaling_down_during_a_handover(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_scaling_down_during_a_handover_stops_both_processes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House(tmp_path, number=2)
 
     def act() -> None:
@@ -322,7 +338,9 @@ def test_scaling_down_during_a_handover(tmp_path: Path, caplog: pytest.LogCaptur
     assert errors(caplog) == []
 
 
-def test_a_transient_process_that_is_no_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_transient_process_without_acks_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It sends no ack: the previous process is stopped when the new one has started."""
     house = House(tmp_path)
     (tmp_path / "other").write_text("never_acks")
@@ -345,7 +363,7 @@ def test_a_transient_process_that_is_no_server(tmp_path: Path, caplog: pytest.Lo
     assert errors(caplog) == []
 
 
-def test_who_has_left_holds_nothing_of_main(tmp_path: Path) -> None:
+def test_removed_servers_leak_no_descriptors(tmp_path: Path) -> None:
     """Scaling up and down without end must not use up the main process's descriptors."""
     house = House(tmp_path)
     counts: list[int] = []
@@ -366,7 +384,7 @@ def test_who_has_left_holds_nothing_of_main(tmp_path: Path) -> None:
     assert max(counts) - min(counts) < 3, counts
 
 
-def test_states_are_never_taken_for_those_of_the_predecessor(tmp_path: Path) -> None:
+def test_the_ack_of_the_previous_process_does_not_count_for_the_new_one(tmp_path: Path) -> None:
     """The new process is acked by its own write, not by the previous one's leftovers in the entry."""
     house = House(tmp_path)
 

@@ -36,7 +36,7 @@ FINAL = (ProcessState.TERMINATED, ProcessState.FAILED, ProcessState.COMPLETED)
 
 
 class Paper(FakeBase):
-    """A simulated process: after a stop it lives until the test lets it exit."""
+    """A simulated process: after a stop it runs until the test lets it exit."""
 
     made: list[FakeBase]
     breaks = ""
@@ -55,14 +55,14 @@ class Paper(FakeBase):
 
 
 class PaperChild(ChildProcess):
-    """It is killed on paper."""
+    """The supervisor's view of a simulated process, which it can kill."""
 
     def kill(self) -> None:
         self.base.terminated += 1
 
 
 class World(RuleBasedStateMachine):
-    """Some servers, one process that is none, and all events that can happen to them."""
+    """Some servers, one managed process, and all events that can happen to them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -362,5 +362,5 @@ class World(RuleBasedStateMachine):
         assert not self.lifecycle.operations
 
 
-TestWorld = World.TestCase
-TestWorld.settings = profile(max_examples=150, stateful_step_count=40, deadline=None)
+TestLifecycleModel = World.TestCase
+TestLifecycleModel.settings = profile(max_examples=150, stateful_step_count=40, deadline=None)

@@ -48,7 +48,9 @@ class Unshowable:
     ],
     ids=["name", "names", "text", "list", "repr", "no function", "too many", "not restartable"],
 )
-def test_a_command(message: Any, line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_command_with_long_texts_is_logged_in_one_short_line(
+    message: Any, line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "sanic.root")
     house = House(tmp_path)
 
@@ -62,7 +64,9 @@ def test_a_command(message: Any, line: str, tmp_path: Path, caplog: pytest.LogCa
     assert_short(caplog.messages)
 
 
-def test_a_reload_of_many_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reload_of_many_files_is_logged_in_short_lines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "sanic.root")
     house = House(tmp_path)
 
@@ -76,7 +80,9 @@ def test_a_reload_of_many_files(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert_short(caplog.messages)
 
 
-def test_a_managed_process_of_a_long_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_name_of_a_managed_process_is_shortened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "sanic.root")
     house = House(tmp_path)
     (tmp_path / "other").write_text("exits 3")
@@ -96,7 +102,9 @@ def test_a_managed_process_of_a_long_name(tmp_path: Path, caplog: pytest.LogCapt
     assert_short(caplog.messages)
 
 
-def test_an_error_of_an_application(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_error_of_an_application_is_shortened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     house = House(tmp_path)
 
     def act() -> None:

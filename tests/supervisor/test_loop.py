@@ -35,7 +35,9 @@ def frozen() -> bool:
 
 
 class TestCommands:
-    def test_a_restart(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_restart_replaces_one_server_or_all(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, number=2)
 
         def act() -> None:
@@ -56,7 +58,7 @@ class TestCommands:
         house.run(act)
         assert errors(caplog) == []
 
-    def test_the_files_reach_the_new_process(self, tmp_path: Path) -> None:
+    def test_the_new_process_receives_the_reloaded_files(self, tmp_path: Path) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -69,7 +71,7 @@ class TestCommands:
 
         house.run(act)
 
-    def test_a_child_of_the_loop_has_nothing_of_mains(self, tmp_path: Path) -> None:
+    def test_a_worker_inherits_nothing_of_the_main_process(self, tmp_path: Path) -> None:
         house = House(tmp_path, "shows_its_birth")
         files = {fd: targets.file_of(fd) for fd in (house._subscriber.fileno(), house._publisher.fileno())}
         house.kwargs["files"] = files
@@ -87,7 +89,7 @@ class TestCommands:
 
         house.run(act)
 
-    def test_scaling(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_scaling_up_and_down(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, number=2)
 
         def act() -> None:
@@ -111,7 +113,9 @@ class TestCommands:
         assert "Scaling from 2 to 4 workers" in caplog.messages
         assert "Scaling from 4 to 2 workers" in caplog.messages
 
-    def test_a_dead_one_goes_first(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_scaling_down_removes_a_failed_server_first(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, number=3)
 
         def act() -> None:
@@ -144,7 +148,7 @@ class TestCommands:
             ),
         ],
     )
-    def test_what_is_refused(
+    def test_a_command_beyond_the_limits_is_refused(
         self, message: Any, refused: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, max_workers=5)
@@ -174,7 +178,9 @@ class TestCommands:
         ],
         ids=lambda message: type(message).__name__,
     )
-    def test_what_is_no_command(self, message: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_message_that_is_no_command_is_logged(
+        self, message: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -188,7 +194,7 @@ class TestCommands:
         assert len(errors(caplog)) == 1
         assert house.heard[-1].what == "SIGINT"
 
-    def test_what_is_too_deep_to_be_shown(
+    def test_a_message_nested_too_deep_for_repr_is_logged(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also if each message is logged, as with --debug -vv."""
@@ -207,7 +213,7 @@ class TestCommands:
         house.run(act)
 
     @pytest.mark.parametrize("message", [None, "", 0, [], False, b""], ids=repr)
-    def test_what_is_falsy_ends_nothing(
+    def test_an_empty_message_is_ignored(
         self, message: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path)
@@ -221,7 +227,7 @@ class TestCommands:
         house.run(act)
         assert house.heard[-1].what == "SIGINT"
 
-    def test_what_is_no_message(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_data_that_is_no_frame_is_dropped(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -234,7 +240,9 @@ class TestCommands:
 
         house.run(act)
 
-    def test_the_sender_is_named(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_log_lines_name_the_sender_of_a_command(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -251,7 +259,9 @@ class TestCommands:
 
         house.run(act)
 
-    def test_managing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_managed_processes_are_started_and_removed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, max_workers=5)
         kwargs = {"journal": house.kwargs["journal"], "gate": house.kwargs["gate"], "a": 1}
 
@@ -281,7 +291,9 @@ class TestCommands:
         house.run(act)
         assert errors(caplog) == []
 
-    def test_managing_through_the_pipe(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_managing_through_the_control_channel(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -299,7 +311,9 @@ class TestCommands:
         assert not any(record.exc_info for record in caplog.records)
         assert house.heard[-1].what == "SIGINT"
 
-    def test_commands_wait_for_the_acks(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_commands_are_deferred_until_all_servers_acked(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, "acks_behind_the_gate")
 
         def act() -> None:
@@ -317,7 +331,7 @@ class TestCommands:
         house.run(act)
         assert "Scaling from 1 to 2 workers" in caplog.messages
 
-    def test_what_fails_ends_nothing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_command_that_raises_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """The loop calls a replaced verb, and accepts any result."""
         house = House(tmp_path)
 
@@ -337,7 +351,9 @@ class TestCommands:
         assert record.exc_info and str(record.exc_info[1]) == "not 2"
 
 
-def test_who_ends_with_a_stop_is_not_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exit_at_the_time_of_the_stop_is_no_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A signal that reaches all processes may end a worker before the main process has stopped it."""
     house = House(tmp_path)
 
@@ -357,7 +373,7 @@ def test_who_ends_with_a_stop_is_not_missed(tmp_path: Path, caplog: pytest.LogCa
     assert "Received signal SIGTERM. Shutting down." in caplog.messages
 
 
-def test_what_main_has_is_no_burden_while_it_serves(tmp_path: Path) -> None:
+def test_heap_is_frozen_while_the_loop_runs(tmp_path: Path) -> None:
     house = House(tmp_path)
     gc.unfreeze()
     assert not frozen()
@@ -365,10 +381,12 @@ def test_what_main_has_is_no_burden_while_it_serves(tmp_path: Path) -> None:
     assert not frozen()
 
 
-class TestVerbs:
+class TestCallsFromOtherThreads:
     """A call from another thread, while the loop runs."""
 
-    def test_are_handed_to_the_loop(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_calls_run_in_the_thread_of_the_loop(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
         threads: set[str] = set()
 
@@ -394,7 +412,7 @@ class TestVerbs:
         house.run(act, stops=False)
         assert errors(caplog) == []
 
-    def test_refuse_at_once(self, tmp_path: Path) -> None:
+    def test_invalid_arguments_raise_in_the_caller(self, tmp_path: Path) -> None:
         house = House(tmp_path, max_workers=2)
 
         def act() -> None:
@@ -408,7 +426,7 @@ class TestVerbs:
 
         house.run(act)
 
-    def test_that_fail_later_are_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_failures_in_the_loop_are_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path)
 
         def act() -> None:

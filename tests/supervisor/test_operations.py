@@ -33,7 +33,7 @@ def servers(house: House) -> dict[str, dict[str, object]]:
 class TestCanary:
     @pytest.mark.parametrize("message", [STOP_FIRST, START_FIRST, f"{ONE}:", "__ALL_PROCESSES__:app.py"])
     @pytest.mark.parametrize("number", [1, 2])
-    def test_broken_code_stops_nobody(
+    def test_broken_code_stops_no_server(
         self, number: int, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, number=number, max_surge=4)
@@ -57,7 +57,7 @@ class TestCanary:
         assert line.endswith(f". Keeping the previous worker; rollout aborted{others}.")
         assert ": SyntaxError: broken on purpose. " in line
 
-    def test_the_others_follow_in_the_order_that_was_asked_for(self, tmp_path: Path) -> None:
+    def test_the_servers_after_the_canary_use_the_requested_order(self, tmp_path: Path) -> None:
         house = House(tmp_path, number=2)
 
         def act() -> None:
@@ -76,7 +76,7 @@ class TestCanary:
         house.run(act)
 
     @pytest.mark.parametrize("settings", [{"canary": "off"}, {"reload_order": "SHUTDOWN_FIRST"}])
-    def test_none_if_the_operator_says_so(self, settings: dict[str, str], tmp_path: Path) -> None:
+    def test_settings_turn_the_canary_off(self, settings: dict[str, str], tmp_path: Path) -> None:
         house = House(tmp_path, number=2, **settings)
 
         def act() -> None:
@@ -90,7 +90,7 @@ class TestCanary:
 
         house.run(act)
 
-    def test_none_where_no_server_serves(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_no_canary_if_no_server_is_ready(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, number=2, backoff_initial=1000, backoff_max=1000)
 
         def act() -> None:
@@ -106,7 +106,7 @@ class TestCanary:
 
         house.run(act)
 
-    def test_an_address_in_use_is_no_broken_start(
+    def test_an_address_in_use_leads_to_a_restart_with_shutdown_first(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """An application that binds a port of its own: a second process of it cannot."""
@@ -127,7 +127,9 @@ class TestCanary:
 
 class TestOutcomes:
     @pytest.mark.parametrize("how", ["message", "signal", "verb"])
-    def test_of_a_restart(self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_finished_restart_is_reported(
+        self, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, number=3)
 
         def act() -> None:
@@ -144,7 +146,9 @@ class TestOutcomes:
         (line,) = [line for line in caplog.messages if line.startswith("Restart ")]
         assert re.fullmatch(r"Restart finished: 3 of 3 workers replaced in \d+\.\d s\.", line)
 
-    def test_of_a_restart_that_fails_half_way(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_restart_that_fails_half_way_is_reported(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, "acks_behind_the_gate", number=3)
 
         def act() -> None:
@@ -160,7 +164,7 @@ class TestOutcomes:
 
         house.run(act)
 
-    def test_of_a_restart_that_a_stop_cuts_short(
+    def test_a_restart_aborted_by_a_stop_is_reported(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, number=2)
@@ -175,7 +179,7 @@ class TestOutcomes:
         assert "Restart aborted, 0 of 2 workers replaced: the server is stopping." in caplog.messages
         assert errors(caplog) == []
 
-    def test_of_a_scaling(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_finished_scaling_is_reported(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -188,7 +192,9 @@ class TestOutcomes:
 
         house.run(act)
 
-    def test_two_restarts_at_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_two_restarts_at_once_are_both_reported(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """The second request is executed once, and both report it."""
         house = House(tmp_path, number=2)
 
@@ -205,7 +211,7 @@ class TestOutcomes:
 
         house.run(act)
 
-    def test_the_new_code_serves_once_no_old_process_accepts(
+    def test_new_code_is_reported_once_no_previous_process_accepts(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, "leaves_behind_the_gate")
@@ -231,7 +237,7 @@ class TestOutcomes:
 
 
 class TestEntries:
-    def test_a_pending_restart_shows(self, tmp_path: Path) -> None:
+    def test_the_entry_shows_a_pending_restart(self, tmp_path: Path) -> None:
         house = House(tmp_path, number=2, backoff_initial=1000, backoff_max=1000)
 
         def act() -> None:
@@ -246,7 +252,7 @@ class TestEntries:
 
         house.run(act)
 
-    def test_that_it_has_failed_for_good_shows(self, tmp_path: Path) -> None:
+    def test_the_entry_shows_a_failed_slot(self, tmp_path: Path) -> None:
         house = House(tmp_path, number=2, max_consecutive_failures=1)
 
         def act() -> None:
@@ -258,7 +264,7 @@ class TestEntries:
 
 
 class TestServers:
-    def test_the_name_says_nothing(
+    def test_a_managed_process_named_like_a_server_needs_no_ack(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A managed process called MetricsServer sends no ack, and nothing waits for one."""
@@ -279,7 +285,7 @@ class TestServers:
         house.run(act)
         assert errors(caplog) == []
 
-    def test_the_larger_threshold_counts(
+    def test_the_larger_threshold_limits_the_start(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr("worker.process.WorkerProcess.THRESHOLD", 1)

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 class TestAcks:
     @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-    def test_it_is_ready_when_all_are(
+    def test_the_start_ends_when_all_servers_acked(
         self, method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, number=2, method=method)
@@ -43,13 +43,15 @@ class TestAcks:
         assert sorted(said.name for said in house.heard if said.what == "SIGINT") == [ONE, TWO]
         assert errors(caplog) == []
 
-    def test_a_server_that_serves_is_ready(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_serving_server_is_ready_without_an_ack(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """The ack may be lost: another write has overwritten it."""
         house = House(tmp_path, "only_serves")
         house.run(lambda: house.until(ONE, state="ACKED") and None)
         assert errors(caplog) == []
 
-    def test_over_a_plain_dict(self, tmp_path: Path) -> None:
+    def test_acks_in_a_plain_dict(self, tmp_path: Path) -> None:
         """A fork has its own copy of the mapping; the ack comes from elsewhere."""
         state: dict[str, Any] = {}
         house = House(tmp_path, "never_acks", state=state)
@@ -63,7 +65,7 @@ class TestAcks:
         house.run(act)
         assert state == {"Sanic-Main": {"pid": os.getpid()}}
 
-    def test_those_who_are_slow_are_named_at_the_threshold(
+    def test_servers_without_an_ack_at_the_threshold_are_named(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for kind in (WorkerManager, WorkerProcess):
@@ -98,7 +100,7 @@ class TestAcks:
             ("kills_itself 40", "was killed by signal 40"),
         ],
     )
-    def test_a_server_that_dies_before_its_ack(
+    def test_an_exit_before_the_ack_ends_the_start(
         self, plan: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, plan)
@@ -110,7 +112,7 @@ class TestAcks:
         )
         assert re.search(rf"\] {how} before it was ready \([0-9.]+ s\)\. If the log does not show", message)
 
-    def test_the_others_are_killed_with_their_children(
+    def test_a_failed_start_kills_other_processes_with_their_children(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, "never_acks")
@@ -129,7 +131,9 @@ class TestAcks:
         (grandchild,) = grandchildren
         wait_for_end(grandchild)
 
-    def test_a_word_of_early_termination(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_worker_that_reports_a_failed_start_ends_the_start(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, "terminates_and_exits early")
         with pytest.raises(ServerKilled):
             house.run(stops=False)
@@ -137,7 +141,7 @@ class TestAcks:
         assert "] failed to start. Its error is in the log above." in message
         assert ONE in message
 
-    def test_a_process_that_is_no_server_may_end(
+    def test_a_managed_process_may_exit_during_the_start(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, "acks_behind_the_gate")
@@ -157,7 +161,7 @@ class TestAcks:
         assert message.startswith("Sanic-Bad-0 [")
         assert "] exited with code 2 after " in message
 
-    def test_a_process_that_is_no_server_fails_to_start(
+    def test_a_managed_process_that_fails_to_start_is_logged(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, "acks_behind_the_gate")
@@ -174,7 +178,7 @@ class TestAcks:
         assert message.startswith("Sanic-Other-0 [")
 
 
-class TestDeaths:
+class TestExits:
     @pytest.mark.parametrize(
         ("plan", "how", "state"),
         [
@@ -182,7 +186,7 @@ class TestDeaths:
             ("acks_and_exits 5", "exited with code 5", "FAILED"),
         ],
     )
-    def test_a_server_that_ends_after_its_ack_is_named(
+    def test_an_exit_after_the_ack_is_logged(
         self, plan: str, how: str, state: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, plan)
@@ -197,7 +201,7 @@ class TestDeaths:
 
         house.run(act)
 
-    def test_killed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_kill_of_a_server_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, number=2)
 
         def act() -> None:
@@ -210,7 +214,7 @@ class TestDeaths:
         house.run(act)
         assert [said.what for said in house.heard if said.what != "ready"] == ["SIGINT"]
 
-    def test_the_message_of_a_dying_process_counts_before_its_exit(
+    def test_a_message_is_handled_before_the_exit_of_its_sender(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """``app.stop()`` in a worker sends one message and exits: that is a stop, no failure."""
@@ -223,7 +227,7 @@ class TestDeaths:
         house.run(act, stops=False)
         assert errors(caplog) == []
 
-    def test_a_stop_comes_before_the_ack(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_stop_before_the_ack_is_obeyed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, "acks_behind_the_gate")
 
         def act() -> None:
@@ -233,7 +237,9 @@ class TestDeaths:
         house.run(act, stops=False)
         assert errors(caplog) == []
 
-    def test_the_state_is_gone(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_exits_are_handled_without_the_state_process(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """The process that holds the state may be killed; the main process goes on and ends in order."""
         house = House(tmp_path, number=2, proxied=True)
 
@@ -249,7 +255,9 @@ class TestDeaths:
         house.run(act)
         assert len(errors(caplog)) == 1
 
-    def test_the_state_is_gone_before_the_ack(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_start_fails_if_the_state_process_exits_before_the_ack(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """No process can report that the server is ready: its start fails at once."""
         house = House(tmp_path, "acks_behind_the_gate", proxied=True)
 

@@ -38,25 +38,25 @@ def delays(count: int, row: Row, **given: Any) -> list[float]:
 
 
 class TestBackoff:
-    def test_doubles_and_ends_with_the_eighth(self) -> None:
+    def test_doubles_until_the_eighth_failure(self) -> None:
         row = Row()
         expected = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, math.inf]
         assert delays(8, row) == pytest.approx(expected)
         assert row.exits == ("exit code 1",) * 8
 
-    def test_has_a_ceiling(self) -> None:
+    def test_is_at_most_backoff_max(self) -> None:
         given = {"backoff_initial": 1, "backoff_max": 5, "max_consecutive_failures": 2000}
         found = delays(1999, Row(), **given)
         assert found[:4] == [1, 2, 4, 5]
         assert set(found[4:]) == {5}
 
     @pytest.mark.parametrize(("chance", "delay"), [(0.0, 0.08), (1.0, 0.12), (0.25, 0.09)])
-    def test_jitter(self, chance: float, delay: float) -> None:
+    def test_varies_by_the_jitter(self, chance: float, delay: float) -> None:
         decision = decide((), Exit("X [1]", -9), "always", settings(), chance)
         assert decision.delay == pytest.approx(delay)
         assert decision.reason == f"Restarting it in {delay:.2f} s (failure 1 of 8 in a row)."
 
-    def test_of_one_that_was_stable(self) -> None:
+    def test_is_zero_after_min_uptime(self) -> None:
         row = Row()
         delays(7, row)
         stable = Exit("X [1]", -9, ready_for=10.0)
@@ -64,16 +64,16 @@ class TestBackoff:
         assert row.exits == ()
         assert delays(2, row) == pytest.approx([0.1, 0.2])
 
-    def test_of_one_that_was_almost_stable(self) -> None:
+    def test_applies_just_below_min_uptime(self) -> None:
         almost = Exit("X [1]", -9, lifetime=60.0, ready_for=9.99)
         assert decide((), almost, "always", settings(), EVEN).delay == pytest.approx(0.1)
 
-    def test_the_limits_are_settings(self) -> None:
+    def test_limits_come_from_the_settings(self) -> None:
         given = {"backoff_initial": 0.5, "max_consecutive_failures": 3, "min_uptime": 1.5}
         assert delays(3, Row(), **given) == [0.5, 1.0, math.inf]
         assert delays(3, Row(), **{**given, "min_uptime": 1.0}) == [0, 0, 0]
 
-    def test_its_last_exits_are_told(self) -> None:
+    def test_the_reason_names_the_exits_in_a_row(self) -> None:
         row = Row()
         limits = settings(max_consecutive_failures=3)
         for code in (1, -11):
@@ -85,7 +85,7 @@ class TestBackoff:
             "of service. It is FAILED until a restart or scale command."
         )
 
-    def test_of_one_that_is_never_given_up(self) -> None:
+    def test_stays_at_backoff_max_for_a_worker_that_never_fails(self) -> None:
         """It goes on at the longest backoff, says so, and does not keep all that has been."""
         row, limits = Row(), settings(max_consecutive_failures=3, backoff_initial=1, backoff_max=30)
         decisions = [
@@ -112,7 +112,7 @@ class TestBackoff:
             (["SIGKILL", "exit code 7", "exit code 7"], "SIGKILL; exit code 7, 2 times"),
         ],
     )
-    def test_equal_exits_are_summed_up(self, exits: list[str], words: str) -> None:
+    def test_equal_exits_are_summarized(self, exits: list[str], words: str) -> None:
         assert summarize(exits) == words
 
 
@@ -130,7 +130,7 @@ class TestPolicy:
             ("never", -9, False),
         ],
     )
-    def test_what_is_replaced(self, policy: str, code: int | None, again: bool) -> None:
+    def test_the_policy_decides_on_a_restart(self, policy: str, code: int | None, again: bool) -> None:
         decision = decide((), Exit("X [1]", code, ready_for=60.0), policy, settings(), EVEN)
         assert (decision.delay == 0) is again
         assert not decision.failed
@@ -138,20 +138,20 @@ class TestPolicy:
             assert decision.delay == math.inf
             assert decision.reason == f"Not restarting it (restart policy: {policy})."
 
-    def test_no_death_is_counted_of_what_is_not_replaced(self) -> None:
+    def test_exits_are_not_counted_with_the_policy_never(self) -> None:
         row = Row()
         for _ in range(20):
             assert not row.decide(Exit("X [1]", 1), "never", settings(), EVEN).failed
         assert row.exits == ()
 
 
-class TestWords:
-    def test_every_exit_code(self) -> None:
+class TestDescriptions:
+    def test_of_every_exit_code(self) -> None:
         assert [describe_exit_code(code) for code in range(256)] == [
             f"exit code {code}" for code in range(256)
         ]
 
-    def test_every_signal(self) -> None:
+    def test_of_every_signal(self) -> None:
         names = {number: number.name for number in signal.Signals}
         for number in range(1, signal.NSIG):
             assert describe_exit_code(-number) == names.get(number, f"signal {number}")  # type: ignore[call-overload]
@@ -167,5 +167,5 @@ class TestWords:
             ),
         ],
     )
-    def test_of_a_death(self, exit_: Exit, words: str) -> None:
+    def test_of_an_exit(self, exit_: Exit, words: str) -> None:
         assert str(exit_) == words

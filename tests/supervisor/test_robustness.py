@@ -32,7 +32,7 @@ class Leaves:
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, ValueError])
-def test_a_message_that_cannot_be_shown(
+def test_a_message_whose_repr_raises_is_logged(
     error: type[BaseException], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     house = House(tmp_path)
@@ -48,7 +48,7 @@ def test_a_message_that_cannot_be_shown(
     assert len(errors(caplog)) == 1
 
 
-def test_a_call_while_it_stops_starts_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_calls_during_a_stop_start_no_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     house = House(tmp_path, "stubborn")
 
     def act() -> None:
@@ -66,7 +66,7 @@ def test_a_call_while_it_stops_starts_nothing(tmp_path: Path, caplog: pytest.Log
     assert "Scaling" not in " ".join(caplog.messages)
 
 
-def test_the_second_signal_before_the_run_ends_main(tmp_path: Path) -> None:
+def test_a_second_signal_before_the_run_ends_the_main_process(tmp_path: Path) -> None:
     program = """
         import os, signal
         from multiprocessing import Pipe, get_context
@@ -95,7 +95,7 @@ class Gone(dict[str, Any]):
         return super().__contains__(name)
 
 
-def test_nobody_leaves_for_a_successor_that_could_not_start() -> None:
+def test_a_failed_restart_does_not_stop_the_running_process() -> None:
     base: Any = type("Base", (FakeBase,), {"made": []})
     state = Gone()
     one = WorkerProcess(base, ONE, print, {}, state, True)
@@ -106,5 +106,5 @@ def test_nobody_leaves_for_a_successor_that_could_not_start() -> None:
     assert [made.terminated for made in base.made] == [0]
 
 
-def test_main_is_no_child() -> None:
+def test_the_main_process_is_no_child() -> None:
     assert not bootstrap.is_child()

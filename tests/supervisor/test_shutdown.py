@@ -24,7 +24,9 @@ pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 class TestStops:
     @pytest.mark.parametrize("signum", targets.STOPS)
-    def test_a_signal(self, signum: signal.Signals, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_signal_stops_all_servers(
+        self, signum: signal.Signals, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, number=2)
 
         def act() -> None:
@@ -36,7 +38,9 @@ class TestStops:
         assert f"Received signal {signum.name}. Shutting down." in caplog.messages
         assert errors(caplog) == []
 
-    def test_a_signal_before_the_run(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_signal_before_the_run_prevents_the_start(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, number=2)
         house.manager.manage("Errand", targets.errand, {}, auto_start=False)
         signal.raise_signal(signal.SIGTERM)
@@ -44,7 +48,9 @@ class TestStops:
         assert house.heard == []
         assert "Received signal SIGTERM. Shutting down." in caplog.messages
 
-    def test_a_signal_between_two_starts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_signal_between_two_starts_prevents_the_second(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         house = House(tmp_path, "never_acks", number=3)
         start = WorkerProcess.start
 
@@ -56,7 +62,9 @@ class TestStops:
         house.run(stops=False)
         assert {said.name for said in house.heard} <= {ONE}
 
-    def test_while_acks_are_awaited(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_stop_before_the_acks_drops_deferred_commands(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, "never_acks", number=2)
 
         def act() -> None:
@@ -70,7 +78,7 @@ class TestStops:
         # Commands that waited for the acks are dropped.
         assert "Scaling from 2 to 3 workers" not in caplog.messages
 
-    def test_a_death_by_the_same_signal_is_no_failure(
+    def test_an_exit_by_the_same_signal_is_no_failure(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """SIGTERM to all at once, while the servers start: the main process's own comes first."""
@@ -91,7 +99,7 @@ class TestStops:
         assert errors(caplog) == []
 
     @pytest.mark.parametrize("word", ["a signal", "a message"])
-    def test_a_stop_as_a_successor_dies(
+    def test_a_stop_while_new_processes_exit_stops_the_previous_ones(
         self, word: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """In one turn of the loop: the worker that it was to replace is stopped, and not kept."""
@@ -123,7 +131,9 @@ class TestStops:
         house.run(act, stops=False)
         assert [said.what for said in house.heard].count("SIGINT") == 2
 
-    def test_terminate_in_another_thread(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_terminate_in_another_thread_stops_all_servers(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, number=2)
 
         def act() -> None:
@@ -135,7 +145,9 @@ class TestStops:
         assert [said.what for said in house.heard] == ["ready", "ready", "SIGINT", "SIGINT"]
         assert errors(caplog) == []
 
-    def test_the_second_one_kills(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_second_signal_kills_workers_and_their_children(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, "stubborn", number=2)
         grandchildren: list[int] = []
 
@@ -153,7 +165,7 @@ class TestStops:
             wait_for_end(pid)
         assert errors(caplog) == []
 
-    def test_who_ignores_its_stop_is_killed_with_its_children(
+    def test_a_worker_that_ignores_its_stop_is_killed_with_its_children(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, "stubborn", graceful_timeout=0.3)
@@ -166,7 +178,7 @@ class TestStops:
         assert errors(caplog) == [f"{ONE} [{said[0].pid}] did not exit within 0.3 s of the stop. Killing it."]
         wait_for_end(said[0].what)
 
-    def test_a_replaced_one_that_ignores_its_stop(
+    def test_a_replaced_worker_that_ignores_its_stop_is_killed(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, "stubborn", graceful_timeout=0.3)
@@ -191,7 +203,7 @@ class TestStops:
             ("tells_its_stops", True),
         ],
     )
-    def test_each_one_is_sent_once(
+    def test_a_stop_is_sent_once(
         self,
         plan: str,
         proxied: bool,
@@ -207,9 +219,7 @@ class TestStops:
         assert errors(caplog) == []
 
     @pytest.mark.native
-    def test_one_that_is_lost_is_sent_once_more(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_lost_stop_is_sent_once_more(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, "loses_a_stop")
 
         def act() -> None:
@@ -223,7 +233,7 @@ class TestStops:
         assert errors(caplog) == []
 
     @pytest.mark.native
-    def test_one_of_a_restart_that_is_lost_is_sent_once_more(
+    def test_a_lost_stop_of_a_restart_is_sent_once_more(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, "loses_a_stop")
@@ -240,7 +250,7 @@ class TestStops:
         assert [said.what for said in house.heard] == ["deaf", "ready", "SIGTERM", "SIGINT"]
         assert errors(caplog) == []
 
-    def test_one_that_comes_during_a_restart_is_for_the_others(
+    def test_a_stop_during_a_restart_skips_workers_already_stopped(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """No SIGINT follows the SIGTERM of processes that were stopped before."""
@@ -257,7 +267,9 @@ class TestStops:
             assert [said.what for said in house.heard if said.pid == left.pid] == ["ready", "SIGTERM"]
         assert errors(caplog) == []
 
-    def test_messages_that_come_after_it(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_messages_after_a_stop_are_ignored(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -269,7 +281,7 @@ class TestStops:
         assert [said.what for said in house.heard] == ["ready", "SIGINT"]
         assert "Scaling from 1 to 3 workers" not in caplog.messages
 
-    def test_what_was_before_is_restored(self, tmp_path: Path) -> None:
+    def test_the_wakeup_descriptor_is_restored(self, tmp_path: Path) -> None:
         house = House(tmp_path)
         one, other = os.pipe()
         os.set_blocking(other, False)
@@ -281,7 +293,7 @@ class TestStops:
             os.close(one)
             os.close(other)
 
-    def test_a_signal_while_it_is_closed(self, tmp_path: Path) -> None:
+    def test_a_signal_during_the_close_of_the_monitor_is_harmless(self, tmp_path: Path) -> None:
         house = House(tmp_path)
         the_loop = house.manager._loop
 

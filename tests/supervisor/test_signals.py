@@ -20,7 +20,7 @@ def taken(caplog: pytest.LogCaptureFixture) -> int:
 
 
 class TestSignals:
-    def test_hangup_rolls(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_sighup_restarts_all_servers(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, number=2)
 
         def act() -> None:
@@ -34,7 +34,7 @@ class TestSignals:
         house.run(act)
         assert errors(caplog) == []
 
-    def test_scaling_by_one(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_sigttin_and_sigttou_scale_by_one(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -49,7 +49,7 @@ class TestSignals:
         house.run(act)
         assert len(errors(caplog)) == 1
 
-    def test_scaling_by_one_while_the_servers_start(
+    def test_scaling_signals_during_the_start_are_obeyed_later(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Each signal adds or removes one, counted from the number at the time it is obeyed."""
@@ -72,7 +72,7 @@ class TestSignals:
 
         house.run(act)
 
-    def test_one_that_was_ignored_stays_so(self, tmp_path: Path) -> None:
+    def test_an_ignored_sighup_stays_ignored(self, tmp_path: Path) -> None:
         """As under `nohup`."""
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:

@@ -111,14 +111,14 @@ def test_closing_the_terminal_stops_the_server(shell: Shell, line: str) -> None:
     assert not shell.has_reloaded()
 
 
-def test_the_end_of_the_shell_stops_what_is_in_its_foreground(shell: Shell) -> None:
+def test_the_end_of_the_shell_stops_a_server_in_the_foreground(shell: Shell) -> None:
     shell.start()
     os.kill(shell.pid, signal.SIGKILL)
     wait_for_end(shell.server)
     shell.logged("Main has ended.\n")
 
 
-def test_a_shell_that_hangs_up_on_its_jobs_stops_the_server(tmp_path: Path) -> None:
+def test_a_shell_with_huponexit_stops_the_server(tmp_path: Path) -> None:
     """The signal comes while the terminal is still there; it is gone a moment later."""
     with contextlib.closing(Shell(tmp_path, "-l")) as shell:
         shell.start("shopt -s huponexit; {} &")
@@ -128,14 +128,14 @@ def test_a_shell_that_hangs_up_on_its_jobs_stops_the_server(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("line", ["{}", "{} &"])
-def test_a_signal_that_somebody_sends_reloads(shell: Shell, line: str) -> None:
+def test_sighup_from_another_process_reloads(shell: Shell, line: str) -> None:
     shell.start(line)
     os.kill(shell.server, signal.SIGHUP)
     shell.logged("Received signal SIGHUP.\n")
     shell.stop()
 
 
-def test_who_was_told_to_ignore_it_serves_on(shell: Shell) -> None:
+def test_a_server_under_nohup_ignores_sighup(shell: Shell) -> None:
     shell.start("nohup {} >/dev/null 2>&1 &")
     shell.hang_up()
     wait_for_end(shell.pid)
@@ -146,7 +146,7 @@ def test_who_was_told_to_ignore_it_serves_on(shell: Shell) -> None:
     shell.stop()
 
 
-def test_without_a_terminal_at_the_start_it_is_a_reload(shell: Shell) -> None:
+def test_sighup_reloads_a_server_without_a_terminal(shell: Shell) -> None:
     shell.start("setsid {} &")
     shell.hang_up()
     wait_for_end(shell.pid)

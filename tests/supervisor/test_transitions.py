@@ -1,4 +1,4 @@
-"""The transition table: what is decided for an event, in each phase of a slot."""
+"""The transition table: the decision for each event in each phase of a slot."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def situation(phase: Phase = Phase.STOPPED, **changes: Any) -> Situation:
     return replace(SITUATION, record=SlotRecord(phase), **changes)
 
 
-def test_every_phase_is_in_it() -> None:
+def test_the_table_covers_every_phase() -> None:
     assert set(TRANSITIONS) == set(Phase)
 
 
-def test_every_event_is_in_it() -> None:
+def test_the_table_covers_every_event() -> None:
     assert {event for row in TRANSITIONS.values() for event in row} == set(get_args(model.SlotEvent))
 
 
@@ -53,7 +53,7 @@ def test_a_stop_is_obeyed_in_every_phase(phase: Phase) -> None:
     assert decide is (transitions.ignore if phase is Phase.STOPPING else transitions.stop)
 
 
-def test_an_impossible_event_is_logged_and_nothing_is_done(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_impossible_event_is_logged_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
     """A process is ready in a slot that is stopped: no method of the slot is called."""
     slot: Any = SimpleNamespace(name="Sanic-Server-0-0")
     child: Any = None
@@ -70,7 +70,7 @@ def test_an_impossible_event_is_logged_and_nothing_is_done(caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_the_next_process_waits_for_the_exit_of_the_one_before(alive: bool) -> None:
+def test_the_next_process_waits_for_the_exit_of_the_current_one(alive: bool) -> None:
     """The exit of a process that had been stopped earlier does not count."""
     slot = situation(Phase.DRAINING, is_alive=lambda: alive)
     actions = transitions.start_after_exit(slot, model.StoppedExited(Exit("X [1]", 0)))
@@ -97,7 +97,7 @@ def test_a_retry_is_due_after_its_backoff() -> None:
     assert 100 < changes["retry_at"] < math.inf
 
 
-def test_what_a_stopping_slot_is_told_of_is_at_most_logged() -> None:
+def test_an_exit_in_a_stopping_slot_with_others_left_is_only_logged() -> None:
     exit_ = Exit("X [1]", 0, others_left=True)
     (action,) = transitions.mark_stopped(situation(Phase.STOPPING), model.Exited(exit_))
     assert isinstance(action, Log)

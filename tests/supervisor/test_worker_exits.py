@@ -31,7 +31,7 @@ def other(house: House, folder: Path, plan: str, **how: Any) -> None:
 
 class TestServers:
     @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-    def test_one_that_is_killed_is_replaced_under_its_name(
+    def test_a_killed_server_is_replaced_under_its_name(
         self, method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, number=2, method=method)
@@ -58,7 +58,7 @@ class TestServers:
             line,
         )
 
-    def test_one_that_was_stable_is_replaced_at_once(
+    def test_a_server_after_min_uptime_is_replaced_at_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, min_uptime=0, backoff_initial=1000, backoff_max=1000)
@@ -74,7 +74,7 @@ class TestServers:
         house.run(act)
         assert [line.partition(" s. ")[2] for line in errors(caplog)] == ["Restarting it now."] * 3
 
-    def test_one_that_ends_by_itself_is_replaced(
+    def test_a_server_that_exits_with_code_0_is_replaced(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, "acks_and_exits 0")
@@ -90,7 +90,7 @@ class TestServers:
         house.run(act)
         assert len(errors(caplog)) == 1
 
-    def test_deaths_while_it_waits_are_no_deaths(self, tmp_path: Path) -> None:
+    def test_scaling_is_obeyed_during_a_backoff(self, tmp_path: Path) -> None:
         """The backoff is a deadline: the main process does all other work meanwhile, a stop included."""
         house = House(tmp_path, number=2, backoff_initial=1000, backoff_max=1000)
 
@@ -105,7 +105,7 @@ class TestServers:
 
         house.run(act)
 
-    def test_the_end_of_a_backoff_during_a_stop_is_nobodys_business(self, tmp_path: Path) -> None:
+    def test_an_elapsed_backoff_does_not_wake_a_stopping_server(self, tmp_path: Path) -> None:
         """The main process waits for stopping workers; an elapsed backoff does not wake it repeatedly."""
         house = House(tmp_path, "stubborn", number=2, backoff_initial=0.1, graceful_timeout=0.8)
         turns: list[None] = []
@@ -134,7 +134,7 @@ class TestServers:
 
         house.run(act)
 
-    def test_scaling_takes_the_dead_one(self, tmp_path: Path) -> None:
+    def test_scaling_down_removes_the_server_in_backoff(self, tmp_path: Path) -> None:
         house = House(tmp_path, number=3, backoff_initial=1000, backoff_max=1000)
 
         def act() -> None:
@@ -151,7 +151,7 @@ class TestServers:
 
 
 def phase(house: House, name: str = ONE) -> Phase:
-    """Where a place stands."""
+    """Return the phase of a slot."""
     return next(
         house.manager._supervisor.slot_phase(one)
         for one in house.manager.transient_processes
@@ -160,7 +160,9 @@ def phase(house: House, name: str = ONE) -> Phase:
 
 
 class TestCrashLoops:
-    def test_one_of_two(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_server_that_exits_repeatedly_becomes_failed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, number=2, max_consecutive_failures=3, backoff_initial=0.01)
 
         def act() -> None:
@@ -197,7 +199,9 @@ class TestCrashLoops:
             )
         )
 
-    def test_scaling_starts_it_again(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_scaling_starts_a_failed_server_again(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         house = House(tmp_path, number=2, max_consecutive_failures=1)
 
         def act() -> None:
@@ -211,7 +215,9 @@ class TestCrashLoops:
         house.run(act)
         assert "No change needed. There are already 2 workers." not in caplog.messages
 
-    def test_when_all_have_failed_main_ends(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_main_process_ends_when_all_servers_failed(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """The exit code is 1, by Sanic's exception for it; all other processes are stopped in order."""
         house = House(tmp_path, number=2, max_consecutive_failures=2, backoff_initial=0.01)
         other(house, tmp_path, "serves")
@@ -228,7 +234,7 @@ class TestCrashLoops:
         assert [said.what for said in house.heard if said.name == OTHER] == ["ready", "SIGINT"]
         assert errors(caplog)[-1] == "No server can run any more. Shutting down."
 
-    def test_a_development_session_waits_for_a_change(
+    def test_under_a_reloader_failed_servers_wait_for_a_change(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path, number=2, max_consecutive_failures=1)
@@ -246,7 +252,7 @@ class TestCrashLoops:
 
         house.run(act)
 
-    def test_a_failed_restart_keeps_what_it_has_said(
+    def test_a_failed_restart_keeps_its_error_in_the_entry(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """The rollout ends with the first failure, and the previous process serves on."""
@@ -275,7 +281,7 @@ class TestCrashLoops:
 
 
 class TestPolicies:
-    def test_servers_by_the_setting(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_servers_follow_the_setting(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         house = House(tmp_path, restart_policy="never")
 
         def act() -> None:
@@ -287,7 +293,7 @@ class TestPolicies:
             house.run(act, stops=False)
         assert errors(caplog)[0].endswith(" s. Not restarting it (restart policy: never).")
 
-    def test_a_managed_process_is_not_replaced(
+    def test_a_managed_process_is_not_replaced_by_default(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path)
@@ -306,7 +312,7 @@ class TestPolicies:
         ("policy", "code", "again"),
         [("always", 0, True), ("on-failure", 3, True), ("on-failure", 0, False)],
     )
-    def test_a_managed_process_that_has_one(
+    def test_a_managed_process_follows_its_own_policy(
         self, policy: str, code: int, again: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path)
@@ -325,13 +331,13 @@ class TestPolicies:
         house.run(act)
         assert len(errors(caplog)) == again
 
-    def test_one_that_there_is_not(self, tmp_path: Path) -> None:
+    def test_an_unknown_policy_is_refused(self, tmp_path: Path) -> None:
         house = House(tmp_path)
         with pytest.raises(ValueError, match=r"restart_policy of manage\(\) cannot be 'sometimes'"):
             other(house, tmp_path, "serves", restart_policy="sometimes")
         house.run(lambda: house.said("ready") and None)
 
-    def test_helpers_are_replaced(self, tmp_path: Path) -> None:
+    def test_reloaders_are_replaced(self, tmp_path: Path) -> None:
         """A target declares this about itself, as the reloader and the inspector do."""
         house = House(tmp_path)
         house.manager.manage("Reloader", targets.Watches(house.kwargs["journal"]), {}, transient=False)
@@ -344,9 +350,7 @@ class TestPolicies:
 
         house.run(act)
 
-    def test_what_brings_changes_is_never_given_up(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_reloader_never_becomes_failed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         """It is started again without limit, because broken code can be mended only while it runs."""
         house = House(tmp_path, max_consecutive_failures=2, backoff_initial=0.01, backoff_max=0.02)
         house.manager.manage("Reloader", targets.Watches(house.kwargs["journal"]), {}, transient=False)
@@ -363,7 +367,7 @@ class TestPolicies:
 
 
 class TestGroups:
-    def test_the_children_of_a_dead_worker_die_with_it(self, tmp_path: Path) -> None:
+    def test_the_children_of_an_exited_worker_are_killed(self, tmp_path: Path) -> None:
         house = House(tmp_path, "stubborn", number=2)
 
         def act() -> None:
@@ -377,7 +381,7 @@ class TestGroups:
 
 
 class TestReadiness:
-    def test_an_ack_alone_is_not_enough(self, tmp_path: Path) -> None:
+    def test_an_ack_alone_does_not_complete_a_handover(self, tmp_path: Path) -> None:
         house = House(tmp_path)
 
         def act() -> None:
@@ -397,7 +401,7 @@ class TestReadiness:
 
         house.run(act)
 
-    def test_after_the_threshold_it_is(
+    def test_an_ack_alone_completes_a_handover_after_the_threshold(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         house = House(tmp_path)
