@@ -71,7 +71,7 @@ class World(RuleBasedStateMachine):
         self.patch.setattr(module, "os", types.SimpleNamespace(kill=self.interrupt, environ=os.environ))
         self.made: list[FakeBase] = []
         self.base = type("Base", (Paper,), {"made": self.made, "breaks": ""})
-        self.places: list[WorkerProcess] = []
+        self.slots: list[WorkerProcess] = []
         self.watched: list[PaperChild] = []
         self.mailbox = Mailbox(lambda: None)
         self.mailbox.open()
@@ -110,12 +110,12 @@ class World(RuleBasedStateMachine):
             }
         )
         self.lifecycle = Lifecycle(
-            lambda: self.places,
+            lambda: self.slots,
             self.settings,
             lambda: self.now,
             lambda: 0.5,
-            lambda place: any(one.slot is place for one in self.watched),
-            lambda place: any(one.slot is place and one.base.terminated for one in self.watched),
+            lambda slot: any(one.slot is slot for one in self.watched),
+            lambda slot: any(one.slot is slot and one.base.terminated for one in self.watched),
             self.read_mailbox,
         )
         self.count = 0
@@ -166,29 +166,29 @@ class World(RuleBasedStateMachine):
     def add(self, name: str = "") -> None:
         name = name or f"Sanic-Server-{self.count}-0"
         self.count += 1
-        place = WorkerProcess(self.base, name, nothing, {}, {}, True, mailbox=self.mailbox)  # type: ignore[arg-type]
-        place.restart_policy = self.settings.restart_policy if place.is_server else "never"
-        place.exclusive = self.exclusive and place.is_server
-        self.places.append(place)
+        slot = WorkerProcess(self.base, name, nothing, {}, {}, True, mailbox=self.mailbox)  # type: ignore[arg-type]
+        slot.restart_policy = self.settings.restart_policy if slot.is_server else "never"
+        slot.exclusive = self.exclusive and slot.is_server
+        self.slots.append(slot)
         with self.operation(Kind.SCALE_UP) as operation:
-            self.lifecycle.start(place, operation)
+            self.lifecycle.start(slot, operation)
 
-    def newcomers(self) -> list[PaperChild]:
+    def starting(self) -> list[PaperChild]:
         phase = self.lifecycle.phase
         return [one for one in self.watched if one.is_current and phase(one.slot) in STARTING_PHASES]
 
     def end(self, watched: PaperChild, code: int) -> None:
         self.watched.remove(watched)
         watched.base.alive, watched.base.exitcode = False, code
-        place = watched.slot
-        others = any(one.slot is place for one in self.watched)
+        slot = watched.slot
+        others = any(one.slot is slot for one in self.watched)
         exit_ = watched.exit(code, self.now, others)
-        if watched.base is place.previous:
+        if watched.base is slot.previous:
             event: model.SlotEvent = model.PreviousExited(exit_)
         else:
             event = model.Exited(exit_) if watched.is_current else model.StoppedExited(exit_)
-        self.lifecycle.handle(place, event)
-        place.on_exit(watched.base, self.lifecycle.phase(place) is Phase.READY)
+        self.lifecycle.handle(slot, event)
+        slot.on_exit(watched.base, self.lifecycle.phase(slot) is Phase.READY)
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 20.0]), has_room=st.booleans())
     def time_goes_by(self, seconds: float, has_room: bool) -> None:
@@ -199,20 +199,20 @@ class World(RuleBasedStateMachine):
         self.lifecycle.run_due()
         self.base.breaks = ""  # type: ignore[attr-defined]
 
-    @precondition(lambda self: self.newcomers())
+    @precondition(lambda self: self.starting())
     @rule(pick=PICK)
     def one_is_ready(self, pick: int) -> None:
-        newcomers = self.newcomers()
-        watched = newcomers[pick % len(newcomers)]
+        starting = self.starting()
+        watched = starting[pick % len(starting)]
         self.lifecycle.handle(watched.slot, model.Ready(watched))
         self.read_mailbox()
         self.lifecycle.run_due()
 
-    @precondition(lambda self: not self.calm and self.newcomers())
+    @precondition(lambda self: not self.calm and self.starting())
     @rule(pick=PICK)
     def one_is_late(self, pick: int) -> None:
-        newcomers = self.newcomers()
-        watched = newcomers[pick % len(newcomers)]
+        starting = self.starting()
+        watched = starting[pick % len(starting)]
         self.lifecycle.handle(watched.slot, model.StartTimedOut(watched))
 
     @precondition(lambda self: any(one.base.terminated for one in self.watched))
@@ -225,7 +225,7 @@ class World(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.calm and self.watched)
     @rule(pick=PICK, code=st.sampled_from([0, 1, -9]), error=st.sampled_from(["", "EADDRINUSE: no"]))
-    def one_dies(self, pick: int, code: int, error: str) -> None:
+    def a_process_exits(self, pick: int, code: int, error: str) -> None:
         watched = self.watched[pick % len(self.watched)]
         watched.error = error
         self.end(watched, code)
@@ -236,11 +236,11 @@ class World(RuleBasedStateMachine):
     @rule(order=st.sampled_from(RestartOrder), picks=st.sets(PICK, max_size=2))
     def a_restart(self, order: RestartOrder, picks: set[int]) -> None:
         """Some slots, or all of them."""
-        some = {self.places[pick % len(self.places)] for pick in picks} or self.places
+        some = {self.slots[pick % len(self.slots)] for pick in picks} or self.slots
         with self.operation(Kind.RESTART):
-            for place in self.places:
-                if place in some:
-                    place.restart(order)
+            for slot in self.slots:
+                if slot in some:
+                    slot.restart(order)
         self.read_mailbox()
         self.lifecycle.run_due()
 
@@ -252,12 +252,12 @@ class World(RuleBasedStateMachine):
         self.a_restart(order, set())
         self.base.breaks = ""  # type: ignore[attr-defined]
 
-    @precondition(lambda self: self.goes_on and len(self.places) < 8)
+    @precondition(lambda self: self.goes_on and len(self.slots) < 8)
     @rule()
     def one_more(self) -> None:
         self.add()
 
-    @precondition(lambda self: not self.calm and self.goes_on and len(self.places) < 8)
+    @precondition(lambda self: not self.calm and self.goes_on and len(self.slots) < 8)
     @rule()
     def one_more_without_room(self) -> None:
         """Its first process cannot be started."""
@@ -268,16 +268,16 @@ class World(RuleBasedStateMachine):
         self.lifecycle.run_due()
 
     @precondition(
-        lambda self: not self.calm and self.goes_on and sum(place.is_server for place in self.places) > 1
+        lambda self: not self.calm and self.goes_on and sum(slot.is_server for slot in self.slots) > 1
     )
     @rule(pick=PICK)
     def one_fewer(self, pick: int) -> None:
-        servers = [place for place in self.places if place.is_server]
-        place = servers[pick % len(servers)]
+        servers = [slot for slot in self.slots if slot.is_server]
+        slot = servers[pick % len(servers)]
         with self.operation(Kind.SCALE_DOWN):
-            self.places.remove(place)
-            self.lifecycle.operations.add_removed(place)
-            place.terminate()
+            self.slots.remove(slot)
+            self.lifecycle.operations.add_removed(slot)
+            slot.terminate()
         self.read_mailbox()
         self.lifecycle.run_due()
 
@@ -301,40 +301,40 @@ class World(RuleBasedStateMachine):
         assert not [line for line in self.errors if line.startswith("Impossible")]
 
     @invariant()
-    def nobody_is_lost_or_doubled(self) -> None:
-        for place in self.places:
-            here = [one for one in self.watched if one.slot is place]
+    def no_process_is_lost_or_doubled(self) -> None:
+        for slot in self.slots:
+            here = [one for one in self.watched if one.slot is slot]
             staying = [one.base for one in here if not one.base.terminated and one.base.alive]
-            phase = self.lifecycle.phase(place)
-            assert len(staying) <= 1 + (phase is Phase.REPLACING), (place.name, phase)
-            assert set(staying) <= {place._current_process, place.previous}
+            phase = self.lifecycle.phase(slot)
+            assert len(staying) <= 1 + (phase is Phase.REPLACING), (slot.name, phase)
+            assert set(staying) <= {slot._current_process, slot.previous}
             if phase is Phase.REPLACING:
-                assert place.previous is not None and place.previous.is_alive()
+                assert slot.previous is not None and slot.previous.is_alive()
             else:
-                assert place.previous is None
+                assert slot.previous is None
             if phase in (Phase.READY, Phase.STARTING):
-                assert place.is_alive()
+                assert slot.is_alive()
             elif phase in (Phase.BACKOFF, Phase.FAILED, Phase.STOPPED):
                 assert not staying
             elif phase in (Phase.DRAINING, Phase.STOPPING):
                 assert here and not staying
-            if place.exclusive and phase in (Phase.READY, Phase.STARTING):
+            if slot.exclusive and phase in (Phase.READY, Phase.STARTING):
                 assert len(here) == 1
-            assert (self.lifecycle.record(place).retry_at < math.inf) is (phase is Phase.BACKOFF)
+            assert (self.lifecycle.record(slot).retry_at < math.inf) is (phase is Phase.BACKOFF)
             if not self.goes_on:
                 assert phase in (Phase.STOPPED, Phase.STOPPING)
                 assert not staying
-                assert here or place.state in FINAL
+                assert here or slot.state in FINAL
         for watched in self.watched:
-            assert watched.slot in self.places or watched.base.terminated
+            assert watched.slot in self.slots or watched.base.terminated
 
     @invariant()
     def restarts_take_no_more_than_they_may(self) -> None:
         """As long as no process exits, is late or is removed."""
-        if not self.places or not self.calm:
+        if not self.slots or not self.calm:
             return
-        servers = [place for place in self.places if place.is_server]
-        phases = [self.lifecycle.phase(place) for place in servers]
+        servers = [slot for slot in self.slots if slot.is_server]
+        phases = [self.lifecycle.phase(slot) for slot in servers]
         serving = phases.count(Phase.READY) + phases.count(Phase.REPLACING)
         assert phases.count(Phase.REPLACING) <= self.settings.max_surge
         assert serving >= self.first - self.settings.max_unavailable
@@ -345,19 +345,19 @@ class World(RuleBasedStateMachine):
         for _ in range(200):
             for watched in [one for one in self.watched if one.base.terminated]:
                 self.end(watched, 0)
-            for watched in self.newcomers():
+            for watched in self.starting():
                 self.lifecycle.handle(watched.slot, model.Ready(watched))
             self.now += 100
             self.read_mailbox()
             self.lifecycle.run_due()
             self.nothing_impossible_happens()
-            self.nobody_is_lost_or_doubled()
+            self.no_process_is_lost_or_doubled()
         if not self.goes_on:
             assert not self.watched
-            assert all(self.lifecycle.phase(place) is Phase.STOPPED for place in self.places)
+            assert all(self.lifecycle.phase(slot) is Phase.STOPPED for slot in self.slots)
         at_rest = (Phase.READY, Phase.FAILED, Phase.STOPPED)
-        assert all(self.lifecycle.phase(place) in at_rest for place in self.places)
-        assert len(self.watched) == sum(self.lifecycle.phase(place) is Phase.READY for place in self.places)
+        assert all(self.lifecycle.phase(slot) in at_rest for slot in self.slots)
+        assert len(self.watched) == sum(self.lifecycle.phase(slot) is Phase.READY for slot in self.slots)
         assert not self.lifecycle._requests
         assert not self.lifecycle.operations
 
