@@ -10,6 +10,7 @@ import ast
 import re
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -143,6 +144,25 @@ def rooms_import_what_they_may() -> Iterator[Breach]:
         yield Breach(Path(__file__), 1, f"{len(found)} arrows between rooms, {MAX_ARROWS} are allowed")
 
 
+def modules_import_in_one_direction() -> Iterator[Breach]:
+    """No module imports itself by way of others, for type checking neither."""
+    paths = {
+        ".".join(["worker", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    graph: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        names = [imported.name for imported in imports(path)]
+        found = {name if name in paths else name.rpartition(".")[0] for name in names}
+        # An import of the package itself is of its version, or lazy.
+        graph[module] = (found & paths.keys()) - {module, "worker"}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        first, *others = reversed(error.args[1])
+        yield Breach(paths[first], 1, f"a cycle of imports: {' imports '.join([first, *others])}")
+
+
 def only_core_imports_a_core() -> Iterator[Breach]:
     """Only ``_core`` imports a core; only ``integration`` refers to the stock package, by name."""
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -178,6 +198,7 @@ def main() -> int:
     rules = [
         pyo3_stays_in_python,
         rooms_import_what_they_may,
+        modules_import_in_one_direction,
         only_core_imports_a_core,
         files_are_short,
         tests_never_sleep,

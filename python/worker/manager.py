@@ -25,7 +25,7 @@ from worker._compat import accept_newer_keywords
 from worker._supervisor.banner import announce
 from worker._supervisor.loop import Loop, frozen_heap
 from worker._supervisor.model import ServerPhase
-from worker._supervisor.operations import Kind, Operation
+from worker._supervisor.operation import Kind, Operation
 from worker._supervisor.supervisor import Supervisor
 from worker.constants import MAIN_NAME, NAME_LIMIT, NEVER, RestartOrder, excerpt
 from worker.process import ProcessState, Worker, WorkerProcess

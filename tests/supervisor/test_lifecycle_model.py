@@ -25,7 +25,7 @@ from worker._supervisor import model
 from worker._supervisor.child import ChildProcess
 from worker._supervisor.lifecycle import Lifecycle
 from worker._supervisor.mailbox import Mailbox
-from worker._supervisor.operations import Kind, Operation
+from worker._supervisor.operation import Kind, Operation
 from worker._supervisor.rollout import STARTING_PHASES
 from worker.constants import Phase, ProcessState, RestartOrder
 from worker.process import RestartAsked, SlotChanged, SlotStarted, WorkerProcess

@@ -21,7 +21,8 @@ from worker._supervisor.model import (
     SlotRecord,
     SlotView,
 )
-from worker._supervisor.operations import Kind, Operation, Operations
+from worker._supervisor.operation import Kind, Operation
+from worker._supervisor.operations import Operations
 from worker._supervisor.restart_policy import Exit, describe_exit_code, why_not_started
 from worker._supervisor.rollout import merge, plan
 from worker._supervisor.transitions import TRANSITIONS

@@ -16,7 +16,7 @@ from worker.constants import Phase, ProcessState, RestartOrder
 
 if TYPE_CHECKING:
     from worker._supervisor.child import ChildProcess
-    from worker._supervisor.operations import Operation
+    from worker._supervisor.operation import Operation
     from worker._supervisor.restart_policy import Exit
     from worker.process import WorkerProcess
     from worker.settings import Settings

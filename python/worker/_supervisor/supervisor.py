@@ -18,7 +18,7 @@ from worker._supervisor.child import ChildProcess
 from worker._supervisor.lifecycle import Lifecycle
 from worker._supervisor.mailbox import Mailbox
 from worker._supervisor.model import ServerPhase
-from worker._supervisor.operations import Kind, Operation
+from worker._supervisor.operation import Kind, Operation
 from worker._supervisor.rollout import STARTING_PHASES
 from worker._supervisor.state_watcher import StateWatcher
 from worker.constants import NAME_LIMIT, Phase, ProcessState, RestartOrder, excerpt

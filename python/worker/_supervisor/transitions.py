@@ -47,7 +47,7 @@ from worker._supervisor.model import (
     Update,
     WriteEntry,
 )
-from worker._supervisor.operations import Kind
+from worker._supervisor.operation import Kind
 from worker._supervisor.restart_policy import Decision, Exit, decide
 from worker._supervisor.rollout import STARTING_PHASES, merge
 from worker.constants import Phase, ProcessState, RestartOrder
