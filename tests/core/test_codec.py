@@ -130,11 +130,14 @@ def test_the_main_process_restarts_and_stops_with_hostile_values(
         house.state.update_entry(NAME, {"start_error": Hostile(), "mine": Hostile()})
         with pytest.raises(LookupError):
             mine["state"] = Hostile()
+        house.plan("acks_then_serves_behind_the_gate")
         house.send(f"{NAME}::STARTUP_FIRST")
-        new = house.said("ready", 2)[1].pid
+        new = house.said("acked")[0].pid
         house.state.update_entry(NAME, {"serving": Hostile()}, new)
         house.all_acked()
         os.kill(old, 0)
+        house.open_gate()
+        house.said("ready", 2)
 
     # The test's own reading must not meet the remaining values.
     copy = SharedState.copy
