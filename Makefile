@@ -88,7 +88,7 @@ dist: $(WHEEL) ## build wheel and sdist, check both, and try each in an empty en
 test-sanic-lts: $(WHEEL) ## run the integration tests on each supported Sanic
 	$(PY) scripts/matrix.py sanic -- $(PARALLEL) $(ARGS)
 
-test-pythons: $(WHEEL) ## run the tests, a few of the long ones, on every CPython found here
+test-pythons: $(WHEEL) ## run the tests, a few of the long ones, on every other CPython found here
 	$(PY) scripts/matrix.py pythons -- $(PARALLEL) $(ARGS)
 
 test-upstream: $(WHEEL) ## run the worker tests of each supported Sanic on this package

@@ -1,4 +1,4 @@
-"""Run the tests with the release wheel on each supported Sanic, or on each CPython found here.
+"""Run the tests with the release wheel on each supported Sanic, or on each other CPython found here.
 
 ``matrix.py sanic|pythons [-- pytest arguments]``. The integration tests show the differences between releases
 of Sanic. The others, and some integration tests, show those between interpreters. Every cell runs, even if
@@ -60,8 +60,11 @@ def sanic_cells() -> Iterator[tuple[str, Environment]]:
 
 
 def python_cells() -> Iterator[tuple[str, Environment]]:
-    """Yield one environment for each CPython found, with the newest Sanic; print those not found."""
+    """Yield one environment for each other CPython found, with the newest Sanic; print those left out."""
     for minor in PYTHON_MINORS:
+        if minor == sys.version_info.minor:
+            print(f"CPython 3.{minor}: runs this, left out; `make test` covers it", flush=True)
+            continue
         interpreter = find_python(minor)
         if interpreter is None:
             print(f"CPython 3.{minor}: not found here, left out", flush=True)
