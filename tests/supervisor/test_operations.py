@@ -296,8 +296,7 @@ class TestServers:
             house.plan("acks_behind_the_gate")
             house.send(START_FIRST)
             (new,) = house.said("at the gate")
-            watched = house.manager._supervisor.by_pid(new.pid)
-            assert watched is not None and watched.start_limit == 30
+            assert house.watched(new.pid).start_limit == 30
             house.open_gate()
             logged(caplog, "Restart finished")
 

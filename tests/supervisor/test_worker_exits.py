@@ -390,9 +390,7 @@ class TestReadiness:
             house.plan("acks_then_serves_behind_the_gate")
             house.send("__ALL_PROCESSES__::STARTUP_FIRST")
             (new,) = house.said("acked")
-            until(
-                lambda: house.manager._supervisor.by_pid(new.pid).slot.state.name == "ACKED", "its ack seen"
-            )  # type: ignore[union-attr]
+            until(lambda: house.watched(new.pid).slot.state.name == "ACKED", "its ack seen")
             assert lives(old.pid)
             assert house.entry(ONE)["pid"] == (old.pid if IS_NATIVE else new.pid)
             house.open_gate()

@@ -28,6 +28,7 @@ from support import targets
 from worker._core import IS_NATIVE
 from worker._spawn.state_process import StateProcess, StateProxy
 from worker._state.shared import SharedState
+from worker._supervisor.child import ChildProcess
 from worker.constants import ProcessState
 from worker.manager import WorkerManager
 
@@ -216,6 +217,10 @@ class House:
             return entry if wanted.items() <= entry.items() else {}
 
         return until(look, f"{wanted} in the entry of {name}")
+
+    def watched(self, pid: int) -> ChildProcess:
+        """Return a process as the main process sees it, once it does: a child runs before its start returns."""
+        return until(lambda: self.manager._supervisor.by_pid(pid), "a watched process")  # type: ignore[return-value]
 
     def all_acked(self, but: str = "") -> None:
         """Wait until the main process knows of the ack of every transient process, except this one."""
