@@ -219,7 +219,7 @@ class House:
         return until(look, f"{wanted} in the entry of {name}")
 
     def watched(self, pid: int) -> ChildProcess:
-        """Return a process as the main process sees it, once it does: a child runs before its start returns."""
+        """Return a process as the main process sees it. A child may run before its start returns."""
         return until(lambda: self.manager._supervisor.by_pid(pid), "a watched process")  # type: ignore[return-value]
 
     def all_acked(self, but: str = "") -> None:
