@@ -169,7 +169,7 @@ def only_core_imports_a_core() -> Iterator[Breach]:
         for imported in imports(path):
             if imported.name.startswith(CORES) and room_of(path) != "_core":
                 yield Breach(path, imported.line, "only _core imports a core")
-            by_name = imported.dynamic and path.stem == "integration"
+            by_name = imported.dynamic and room_of(path) == "integration"
             if imported.is_of("sanic.worker") and not by_name:
                 yield Breach(path, imported.line, "integration alone touches sanic.worker, by name")
 

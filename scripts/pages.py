@@ -103,7 +103,7 @@ def situations(phase: Phase) -> Iterator[Situation]:
             is_server=True,
             is_reloader=False,
             restart_policy=policy,
-            is_alive=lambda is_alive=is_alive: is_alive,  # type: ignore[misc]
+            is_alive=is_alive,
             is_occupied=is_occupied,
             has_previous=has_previous,
             requests={},

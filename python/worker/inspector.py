@@ -22,7 +22,6 @@ from sanic.server.socket import bind_socket
 
 from worker._child import bootstrap
 from worker._control.send import Publisher, send
-from worker._inspect.origin import is_loopback, refusal_reason
 from worker._state.foreign import snapshot
 from worker._state.shared import SharedState
 from worker.constants import NAME_LIMIT, excerpt
@@ -207,6 +206,8 @@ class Inspector:
         return bool(key) or type(key) is int
 
     def _may_listen(self, sock: socket, may_be_open: bool) -> bool:
+        from worker._inspect.origin import is_loopback
+
         if self._has_key or may_be_open or is_loopback(sock):
             return True
         error_logger.error(
@@ -224,6 +225,9 @@ class Inspector:
             raise Unauthorized("Bad API key")
 
     def _same_origin(self, request: Request) -> None:
+        # Imported on use: every server imports this module.
+        from worker._inspect.origin import refusal_reason
+
         if reason := refusal_reason(request, "https" if self._tls() else "http"):
             raise Forbidden(
                 f"The request is refused: {reason}. Set INSPECTOR_API_KEY to allow it with the key"

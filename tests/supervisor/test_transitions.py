@@ -23,7 +23,7 @@ SITUATION = Situation(
     is_server=True,
     is_reloader=False,
     restart_policy="always",
-    is_alive=lambda: False,
+    is_alive=False,
     is_occupied=False,
     has_previous=False,
     requests={},
@@ -72,7 +72,7 @@ def test_an_impossible_event_is_logged_and_ignored(caplog: pytest.LogCaptureFixt
 @pytest.mark.parametrize("alive", [True, False])
 def test_the_next_process_waits_for_the_exit_of_the_current_one(alive: bool) -> None:
     """The exit of a process that had been stopped earlier does not count."""
-    slot = situation(Phase.DRAINING, is_alive=lambda: alive)
+    slot = situation(Phase.DRAINING, is_alive=alive)
     actions = transitions.start_after_exit(slot, model.StoppedExited(Exit("X [1]", 0)))
     started = [action for action in actions if isinstance(action, StartProcess)]
     assert started == ([] if alive else [StartProcess(RestartOrder.SHUTDOWN_FIRST)])

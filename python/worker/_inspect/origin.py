@@ -17,7 +17,6 @@ from sanic.request import Request
 __all__ = ["is_loopback", "refusal_reason"]
 
 LOCALHOST = "localhost"
-# Compiled on use: each worker imports this module, and only the inspector calls it.
 _AUTHORITY = r"(?ai:\[([0-9a-f:.]+)\]|([\w.-]+))(?::([0-9]{0,5}))?"
 _ORIGIN = r"(?i:(https?)://(.+))"
 _PORTS = {"http": "80", "https": "443"}

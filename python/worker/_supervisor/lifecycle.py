@@ -208,7 +208,7 @@ class Lifecycle:
             is_server=slot.is_server,
             is_reloader=slot.is_reloader,
             restart_policy=slot.restart_policy,
-            is_alive=slot.is_alive,
+            is_alive=slot.is_alive(),
             is_occupied=self._is_occupied(slot),
             has_previous=slot.previous is not None,
             requests=self._requests,

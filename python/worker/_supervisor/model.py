@@ -7,7 +7,7 @@ decisions in :mod:`~worker._supervisor.transitions` to actions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,7 @@ class Situation:
         is_server: Whether it serves requests.
         is_reloader: Whether its process reports changes of the code.
         restart_policy: Its restart policy.
-        is_alive: Returns whether its current process runs.
+        is_alive: Whether its current process runs.
         is_occupied: Whether any process runs in the slot, or has not been collected.
         has_previous: Whether a previous process serves while the current one starts.
         requests: The requests that wait, by slot.
@@ -151,7 +151,7 @@ class Situation:
     is_server: bool
     is_reloader: bool
     restart_policy: str
-    is_alive: Callable[[], bool]
+    is_alive: bool
     is_occupied: bool
     has_previous: bool
     requests: Mapping[WorkerProcess, RestartRequest]

@@ -72,7 +72,7 @@ def start(slot: Situation, event: StartAsked | RestartDue | BackoffOver) -> Acti
 def start_after_exit(slot: Situation, event: Exited | StoppedExited) -> Actions:
     """Start the next process, once the one before it has exited."""
     logged: Actions = [_log_stopped(event.exit)]
-    return logged if slot.is_alive() else [*logged, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
+    return logged if slot.is_alive else [*logged, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
 
 
 def restart(slot: Situation, event: RestartDue) -> Actions:
@@ -141,7 +141,7 @@ def start_failed(slot: Situation, event: StartFailed) -> Actions:
     """Keep the processes that run; without one, treat it as an exit."""
     exit, phase = event.exit, slot.record.phase  # noqa: A001
     refused = event.is_refused and phase in (Phase.READY, *STARTING_PHASES)
-    if refused or (event.order is RestartOrder.STARTUP_FIRST and slot.is_alive()):
+    if refused or (event.order is RestartOrder.STARTUP_FIRST and slot.is_alive):
         # Only a starting process, which was to be replaced, may have been stopped.
         aborted, text = _abort(slot, exit)
         return [
@@ -149,7 +149,7 @@ def start_failed(slot: Situation, event: StartFailed) -> Actions:
             *aborted,
             Log(logging.ERROR, f"{exit}. {_keeping(text)}"),
         ]
-    return [Enter(Phase.DRAINING)] if slot.is_alive() else _after_exit(slot, exit)
+    return [Enter(Phase.DRAINING)] if slot.is_alive else _after_exit(slot, exit)
 
 
 def stop(slot: Situation, event: StopSent) -> Actions:

@@ -1,0 +1,240 @@
+"""Installs this package under a Sanic application, in place of Sanic's own worker manager.
+
+Only this module touches ``sanic.worker``, and only to replace it. In ``sys.modules``, our modules replace
+Sanic's. In every loaded module, our objects replace Sanic's, under the same names. Imports from
+``sanic.worker``, before and after the installation, therefore get our objects.
+
+Modules that only the main process uses are imported on first use of one of their names, because a worker
+would start later with them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import wraps
+from importlib import import_module
+from typing import Any
+
+from sanic.log import error_logger
+
+from worker import settings
+from worker._child.descriptors import fill_standard
+from worker._core import IS_NATIVE
+from worker._spawn.processes import set_up_children
+from worker._state.shared import SharedState
+from worker.integration import replacement
+from worker.integration.replacement import BOUND, NAMES, STARTUP, swap, swap_attribute
+
+__all__ = ["install", "is_installed", "uninstall"]
+
+# The oldest and the newest release that the tests run on. In a newer one, the expected names must exist.
+OLDEST = (23, 12)
+NEWEST = (25, 12)
+
+# The permissions that Sanic gives a unix socket.
+UNIX_MODE = 0o666
+
+_ends_with_server = False
+
+
+def is_installed() -> bool:
+    """Return whether this package replaces Sanic's manager in this process."""
+    return bool(replacement.undo)
+
+
+def install(**given: Any) -> None:
+    """Replace ``sanic.worker`` by this package, in this process and in every process it starts.
+
+    Call it before the application is run. A further call only takes the given settings.
+
+    Args:
+        **given: Settings of the manager, by name; see :mod:`worker.settings`.
+
+    Raises:
+        RuntimeError: This release of Sanic is too old, or lacks expected names; or a class to be replaced has
+            a subclass or an object already.
+        TypeError: There is no such setting.
+        ValueError: The value of a setting is wrong.
+    """
+    settings.install(given)
+    if is_installed():
+        return
+    _check_version()
+    found = replacement.find()
+    startup: Any = import_module(STARTUP)
+    swap(vars(startup), "Manager", StateManager)
+    swap(vars(startup), "configure_socket", _sharing(startup.configure_socket))
+    swap(vars(startup), "remove_unix_socket", _remove_unix_socket)
+    _wrap_serve(startup)
+    _swap_states(startup.StartupMixin)
+    replacement.apply(*found)
+    set_up_children(install)
+
+
+def uninstall() -> None:
+    """Restore Sanic's own manager in this process. Without an installation, do nothing."""
+    global _ends_with_server
+    while replacement.undo:
+        replacement.undo.pop()()
+    set_up_children(None)
+    _ends_with_server = False
+    settings.forget()
+
+
+class StateManager:
+    """Keeps the shared state for Sanic: in shared memory; without the native core, in a process."""
+
+    def __init__(self) -> None:
+        # The script may have closed standard descriptors since it imported this package.
+        fill_standard()
+        try:
+            self._process = None if IS_NATIVE else _state_process()
+        except EOFError as error:
+            error_logger.error("%s", error)
+            raise SystemExit(1) from None
+        self._state: Any = SharedState() if self._process is None else self._process.dict()
+
+    def dict(self) -> Any:
+        """Return the shared state."""
+        return self._state
+
+    def shutdown(self) -> None:
+        """Release the shared state."""
+        self._state.close()
+        if self._process is not None:
+            self._process.shutdown()
+
+
+def _state_process() -> Any:
+    # Costly to import, and needed by the main process alone.
+    from worker._spawn.state_process import StateProcess
+
+    return StateProcess()
+
+
+def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap Sanic's function: a unix socket gets its mode and goes to the workers; errors name the address."""
+
+    def bind(server_settings: dict[str, Any]) -> Any:
+        if not server_settings.get("unix"):
+            return configure_socket(server_settings)
+        # As text: at the end, Sanic 23.12 removes only a path that is text.
+        path = server_settings["unix"] = os.path.abspath(server_settings["unix"])
+        mode = settings.resolve({}).unix_mode
+        from worker._listen import unix
+
+        sock = unix.bind(path, UNIX_MODE if mode is None else mode, server_settings["backlog"])
+        server_settings["sock"] = sock
+        return sock
+
+    @wraps(configure_socket)
+    def call(server_settings: dict[str, Any]) -> Any:
+        # Imported on use: a worker binds no address.
+        from worker._listen.address import naming_address
+
+        return naming_address(bind)(server_settings)
+
+    return call
+
+
+def _remove_unix_socket(path: Any) -> None:
+    from worker._listen import unix
+
+    unix.remove(path)
+
+
+def _wrap_serve(startup: Any) -> None:
+    """Wrap Sanic's ``serve``, so that it restores signal handlers and removes the files of sockets."""
+    mixin = startup.StartupMixin
+    stock = vars(mixin)["serve"].__func__
+
+    @wraps(stock)
+    def serve(*args: Any, **kwargs: Any) -> Any:
+        from worker._listen import unix
+        from worker._supervisor.loop import signals_given_back
+
+        # Sanic's function takes these from its globals, where a name that is imported on use is missing.
+        for name in BOUND[STARTUP]:
+            getattr(startup, name)
+        try:
+            with signals_given_back(stops_ignored=_ends_with_server):
+                return stock(*args, **kwargs)
+        finally:
+            unix.remove_all()
+
+    swap_attribute(mixin, "serve", classmethod(serve))
+
+
+def end_with_server() -> None:
+    """Declare that this process only serves: a stop signal after that does not change its exit code."""
+    global _ends_with_server
+    _ends_with_server = True
+
+
+def _swap_states(mixin: Any) -> None:
+    name = "_get_process_states"
+    stock = vars(mixin).get(name)
+    # A release without this method does not read the states in this way.
+    if stock is not None:
+        swap_attribute(mixin, name, staticmethod(_states(stock.__func__)))
+
+
+def _states(get_process_states: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Wrap Sanic's function that waits until all states are final, so that it reads no values of users."""
+
+    @wraps(get_process_states)
+    def call(worker_state: Any) -> list[str]:
+        if not isinstance(worker_state, SharedState):
+            # Without the process that keeps the state, there is nothing to wait for.
+            with suppress(OSError, EOFError):
+                return get_process_states(worker_state)
+            return []
+        found = {}
+        # Do not wait for damaged entries.
+        with suppress(RuntimeError):
+            for name in worker_state:
+                found[name] = worker_state.read_keys(name, ("state",))
+        return get_process_states(found)
+
+    return call
+
+
+def _check_version() -> None:
+    import sanic
+
+    text = sanic.__version__
+    supported = f"{OLDEST[0]}.{OLDEST[1]} to {NEWEST[0]}.{NEWEST[1]}"
+    try:
+        year, month = (int(part) for part in text.split(".")[:2])
+    except ValueError:
+        raise RuntimeError(
+            f"Sanic {text!r} is of no known release; sanic-worker supports {supported}"
+        ) from None
+    if (year, month) < OLDEST:
+        raise RuntimeError(f"Sanic {text} is too old; sanic-worker supports {supported}")
+    for module, name in _expected():
+        if not hasattr(import_module(module), name):
+            raise RuntimeError(
+                f"Sanic {text} has no {module}.{name}, which sanic-worker has to replace; "
+                f"it supports Sanic {supported}"
+            )
+    if (year, month) > NEWEST:
+        warnings.warn(
+            f"Sanic {text} is newer than what sanic-worker was tested with ({supported})",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _expected() -> Iterator[tuple[str, str]]:
+    for stem, names in NAMES.items():
+        for name in names:
+            yield f"sanic.worker.{stem}", name
+    for module, names in BOUND.items():
+        if module in sys.modules or not module.startswith("sanic.cli"):
+            for name in names:
+                yield module, name
