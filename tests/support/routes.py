@@ -151,7 +151,8 @@ class Recorder:
 
     def lines(self) -> list[tuple[int, str, Step]]:
         """Return the content of the file."""
-        found = (line.split() for line in self.file.read_text().splitlines())
+        # A write across the end of a page is visible in parts: the last line may not be whole yet.
+        found = (line.split() for line in self.file.read_text().split("\n")[:-1])
         return [(int(pid), event, self._steps[int(number)]) for pid, event, number in found]
 
     def is_waiting(self, step: Step) -> bool:
