@@ -96,4 +96,16 @@ def test_a_failed_restart_does_not_prevent_others(caplog: pytest.LogCaptureFixtu
     with pytest.raises(RuntimeError, match="no a"):
         restart([one, other, last], [], ["a", "b", "c", "d"])
     assert last.restarts == [SHUTDOWN_FIRST]
-    assert errors(caplog) == ["Failed to restart processes: d", "Failed to restart process b"]
+    assert errors(caplog) == ["Failed to restart processes: d", "Failed to restart b: RuntimeError: no b"]
+    assert caplog.records[-1].exc_info
+
+
+def test_restarts_that_fail_for_one_reason_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    class Refused(FakeProcess):
+        def restart(self, *_: object, **__: object) -> None:
+            raise ConnectionError("no state")
+
+    with pytest.raises(ConnectionError):
+        restart([Refused(name) for name in "abcd"], [])
+    assert errors(caplog) == ["Failed to restart b, c, d: ConnectionError: no state"]
+    assert not caplog.records[-1].exc_info

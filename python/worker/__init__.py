@@ -89,7 +89,6 @@ if not TYPE_CHECKING:
             value = core_info().version
         else:
             raise namesake.missing_attribute(name)
-        globals()[name] = value
         return value
 
     def __dir__() -> list[str]:

@@ -133,4 +133,4 @@ class Phase(Enum):
     DRAINING = "a process is stopping; the next one is started when it has exited"
     BACKOFF = "its process exited; the next one is started when the backoff is over"
     FAILED = "its processes exited too often; none is started unless a restart or a scaling asks for it"
-    STOPPING = "its processes were told to stop, and none is started after them"
+    STOPPING = "its processes were stopped, and none is started after them"

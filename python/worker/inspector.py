@@ -137,7 +137,7 @@ class Inspector:
             BadRequest: ``replicas`` is no such number.
         """
         num_workers = _number_of_workers(replicas)
-        log_msg = f"Scaling to {num_workers}"
+        log_msg = f"Scaling to {excerpt(str(num_workers))}"
         logger.info(log_msg)
         send(self._publisher, f"__SCALE__:{num_workers}")
         return log_msg
@@ -184,7 +184,7 @@ class Inspector:
             error_logger.error(
                 "Inspector cannot listen on %s:%s: %s. Set INSPECTOR_HOST or INSPECTOR_PORT to a free one.",
                 excerpt(self.host, NAME_LIMIT),
-                self.port,
+                excerpt(self.port, NAME_LIMIT),
                 excerpt(error),
             )
             return None

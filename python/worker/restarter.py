@@ -69,10 +69,21 @@ class Restarter:
                 failed.append((process.name, exc))
         if names:
             error_logger.error(f"Failed to restart processes: {listed([*names])}")
-        for name, error in failed[1:]:
-            error_logger.error("Failed to restart process %s", excerpt(name, NAME_LIMIT), exc_info=error)
         if failed:
+            _log_failures(failed[1:])
             raise failed[0][1]
+
+
+def _log_failures(failed: Sequence[tuple[str, Exception]]) -> None:
+    """Log failed restarts, one line for each error."""
+    found: dict[str, tuple[list[str], Exception]] = {}
+    for name, error in failed:
+        names, _ = found.setdefault(f"{type(error).__name__}: {excerpt(error)}", ([], error))
+        names.append(name)
+    for text, (names, error) in found.items():
+        # The state of the workers cannot be reached. That is no fault in code: a traceback would not help.
+        trace = None if isinstance(error, ConnectionError) else error
+        error_logger.error("Failed to restart %s: %s", listed(names), text, exc_info=trace)
 
 
 def _has_ended(process: Restartable) -> bool:

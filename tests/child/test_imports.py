@@ -240,9 +240,19 @@ def use(app):
     return [missing, found["WorkerManager"].__module__, hasattr(worker, "nonsense"), worker.__version__ != ""]
 """
 
+PATCHED = """
+def use(app):
+    import sanic.app, sanic.worker.manager, worker
+    ours = sanic.worker.manager.WorkerManager
+    sanic.worker.manager.WorkerManager = "patched"
+    seen = [worker.WorkerManager, sanic.app.WorkerManager]
+    sanic.worker.manager.WorkerManager = ours
+    return [seen, worker.WorkerManager is ours, sanic.app.WorkerManager is ours]
+"""
+
 
 class TestInAServer:
-    """Nothing shows that a module is imported on use, whatever the start method."""
+    """Modules that are imported on use work as others do, with each start method."""
 
     @pytest.mark.parametrize("installs", ["main", "script"])
     @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
@@ -260,6 +270,9 @@ class TestInAServer:
         (tmp_path / "uses.py").write_text(SUBCLASSES)
         ended = python(USES, "spawn", cwd=tmp_path, env={"INSTALLS": "script"})
         assert "[true, true]" in ended.stdout, ended.stdout + ended.stderr
+
+    def test_a_patched_name_is_not_kept(self, tmp_path: Path) -> None:
+        assert used(tmp_path, PATCHED) == [["patched", "patched"], True, True]
 
     def test_star_imports_work(self, tmp_path: Path) -> None:
         assert used(tmp_path, STAR) == [[], "worker.manager", False, True]

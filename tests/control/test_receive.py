@@ -91,6 +91,15 @@ class LeavesAnything(BaseException):
     """An exception that is neither an ``Exception`` nor an exit."""
 
 
+class HasNoTextError(Exception):
+    """An exception whose text is an error."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
 def _raise(error: BaseException) -> None:
     raise error
 
@@ -239,6 +248,15 @@ class TestDecodeCommand:
         assert isinstance(command, Invalid)
         assert command.reason == f"it cannot be unpickled ({type(error).__name__}: {error})"
 
+    def test_an_error_without_a_text_makes_an_invalid_message(self) -> None:
+        loaded = decode_command(opaque(RaisesWhenLoaded(HasNoTextError())))
+        inspected = decode_command(opaque(Odd(HasNoTextError(), "bool")))
+        for command, fault in ((loaded, "unpickled"), (inspected, "inspected")):
+            assert isinstance(command, Invalid)
+            assert (
+                command.reason == f"it cannot be {fault} (HasNoTextError: <HasNoTextError whose repr fails>)"
+            )
+
     def test_an_unpickled_object_whose_bool_raises_is_invalid(self) -> None:
         command = decode_command(opaque(Odd(ValueError("no"), "bool")))
         assert isinstance(command, Invalid)
@@ -335,7 +353,7 @@ class TestConnectionMonitor:
     @pytest.mark.parametrize("place", ["poll", "recv"])
     def test_a_message_that_cannot_be_received_is_invalid(self, place: str) -> None:
         monitor = ConnectionMonitor(Connection(KeyError("k"), "__TERMINATE__", raises_in=place))
-        assert monitor.wait(None) == [Received(Invalid(None, "it cannot be received (KeyError('k'))"))]
+        assert monitor.wait(None) == [Received(Invalid(None, "it cannot be received (KeyError: 'k')"))]
         assert monitor.wait(None) == [Received(Terminate())]
 
     def test_a_wait_ends_at_its_timeout(self) -> None:

@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 import trustme
 
+from worker._supervisor.lifecycle import IMPOSSIBLE
+
 from .harness import Server
 from .test_supervision import APP, Run, all_new, pids, steady
 from .tools import status, wait_until
@@ -251,7 +253,7 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
     assert zombies(server) == []
     assert after[0] <= before[0] + 2
     assert after[1] <= before[1] + 4096
-    assert "Impossible" not in server.log()
+    assert IMPOSSIBLE not in server.log()
     assert server.stop() == 0
 
 

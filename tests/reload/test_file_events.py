@@ -80,7 +80,7 @@ class TestLimits:
         sees(watching, tmp_path / "watched" / "new" / "a.py")
         assert re.match(
             r"not all of \d+ directories can be watched; `sysctl fs.inotify.max_user_watches=524288` "
-            r"\(it is \d+\) would do, or patterns of what need not be watched "
+            r"\(it is \d+\) would do, or patterns of files to ignore "
             r"\(SANIC_WORKER_RELOAD_IGNORE\)$",
             said(watching),
         )

@@ -12,7 +12,17 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
 from worker._core import Monitor, parse
-from worker._core.messages import Command, Corrupt, Event, Exited, Invalid, Manage, Opaque, Received, Stop
+from worker._core.messages import (
+    Command,
+    Corrupt,
+    Event,
+    Exited,
+    Invalid,
+    Manage,
+    Opaque,
+    Received,
+    Stop,
+)
 
 __all__ = ["ConnectionMonitor", "MonitorProtocol", "decode_command", "interpret", "open_monitor"]
 
@@ -69,7 +79,7 @@ def decode_command(command: Command | Opaque) -> Command:
         message = pickle.loads(command.payload)
     # Unpickling runs code of the sender, which may raise any error. None may end the main process.
     except BaseException as error:
-        return Invalid(command.payload, f"it cannot be unpickled ({type(error).__name__}: {error})")
+        return Invalid.because(command.payload, "it cannot be unpickled", error)
     return interpret(message)
 
 
@@ -79,7 +89,7 @@ def interpret(message: Any) -> Command:
         return _interpreted(message)
     # Inspecting an object runs its code, too.
     except BaseException as error:
-        return Invalid(message, f"it cannot be inspected ({type(error).__name__}: {error})")
+        return Invalid.because(message, "it cannot be inspected", error)
 
 
 def _interpreted(message: Any) -> Command:
@@ -169,7 +179,7 @@ class ConnectionMonitor:
             self._ended = True
             return [Corrupt(f"the connection has ended ({error!r})", b"")]
         except Exception as error:
-            return [Received(Invalid(None, f"it cannot be received ({error!r})"))]
+            return [Received(Invalid.because(None, "it cannot be received", error))]
         command = interpret(message)
         self._ended = isinstance(command, Stop)
         return [Received(command)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.constants import RestartOrder
+from worker.constants import RestartOrder, excerpt
 
 __all__ = [
     "Command",
@@ -101,6 +101,11 @@ class Invalid:
 
     message: object
     reason: str
+
+    @classmethod
+    def because(cls, message: object, fault: str, error: BaseException) -> Invalid:
+        """Return a message whose reason is an error, which the sender's own code may have raised."""
+        return cls(message, f"{fault} ({type(error).__name__}: {excerpt(error)})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from sanic.exceptions import ServerError
 
 __all__ = ["AddressError", "naming_address"]
 
+# The largest number of characters of an address in an error.
+LIMIT = 200
+
 ADVICE = {
     errno.EADDRINUSE: "Another process listens there: stop it, or choose another port.",
     errno.EADDRNOTAVAIL: "No network interface of this machine has that address.",
@@ -31,7 +34,7 @@ def naming_address(configure_socket: Callable[[dict[str, Any]], Any]) -> Callabl
 
     @wraps(configure_socket)
     def call(server_settings: dict[str, Any]) -> Any:
-        address = _address(server_settings)
+        address = _address(server_settings)[:LIMIT]
         try:
             return configure_socket(server_settings)
         except (OSError, OverflowError, ServerError) as failed:
@@ -40,7 +43,9 @@ def naming_address(configure_socket: Callable[[dict[str, Any]], Any]) -> Callabl
             code = getattr(error, "errno", None)
             reason = getattr(error, "strerror", None) or str(error)
             advice = ADVICE.get(code, "") if code else ""
-            raise AddressError(code, f"Cannot listen on {address}: {reason}. {advice}".strip()) from failed
+            raise AddressError(
+                code, f"Cannot listen on {address[:LIMIT]}: {reason}. {advice}".strip()
+            ) from failed
 
     return call
 

@@ -262,8 +262,8 @@ class FileEvents:
         except OSError:
             return (
                 f"not all of {len(paths)} directories can be watched; "
-                f"{_advice('max_user_watches', max(WATCHES, 2 * len(paths)))} would do, or patterns of what "
-                "need not be watched (SANIC_WORKER_RELOAD_IGNORE)"
+                f"{_advice('max_user_watches', max(WATCHES, 2 * len(paths)))} would do, or "
+                "patterns of files to ignore (SANIC_WORKER_RELOAD_IGNORE)"
             )
         except RuntimeError:
             pass

@@ -32,7 +32,9 @@ from worker.process import WorkerProcess, get_now
 if TYPE_CHECKING:
     from worker.settings import Settings
 
-__all__ = ["Lifecycle"]
+__all__ = ["IMPOSSIBLE", "Lifecycle"]
+
+IMPOSSIBLE = "which is impossible in the phase"
 
 
 class Lifecycle:
@@ -192,7 +194,7 @@ class Lifecycle:
         decision = TRANSITIONS[phase].get(type(event))
         if decision is None:
             error_logger.error(
-                "%s: ignoring the event %s, which is impossible in the phase %s.",
+                f"%s: ignoring the event %s, {IMPOSSIBLE} %s.",
                 excerpt(slot.name, NAME_LIMIT),
                 type(event).__name__,
                 phase.name,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ServerPhase(Enum):
-    """Whether the server starts, runs or stops. It only moves forward."""
+    """Whether the server starts, runs or stops."""
 
     NEW = auto()
     """Nothing has been started."""

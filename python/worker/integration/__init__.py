@@ -159,7 +159,7 @@ def _wrap_serve(startup: Any) -> None:
 
         # Sanic's function takes these from its globals, where a name that is imported on use is missing.
         for name in BOUND[STARTUP]:
-            getattr(startup, name)
+            vars(startup).setdefault(name, getattr(startup, name))
         try:
             with signals_given_back(stops_ignored=_ends_with_server):
                 return stock(*args, **kwargs)

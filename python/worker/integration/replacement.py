@@ -212,13 +212,16 @@ class Finder:
 
 
 def _replace_on_use(module: ModuleType, name: str, make: Callable[[], Any]) -> None:
-    """Remove a name from a module until it is used."""
+    """Remove a name from a module, and look it up whenever it is used.
+
+    The object is not kept: it may be a test's, which replaces it for a while.
+    """
     namespace = vars(module)
     earlier = namespace.get("__getattr__")
 
     def find(asked: str) -> Any:
         if asked == name:
-            return namespace.setdefault(name, make())
+            return make()
         if earlier is not None:
             return earlier(asked)
         raise AttributeError(f"module {module.__name__!r} has no attribute {asked!r}", name=asked, obj=module)
