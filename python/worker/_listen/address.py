@@ -43,9 +43,7 @@ def naming_address(configure_socket: Callable[[dict[str, Any]], Any]) -> Callabl
             code = getattr(error, "errno", None)
             reason = getattr(error, "strerror", None) or str(error)
             advice = ADVICE.get(code, "") if code else ""
-            raise AddressError(
-                code, f"Cannot listen on {address[:LIMIT]}: {reason}. {advice}".strip()
-            ) from failed
+            raise AddressError(code, f"Cannot listen on {address}: {reason}. {advice}".strip()) from failed
 
     return call
 
