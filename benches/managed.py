@@ -391,7 +391,11 @@ def work(manager: Any, load: Load, go: Any) -> bool:
     manager.restart = begin
     manager.start()
     for process in manager.processes:
-        manager.worker_state[process.name] = {**manager.worker_state[process.name], "state": "ACKED"}
+        manager.worker_state[process.name] = {
+            **manager.worker_state[process.name],
+            "state": "ACKED",
+            "serving": True,
+        }
     load.prepare(manager)
     manager.monitor_publisher.send("Sanic-Server-0-0:")
     try:
