@@ -84,12 +84,12 @@ if not TYPE_CHECKING:
         if name in _MODULES:
             return import_module(f"worker.{name}")
         if name in _HOMES:
-            value = getattr(import_module(f"worker.{_HOMES[name]}"), name)
-        elif name == "__version__":
-            value = core_info().version
-        else:
-            raise namesake.missing_attribute(name)
-        return value
+            # Not kept: a test may have replaced it for a while.
+            return getattr(import_module(f"worker.{_HOMES[name]}"), name)
+        if name == "__version__":
+            # Kept: it is read from the files of the distribution.
+            return globals().setdefault(name, core_info().version)
+        raise namesake.missing_attribute(name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__, *_MODULES, "__version__"})

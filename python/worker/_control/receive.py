@@ -12,17 +12,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
 from worker._core import Monitor, parse
-from worker._core.messages import (
-    Command,
-    Corrupt,
-    Event,
-    Exited,
-    Invalid,
-    Manage,
-    Opaque,
-    Received,
-    Stop,
-)
+from worker._core.messages import Command, Corrupt, Event, Exited, Invalid, Manage, Opaque, Received, Stop
 
 __all__ = ["ConnectionMonitor", "MonitorProtocol", "decode_command", "interpret", "open_monitor"]
 
