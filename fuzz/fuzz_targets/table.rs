@@ -20,6 +20,7 @@ use libfuzzer_sys::fuzz_target;
 const LAYOUT: Layout = Layout {
     buckets: 64,
     processes: 4,
+    sheets: 0,
     segments: 16,
 };
 const VALUES: [(&[u8], &[u8], usize); 4] = [

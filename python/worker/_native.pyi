@@ -272,9 +272,14 @@ class Table:
     table of its parent.
 
     **Schema.** The table knows the keys with a meaning by the names that it is opened with. ``owner`` holds
-    the pid of the process to which the entry belongs. ``beat``, ``count`` and ``flags`` (at most 63) are the
-    names of the numbers that :meth:`beat` and :meth:`flag` write. A change of ``essential`` keys alone may
-    use the space that is reserved for a full table.
+    the pid of the process to which the entry belongs. ``beat``, ``count``, ``gauges`` (whole numbers),
+    ``seconds`` (durations; at most 4 together with the gauges) and ``flags`` (at most 63) are the names of
+    the numbers that :meth:`beat` and :meth:`flag` write. A change of ``essential`` keys alone may use the
+    space that is reserved for a full table.
+
+    **Sheets.** ``sheets`` names tables of cells, each with its number of cells and the bytes that a cell may
+    hold, below 2³² each. They are beside the entries, in a place of fixed size. A cell takes memory once it,
+    or one behind it, is written. Each table of one memory has the same sheets.
 
     **Owner.** All processes see one current entry under a name. It belongs to the process whose pid its
     ``owner`` key holds, and to all processes while it has none. A method with a ``pid`` other than 0 acts for
@@ -298,15 +303,18 @@ class Table:
         owner: str,
         beat: str,
         count: str,
+        gauges: Sequence[str],
+        seconds: Sequence[str],
         flags: Sequence[str],
         essential: Sequence[str],
+        sheets: dict[str, tuple[int, int]],
     ) -> Table: ...
     def entry(self, name: str, pid: int = 0) -> dict[Any, Any]:
         """Return an entry. :exc:`KeyError` if there is none.
 
         With values that cannot be unpickled it is a :class:`~worker._core.codec.PartialEntry`. If its owner
-        has written numbers, they are among the keys: the last beat (an aware ``datetime`` in UTC), the count
-        and the flags.
+        has written numbers, they are among the keys: the last beat (an aware ``datetime`` in UTC), the count,
+        the gauges that were written, and the flags.
         """
 
     def value(self, name: str, key: Any, pid: int = 0) -> Any:
@@ -362,11 +370,12 @@ class Table:
     def drop_staged(self, name: str, pid: int) -> None:
         """Drop the entry that a process has staged, if there is one."""
 
-    def beat(self, count: int = 0, pid: int = 0) -> None:
-        """Write the present time as the last beat of a process, and add to its count.
+    def beat(self, count: int = 0, pid: int = 0, **gauges: float | None) -> None:
+        """Write the present time as the last beat of a process, add to its count, and set its gauges.
 
         0 is the calling process, which may also write for the process that it was forked from. Nothing is
-        written for a process that has exited.
+        written for a process that has exited. ``None`` leaves a gauge as it is. :exc:`TypeError` for a gauge
+        that the table was not opened with; :exc:`OverflowError` or :exc:`ValueError` for a negative one.
         """
 
     def flag(self, *, pid: int = 0, **flags: bool | None) -> None:
@@ -376,7 +385,24 @@ class Table:
         """
 
     def numbers(self, pid: int) -> dict[str, Any]:
-        """Return the last beat, the count and the flags of a process; empty if it has written none."""
+        """Return the last beat, the count, the gauges and the flags of a process; empty if it has none."""
+
+    def write_cell(self, sheet: str, index: int, data: bytes) -> None:
+        """Write a cell of a sheet; for one process at a time.
+
+        A process that is killed meanwhile leaves a cell without data, until the next write of it.
+        :exc:`KeyError` if there is no such sheet, :exc:`IndexError` if it has fewer cells, and
+        :exc:`ValueError` if the data are too long.
+        """
+
+    def cells(self, sheet: str) -> list[bytes | None]:
+        """Return the data of all cells of a sheet; :exc:`KeyError` if there is no such sheet.
+
+        ``None`` stands for a cell that was never written, is being written, or was damaged.
+        """
+
+    def usage(self) -> tuple[int, int]:
+        """Return the bytes that are taken for entries, in segments of 16 KiB, and those that there are."""
 
     def reclaim(self, pid: int) -> None:
         """Make the space of a process that has exited available to others.

@@ -5,7 +5,7 @@ use pyo3::types::{PyDict, PyString};
 
 use super::codec;
 use super::schema::Schema;
-use crate::state::table::Numbers;
+use crate::state::numbers::Numbers;
 
 /// The `dict` of an entry under construction.
 pub struct DictBuilder<'a, 'py> {

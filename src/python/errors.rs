@@ -1,11 +1,12 @@
 //! The errors of a table, as Python exceptions.
 
-use pyo3::exceptions::{PyKeyError, PyMemoryError, PyRuntimeError};
+use pyo3::exceptions::{PyIndexError, PyKeyError, PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::state::change::Failure;
 use crate::state::memory::Corrupt;
+use crate::state::sheet::{Sheet, Unfit};
 use crate::state::writer::Refused;
 
 /// Create the error of a `dict` without that key.
@@ -25,6 +26,17 @@ pub fn refused(refused: &Refused) -> PyErr {
             PyMemoryError::new_err("no room in the table for one more process that writes")
         }
         Refused::Corrupt => corrupt(Corrupt),
+    }
+}
+
+/// Create the error of data of `size` bytes that were not written to a cell of this sheet.
+pub fn unfit(name: &Bound<'_, PyString>, sheet: Sheet, unfit: &Unfit, size: usize) -> PyErr {
+    let (cells, bytes) = (sheet.cells, sheet.bytes);
+    match unfit {
+        Unfit::NoCell => PyIndexError::new_err(format!("the sheet {name:?} has {cells} cells")),
+        Unfit::TooLong => PyValueError::new_err(format!(
+            "{size} bytes for a cell of the sheet {name:?}, {bytes} are allowed"
+        )),
     }
 }
 

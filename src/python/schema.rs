@@ -2,6 +2,8 @@
 //!
 //! Python passes their names when it opens a table. No name of a key is known in Rust.
 
+use std::time::Duration;
+
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString};
@@ -9,7 +11,8 @@ use pyo3::types::{PyBool, PyDict, PyString};
 use super::codec;
 use super::keys::{Pairs, encode_text};
 use crate::state::change::Author;
-use crate::state::table::{MAX_FLAGS, Numbers};
+use crate::state::numbers::{Gauges, MAX_FLAGS, Numbers};
+use crate::state::records::GAUGES;
 
 /// A key, as an object and encoded.
 struct Key {
@@ -26,14 +29,41 @@ impl Key {
     }
 }
 
+/// A number that goes up and down.
+struct Gauge {
+    key: Key,
+    /// Whether Python has seconds and the record nanoseconds, instead of whole numbers in both.
+    in_seconds: bool,
+}
+
+impl Gauge {
+    fn encode(&self, value: &Bound<'_, PyAny>) -> PyResult<u64> {
+        if !self.in_seconds {
+            return value.extract();
+        }
+        let span = Duration::try_from_secs_f64(value.extract()?);
+        let span = span.map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn decode<'py>(&self, py: Python<'py>, value: u64) -> PyResult<Bound<'py, PyAny>> {
+        if self.in_seconds {
+            let seconds = Duration::from_nanos(value).as_secs_f64();
+            return Ok(seconds.into_pyobject(py)?.into_any());
+        }
+        Ok(value.into_pyobject(py)?.into_any())
+    }
+}
+
 /// The keys that a table treats specially.
 pub struct Schema {
     /// The pid of the process that the entry belongs to.
     owner: Key,
-    /// The numbers of that process, which its record holds: the time of its last heartbeat, a count, and
-    /// flags.
+    /// The numbers of that process, which its record holds: the time of its last heartbeat, a count, gauges,
+    /// and flags.
     beat: Key,
     count: Key,
+    gauges: Vec<Gauge>,
     flags: Vec<Key>,
     /// A change of these keys alone may use the reserved space: without them no process can start.
     essential: Vec<Vec<u8>>,
@@ -45,6 +75,8 @@ impl Schema {
         owner: &Bound<'_, PyString>,
         beat: &Bound<'_, PyString>,
         count: &Bound<'_, PyString>,
+        gauges: &[Bound<'_, PyString>],
+        seconds: &[Bound<'_, PyString>],
         flags: &[Bound<'_, PyString>],
         essential: &[Bound<'_, PyString>],
     ) -> PyResult<Self> {
@@ -52,10 +84,25 @@ impl Schema {
             let message = format!("{} flags, {MAX_FLAGS} are allowed", flags.len());
             return Err(PyValueError::new_err(message));
         }
+        let gauge = |name, in_seconds| {
+            Ok(Gauge {
+                key: Key::new(name)?,
+                in_seconds,
+            })
+        };
+        let whole = gauges.iter().map(|name| gauge(name, false));
+        let gauges: Vec<_> = whole
+            .chain(seconds.iter().map(|name| gauge(name, true)))
+            .collect::<PyResult<_>>()?;
+        if gauges.len() > GAUGES {
+            let message = format!("{} gauges, {GAUGES} are allowed", gauges.len());
+            return Err(PyValueError::new_err(message));
+        }
         Ok(Self {
             owner: Key::new(owner)?,
             beat: Key::new(beat)?,
             count: Key::new(count)?,
+            gauges,
             flags: flags.iter().map(Key::new).collect::<PyResult<_>>()?,
             essential: essential.iter().map(encode_text).collect::<PyResult<_>>()?,
         })
@@ -88,8 +135,9 @@ impl Schema {
 
     /// Return whether a record holds the value of this key.
     pub fn is_number(&self, key: &[u8]) -> bool {
-        let mut flags = self.flags.iter();
-        key == self.beat.bytes || key == self.count.bytes || flags.any(|flag| key == flag.bytes)
+        let gauges = self.gauges.iter().map(|gauge| &gauge.key);
+        let mut others = gauges.chain(&self.flags);
+        key == self.beat.bytes || key == self.count.bytes || others.any(|one| key == one.bytes)
     }
 
     /// Return the numbers of a process as a `dict`.
@@ -99,11 +147,33 @@ impl Schema {
             dict.set_item(&self.beat.text, codec::utc_time(py, numbers.beat_at)?)?;
         }
         dict.set_item(&self.count.text, numbers.count)?;
+        for (gauge, value) in self.gauges.iter().zip(numbers.gauges) {
+            if let Some(value) = value {
+                dict.set_item(&gauge.key.text, gauge.decode(py, value)?)?;
+            }
+        }
         for (number, flag) in self.flags.iter().enumerate() {
             let is_set = numbers.flags >> number & 1 == 1;
             dict.set_item(&flag.text, PyBool::new(py, is_set))?;
         }
         Ok(dict)
+    }
+
+    /// Return the values of gauges given by name; `None` leaves a gauge as it is.
+    pub fn gauges(&self, given: Option<&Bound<'_, PyDict>>) -> PyResult<Gauges> {
+        let mut gauges = [None; GAUGES];
+        for (name, value) in given.into_iter().flatten() {
+            let name: Bound<'_, PyString> = name.cast_into()?;
+            let bytes = encode_text(&name)?;
+            let mut found = self.gauges.iter().zip(&mut gauges);
+            let (gauge, place) = found
+                .find(|(gauge, _)| gauge.key.bytes == bytes)
+                .ok_or_else(|| PyTypeError::new_err(format!("the table has no gauge {name:?}")))?;
+            if !value.is_none() {
+                *place = Some(gauge.encode(&value)?);
+            }
+        }
+        Ok(gauges)
     }
 
     /// Return the bits to set and the bits to clear for flags given by name; `None` leaves a flag as it is.

@@ -5,31 +5,34 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 use super::cache::CachedValue;
 use super::codec;
 use super::entries::{Entries, current};
-use super::errors::{corrupt, failed, missing, refused};
+use super::errors::{corrupt, failed, missing, refused, unfit};
 use super::keys::{Pairs, encode_key, encode_pid, encode_text, pairs};
 use super::schema::Schema;
 use super::{lent, messages, os_error};
 use crate::state::change::{Change, Failure};
 use crate::state::node::Entry;
 use crate::state::records::Identity;
+use crate::state::sheet::Sheet;
 use crate::state::table::{LastSeen, OpenError, SharedTable};
 
 /// Entries with keys and values, in memory that several processes map; the stub documents it.
 #[pyclass(frozen, module = "worker._native")]
 pub struct Table {
     entries: Entries,
+    /// The names of the sheets, in their order.
+    sheets: Vec<String>,
     seen: Mutex<LastSeen>,
 }
 
 #[pymethods]
 impl Table {
     #[new]
-    #[pyo3(signature = (memory, wake, *, owner, beat, count, flags, essential))]
+    #[pyo3(signature = (memory, wake, *, owner, beat, count, gauges, seconds, flags, essential, sheets))]
     #[expect(
         clippy::too_many_arguments,
         reason = "each keyword is one part of the schema"
@@ -41,15 +44,25 @@ impl Table {
         owner: &Bound<'_, PyString>,
         beat: &Bound<'_, PyString>,
         count: &Bound<'_, PyString>,
+        gauges: Vec<Bound<'_, PyString>>,
+        seconds: Vec<Bound<'_, PyString>>,
         flags: Vec<Bound<'_, PyString>>,
         essential: Vec<Bound<'_, PyString>>,
+        sheets: &Bound<'_, PyDict>,
     ) -> PyResult<Self> {
-        let schema = Schema::new(owner, beat, count, &flags, &essential)?;
+        let schema = Schema::new(owner, beat, count, &gauges, &seconds, &flags, &essential)?;
+        let (sheets, sizes): (Vec<_>, Vec<_>) = (sheets
+            .items()
+            .extract::<Vec<(String, (u32, u32))>>()?
+            .into_iter())
+        .unzip();
         let table = lent(memory)
             .and_then(|memory| Ok((memory, lent(wake)?)))
             .map_err(OpenError::from)
             // SAFETY: the stub requires that no process shortens the file.
-            .and_then(|(memory, wake)| unsafe { SharedTable::new(memory, wake) });
+            .and_then(|(memory, wake)| unsafe {
+                SharedTable::new(memory, wake, sizes.into_iter())
+            });
         let table = table.map_err(|error| match error {
             OpenError::Os(error) => os_error(py, &error.into()),
             OpenError::Corrupt => PyValueError::new_err(
@@ -58,6 +71,7 @@ impl Table {
         });
         Ok(Self {
             entries: Entries::new(table?, schema),
+            sheets,
             seen: Mutex::new(LastSeen::default()),
         })
     }
@@ -313,10 +327,11 @@ impl Table {
         self.change(name, false, &mut |change| change.drop_staged(pid))
     }
 
-    /// Write the heartbeat of a process, and add to its count.
-    #[pyo3(signature = (count = 0, pid = 0))]
-    fn beat(&self, count: u64, pid: u32) -> PyResult<()> {
-        let result = self.entries.table.beat(or_this_process(pid), count);
+    /// Write the heartbeat of a process, add to its count, and set its gauges.
+    #[pyo3(signature = (count = 0, pid = 0, **gauges))]
+    fn beat(&self, count: u64, pid: u32, gauges: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+        let (pid, gauges) = (or_this_process(pid), self.entries.schema.gauges(gauges)?);
+        let result = self.entries.table.beat(pid, count, gauges);
         result.map_err(|error| refused(&error))
     }
 
@@ -334,6 +349,27 @@ impl Table {
             Some(numbers) => self.entries.schema.numbers(py, numbers),
             None => Ok(PyDict::new(py)),
         }
+    }
+
+    /// Write a cell of a sheet.
+    fn write_cell(&self, sheet: &Bound<'_, PyString>, index: i64, data: &[u8]) -> PyResult<()> {
+        let its = self.sheet(sheet)?;
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        let result = its.write(self.entries.table.memory(), index, data);
+        result.map_err(|why| unfit(sheet, its, &why, data.len()))
+    }
+
+    /// Return the data of all cells of a sheet.
+    fn cells<'py>(&self, sheet: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyList>> {
+        let (py, sheet) = (sheet.py(), self.sheet(sheet)?);
+        let cells = py.detach(|| sheet.read(self.entries.table.memory()));
+        let data = |cell: Option<Vec<u8>>| cell.map(|data| PyBytes::new(py, &data));
+        PyList::new(py, cells.into_iter().map(data))
+    }
+
+    /// Return the bytes of the heap that are taken, and those that there are.
+    fn usage(&self) -> (usize, usize) {
+        self.entries.table.usage()
     }
 
     /// Reclaim the space of a process that has exited.
@@ -365,6 +401,12 @@ impl Table {
 }
 
 impl Table {
+    fn sheet(&self, name: &Bound<'_, PyString>) -> PyResult<Sheet> {
+        let number = self.sheets.iter().position(|one| name == one.as_str());
+        let number = number.ok_or_else(|| missing(name))?;
+        Ok(self.entries.table.sheet(number))
+    }
+
     fn pairs(&self, name: &Bound<'_, PyString>, given: &Bound<'_, PyAny>) -> PyResult<Pairs> {
         pairs(given, |key| self.entries.key(name, key))
     }

@@ -77,13 +77,19 @@ pub enum Kind {
     Bucket(usize),
 }
 
-/// Return the check word of a block: the number of words of content, and a checksum.
-fn check_word(name: Ref, kind: Kind, content: &[u64]) -> u64 {
-    let kind = match kind {
-        Kind::Value => 0,
-        Kind::Keys => 1,
-        Kind::Bucket(number) => 2 + number as u64,
-    };
+impl Kind {
+    fn word(self) -> u64 {
+        match self {
+            Self::Value => 0,
+            Self::Keys => 1,
+            Self::Bucket(number) => 2 + number as u64,
+        }
+    }
+}
+
+/// Return a check word: the number of words of content, and a checksum of them and of the name that they are
+/// stored under.
+pub fn check_word(name: [u64; 2], content: &[u64]) -> u64 {
     // Each step is invertible, so one different word always changes the sum. Four sums in parallel take half
     // the time of one.
     let mix = |sum: u64, word: u64| {
@@ -91,7 +97,7 @@ fn check_word(name: Ref, kind: Kind, content: &[u64]) -> u64 {
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .rotate_left(29)
     };
-    let mut sums = [name.0, kind, 2, 3];
+    let mut sums = [name[0], name[1], 2, 3];
     for words in content.chunks(sums.len()) {
         for (sum, word) in sums.iter_mut().zip(words) {
             *sum = mix(*sum, *word);
@@ -99,6 +105,11 @@ fn check_word(name: Ref, kind: Kind, content: &[u64]) -> u64 {
     }
     let size = content.len() as u64;
     sums.into_iter().fold(size, mix) >> LENGTH << LENGTH | size
+}
+
+/// Return the number of words of content from a check word.
+pub fn checked_size(check: u64) -> Option<usize> {
+    usize::try_from(check & ((1 << LENGTH) - 1)).ok()
 }
 
 /// Fill an own block to which nothing refers. `stamp` must not have been used before.
@@ -109,7 +120,7 @@ pub fn fill(words: &[AtomicU64], granule: usize, stamp: u64, kind: Kind, content
     // word of the new content also sees the new name.
     block[0].store(name.0, Release);
     fence(Release);
-    block[1].store(check_word(name, kind, content), Relaxed);
+    block[1].store(check_word([name.0, kind.word()], content), Relaxed);
     for (word, value) in block[HEAD..].iter().zip(content) {
         word.store(*value, Relaxed);
     }
@@ -134,10 +145,10 @@ pub fn copy(words: &[AtomicU64], name: Ref, class: Class, kind: Kind) -> Option<
         return None;
     }
     let check = block[1].load(Relaxed);
-    let size = usize::try_from(check & ((1 << LENGTH) - 1)).ok()?;
-    let content = block[HEAD..].get(..size)?.iter();
+    let content = block[HEAD..].get(..checked_size(check)?)?.iter();
     let content: Vec<u64> = content.map(|word| word.load(Relaxed)).collect();
     fence(Acquire);
-    let is_whole = block[0].load(Acquire) == name.0 && check_word(name, kind, &content) == check;
+    let is_same = block[0].load(Acquire) == name.0;
+    let is_whole = is_same && check_word([name.0, kind.word()], &content) == check;
     is_whole.then_some(content)
 }

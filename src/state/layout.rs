@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use super::heap::{GRANULE, GRANULES, SEGMENT};
 
-/// The first word of the memory.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"sanicwk1");
+/// The first word of the memory, before the number of words of the sheets is added.
+const MAGIC: u64 = u64::from_le_bytes(*b"sanicwk2");
 
 /// The single words at the beginning.
 #[derive(Debug, Clone, Copy)]
 pub enum Header {
-    /// [`MAGIC`], once the memory is in use.
+    /// [`Layout::magic`], once the memory is in use.
     Magic,
     /// The number of processes that have written so far.
     Processes,
@@ -29,7 +29,7 @@ pub enum Header {
 }
 
 /// Words in a process record: its identity, and its numbers.
-pub const RECORD: usize = 8;
+pub const RECORD: usize = 10;
 const HEADERS: usize = 8;
 
 /// The size of each part.
@@ -39,16 +39,19 @@ pub struct Layout {
     pub buckets: usize,
     /// The number of processes that can write at the same time.
     pub processes: usize,
+    /// The number of words that the sheets take together.
+    pub sheets: usize,
     /// The number of segments.
     pub segments: usize,
 }
 
 impl Layout {
     /// Lay out that many words: as many segments as fit beside all other parts.
-    pub fn new(words: usize, buckets: usize, processes: usize) -> Self {
+    pub fn new(words: usize, buckets: usize, processes: usize, sheets: usize) -> Self {
         let mut layout = Self {
             buckets,
             processes,
+            sheets,
             segments: 0,
         };
         // No reference can name a block beyond that.
@@ -58,6 +61,11 @@ impl Layout {
             layout.segments -= 1;
         }
         layout
+    }
+
+    /// Return the first word of memory with this layout. Another release may have other sheets.
+    pub fn magic(&self) -> u64 {
+        MAGIC.wrapping_add(self.sheets as u64)
     }
 
     /// Return the references to the blocks of the buckets.
@@ -73,13 +81,19 @@ impl Layout {
 
     /// Return the process records.
     pub fn records(&self) -> Range<usize> {
-        let start = self.dirty_bits().end.next_multiple_of(RECORD);
+        let start = self.dirty_bits().end;
         start..start + self.processes * RECORD
+    }
+
+    /// Return the sheets.
+    pub fn sheets(&self) -> Range<usize> {
+        let start = self.records().end.next_multiple_of(GRANULE);
+        start..start + self.sheets
     }
 
     /// Return the owner words, one per segment.
     pub fn owners(&self) -> Range<usize> {
-        let start = self.records().end;
+        let start = self.sheets().end;
         start..start + self.segments
     }
 

@@ -1,7 +1,7 @@
 //! Access to the words of the memory by their purpose.
 
 use super::heap::{GRANULE, Ref, SEGMENT};
-use super::layout::{Header, Layout, MAGIC, RECORD};
+use super::layout::{Header, Layout, RECORD};
 use super::sync::AtomicU64;
 use super::sync::Ordering::{AcqRel, Acquire, Relaxed};
 
@@ -27,12 +27,10 @@ impl<'a> Memory<'a> {
         let is_zero = |word: &AtomicU64| word.load(Relaxed) == 0;
         let is_new = magic.load(Acquire) == 0 && words[1..SEGMENT].iter().all(is_zero);
         if is_new {
-            let _ = magic.compare_exchange(0, MAGIC, AcqRel, Acquire);
+            let _ = magic.compare_exchange(0, layout.magic(), AcqRel, Acquire);
         }
-        match magic.load(Acquire) {
-            MAGIC => Ok(memory),
-            _ => Err(Corrupt),
-        }
+        let is_right = magic.load(Acquire) == layout.magic();
+        is_right.then_some(memory).ok_or(Corrupt)
     }
 
     /// Use memory that [`new`](Self::new) has accepted before.
@@ -73,6 +71,11 @@ impl<'a> Memory<'a> {
     /// Return one word of a process record.
     pub fn record(&self, number: usize, word: usize) -> &'a AtomicU64 {
         &self.words[self.layout.records()][number * RECORD + word]
+    }
+
+    /// Return the words of the sheets.
+    pub fn sheets(&self) -> &'a [AtomicU64] {
+        &self.words[self.layout.sheets()]
     }
 
     /// Return the owner word of a segment.

@@ -69,9 +69,14 @@ pub fn keys(content: &[u64]) -> Option<Vec<Key>> {
 
 /// Encode the block of a value.
 pub fn value(bytes: &[u8]) -> Vec<u64> {
-    let mut content = Vec::with_capacity(1 + bytes.len().div_ceil(8));
+    let mut content = Vec::with_capacity(words(bytes.len()));
     put(&mut content, bytes);
     content
+}
+
+/// Return the number of words that encode a value of that many bytes.
+pub fn words(bytes: usize) -> usize {
+    1 + bytes.div_ceil(8)
 }
 
 /// Decode the block of a value; `None` if it is no such block.

@@ -8,13 +8,31 @@ use super::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     /// The time of the last heartbeat, in nanoseconds of the monotonic clock.
-    Beat = 2,
+    Beat,
     /// The same time in nanoseconds since 1970.
     BeatAt,
     /// A count, such as that of the requests served.
     Count,
     /// Flags, one bit each.
     Flags,
+    /// The gauge of this number: a value that goes up and down.
+    Gauge(usize),
+}
+
+/// The number of gauges.
+pub const GAUGES: usize = 4;
+
+impl Field {
+    /// Return its place in the record.
+    fn word(self) -> usize {
+        match self {
+            Self::Beat => SERIAL + 1,
+            Self::BeatAt => SERIAL + 2,
+            Self::Count => SERIAL + 3,
+            Self::Flags => SERIAL + 4,
+            Self::Gauge(number) => SERIAL + 5 + number,
+        }
+    }
 }
 
 /// The identity of a process: its pid, and its start time, so that a later process with the same pid differs.
@@ -95,27 +113,27 @@ impl Record {
     /// Set a number.
     pub fn set(self, memory: Memory<'_>, field: Field, value: u64) {
         memory
-            .record(self.number, field as usize)
+            .record(self.number, field.word())
             .store(value, Relaxed);
     }
 
     /// Add to a number.
     pub fn add(self, memory: Memory<'_>, field: Field, more: u64) {
         memory
-            .record(self.number, field as usize)
+            .record(self.number, field.word())
             .fetch_add(more, Relaxed);
     }
 
     /// Set and clear bits of a number.
     pub fn set_bits(self, memory: Memory<'_>, field: Field, on: u64, off: u64) {
-        let word = memory.record(self.number, field as usize);
+        let word = memory.record(self.number, field.word());
         word.fetch_or(on, Relaxed);
         word.fetch_and(!off, Relaxed);
     }
 
     /// Return a number.
     pub fn get(self, memory: Memory<'_>, field: Field) -> u64 {
-        memory.record(self.number, field as usize).load(Relaxed)
+        memory.record(self.number, field.word()).load(Relaxed)
     }
 
     /// Free the record, unless it was claimed anew since `word` was its identity word.

@@ -159,6 +159,12 @@ pub fn abandon(memory: Memory<'_>, has_exited: impl Fn(u64) -> bool) {
     }
 }
 
+/// Return the number of segments that belong to a process, or did so and were not freed.
+pub fn taken(memory: Memory<'_>) -> usize {
+    let is_taken = |segment: &usize| memory.owner(*segment).load(Relaxed) != 0;
+    (0..used(memory)).filter(is_taken).count()
+}
+
 /// Return the number of segments that were ever claimed.
 fn used(memory: Memory<'_>) -> usize {
     let top = memory.header(Header::Top).load(Acquire);

@@ -14,13 +14,16 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::change::{Change, Failure};
 use super::dirty_bits;
-use super::heap::Ref;
+use super::heap::{Ref, SEGMENT};
 use super::layout::Layout;
 use super::liveness::{self, Liveness};
 use super::memory::{Corrupt, Memory};
 use super::node::Entry;
+use super::numbers::{self, Gauges, Numbers};
 use super::reclaim::reclaim;
 use super::records::{self, Field, Identity, Record};
+use super::segments;
+use super::sheet::{self, Sheet};
 use super::sync::AtomicU64;
 use super::sync::Ordering::{Acquire, Relaxed};
 use super::writer::{Refused, Writer};
@@ -32,10 +35,6 @@ const PROCESSES: usize = 16_384;
 /// The number of new records after which the space of exited processes is reclaimed. The main process reports
 /// the exits of its own children only.
 const RECLAIM_EVERY: usize = 64;
-/// The bit of the flags word that is set once any flag was set or cleared.
-const WRITTEN: u64 = 1 << MAX_FLAGS;
-/// The number of flags that a process can have.
-pub const MAX_FLAGS: usize = 63;
 
 /// A mapped file.
 #[derive(Debug)]
@@ -121,32 +120,6 @@ pub struct LastSeen {
     buckets: HashMap<usize, (Ref, Vec<Entry>)>,
 }
 
-/// The numbers and flags that a process has written about itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Numbers {
-    /// The time of the last heartbeat, in nanoseconds of the monotonic clock; 0 for none.
-    pub beat: u64,
-    /// The same in nanoseconds since 1970.
-    pub beat_at: u64,
-    /// A count, such as that of the requests served.
-    pub count: u64,
-    /// The flags, one bit each.
-    pub flags: u64,
-}
-
-impl Numbers {
-    fn of(memory: Memory<'_>, record: Record) -> Option<Self> {
-        let flags = record.get(memory, Field::Flags);
-        let beat = record.get(memory, Field::Beat);
-        (beat != 0 || flags != 0).then(|| Self {
-            beat,
-            beat_at: record.get(memory, Field::BeatAt),
-            count: record.get(memory, Field::Count),
-            flags: flags & !WRITTEN,
-        })
-    }
-}
-
 /// The reason why a table cannot be opened.
 #[derive(Debug)]
 pub enum OpenError {
@@ -161,26 +134,33 @@ pub enum OpenError {
 pub struct SharedTable {
     mapping: Mapping,
     layout: Layout,
+    sheets: Vec<Sheet>,
     /// A write to it wakes the main process.
     wake: OwnedFd,
     writer: Mutex<Option<WriterState>>,
 }
 
 impl SharedTable {
-    /// Open the table in a file, which is all zeros or was used as a table before. A write to `wake`
-    /// wakes the main process.
+    /// Open the table in a file, which is all zeros or was used as a table with the same sheets before. A
+    /// write to `wake` wakes the main process. `sheets` are their numbers of cells and of bytes per cell.
     ///
     /// # Safety
     /// No process may shorten the file.
-    pub unsafe fn new(file: BorrowedFd<'_>, wake: BorrowedFd<'_>) -> Result<Self, OpenError> {
+    pub unsafe fn new(
+        file: BorrowedFd<'_>,
+        wake: BorrowedFd<'_>,
+        sheets: impl ExactSizeIterator<Item = (u32, u32)>,
+    ) -> Result<Self, OpenError> {
         // Map first. A descriptor opened here could get the number of one that is passed in but not open.
         let mapping = Mapping::new(file)?.ok_or(OpenError::Corrupt)?;
         let wake = wake.try_clone_to_owned().map_err(|_| Errno::BADF)?;
-        let layout = Layout::new(mapping.words, BUCKETS, PROCESSES);
+        let (sheets, words) = sheet::lay_out(sheets);
+        let layout = Layout::new(mapping.words, BUCKETS, PROCESSES, words);
         Memory::new(mapping.words(), layout).map_err(|Corrupt| OpenError::Corrupt)?;
         Ok(Self {
             mapping,
             layout,
+            sheets,
             wake,
             writer: Mutex::new(None),
         })
@@ -194,6 +174,18 @@ impl SharedTable {
     /// Return the size of the memory in bytes.
     pub fn size(&self) -> usize {
         self.mapping.words * size_of::<AtomicU64>()
+    }
+
+    /// Return the sheet of this number.
+    pub fn sheet(&self, number: usize) -> Sheet {
+        self.sheets[number]
+    }
+
+    /// Return the bytes of the heap that are taken, and those that there are.
+    pub fn usage(&self) -> (usize, usize) {
+        let memory = self.memory();
+        let bytes = |segments| segments * SEGMENT * size_of::<AtomicU64>();
+        (bytes(segments::taken(memory)), bytes(self.layout.segments))
     }
 
     /// Change the entry of a name, and wake the main process if it waits for changes. An `essential` change
@@ -245,8 +237,8 @@ impl SharedTable {
         }
     }
 
-    /// Write the heartbeat of a process, and add to its count.
-    pub fn beat(&self, pid: u32, more: u64) -> Result<(), Refused> {
+    /// Write the heartbeat of a process, add to its count, and set its gauges.
+    pub fn beat(&self, pid: u32, more: u64, gauges: Gauges) -> Result<(), Refused> {
         let now = |clock| {
             let now = clock_gettime(clock);
             u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or_default()
@@ -255,6 +247,7 @@ impl SharedTable {
             record.set(memory, Field::Beat, now(ClockId::Monotonic));
             record.set(memory, Field::BeatAt, now(ClockId::Realtime));
             record.add(memory, Field::Count, more);
+            numbers::set_gauges(memory, record, gauges);
         })
     }
 
@@ -262,7 +255,7 @@ impl SharedTable {
     /// changes.
     pub fn flag(&self, pid: u32, on: u64, off: u64) -> Result<(), Refused> {
         self.with_record(pid, |memory, record| {
-            record.set_bits(memory, Field::Flags, on | WRITTEN, off & !WRITTEN);
+            numbers::set_flags(memory, record, on, off);
             // Flags are in no bucket. Any dirty bit makes the main process check; it finds no name changed.
             dirty_bits::set(memory, 0);
             if dirty_bits::is_armed(memory) {

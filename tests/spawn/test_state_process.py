@@ -21,6 +21,7 @@ from support.running import command, environment, lives, until, wait_for_end
 
 from worker._spawn import state_process
 from worker._spawn.state_process import StateProcess, StateProxy
+from worker._state import schema
 from worker._state.entry import Entry
 from worker._state.foreign import adapted
 from worker._state.shared import SharedState
@@ -34,7 +35,7 @@ NAME = "Sanic-Server-0-0"
 
 @pytest.fixture
 def process() -> Iterator[StateProcess]:
-    process = StateProcess()
+    process = StateProcess(schema.SHEETS)
     yield process
     process.shutdown()
 
@@ -287,7 +288,7 @@ class TestUnavailableProcess:
 
             if __name__ == "__main__":
                 multiprocessing.set_start_method("{method}")
-                process = StateProcess()
+                process = StateProcess({{}})
                 state = process.dict()
                 state["a"] = {{}}
                 print(process._process.pid, flush=True)

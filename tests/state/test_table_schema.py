@@ -85,7 +85,13 @@ def test_each_part_of_the_schema_is_required(core: ModuleType, memory: Memory) -
 def test_the_lists_of_keys_match_the_schema() -> None:
     names = [key.name for key in schema.SCHEMA]
     assert len(set(names)) == len(names)
-    assert set(schema.NUMBERS) == {schema.LAST_BEAT, schema.REQUESTS, *schema.FLAGS}
+    assert set(schema.NUMBERS) == {
+        schema.LAST_BEAT,
+        schema.REQUESTS,
+        *schema.GAUGES,
+        *schema.SECONDS,
+        *schema.FLAGS,
+    }
     # Of the keys without which no process starts, a worker may set one.
     unrestricted = {key.name for key in schema.SCHEMA if not key.restricted and key.essential}
     assert unrestricted == {"serving"}

@@ -27,6 +27,7 @@ import worker
 from support import targets
 from worker._core import IS_NATIVE
 from worker._spawn.state_process import StateProcess, StateProxy
+from worker._state import schema
 from worker._state.shared import SharedState
 from worker._supervisor.child import ChildProcess
 from worker.constants import ProcessState
@@ -138,7 +139,7 @@ class House:
         self._own: SharedState | None = None
         if state is None:
             if not IS_NATIVE:
-                self._server = StateProcess()
+                self._server = StateProcess(schema.SHEETS)
             elif proxied:
                 self._server = SyncManager(ctx=get_context("fork"))
                 self._server.start()

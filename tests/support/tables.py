@@ -14,8 +14,11 @@ SCHEMA = {
     "owner": schema.OWNER,
     "beat": schema.LAST_BEAT,
     "count": schema.REQUESTS,
+    "gauges": schema.GAUGES,
+    "seconds": schema.SECONDS,
     "flags": schema.FLAGS,
     "essential": schema.ESSENTIAL,
+    "sheets": schema.SHEETS,
 }
 
 

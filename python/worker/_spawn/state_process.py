@@ -46,11 +46,16 @@ SILENT = f"the process that holds the state of the workers did not answer within
 class StateProcess(BaseManager):
     """Starts and ends the process that keeps the state.
 
+    Args:
+        sheets (Mapping[str, tuple[int, int]]): The sheets beside the entries: name to number of cells, and
+            bytes per cell.
+
     Raises:
         EOFError: The process exited before it was ready.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sheets: Mapping[str, tuple[int, int]]) -> None:
+        self._sheets = sheets
         # A child of the fork server would not be a child of the main process.
         context = get_context("fork" if get_context().get_start_method() == "fork" else "spawn")
         # An abstract address: no file is left behind, and no directory needs to be writable.
@@ -65,7 +70,7 @@ class StateProcess(BaseManager):
 
     def dict(self) -> StateProxy:
         """Return a new mapping."""
-        token, exposed = self._create("dict")  # type: ignore[attr-defined]
+        token, exposed = self._create("dict", self._sheets)  # type: ignore[attr-defined]
         return StateProxy(token, SERIALIZER, authkey=self._authkey, exposed=exposed)  # type: ignore[attr-defined]
 
     @staticmethod
@@ -114,6 +119,24 @@ class StateProxy(DictProxy):  # type: ignore[type-arg]
         """Remove a key of an entry, if it exists; :exc:`KeyError` if there is no such entry."""
         self._callmethod("discard", (name, key))
 
+    def write_cell(self, sheet: str, index: int, data: bytes) -> None:
+        """Write a cell of a sheet.
+
+        Raises:
+            IndexError: The sheet has fewer cells.
+            KeyError: There is no such sheet.
+            ValueError: The data are longer than a cell.
+        """
+        self._callmethod("write_cell", (sheet, index, data))
+
+    def cells(self, sheet: str) -> list[bytes | None]:
+        """Return the content of all cells of a sheet, ``None`` for one that was never written.
+
+        Raises:
+            KeyError: There is no such sheet.
+        """
+        return self._callmethod("cells", (sheet,))  # type: ignore[no-any-return]
+
     def close(self) -> None:
         """Close the connection of the calling thread; the next use makes a new one."""
         self._take_connection()
@@ -159,16 +182,20 @@ class StateProxy(DictProxy):  # type: ignore[type-arg]
         return connection
 
 
-StateProxy._exposed_ = (*DictProxy._exposed_, "merge", "discard")  # type: ignore[attr-defined]
+StateProxy._exposed_ = (*DictProxy._exposed_, "merge", "discard", "write_cell", "cells")  # type: ignore[attr-defined]
 StateProxy._method_to_typeid_ = {}  # type: ignore[attr-defined]
 
 
 class _Entries(dict):  # type: ignore[type-arg]
     """The mapping itself, in the process that keeps it. An entry is replaced, never changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, sheets: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
         self._lock = threading.Lock()
+        self._sizes = sheets
+        self._cells: dict[str, list[bytes | None]] = {
+            name: [None] * size for name, (size, _) in sheets.items()
+        }
 
     def merge(self, name: str, changes: Mapping[str, Any]) -> None:
         with self._lock:
@@ -177,6 +204,17 @@ class _Entries(dict):  # type: ignore[type-arg]
     def discard(self, name: str, key: str) -> None:
         with self._lock:
             self[name] = {one: value for one, value in self[name].items() if one != key}
+
+    def write_cell(self, sheet: str, index: int, data: bytes) -> None:
+        cells, allowed = self._sizes[sheet]
+        if not 0 <= index < cells:
+            raise IndexError(f"the sheet {sheet!r} has {cells} cells")
+        if len(data) > allowed:
+            raise ValueError(f"{len(data)} bytes for a cell of the sheet {sheet!r}, {allowed} are allowed")
+        self._cells[sheet][index] = data
+
+    def cells(self, sheet: str) -> list[bytes | None]:
+        return self._cells[sheet]
 
 
 class _Server(Server):

@@ -70,6 +70,19 @@ class ForeignState:
         """Return no values: processes write no numbers here."""
         return {}
 
+    def write_cell(self, sheet: str, index: int, data: bytes) -> None:
+        """Write a cell of a sheet, if the mapping has sheets: that of :mod:`worker._spawn.state_process`."""
+        if self.merges:
+            self._state.write_cell(sheet, index, data)  # type: ignore[attr-defined]
+
+    def cells(self, sheet: str) -> list[bytes | None]:
+        """Return the content of all cells of a sheet; nothing if the mapping has no sheets."""
+        return self._state.cells(sheet) if self.merges else []  # type: ignore[attr-defined]
+
+    def usage(self) -> tuple[int, int]:
+        """Return 0 and 0: the memory of the mapping is not measured."""
+        return 0, 0
+
     def reclaim(self, pid: int) -> None:
         """Do nothing: a process has no space of its own."""
 

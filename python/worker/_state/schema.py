@@ -1,7 +1,7 @@
 """The keys of a state entry: their only list.
 
 The native table knows no key by name. It receives :data:`OWNER`, :data:`LAST_BEAT`, :data:`REQUESTS`,
-:data:`FLAGS` and :data:`ESSENTIAL` when it is opened.
+:data:`GAUGES`, :data:`SECONDS`, :data:`FLAGS`, :data:`ESSENTIAL` and :data:`SHEETS` when it is opened.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 __all__ = [
     "ESSENTIAL",
     "FLAGS",
+    "GAUGES",
     "LAST_BEAT",
     "NUMBERS",
     "OBSERVED",
@@ -19,6 +20,8 @@ __all__ = [
     "REQUESTS",
     "RESTRICTED",
     "SCHEMA",
+    "SECONDS",
+    "SHEETS",
 ]
 
 OWNER = "pid"
@@ -26,6 +29,8 @@ OWNER = "pid"
 
 LAST_BEAT = "last_beat"
 REQUESTS = "requests"
+GAUGES = ("in_flight", "connections")
+SECONDS = ("loop_lag_p50", "loop_lag_p99")
 FLAGS = ("stoppable", "stopping")
 
 
@@ -70,6 +75,8 @@ SCHEMA = (
     Key("health", str, restricted=True),
     Key(LAST_BEAT, datetime, number=True),
     Key(REQUESTS, int, restricted=True, number=True),
+    *(Key(gauge, int, number=True) for gauge in GAUGES),
+    *(Key(gauge, float, number=True) for gauge in SECONDS),
     *(Key(flag, bool, number=True) for flag in FLAGS),
 )
 
@@ -77,3 +84,6 @@ RESTRICTED = tuple(sorted(key.name for key in SCHEMA if key.restricted))
 ESSENTIAL = tuple(key.name for key in SCHEMA if key.essential)
 OBSERVED = {key.name: key.kind for key in SCHEMA if key.observed}
 NUMBERS = tuple(key.name for key in SCHEMA if key.number)
+
+SHEETS = {"events": (1000, 1024), "operations": (100, 1024), "totals": (1, 8192), "pong": (1, 64)}
+"""The sheets beside the entries: tables with a number of cells, and a number of bytes for each cell."""

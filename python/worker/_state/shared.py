@@ -108,8 +108,11 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             owner=schema.OWNER,
             beat=schema.LAST_BEAT,
             count=schema.REQUESTS,
+            gauges=schema.GAUGES,
+            seconds=schema.SECONDS,
             flags=schema.FLAGS,
             essential=schema.ESSENTIAL,
+            sheets=schema.SHEETS,
         )
         self._damaged: set[str] = set()
         self._memory, self._wake, self._notify_fd, self._token = memory, wake, notify_fd, token
@@ -248,12 +251,35 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """Drop the entry that a process has staged."""
         self._table.drop_staged(name, pid)
 
-    def beat(self, requests: int = 0) -> None:
+    def beat(
+        self,
+        requests: int = 0,
+        *,
+        in_flight: int | None = None,
+        connections: int | None = None,
+        loop_lag_p50: float | None = None,
+        loop_lag_p99: float | None = None,
+    ) -> None:
         """Note that the calling worker is alive, and add to the number of its requests.
 
-        Its entry then shows ``last_beat`` (an aware ``datetime`` in UTC) and ``requests``.
+        Its entry then shows ``last_beat`` (an aware ``datetime`` in UTC), ``requests``, and the numbers
+        given. ``None`` leaves a number as it is. A number that was never given is not shown.
+
+        Args:
+            requests (int): The requests since the last beat. Defaults to 0.
+            in_flight (int | None): The connections on which a request is read, handled or answered.
+            connections (int | None): The open connections.
+            loop_lag_p50 (float | None): The median lag of the event loop, seconds.
+            loop_lag_p99 (float | None): The lag that 1 % of the samples exceed, seconds.
         """
-        self._table.beat(requests, identity.worker_pid())
+        self._table.beat(
+            requests,
+            identity.worker_pid(),
+            in_flight=in_flight,
+            connections=connections,
+            loop_lag_p50=loop_lag_p50,
+            loop_lag_p99=loop_lag_p99,
+        )
 
     def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
         """Show in the entry of the calling worker whether its stop handlers are set, and whether it stops.
@@ -265,6 +291,35 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
     def numbers(self, pid: int) -> dict[str, Any]:
         """Return the values that :meth:`beat` and :meth:`flag` of a process have written; empty if none."""
         return self._table.numbers(pid)
+
+    def write_cell(self, sheet: str, index: int, data: bytes) -> None:
+        """Write a cell of a sheet; for one process at a time.
+
+        Args:
+            sheet (str): One of :data:`~worker._state.schema.SHEETS`.
+            index (int): The number of the cell, from 0.
+            data (bytes): Its new content. If the process is killed during the write, the cell is empty.
+
+        Raises:
+            IndexError: The sheet has fewer cells.
+            KeyError: There is no such sheet.
+            ValueError: The data are longer than a cell.
+        """
+        self._table.write_cell(sheet, index, data)
+
+    def cells(self, sheet: str) -> list[bytes | None]:
+        """Return the content of all cells of a sheet, in order.
+
+        ``None`` stands for a cell that was never written, is being written, or was damaged.
+
+        Raises:
+            KeyError: There is no such sheet.
+        """
+        return self._table.cells(sheet)
+
+    def usage(self) -> tuple[int, int]:
+        """Return the bytes that the entries take, in units of 16 KiB, and the bytes that they may take."""
+        return self._table.usage()
 
     def reclaim(self, pid: int) -> None:
         """Make the space of a process that has exited available to others."""

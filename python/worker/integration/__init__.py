@@ -25,6 +25,7 @@ from worker import settings
 from worker._child.descriptors import fill_standard
 from worker._core import IS_NATIVE
 from worker._spawn.processes import set_up_children
+from worker._state import schema
 from worker._state.shared import SharedState
 from worker.integration import replacement
 from worker.integration.replacement import BOUND, NAMES, STARTUP, swap, swap_attribute
@@ -113,7 +114,7 @@ def _state_process() -> Any:
     # Costly to import, and needed by the main process alone.
     from worker._spawn.state_process import StateProcess
 
-    return StateProcess()
+    return StateProcess(schema.SHEETS)
 
 
 def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:

@@ -45,6 +45,7 @@ fn room(segments: usize) -> (Vec<AtomicU64>, Layout) {
     let mut layout = Layout {
         buckets: 1,
         processes: 4,
+        sheets: 0,
         segments,
     };
     if !cfg!(loom) {

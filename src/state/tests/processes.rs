@@ -26,6 +26,7 @@ impl Shared {
         let layout = Layout {
             buckets: 64,
             processes: 16,
+            sheets: 0,
             segments: 512,
         };
         let size = layout.words() * size_of::<AtomicU64>();

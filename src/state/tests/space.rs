@@ -203,6 +203,7 @@ fn the_cost_of_a_change_does_not_grow_with_the_table() {
     let layout = Layout {
         buckets: 4_096,
         processes: 4,
+        sheets: 0,
         segments: 6_000,
     };
     let words = words(layout.words());
@@ -254,7 +255,7 @@ fn the_cost_of_an_adoption_is_not_quadratic() {
 
 #[test]
 fn there_is_no_more_space_than_references_can_name() {
-    let layout = Layout::new(1 << 40, 4_096, 16_384);
+    let layout = Layout::new(1 << 40, 4_096, 16_384, 0);
     assert!(layout.words() <= 1 << 31);
     assert!(layout.words() > (1 << 31) - 2 * SEGMENT);
 }
@@ -263,7 +264,7 @@ fn there_is_no_more_space_than_references_can_name() {
 fn memory_too_small_for_a_segment_is_refused() {
     for count in [0, 1, 100, 6_000] {
         let words = words(count);
-        let layout = Layout::new(count, 64, 16);
+        let layout = Layout::new(count, 64, 16, 0);
         assert!(Memory::new(&words, layout).is_err() || layout.segments > 0);
     }
 }
