@@ -55,7 +55,7 @@ SETTINGS_OF_SAMPLES = resolve({"max_consecutive_failures": 2})
 # A phase in which no process of the slot has to run.
 WITHOUT_PROCESS = (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED)
 EXITS = [
-    Exit("X", code, ready_for=ready_for, error=error, others_left=others_left)
+    Exit("X", 1, code, ready_for=ready_for, error=error, others_left=others_left)
     for code in (0, 1)
     for ready_for in (None, 0.0)
     for error in ("", "EADDRINUSE")
@@ -63,9 +63,9 @@ EXITS = [
 ]
 EVENTS: dict[type[SlotEvent], list[Any]] = {
     model.StartAsked: [model.StartAsked()],
-    model.Started: [model.Started()],
+    model.Started: [model.Started(None)],
     model.StartFailed: [
-        model.StartFailed(Exit("X", None, has_run=False), order, refused)
+        model.StartFailed(Exit("X", None, None, has_run=False), order, refused)
         for order in RestartOrder
         for refused in (False, True)
     ],

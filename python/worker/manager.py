@@ -22,10 +22,11 @@ from sanic.log import error_logger, logger
 
 from worker import settings
 from worker._compat import accept_newer_keywords
+from worker._supervisor import reports
 from worker._supervisor.banner import announce
 from worker._supervisor.loop import Loop, frozen_heap
 from worker._supervisor.model import ServerPhase
-from worker._supervisor.operation import Kind, Operation
+from worker._supervisor.operation import Kind, Operation, Origin
 from worker._supervisor.supervisor import Supervisor
 from worker.constants import MAIN_NAME, NAME_LIMIT, NEVER, RestartOrder, excerpt
 from worker.process import ProcessState, Worker, WorkerProcess
@@ -244,7 +245,7 @@ class WorkerManager:
     def _remove_server(self, worker: Worker) -> None:
         self.transient.pop(worker.ident, None)
         for process in worker.processes:
-            self._supervisor.count_removal(process)
+            self._supervisor.operations.add_removed(process)
             if process.pid:
                 process.terminate()
         for process in worker.processes:
@@ -267,7 +268,7 @@ class WorkerManager:
             if self._supervisor.gave_up or self._was_killed:
                 raise ServerKilled
         except BaseException:
-            self._supervisor.kill()
+            self._supervisor.children.kill()
             raise
         finally:
             self._loop.close()
@@ -348,9 +349,12 @@ class WorkerManager:
     @in_the_loop
     def _scale(self, num_worker: int) -> None:
         change = num_worker - self.num_server
-        if change:
-            logger.info("Scaling from %s to %s workers", self.num_server, num_worker)
         with self._supervisor.operation(Kind.SCALE_DOWN if change < 0 else Kind.SCALE_UP) as operation:
+            if change:
+                origin = self._supervisor.operations.origin
+                self._supervisor.log.append(
+                    reports.scaled(self.num_server, num_worker, origin.name, operation)
+                )
             for _ in range(-change):
                 self.shutdown_server()
             restarted = self._supervisor.restart_failed()
@@ -413,7 +417,7 @@ class WorkerManager:
             logger.info("Killing %s [%s]", excerpt(process.name, NAME_LIMIT), process.pid)
             with suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)
-        self._supervisor.kill()
+        self._supervisor.children.kill()
         raise ServerKilled
 
     def shutdown_signal(self, signal: int, frame: Any) -> None:
@@ -425,13 +429,15 @@ class WorkerManager:
         """
         if self._shutting_down:
             logger.info("Shutdown interrupted. Killing.")
-            self._was_killed = self._was_killed or self._supervisor.has_processes()
+            self._was_killed = self._was_killed or bool(self._supervisor.children)
             with suppress(ServerKilled):
                 self.kill()
-        logger.info("Received signal %s. Shutting down.", signals.Signals(signal).name)
+        name = signals.Signals(signal).name
+        logger.info("Received signal %s. Shutting down.", name)
         if not self._loop.can_be_woken:
             self.monitor_publisher.send(None)
-        self.shutdown()
+        with self._supervisor.operations.requested_by(Origin(f"signal {name}"), Kind.SHUTDOWN):
+            self.shutdown()
 
     @in_the_loop
     def shutdown(self) -> None:

@@ -29,9 +29,11 @@ from worker._core.messages import (
     Stop,
     Terminate,
 )
+from worker._state.event_log import EventLog
 from worker._supervisor.commands import DEFERRED, Commands
 from worker._supervisor.loop import SLICE
 from worker._supervisor.model import ServerPhase
+from worker._supervisor.operations import Operations
 from worker.constants import RestartOrder
 
 pytestmark = pytest.mark.slow
@@ -105,6 +107,8 @@ class Waiting:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.log = EventLog({})
+        self.operations = Operations(monotonic, lambda slot: False, self.log)
 
     def name_of(self, pid: int | None) -> str:
         return f"process {pid}"

@@ -21,6 +21,7 @@ from support.fakes import FakeBase
 from support.targets import nothing
 
 from worker import process as module
+from worker._state.event_log import EventLog
 from worker._supervisor import model
 from worker._supervisor.child import ChildProcess
 from worker._supervisor.lifecycle import IMPOSSIBLE, Lifecycle
@@ -117,6 +118,7 @@ class World(RuleBasedStateMachine):
             lambda slot: any(one.slot is slot for one in self.watched),
             lambda slot: any(one.slot is slot and one.base.terminated for one in self.watched),
             self.read_mailbox,
+            EventLog({}),
         )
         self.count = 0
         self.first = servers
@@ -145,8 +147,9 @@ class World(RuleBasedStateMachine):
         for message in self.mailbox.take():
             if isinstance(message, SlotStarted):
                 slot = message.slot
-                self.watched.append(PaperChild(slot, slot.current, self.now, math.inf))
-                self.lifecycle.handle(slot, model.Started())
+                child = PaperChild(slot, slot.current, self.now, math.inf)
+                self.watched.append(child)
+                self.lifecycle.handle(slot, model.Started(child))
             elif isinstance(message, SlotChanged) and message.state is ProcessState.TERMINATED:
                 self.lifecycle.handle(message.slot, model.StopSent())
             elif isinstance(message, RestartAsked) and self.goes_on:

@@ -143,7 +143,7 @@ class TestOutcomes:
             logged(caplog, "Restart finished")
 
         house.run(act)
-        (line,) = [line for line in caplog.messages if line.startswith("Restart ")]
+        (line,) = [line for line in caplog.messages if line.startswith("Restart finished")]
         assert re.fullmatch(r"Restart finished: 3 of 3 workers replaced in \d+\.\d s\.", line)
 
     def test_a_restart_that_fails_half_way_is_reported(

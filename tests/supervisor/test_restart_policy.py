@@ -34,7 +34,7 @@ class Row:
 def delays(count: int, row: Row, **given: Any) -> list[float]:
     """The delays after so many exits in a row, one second after each process was ready."""
     limits = settings(**given)
-    return [row.decide(Exit("X [1]", 1, ready_for=1.0), "always", limits, EVEN).delay for _ in range(count)]
+    return [row.decide(Exit("X", 1, 1, ready_for=1.0), "always", limits, EVEN).delay for _ in range(count)]
 
 
 class TestBackoff:
@@ -52,20 +52,20 @@ class TestBackoff:
 
     @pytest.mark.parametrize(("chance", "delay"), [(0.0, 0.08), (1.0, 0.12), (0.25, 0.09)])
     def test_varies_by_the_jitter(self, chance: float, delay: float) -> None:
-        decision = decide((), Exit("X [1]", -9), "always", settings(), chance)
+        decision = decide((), Exit("X", 1, -9), "always", settings(), chance)
         assert decision.delay == pytest.approx(delay)
         assert decision.reason == f"Restarting it in {delay:.2f} s (failure 1 of 8 in a row)."
 
     def test_is_zero_after_min_uptime(self) -> None:
         row = Row()
         delays(7, row)
-        stable = Exit("X [1]", -9, ready_for=10.0)
+        stable = Exit("X", 1, -9, ready_for=10.0)
         assert row.decide(stable, "always", settings(), EVEN).delay == 0
         assert row.exits == ()
         assert delays(2, row) == pytest.approx([0.1, 0.2])
 
     def test_applies_just_below_min_uptime(self) -> None:
-        almost = Exit("X [1]", -9, lifetime=60.0, ready_for=9.99)
+        almost = Exit("X", 1, -9, lifetime=60.0, ready_for=9.99)
         assert decide((), almost, "always", settings(), EVEN).delay == pytest.approx(0.1)
 
     def test_limits_come_from_the_settings(self) -> None:
@@ -77,8 +77,8 @@ class TestBackoff:
         row = Row()
         limits = settings(max_consecutive_failures=3)
         for code in (1, -11):
-            row.decide(Exit("X [1]", code), "always", limits, EVEN)
-        decision = row.decide(Exit("X [1]", None), "always", limits, EVEN)
+            row.decide(Exit("X", 1, code), "always", limits, EVEN)
+        decision = row.decide(Exit("X", 1, None), "always", limits, EVEN)
         assert decision.failed
         assert decision.reason == (
             "Not restarting it: 3 failures in a row (exit code 1; SIGSEGV; an unknown exit code) before 10 s "
@@ -89,7 +89,7 @@ class TestBackoff:
         """It goes on at the longest backoff, says so, and does not keep all that has been."""
         row, limits = Row(), settings(max_consecutive_failures=3, backoff_initial=1, backoff_max=30)
         decisions = [
-            row.decide(Exit("X [1]", code), "always", limits, EVEN, never_fails=True) for code in range(100)
+            row.decide(Exit("X", 1, code), "always", limits, EVEN, never_fails=True) for code in range(100)
         ]
         assert [decision.delay for decision in decisions] == [1, 2, *[30] * 98]
         assert not any(decision.failed for decision in decisions)
@@ -98,7 +98,7 @@ class TestBackoff:
             "Restarting it in 30.00 s, after 3 failures or more in a row (exit code 97; exit code 98; exit "
             "code 99). No file change is noticed until it runs."
         )
-        assert row.decide(Exit("X [1]", 0), "never", limits, EVEN, never_fails=True).delay == math.inf
+        assert row.decide(Exit("X", 1, 0), "never", limits, EVEN, never_fails=True).delay == math.inf
 
     @pytest.mark.parametrize(
         ("exits", "words"),
@@ -131,7 +131,7 @@ class TestPolicy:
         ],
     )
     def test_the_policy_decides_on_a_restart(self, policy: str, code: int | None, again: bool) -> None:
-        decision = decide((), Exit("X [1]", code, ready_for=60.0), policy, settings(), EVEN)
+        decision = decide((), Exit("X", 1, code, ready_for=60.0), policy, settings(), EVEN)
         assert (decision.delay == 0) is again
         assert not decision.failed
         if not again:
@@ -141,7 +141,7 @@ class TestPolicy:
     def test_exits_are_not_counted_with_the_policy_never(self) -> None:
         row = Row()
         for _ in range(20):
-            assert not row.decide(Exit("X [1]", 1), "never", settings(), EVEN).failed
+            assert not row.decide(Exit("X", 1, 1), "never", settings(), EVEN).failed
         assert row.exits == ()
 
 
@@ -159,10 +159,10 @@ class TestDescriptions:
     @pytest.mark.parametrize(
         ("exit_", "words"),
         [
-            (Exit("X [1]", 3, lifetime=1.25, ready_for=1.0), "X [1] exited with code 3 after 1.2 s"),
-            (Exit("X [1]", -9, lifetime=0.3), "X [1] was killed by SIGKILL before it was ready (0.3 s)"),
+            (Exit("X", 1, 3, lifetime=1.25, ready_for=1.0), "X [1] exited with code 3 after 1.2 s"),
+            (Exit("X", 1, -9, lifetime=0.3), "X [1] was killed by SIGKILL before it was ready (0.3 s)"),
             (
-                Exit("X [1]", None, lifetime=2, error="ImportError: no."),
+                Exit("X", 1, None, lifetime=2, error="ImportError: no."),
                 "X [1] exited with an unknown code before it was ready (2.0 s): ImportError: no",
             ),
         ],

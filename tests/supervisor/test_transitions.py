@@ -9,9 +9,10 @@ from typing import Any, get_args
 
 import pytest
 
+from worker._state.event_log import EventLog
 from worker._supervisor import model, transitions
 from worker._supervisor.lifecycle import Lifecycle
-from worker._supervisor.model import Enter, Log, Situation, SlotRecord, StartProcess
+from worker._supervisor.model import Enter, ReportExpected, Situation, SlotRecord, StartProcess
 from worker._supervisor.restart_policy import Exit
 from worker._supervisor.transitions import TRANSITIONS
 from worker.constants import Phase, ProcessState, RestartOrder
@@ -58,7 +59,14 @@ def test_an_impossible_event_is_logged_and_ignored(caplog: pytest.LogCaptureFixt
     slot: Any = SimpleNamespace(name="Sanic-Server-0-0")
     child: Any = None
     lifecycle = Lifecycle(
-        lambda: [slot], resolve({}), lambda: 0.0, lambda: 0.5, lambda slot: False, lambda slot: False, list
+        lambda: [slot],
+        resolve({}),
+        lambda: 0.0,
+        lambda: 0.5,
+        lambda slot: False,
+        lambda slot: False,
+        list,
+        EventLog({}),
     )
     # A namespace cannot be hashed; a slot that no record is kept of is not asked for one.
     lifecycle.phase = lambda slot: Phase.STOPPED  # type: ignore[method-assign]
@@ -73,21 +81,21 @@ def test_an_impossible_event_is_logged_and_ignored(caplog: pytest.LogCaptureFixt
 def test_the_next_process_waits_for_the_exit_of_the_current_one(alive: bool) -> None:
     """The exit of a process that had been stopped earlier does not count."""
     slot = situation(Phase.DRAINING, is_alive=alive)
-    actions = transitions.start_after_exit(slot, model.StoppedExited(Exit("X [1]", 0)))
+    actions = transitions.start_after_exit(slot, model.StoppedExited(Exit("X", 1, 0)))
     started = [action for action in actions if isinstance(action, StartProcess)]
     assert started == ([] if alive else [StartProcess(RestartOrder.SHUTDOWN_FIRST)])
 
 
 def test_a_decision_changes_nothing() -> None:
     slot = situation(Phase.STARTING)
-    first = transitions.apply_restart_policy(slot, model.Exited(Exit("X [1]", 1)))
-    assert transitions.apply_restart_policy(slot, model.Exited(Exit("X [1]", 1))) == first
+    first = transitions.apply_restart_policy(slot, model.Exited(Exit("X", 1, 1)))
+    assert transitions.apply_restart_policy(slot, model.Exited(Exit("X", 1, 1))) == first
     assert Enter(Phase.BACKOFF) in first
     assert slot.record == SlotRecord(Phase.STARTING)
 
 
 def test_a_retry_is_due_after_its_backoff() -> None:
-    actions = transitions.apply_restart_policy(situation(Phase.READY), model.Exited(Exit("X [1]", 1)))
+    actions = transitions.apply_restart_policy(situation(Phase.READY), model.Exited(Exit("X", 1, 1)))
     (changes,) = (
         action.changes
         for action in actions
@@ -98,6 +106,6 @@ def test_a_retry_is_due_after_its_backoff() -> None:
 
 
 def test_an_exit_in_a_stopping_slot_with_others_left_is_only_logged() -> None:
-    exit_ = Exit("X [1]", 0, others_left=True)
+    exit_ = Exit("X", 1, 0, others_left=True)
     (action,) = transitions.mark_stopped(situation(Phase.STOPPING), model.Exited(exit_))
-    assert isinstance(action, Log)
+    assert isinstance(action, ReportExpected)

@@ -221,7 +221,7 @@ class House:
 
     def watched(self, pid: int) -> ChildProcess:
         """Return a process as the main process sees it. A child may run before its start returns."""
-        return until(lambda: self.manager._supervisor.by_pid(pid), "a watched process")  # type: ignore[return-value]
+        return until(lambda: self.manager._supervisor.children.by_pid(pid), "a watched process")  # type: ignore[return-value]
 
     def all_acked(self, but: str = "") -> None:
         """Wait until the main process knows of the ack of every transient process, except this one."""

@@ -11,8 +11,21 @@ from contextlib import suppress
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
+from worker._control.send import OPERATION, PING
 from worker._core import Monitor, parse
-from worker._core.messages import Command, Corrupt, Event, Exited, Invalid, Manage, Opaque, Received, Stop
+from worker._core.messages import (
+    Command,
+    Corrupt,
+    Event,
+    Exited,
+    Invalid,
+    Manage,
+    Opaque,
+    Ping,
+    Received,
+    Requested,
+    Stop,
+)
 
 __all__ = ["ConnectionMonitor", "MonitorProtocol", "decode_command", "interpret", "open_monitor"]
 
@@ -89,8 +102,19 @@ def _interpreted(message: Any) -> Command:
         command: Command = parse(message)
         return command
     if isinstance(message, tuple):
-        return _manage(message)
+        return _verb(message) or _manage(message)
     return Invalid(message, f"a {type(message).__name__} is not a command: send a str or a tuple of 8")
+
+
+def _verb(message: tuple[Any, ...]) -> Command | None:
+    """Return the command of a tuple that begins with a verb."""
+    match message:
+        case (str(verb), str(text), str(id_), str(origin)) if verb == OPERATION:
+            return Requested(parse(text), id_, origin)
+        case (str(verb), str(token)) if verb == PING:
+            return Ping(token)
+        case _:
+            return None
 
 
 def _manage(message: tuple[Any, ...]) -> Command:

@@ -7,7 +7,10 @@ from collections import deque
 from threading import RLock
 from typing import Any, Protocol
 
-__all__ = ["Publisher", "send"]
+__all__ = ["OPERATION", "PING", "Publisher", "ping", "request", "send"]
+
+# The verbs of messages that are tuples.
+OPERATION, PING = "__OPERATION__", "__PING__"
 
 
 class Publisher(Protocol):
@@ -67,3 +70,31 @@ def send(publisher: Publisher, message: Any) -> None:
         OSError: The main process is gone (``ConnectionError``), or the connection is closed.
     """
     _send_lock.send(publisher, message)
+
+
+def request(publisher: Publisher, command: str, id: str, origin: str) -> None:  # noqa: A002
+    """Send a command to the main process, which shows in the shared state how it goes and how it ends.
+
+    Args:
+        publisher (Publisher): As for :func:`send`.
+        command (str): The command, such as ``__SCALE__:4``.
+        id (str): The id of the operation: a new one, of 1 to 32 characters.
+        origin (str): The origin of the request in words, for the log: ``inspector 127.0.0.1``.
+
+    Raises:
+        OSError: As for :func:`send`.
+    """
+    send(publisher, (OPERATION, command, id, origin))
+
+
+def ping(publisher: Publisher, token: str) -> None:
+    """Ask the main process to show a token in the shared state.
+
+    Args:
+        publisher (Publisher): As for :func:`send`.
+        token (str): The token: a new one, of 1 to 32 characters.
+
+    Raises:
+        OSError: As for :func:`send`.
+    """
+    send(publisher, (PING, token))

@@ -21,7 +21,9 @@ __all__ = [
     "Invalid",
     "Manage",
     "Opaque",
+    "Ping",
     "Received",
+    "Requested",
     "Restart",
     "Scale",
     "ScaleBy",
@@ -96,6 +98,25 @@ class Manage:
 
 
 @dataclass(frozen=True, slots=True)
+class Requested:
+    """``("__OPERATION__", <text>, <id>, <origin>)``: execute the command of a text as a named operation.
+
+    ``id`` is the id of the operation. ``origin`` is the origin of the request in words.
+    """
+
+    command: Command
+    id: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """``("__PING__", <token>)``: show the token in the shared state."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Invalid:
     """A message that is none of the above, and the reason for that in words."""
 
@@ -115,7 +136,7 @@ class Opaque:
     payload: bytes = field(repr=False)
 
 
-Command = Stop | Terminate | Scale | ScaleBy | Restart | Manage | Invalid
+Command = Stop | Terminate | Scale | ScaleBy | Restart | Manage | Requested | Ping | Invalid
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from sanic.log import error_logger
-
 from worker._spawn import liveness
 from worker._spawn.processes import ManagedProcess
 from worker._supervisor.restart_policy import Exit
@@ -73,7 +71,14 @@ class ChildProcess:
         """Return the description of its exit."""
         ready_for = now - self.ready_at if self.is_ready else None
         return Exit(
-            str(self), code, self.started_at, now - self.started_at, ready_for, self.error, others_left
+            self.slot.name,
+            self.base.pid,
+            code,
+            self.started_at,
+            now - self.started_at,
+            ready_for,
+            self.error,
+            others_left,
         )
 
     def note_stop(self, now: float) -> None:
@@ -95,14 +100,15 @@ class ChildProcess:
             self.signal(self.resend)
             self.resend = 0
 
-    def escalate_stop(self, now: float, grace: float) -> float:
-        """Kill it if it has taken longer than ``grace`` seconds to stop; return when that is."""
+    def kill_at(self, grace: float) -> float:
+        """Return when it has taken longer than ``grace`` seconds to stop; ``inf`` after it was killed."""
         assert self.stop_sent_at is not None
-        if now >= self.stop_sent_at + grace:
-            error_logger.error("%s did not exit within %g s of the stop. Killing it.", self, grace)
-            self.stop_sent_at = math.inf
-            self.kill()
         return self.stop_sent_at + grace
+
+    def escalate_stop(self) -> None:
+        """Kill it, because it has taken too long to stop."""
+        self.stop_sent_at = math.inf
+        self.kill()
 
     def signal(self, signum: int) -> None:
         """Send it a signal, unless it has exited."""

@@ -20,7 +20,9 @@ from worker._core.messages import (
     Event,
     Invalid,
     Manage,
+    Ping,
     Received,
+    Requested,
     Restart,
     Scale,
     ScaleBy,
@@ -29,6 +31,7 @@ from worker._core.messages import (
     decoded_files,
 )
 from worker._supervisor.model import ServerPhase
+from worker._supervisor.operation import Kind, Origin
 from worker.constants import NAME_LIMIT, excerpt
 
 if TYPE_CHECKING:
@@ -43,6 +46,13 @@ PACKAGE = __name__.partition(".")[0]
 # The largest number of commands, and of names in them, that wait for the start of the servers. Equal ones
 # count once.
 DEFERRED = 10_000
+# The kind of the operation that each command requests.
+KINDS = {
+    Restart: Kind.RESTART,
+    Scale: Kind.SCALE_UP,
+    ScaleBy: Kind.SCALE_UP,
+    Terminate: Kind.SHUTDOWN,
+}
 # How much is shown of each of the two texts from outside in one line, besides a name.
 PART = 110
 
@@ -116,8 +126,9 @@ class Commands:
             logger.debug("Monitor message: %s", excerpt(command), extra={"verbosity": 2})
         if self._supervisor.phase.is_over:
             return
+        carried = command.command if isinstance(command, Requested) else command
         if self._supervisor.phase is ServerPhase.STARTING and isinstance(
-            command, (Restart, Scale, ScaleBy, Manage)
+            carried, (Restart, Scale, ScaleBy, Manage)
         ):
             self._defer(command, event.sender)
             return
@@ -171,40 +182,57 @@ class Commands:
             )
 
     def _obey(self, command: Command, sender: int | None) -> None:
-        manager = self._manager
         match command:
-            case Restart(names=names, files=files, order=order):
-                manager.restart(
-                    process_names=None if names is None else [*names],
-                    reloaded_files=files and decoded_files(files),
-                    restart_order=order,
-                )
-            case Scale():
-                manager.scale(command.num_workers)
-            case ScaleBy():
-                manager.scale(manager.num_server + command.change)
+            case Requested(requested, id_, origin):
+                self._execute(requested, sender, Origin(excerpt(origin, NAME_LIMIT), id_))
+            case Restart() | Scale() | ScaleBy() | Terminate(early=False):
+                self._execute(command, sender, Origin(self._name_of(sender)))
+            case Ping():
+                self._supervisor.log.pong(command.token)
             case Manage():
                 self._manage(command, sender)
-            case Terminate(early=True):
-                self._supervisor.on_start_failure(sender, self._name_of(sender))
             case Terminate():
-                manager.shutdown()
+                self._supervisor.on_start_failure(sender, self._name_of(sender))
             case Stop() if self._may_end():
                 self._supervisor.end_loop()
             case Stop():
                 self.throttle.log(
                     sender, lambda: f"Monitor ignored an empty message from {self._name_of(sender)}."
                 )
-            case Invalid(message=message, reason=reason):
-                self.throttle.log(
-                    sender,
-                    lambda: (
-                        f"Monitor received an invalid message: {excerpt(message, PART, quoted=True)}, "
-                        f"from {self._name_of(sender)}: {excerpt(reason, PART)}. Ignoring it."
-                    ),
-                )
+            case Invalid():
+                self._report_invalid(command, sender)
             case _:
                 _no_branch(command)
+
+    def _execute(self, command: Command, sender: int | None, origin: Origin) -> None:
+        """Execute a command by the verb of the manager, as a request of an origin."""
+        manager = self._manager
+        with self._supervisor.operations.requested_by(origin, KINDS.get(type(command), Kind.RESTART)):
+            match command:
+                case Restart(names=names, files=files, order=order):
+                    manager.restart(
+                        process_names=None if names is None else [*names],
+                        reloaded_files=files and decoded_files(files),
+                        restart_order=order,
+                    )
+                case Scale():
+                    manager.scale(command.num_workers)
+                case ScaleBy():
+                    manager.scale(manager.num_server + command.change)
+                case Terminate(early=False):
+                    manager.shutdown()
+                case _:
+                    # An operation carries any text.
+                    self._obey(command, sender)
+
+    def _report_invalid(self, invalid: Invalid, sender: int | None) -> None:
+        self.throttle.log(
+            sender,
+            lambda: (
+                f"Monitor received an invalid message: {excerpt(invalid.message, PART, quoted=True)}, "
+                f"from {self._name_of(sender)}: {excerpt(invalid.reason, PART)}. Ignoring it."
+            ),
+        )
 
     def _manage(self, command: Manage, sender: int | None) -> None:
         ceiling = self._manager.settings.max_workers

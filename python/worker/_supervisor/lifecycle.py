@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sanic.log import error_logger, logger
 
-from worker._supervisor import model
+from worker._supervisor import model, reports
 from worker._supervisor.model import (
     RestartRequest,
     ServerPhase,
@@ -30,6 +30,7 @@ from worker.constants import NAME_LIMIT, Phase, ProcessState, RestartOrder, exce
 from worker.process import WorkerProcess, get_now
 
 if TYPE_CHECKING:
+    from worker._state.event_log import EventLog
     from worker.settings import Settings
 
 __all__ = ["IMPOSSIBLE", "Lifecycle"]
@@ -48,6 +49,7 @@ class Lifecycle:
         is_occupied (Callable): Whether a process runs in a slot, or has not been collected.
         accepts (Callable): Whether a stopping process still accepts connections in a slot.
         started (Callable): Called after a process was started.
+        log (EventLog): Takes the events that an operator is told.
 
     Attributes:
         server: The phase of the server.
@@ -64,6 +66,7 @@ class Lifecycle:
         is_occupied: Callable[[WorkerProcess], bool],
         accepts: Callable[[WorkerProcess], bool],
         started: Callable[[], None],
+        log: EventLog,
     ) -> None:
         self._slots = slots
         self._settings = settings
@@ -75,7 +78,8 @@ class Lifecycle:
         self._requests: dict[WorkerProcess, RestartRequest] = {}
         self.server = ServerPhase.NEW
         self.waits_for_change = False
-        self.operations = Operations(clock, accepts)
+        self._log = log
+        self.operations = Operations(clock, accepts, log)
 
     # Records
 
@@ -125,7 +129,8 @@ class Lifecycle:
             )
         with self.operation(Kind.RESTART) as operation:
             operation.add(slot)
-            operation.reloads = operation.reloads or bool(config.get("reloaded_files"))
+            if files := config.get("reloaded_files"):
+                operation.files = tuple(files.split(","))
         request = RestartRequest(order, self._clock(), config, (operation,))
         self._requests[slot] = merge(self._requests.get(slot), request)
 
@@ -238,8 +243,11 @@ class Lifecycle:
                 slot.roll_back()
             case model.ContinueAlone():
                 slot.continue_alone()
+            case model.ReportStart(child):
+                self._log.append(reports.started(child, self._start_reason(slot)))
             case model.MarkReady(child):
                 child.ready_at = self._clock()
+                self._log.append(reports.ready(child))
             case model.Acknowledge():
                 slot.acknowledge()
             case model.KillUnready(child):
@@ -251,10 +259,10 @@ class Lifecycle:
                 slot.show_not_serving()
             case model.WriteEntry(changes):
                 slot.note(changes)
-            case model.Report(exit_, consequence, delay):
-                self._report(slot, exit_, consequence, delay)
-            case model.Log(level, text):
-                (error_logger if level >= logging.ERROR else logger).log(level, "%s", text)
+            case model.Report():
+                self._report(slot, action)
+            case model.ReportExpected(exit_, consequence, level):
+                self._log.append(reports.exited(exit_, consequence, level, expected=level < logging.ERROR))
             case model.QueueRequest(request):
                 self._requests[slot] = request
             case model.Forget(slots):
@@ -265,10 +273,9 @@ class Lifecycle:
                     operation.proven = True
             case model.MarkDone():
                 fulfilled = self.record(slot).request
-                for operation in fulfilled.operations if fulfilled is not None else ():
-                    operation.mark_ready(slot)
-            case model.Abort(operations, reason):
-                self.operations.abort(operations, reason)
+                self.operations.mark_ready(slot, () if fulfilled is None else fulfilled.operations)
+            case model.Abort(operations, reason, rolled_back):
+                self.operations.abort(operations, reason, slot if rolled_back else None)
 
     def _update(self, slot: WorkerProcess, **changes: Any) -> None:
         self._records[slot] = replace(self.record(slot), **changes)
@@ -299,26 +306,36 @@ class Lifecycle:
     # Not in the frame that catches the error: a local variable there and the traceback would keep each other
     # alive, and the descriptors of the process.
     def _fail_start(self, slot: WorkerProcess, order: RestartOrder, began: float, error: Exception) -> None:
-        cause, name = error.__cause__ or error, excerpt(slot.name, NAME_LIMIT)
+        cause = error.__cause__ or error
         if not isinstance(cause, OSError):
-            error_logger.error("%s could not be started. The error is a fault in code:", name, exc_info=error)
-        failure = Exit(name, None, began, error=why_not_started(cause), has_run=False)
+            text = "%s could not be started. The error is a fault in code:"
+            error_logger.error(text, excerpt(slot.name, NAME_LIMIT), exc_info=error)
+        failure = Exit(slot.name, None, None, began, error=why_not_started(cause), has_run=False)
         self.handle(slot, model.StartFailed(failure, order, isinstance(error, ConnectionError)))
 
-    def _report(self, slot: WorkerProcess, exit_: Exit, consequence: str, delay: float) -> None:
-        now = get_now()
+    def _start_reason(self, slot: WorkerProcess) -> str:
+        record = self.record(slot)
+        if record.request is None:
+            return "exit" if record.restarts else "start"
+        operations = record.request.operations
+        if any(operation.files for operation in operations):
+            return "reload"
+        return "request" if any(operation.kind is Kind.RESTART for operation in operations) else "scale"
+
+    def _report(self, slot: WorkerProcess, report: model.Report) -> None:
+        exit_, delay, now = report.exit, report.delay, get_now()
         self._update(slot, last_exit=exit_)
+        is_fault = exit_.code != 0 or slot.is_server or delay < math.inf
+        level = logging.ERROR if is_fault else logging.DEBUG
+        event = reports.exited(exit_, report.consequence, level, delay=delay, attempt=report.attempt)
         slot.note(
             {
                 "last_exit": describe_exit_code(exit_.code),
                 "last_exit_at": now,
                 "restarts": self.record(slot).restarts + (delay < math.inf),
                 "next_restart_at": None if delay == math.inf else now + timedelta(seconds=delay),
-                "why": f"{exit_}. {consequence}",
+                "why": event.text,
             }
         )
         # Logged last, so that the state shows the exit when its line appears.
-        if exit_.code == 0 and not slot.is_server and delay == math.inf:
-            logger.debug("%s. %s", exit_, consequence)
-        else:
-            error_logger.error("%s. %s", exit_, consequence)
+        self._log.append(event)

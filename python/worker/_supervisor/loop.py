@@ -21,7 +21,7 @@ from worker._child import descriptors
 from worker._child.signals import MORE, RELOAD, REQUESTS, STOPS
 from worker._control.coalesce import coalesce
 from worker._control.receive import ConnectionMonitor, MonitorProtocol, fileno, open_monitor
-from worker._core.messages import Command, Corrupt, Event, Exited, Received, Restart, ScaleBy
+from worker._core.messages import Command, Corrupt, Event, Exited, Received, Requested, Restart, ScaleBy
 from worker._spawn import preload
 from worker._spawn.reap import Reaper
 from worker._supervisor.commands import CommandHandler, Commands
@@ -106,7 +106,7 @@ class Loop:
         self._backlog: deque[Event] = deque()
         self._commands = Commands(manager, supervisor, self._name_of, self._may_be_ended)
         self._terminal = Terminal()
-        self._reaper = Reaper(lambda pid: supervisor.by_pid(pid) is not None)
+        self._reaper = Reaper(lambda pid: supervisor.children.by_pid(pid) is not None)
         self._sockets: list[socket] = []
 
     @property
@@ -263,7 +263,7 @@ class Loop:
 
     def drain(self) -> None:
         """Wait until no process is left."""
-        while self._supervisor.has_processes() and self._monitor is not None:
+        while self._supervisor.children and self._monitor is not None:
             self.turn()
 
     # Events of one wait
@@ -291,13 +291,15 @@ class Loop:
             if signum in STOPS or (signum == RELOAD and not self.is_over and self._terminal.hangs_up()):
                 self._manager.shutdown_signal(signum, None)
             elif not self.is_over:
-                logger.info("Received signal %s.", signal.Signals(signum).name)
-                self._commands.obey(Received(self._meaning_of(signum), os.getpid()))
+                name = signal.Signals(signum).name
+                logger.info("Received signal %s.", name)
+                self._commands.obey(Received(self._meaning_of(signum, name), os.getpid()))
 
-    def _meaning_of(self, signum: int) -> Command:
+    def _meaning_of(self, signum: int, name: str) -> Command:
+        command: Restart | ScaleBy = ScaleBy(1 if signum == MORE else -1)
         if signum == RELOAD:
-            return Restart(None, order=RestartOrder.STARTUP_FIRST)
-        return ScaleBy(1 if signum == MORE else -1)
+            command = Restart(None, order=RestartOrder.STARTUP_FIRST)
+        return Requested(command, "", f"signal {name}")
 
     # Deadlines
 
@@ -328,5 +330,5 @@ class Loop:
             return "an unknown process"
         if pid == os.getpid():
             return MAIN_NAME
-        child = self._supervisor.by_pid(pid)
+        child = self._supervisor.children.by_pid(pid)
         return f"process {pid}" if child is None else str(child)

@@ -172,7 +172,13 @@ class StartAsked:
 
 @dataclass(frozen=True)
 class Started:
-    """A process was started in the slot."""
+    """A process was started in the slot.
+
+    Attributes:
+        child: The process; ``None`` if it cannot be watched.
+    """
+
+    child: ChildProcess | None
 
 
 @dataclass(frozen=True)
@@ -303,8 +309,15 @@ class ContinueAlone:
 
 
 @dataclass(frozen=True)
+class ReportStart:
+    """Report the start of a process."""
+
+    child: ChildProcess
+
+
+@dataclass(frozen=True)
 class MarkReady:
-    """Take note that a process is ready."""
+    """Take note that a process is ready, and report it."""
 
     child: ChildProcess
 
@@ -343,19 +356,28 @@ class WriteEntry:
 
 @dataclass(frozen=True)
 class Report:
-    """Note an exit in the state entry, and log it."""
+    """Report an exit, and note it in the state entry.
+
+    Attributes:
+        exit: The exit.
+        consequence: Its consequence in words.
+        delay: The time until the next process is started, seconds; ``inf``: none is started.
+        attempt: The number of exits in a row.
+    """
 
     exit: Exit
     consequence: str
     delay: float = math.inf
+    attempt: int = 0
 
 
 @dataclass(frozen=True)
-class Log:
-    """Log a line at a level of :mod:`logging`."""
+class ReportExpected:
+    """Report an exit that is no fault of the process, by a log line of this level of :mod:`logging`."""
 
+    exit: Exit
+    consequence: str
     level: int
-    text: str
 
 
 @dataclass(frozen=True)
@@ -386,10 +408,17 @@ class MarkDone:
 
 @dataclass(frozen=True)
 class Abort:
-    """Abort these operations."""
+    """Abort these operations.
+
+    Attributes:
+        operations: The operations.
+        reason: Why.
+        rolled_back: Whether the previous process of the slot is kept.
+    """
 
     operations: tuple[Operation, ...]
     reason: str
+    rolled_back: bool = False
 
 
 Action = (
@@ -400,6 +429,7 @@ Action = (
     | HandOver
     | RollBack
     | ContinueAlone
+    | ReportStart
     | MarkReady
     | Acknowledge
     | KillUnready
@@ -407,7 +437,7 @@ Action = (
     | ShowNotServing
     | WriteEntry
     | Report
-    | Log
+    | ReportExpected
     | QueueRequest
     | Forget
     | MarkProven

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worker.process import WorkerProcess
 
-__all__ = ["Kind", "Operation"]
+__all__ = ["Kind", "Operation", "Origin", "Status"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The origin of a request.
+
+    Attributes:
+        name: The origin in words: ``signal SIGHUP``, ``Sanic-Reloader-0 [77]``.
+        id: The id of the requested operation, if the request has one; else empty.
+    """
+
+    name: str
+    id: str = ""
 
 
 class Kind(Enum):
@@ -17,9 +33,18 @@ class Kind(Enum):
     RESTART = ("Restart", "replaced")
     SCALE_UP = ("Scaling", "started")
     SCALE_DOWN = ("Scaling", "stopped")
+    SHUTDOWN = ("Shutdown", "stopped")
 
     def __str__(self) -> str:
         return self.value[0]
+
+
+class Status(Enum):
+    """The state of an operation, as the inspector shows it."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
 
 
 class Operation:
@@ -28,24 +53,43 @@ class Operation:
     Attributes:
         kind: The kind.
         began: When it was requested, on the clock of the main process, seconds.
+        requested_at: The same as a time.
+        number: Its number in the event log.
+        origin: The origin of the request.
+        id: Its id.
         proven: Whether its code is known to start. Until then, a rollout replaces only one of the servers
             that serve (the canary), and keeps it until the new one serves.
-        reloads: Whether changed files are the reason.
+        files: The changed files that are the reason; empty if there are none.
         total: The number of its workers.
         waiting: The slots whose new process is not ready yet.
         passed: The slots that are done. Previous processes may still accept connections there.
         failure: Why it was aborted; empty if it was not.
+        rolled_back: The names of the slots in which the previous process was kept.
     """
 
-    def __init__(self, kind: Kind, began: float, *, proven: bool) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        began: float,
+        requested_at: datetime,
+        number: int,
+        origin: Origin,
+        *,
+        proven: bool,
+    ) -> None:
         self.kind = kind
         self.began = began
+        self.requested_at = requested_at
+        self.number = number
+        self.origin = origin
+        self.id = origin.id or token_hex(6)
         self.proven = proven
-        self.reloads = False
+        self.files: tuple[str, ...] = ()
         self.total = 0
         self.waiting: set[WorkerProcess] = set()
         self.passed: set[WorkerProcess] = set()
         self.failure = ""
+        self.rolled_back: list[str] = []
 
     def add(self, slot: WorkerProcess) -> None:
         """Count one more slot that gets a new process."""
@@ -63,15 +107,55 @@ class Operation:
         self.waiting.discard(slot)
         self.total -= 1
 
-    def mark_ready(self, slot: WorkerProcess) -> None:
-        """Count a slot as done, because its new process is ready."""
+    def mark_ready(self, slot: WorkerProcess) -> bool:
+        """Count a slot as done, because its new process is ready; return whether it was not before."""
         self.proven = True
-        if slot in self.waiting:
+        is_new = slot in self.waiting
+        if is_new:
             self.waiting.remove(slot)
             self.passed.add(slot)
+        return is_new
+
+    @property
+    def done(self) -> int:
+        """The number of workers that are done."""
+        return self.total - len(self.waiting)
 
     @property
     def progress(self) -> str:
         """The number of workers that are done, of the total: ``1 of 2 workers replaced``."""
         workers = "worker" if self.total == 1 else "workers"
-        return f"{self.total - len(self.waiting)} of {self.total} {workers} {self.kind.value[1]}"
+        return f"{self.done} of {self.total} {workers} {self.kind.value[1]}"
+
+    @property
+    def kind_name(self) -> str:
+        """The name of its kind in the inspector: ``restart``, ``reload``, ``scale`` or ``shutdown``."""
+        if self.files:
+            return "reload"
+        return {Kind.RESTART: "restart", Kind.SHUTDOWN: "shutdown"}.get(self.kind, "scale")
+
+    def shown(self, status: Status, ended_at: datetime | None, seconds: float | None) -> dict[str, Any]:
+        """Return the operation as the inspector shows it.
+
+        Args:
+            status (Status): Its state.
+            ended_at (datetime | None): When it ended; ``None`` before.
+            seconds (float | None): How long it took; ``None`` before its end.
+
+        Returns:
+            dict[str, Any]: The fields; JSON can hold them.
+        """
+        return {
+            "id": self.id,
+            "kind": self.kind_name,
+            "status": status.value,
+            "by": self.origin.name,
+            "requested_at": self.requested_at.isoformat(),
+            "ended_at": None if ended_at is None else ended_at.isoformat(),
+            "seconds": seconds,
+            "done": self.done,
+            "total": self.total,
+            "text": self.progress if self.total else "",
+            "reason": self.failure,
+            "rolled_back": self.rolled_back,
+        }

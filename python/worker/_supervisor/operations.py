@@ -1,20 +1,27 @@
-"""Tracks each requested restart or scaling until its outcome is logged."""
+"""Tracks each requested restart or scaling until its outcome is known."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sanic.log import logger
-
-from worker._supervisor.operation import Kind, Operation
+from worker._state import events
+from worker._supervisor.operation import Kind, Operation, Origin, Status
+from worker.constants import excerpt
+from worker.process import get_now
 
 if TYPE_CHECKING:
+    from worker._state.event_log import EventLog
     from worker._supervisor.model import RestartRequest, SlotRecord
     from worker.process import WorkerProcess
 
 __all__ = ["Operations"]
+
+APPLICATION = Origin("the application")
+"""The origin of a verb of the manager that is called by the application itself."""
 
 
 class Operations:
@@ -23,16 +30,51 @@ class Operations:
     Args:
         clock (Callable): Returns the time, seconds.
         accepts (Callable): Returns whether a stopping process still accepts connections in a slot.
+        log (EventLog): Takes the events and the state of the operations.
+
+    Attributes:
+        origin: The origin of the request that is being executed.
     """
 
-    def __init__(self, clock: Callable[[], float], accepts: Callable[[WorkerProcess], bool]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], accepts: Callable[[WorkerProcess], bool], log: EventLog
+    ) -> None:
         self._clock = clock
         self._accepts = accepts
+        self._log = log
         self._open: list[Operation] = []
         self._current: Operation | None = None
+        self.origin = APPLICATION
 
     def __bool__(self) -> bool:
         return bool(self._open)
+
+    @contextmanager
+    def requested_by(self, origin: Origin, kind: Kind) -> Iterator[None]:
+        """Execute the request of an origin in the body. An operation of its id is shown in any case.
+
+        Args:
+            origin (Origin): The origin.
+            kind (Kind): The kind of the operation, if the body begins none.
+        """
+        before, self.origin = self.origin, origin
+        try:
+            yield
+        except BaseException as error:
+            self._end_unbegun(kind, excerpt(error) or type(error).__name__)
+            raise
+        else:
+            self._end_unbegun(kind, "" if kind is Kind.SHUTDOWN else "it had no effect")
+        finally:
+            self.origin = before
+
+    def _end_unbegun(self, kind: Kind, failure: str) -> None:
+        """Show the requested operation, if it has not begun."""
+        if self.origin.id:
+            operation = self._make(kind, proven=True)
+            operation.failure = failure
+            # A shutdown is over only when there is nothing to show it any more.
+            self._show(operation, Status.FAILED if failure else Status.RUNNING)
 
     @contextmanager
     def begun(self, kind: Kind, *, proven: bool) -> Iterator[Operation]:
@@ -40,28 +82,76 @@ class Operations:
         if self._current is not None:
             yield self._current
             return
-        operation = self._current = Operation(kind, self._clock(), proven=proven)
+        operation = self._current = self._make(kind, proven=proven)
         try:
             yield operation
         finally:
             self._current = None
-            if operation.total:
-                self._open.append(operation)
+            self._begin(operation)
+
+    def _make(self, kind: Kind, *, proven: bool) -> Operation:
+        operation = Operation(
+            kind, self._clock(), get_now(), self._log.new_operation(), self.origin, proven=proven
+        )
+        # The id is that of one operation.
+        self.origin = replace(self.origin, id="")
+        return operation
+
+    def _begin(self, operation: Operation) -> None:
+        if operation.total:
+            self._open.append(operation)
+            if operation.kind is Kind.RESTART:
+                self._log.append(_requested(operation))
+            self._show(operation, Status.RUNNING)
+        elif operation.kind is Kind.RESTART:
+            operation.failure = "no process was restarted"
+            self._show(operation, Status.FAILED)
+        else:
+            self._show(operation, Status.DONE)
+
+    def _show(self, operation: Operation, status: Status) -> None:
+        seconds = None if status is Status.RUNNING else self._clock() - operation.began
+        ended_at = None if seconds is None else get_now()
+        self._log.show_operation(operation.number, operation.shown(status, ended_at, seconds))
 
     def add_removed(self, slot: WorkerProcess) -> None:
         """Count a removed slot as part of the operation that is being requested, if there is one."""
         if self._current is not None:
             self._current.add_removed(slot)
 
-    def abort(self, operations: Iterable[Operation], reason: str) -> None:
-        """Abort operations."""
+    def mark_ready(self, slot: WorkerProcess, operations: Iterable[Operation]) -> None:
+        """Count a slot as done in operations, because its new process is ready."""
+        for operation in operations:
+            if operation.mark_ready(slot):
+                self._log.append(
+                    events.RolloutStep(
+                        text=f"{operation.kind}: {operation.progress}.",
+                        operation=operation.id,
+                        slot=slot.name,
+                        done=operation.done,
+                        total=operation.total,
+                    )
+                )
+                self._show(operation, Status.RUNNING)
+
+    def abort(self, operations: Iterable[Operation], reason: str, kept: WorkerProcess | None = None) -> None:
+        """Abort operations.
+
+        Args:
+            operations (Iterable[Operation]): The operations.
+            reason (str): Why.
+            kept (WorkerProcess | None): The slot in which the previous process was kept. Defaults to none.
+        """
         for operation in operations:
             operation.failure = operation.failure or reason
+            if kept is not None:
+                operation.rolled_back.append(kept.name)
 
     def stop(self) -> None:
         """Abort all operations, because the server is stopping."""
         for operation in self._open:
-            logger.info("%s aborted, %s: the server is stopping.", operation.kind, operation.progress)
+            operation.failure = "the server is stopping"
+            self._end(operation, logging.INFO)
         self._open.clear()
 
     def settle(
@@ -82,20 +172,58 @@ class Operations:
                 pending = requests.get(slot), record(slot).request
                 if slot not in slots or not any(one and operation in one.operations for one in pending):
                     operation.drop(slot)
-            if operation.failure:
-                # The line of the exit that aborted it says so too.
-                logger.debug("%s aborted, %s: %s.", operation.kind, operation.progress, operation.failure)
-            elif operation.waiting or any(map(self._accepts, operation.passed)):
+            if not operation.failure and (operation.waiting or any(map(self._accepts, operation.passed))):
                 continue
-            elif operation.total:
-                self._finished(operation)
+            # The line of the exit that aborted an operation says so too.
+            self._end(operation, logging.DEBUG if operation.failure else logging.INFO)
             self._open.remove(operation)
             # Slots refer to the operation. Breaking the cycle frees the descriptors of removed slots at once.
             operation.waiting.clear()
             operation.passed.clear()
 
-    def _finished(self, operation: Operation) -> None:
+    def _end(self, operation: Operation, level: int) -> None:
+        """Log the outcome of an operation; none, if later operations have taken over all its slots."""
+        if not operation.total:
+            operation.failure = "a later operation has replaced it"
+            level = logging.NOTSET
         seconds = self._clock() - operation.began
-        reload = f" The new code serves {seconds:.2f} s after the change." if operation.reloads else ""
-        outcome = f"{operation.kind} finished: {operation.progress}"
-        logger.info("%s in %.1f s.%s", outcome, seconds, reload)
+        outcome = Status.FAILED if operation.failure else Status.DONE
+        self._log.append(
+            events.OperationEnded(
+                text=_outcome(operation, seconds),
+                level=level,
+                operation=operation.id,
+                kind=operation.kind_name,
+                outcome=outcome.value,
+                seconds=seconds,
+                reason=operation.failure,
+                done=operation.done,
+                total=operation.total,
+            )
+        )
+        self._show(operation, outcome)
+
+
+def _outcome(operation: Operation, seconds: float) -> str:
+    if operation.failure:
+        return f"{operation.kind} aborted, {operation.progress}: {operation.failure}."
+    reload = f" The new code serves {seconds:.2f} s after the change." if operation.files else ""
+    return f"{operation.kind} finished: {operation.progress} in {seconds:.1f} s.{reload}"
+
+
+def _requested(operation: Operation) -> events.Event:
+    by = operation.origin.name
+    if operation.files:
+        count = "1 file" if len(operation.files) == 1 else f"{len(operation.files)} files"
+        # The reloader has logged it.
+        text = f"{by}: {count} changed ({', '.join(operation.files)})."
+        return events.FilesChanged(text=text, files=operation.files, by=by, operation=operation.id)
+    slots = sorted(slot.name for slot in operation.waiting)
+    count = "1 process" if len(slots) == 1 else f"{len(slots)} processes"
+    return events.RestartRequested(
+        text=f"Restart of {count} requested by {by}.",
+        level=logging.INFO,
+        slots=tuple(slots),
+        by=by,
+        operation=operation.id,
+    )

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from worker.constants import NEVER, ON_FAILURE, excerpt
+from worker.constants import NAME_LIMIT, NEVER, ON_FAILURE, excerpt
 from worker.settings import Settings
 
 __all__ = ["Decision", "Exit", "decide", "describe_exit_code", "summarize", "why_not_started"]
@@ -31,7 +31,8 @@ class Exit:
     """The exit of a process.
 
     Attributes:
-        process: Its name and pid: ``Sanic-Server-0-0 [4250]``.
+        slot: The name of the slot.
+        pid: Its pid; ``None`` if there was no process.
         code: Its exit code, negative for a signal; ``None`` if it is unknown.
         started_at: The time of its start, on the clock of the supervisor, seconds.
         lifetime: How long it had run, seconds.
@@ -41,7 +42,8 @@ class Exit:
         has_run: Whether there was a process: ``False`` if the main process could not start it.
     """
 
-    process: str
+    slot: str
+    pid: int | None
     code: int | None
     started_at: float = 0.0
     lifetime: float = 0.0
@@ -49,6 +51,17 @@ class Exit:
     error: str = ""
     others_left: bool = False
     has_run: bool = True
+
+    @property
+    def process(self) -> str:
+        """Its name and pid: ``Sanic-Server-0-0 [4250]``."""
+        name = excerpt(self.slot, NAME_LIMIT)
+        return name if self.pid is None else f"{name} [{self.pid}]"
+
+    @property
+    def signal_name(self) -> str | None:
+        """The name of the signal that ended it; ``None`` without one."""
+        return describe_exit_code(self.code) if self.code is not None and self.code < 0 else None
 
     @property
     def is_address_in_use(self) -> bool:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sanic.log import error_logger, logger
 
 from worker._spawn import liveness, preload, processes
+from worker._state.event_log import EventLog
 from worker._state.foreign import adapted
-from worker._supervisor import model
+from worker._supervisor import model, reports
 from worker._supervisor.child import ChildProcess
+from worker._supervisor.children import Children
 from worker._supervisor.lifecycle import Lifecycle
 from worker._supervisor.mailbox import Mailbox
 from worker._supervisor.model import ServerPhase
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 __all__ = ["ProcessTable", "Supervisor"]
-
-# How long to wait for the exit of killed processes, seconds: only a hung kernel takes longer.
-KILL_TIMEOUT = 5.0
 
 
 class ProcessTable(Protocol):
@@ -63,6 +62,9 @@ class Supervisor:
         table (ProcessTable): The manager, with its process table.
 
     Attributes:
+        log: Takes the events that an operator is told.
+        operations: The restarts and scalings under way.
+        children: The processes that are watched.
         mailbox: Takes the messages of the slots.
         gave_up: Whether the server was stopped because no worker was left that could run.
         reconcile_at: When to :meth:`reconcile` again, on the monotonic clock; ``inf``: when an event comes.
@@ -71,21 +73,25 @@ class Supervisor:
     def __init__(self, table: ProcessTable) -> None:
         self._table = table
         self._state_watcher = StateWatcher(table.worker_state)
+        self.log = EventLog(table.worker_state)
+        self.children = Children()
         self._lifecycle = Lifecycle(
             self._slots,
             table.settings,
             time.monotonic,
             random.random,
-            self.is_occupied,
+            lambda slot: bool(self.children.of(slot)),
             self._accepts,
             self.read_mailbox,
+            self.log,
         )
+        self.operations = self._lifecycle.operations
         self.mailbox = Mailbox(self.wake)
         self._monitor: MonitorProtocol | None = None
-        self._children: dict[str, ChildProcess] = {}
         self._has_events = False
         self._has_logged_wait = False
         self._failure = ""
+        self._opened_at = math.inf
         self.reconcile_at = math.inf
         self.gave_up = False
 
@@ -109,18 +115,14 @@ class Supervisor:
     def open(self, monitor: MonitorProtocol) -> None:
         """Watch processes from now on, by the monitor of the calling loop."""
         self._monitor = monitor
+        self._opened_at = time.monotonic()
         self.mailbox.open()
 
     def close(self) -> None:
         """Wait for the exit of killed processes. Every state is final then."""
-        deadline = time.monotonic() + KILL_TIMEOUT
-        for child in self._children.values():
-            child.base.join(max(0.0, deadline - time.monotonic()))
-            if child.is_current and child.slot.state < ProcessState.TERMINATED:
-                child.slot.set_state(ProcessState.FAILED, force=True)
+        self.children.close()
         self._monitor = None
         self.mailbox.close()
-        self._children.clear()
         self._lifecycle.close()
         preload.reset()
 
@@ -140,6 +142,8 @@ class Supervisor:
         """End the first start of the servers; from now on each is supervised by itself."""
         if self.phase is ServerPhase.STARTING:
             self._lifecycle.server = ServerPhase.RUNNING
+            servers = sum(slot.is_server for slot in self._slots())
+            self.log.append(reports.server_ready(servers, time.monotonic() - self._opened_at))
         self._lifecycle.waits_for_change = False
         self._has_events = True
         if self.can_wait_for_change:
@@ -147,16 +151,13 @@ class Supervisor:
 
     def stop(self) -> None:
         """Stop every process, and start no more."""
+        if not self.phase.is_over:
+            self.log.append(reports.stop_requested(self.operations.origin.name))
         self._lifecycle.stop()
 
     def end_loop(self) -> None:
         """Start no more processes, and end the loop."""
         self._lifecycle.halt(ServerPhase.LOOP_ENDED)
-
-    def kill(self) -> None:
-        """Kill every process with its children, also those that have left the table."""
-        for child in self._children.values():
-            child.kill()
 
     @property
     def failure(self) -> str:
@@ -192,10 +193,6 @@ class Supervisor:
         else:
             slot.start()
 
-    def count_removal(self, slot: WorkerProcess) -> None:
-        """Count a removed slot as part of the operation that is being requested."""
-        self._lifecycle.operations.add_removed(slot)
-
     def restart_failed(self) -> int:
         """Start failed servers again; return their number."""
         failed = [slot for slot in self._slots() if slot.is_server and self.slot_phase(slot) is Phase.FAILED]
@@ -225,18 +222,6 @@ class Supervisor:
         """Return how long a start may take until the process is ready, seconds."""
         return max(self._table.THRESHOLD, slot.THRESHOLD) / 10
 
-    def has_processes(self) -> bool:
-        """Return whether any process runs, or has not been collected."""
-        return bool(self._children)
-
-    def is_occupied(self, slot: WorkerProcess) -> bool:
-        """Return whether a process runs in a slot, or has not been collected."""
-        return any(child.slot is slot for child in self._children.values())
-
-    def by_pid(self, pid: int | None) -> ChildProcess | None:
-        """Return the watched process of this pid; ``None`` if there is none."""
-        return next((child for child in self._children.values() if child.base.pid == pid), None)
-
     def retire(self, slot: WorkerProcess) -> None:
         """Remove the entry of a slot that has left the table, and an untracked worker that has exited."""
         self.read_mailbox()
@@ -244,7 +229,7 @@ class Supervisor:
             return
         worker = next((one for one in self._table.workers if slot in one.processes), None)
         if worker is None:
-            if not self.is_occupied(slot):
+            if not self.children.of(slot):
                 slot.forget()
                 self._lifecycle.forget(slot)
         elif not (worker.tracked or self.phase.is_over) and all(map(self._has_ended, worker.processes)):
@@ -271,7 +256,7 @@ class Supervisor:
     def on_exit(self, key: str, exitcode: int | None) -> None:
         """Handle the exit of a process."""
         self.read_mailbox()
-        child = self._children[key]
+        child = self.children[key]
         slot, base = child.slot, child.base
         has_begun = liveness.has_begun(base)
         # Before it is collected: until then no other process can have its pid.
@@ -280,7 +265,7 @@ class Supervisor:
         if not child.is_ready:
             entry = slot.read_entry(base.pid) or (slot.read_entry() if child.is_current else {})
             child.error = excerpt(entry.get("start_error") or child.error)
-        others_left = any(one.slot is slot and one is not child for one in self._children.values())
+        others_left = self.children.of(slot) != [child]
         exit_ = child.exit(exitcode if code is None else code, time.monotonic(), others_left)
         if base is slot.previous:
             event: model.SlotEvent = model.PreviousExited(exit_)
@@ -289,7 +274,7 @@ class Supervisor:
         if self._fails_start(slot, event):
             self._failure = self._failure or f"{exit_}." + ("" if has_begun else f" {processes.NOT_BEGUN}")
             self._lifecycle.halt(ServerPhase.START_FAILED)
-        del self._children[key]
+        self.children.remove(key)
         self._lifecycle.handle(slot, event)
         slot.on_exit(base, self.slot_phase(slot) is Phase.READY)
         adapted(self._table.worker_state).reclaim(base.pid)
@@ -298,7 +283,7 @@ class Supervisor:
 
     def on_start_failure(self, pid: int | None, name: str) -> None:
         """Handle the report of a process, by pid and name, that it cannot start."""
-        child = self.by_pid(pid)
+        child = self.children.by_pid(pid)
         text = f"{name} failed to start. Its error is in the log above."
         is_server = child is None or child.slot.is_server
         if self.phase is ServerPhase.STARTING and not self.can_wait_for_change and is_server:
@@ -318,7 +303,7 @@ class Supervisor:
     def check_readiness(self, now: float, everything: bool = False) -> None:
         """Update the readiness of starting processes from the shared state."""
         starting = self._starting()
-        is_awaited = starting or self._may_resend()
+        is_awaited = starting or self.children.may_resend
         names = self._state_watcher.changed(now, everything) if is_awaited else ()
         for child in starting:
             if child.slot.name not in names:
@@ -349,7 +334,7 @@ class Supervisor:
         self._lifecycle.run_due()
         self._check_server()
         starting = [child for child in self._starting() if child.slot.is_server]
-        stopping = [child for child in self._children.values() if self._is_stopping(child)]
+        stopping = [child for child in self.children if self._is_stopping(child)]
         deadlines = [self._lifecycle.next_retry]
         if self.phase is not ServerPhase.STARTING:
             deadlines += [child.ready_by for child in starting]
@@ -357,12 +342,20 @@ class Supervisor:
             child.note_stop(now)
             if child.resend:
                 child.resend_stop(self._flags(child))
-        if starting or self._lifecycle.operations or self._may_resend():
+        if starting or self.operations or self.children.may_resend:
             deadlines.append(self._state_watcher.arm(now))
         else:
             self._state_watcher.disarm()
-        deadlines += [child.escalate_stop(now, self._table.settings.graceful_timeout) for child in stopping]
+        deadlines += [self._kill_overdue(child, now) for child in stopping]
         self.reconcile_at = min(deadlines)
+
+    def _kill_overdue(self, child: ChildProcess, now: float) -> float:
+        """Kill a process that has not stopped within the graceful timeout; return when that is."""
+        grace = self._table.settings.graceful_timeout
+        if now >= child.kill_at(grace):
+            child.escalate_stop()
+            self.log.append(reports.killed(child, f"did not exit within {grace:g} s of the stop"))
+        return child.kill_at(grace)
 
     def _slots(self) -> list[WorkerProcess]:
         return [slot for worker in self._table.workers for slot in worker.processes]
@@ -373,17 +366,17 @@ class Supervisor:
         base, now = slot.current, time.monotonic()
         limit = self.start_limit(slot)
         sentinel = getattr(base, "sentinel", None)
+        child: ChildProcess | None = None
         if type(base.pid) is int and type(sentinel) is int:
             child = ChildProcess(slot, base, now, now + limit, limit)
             child.ready_at = math.inf if slot.is_server else now
-            self._children[str(child)] = child
-            self._monitor.watch(str(child), base.pid, sentinel)
-        self._lifecycle.handle(slot, model.Started())
+            self._monitor.watch(self.children.add(child), base.pid, sentinel)
+        self._lifecycle.handle(slot, model.Started(child))
 
     def _starting(self) -> list[ChildProcess]:
         return [
             child
-            for child in self._children.values()
+            for child in self.children
             if child.is_current and self.slot_phase(child.slot) in STARTING_PHASES
         ]
 
@@ -431,19 +424,16 @@ class Supervisor:
                 error_logger.error("No server can run any more. Waiting for the next file change.")
             self._has_logged_wait = True
         else:
-            error_logger.error("No server can run any more. Shutting down.")
+            self.log.append(reports.gave_up())
             self.gave_up = True
             self._table.shutdown()
 
     def _accepts(self, slot: WorkerProcess) -> bool:
         """Return whether a stopping process of a slot may still accept connections."""
         return slot.is_server and any(
-            child.slot is slot and self._is_stopping(child) and not self._flags(child).get("stopping")
-            for child in self._children.values()
+            self._is_stopping(child) and not self._flags(child).get("stopping")
+            for child in self.children.of(slot)
         )
-
-    def _may_resend(self) -> bool:
-        return any(child.resend for child in self._children.values())
 
     def _flags(self, child: ChildProcess) -> Mapping[str, Any]:
         return adapted(self._table.worker_state).numbers(child.base.pid)

@@ -22,7 +22,6 @@ from worker._supervisor.model import (
     Forget,
     HandOver,
     KillUnready,
-    Log,
     MarkDone,
     MarkProven,
     MarkReady,
@@ -30,6 +29,8 @@ from worker._supervisor.model import (
     QueueRequest,
     Ready,
     Report,
+    ReportExpected,
+    ReportStart,
     RestartDue,
     RollBack,
     SetState,
@@ -60,7 +61,8 @@ Decide = Callable[[Situation, Any], Actions]
 
 def await_ready(slot: Situation, event: Started) -> Actions:
     """Wait until the process is ready."""
-    return [Enter(Phase.REPLACING if slot.has_previous else Phase.STARTING)]
+    report: Actions = [] if event.child is None else [ReportStart(event.child)]
+    return [Enter(Phase.REPLACING if slot.has_previous else Phase.STARTING), *report]
 
 
 def start(slot: Situation, event: StartAsked | RestartDue | BackoffOver) -> Actions:
@@ -71,7 +73,7 @@ def start(slot: Situation, event: StartAsked | RestartDue | BackoffOver) -> Acti
 
 def start_after_exit(slot: Situation, event: Exited | StoppedExited) -> Actions:
     """Start the next process, once the one before it has exited."""
-    logged: Actions = [_log_stopped(event.exit)]
+    logged: Actions = [_report_stopped(event.exit)]
     return logged if slot.is_alive else [*logged, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
 
 
@@ -116,10 +118,11 @@ def roll_back(slot: Situation, event: Exited) -> Actions:
     actions: Actions = [Enter(Phase.READY), RollBack()]
     if exit.is_address_in_use and request is not None and request.order is RestartOrder.SHUTDOWN_FIRST:
         # The code may be correct: it cannot bind the address while the previous process runs.
-        text = f"{exit}. Keeping the previous worker until it is restarted with SHUTDOWN_FIRST, as requested."
+        text = "Keeping the previous worker until it is restarted with SHUTDOWN_FIRST, as requested."
         again = request if slot.pending is None else merge(request, slot.pending)
-        return [*actions, MarkProven(request.operations), QueueRequest(again), Log(logging.INFO, text)]
-    aborted, text = _abort(slot, exit)
+        report = ReportExpected(exit, text, logging.INFO)
+        return [*actions, MarkProven(request.operations), QueueRequest(again), report]
+    aborted, text = _abort(slot, exit, rolled_back=True)
     return [*actions, *aborted, Report(exit, _keeping(text))]
 
 
@@ -147,7 +150,7 @@ def start_failed(slot: Situation, event: StartFailed) -> Actions:
         return [
             Enter(phase if refused else Phase.READY),
             *aborted,
-            Log(logging.ERROR, f"{exit}. {_keeping(text)}"),
+            ReportExpected(exit, _keeping(text), logging.ERROR),
         ]
     return [Enter(Phase.DRAINING)] if slot.is_alive else _after_exit(slot, exit)
 
@@ -163,7 +166,7 @@ def stop(slot: Situation, event: StopSent) -> Actions:
 
 def mark_stopped(slot: Situation, event: Exited | StoppedExited) -> Actions:
     """Once no process is left, the slot is stopped."""
-    actions: Actions = [_log_stopped(event.exit)]
+    actions: Actions = [_report_stopped(event.exit)]
     if event.exit.others_left:
         return actions
     actions.append(Enter(Phase.STOPPED))
@@ -182,11 +185,11 @@ def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
     record = slot.record
     actions: Actions = [SetState(_final_state(exit), force=True), ShowNotServing()]
     if exit.others_left and exit.ready_for is None and exit.is_address_in_use:
-        text = f"{exit}. Restarting it when the previous worker has exited."
+        text = "Restarting it when the previous worker has exited."
         again: Actions = (
             [QueueRequest(record.request)] if record.request is not None and slot.pending is None else []
         )
-        return [*actions, Enter(Phase.DRAINING), *again, Log(logging.INFO, text)]
+        return [*actions, Enter(Phase.DRAINING), *again, ReportExpected(exit, text, logging.INFO)]
     aborted, text = _abort(slot, exit) if record.request is not None and exit.ready_for is None else ([], "")
     if slot.waits_for_change and slot.is_server and exit.has_run and exit.ready_for is None:
         reason = "Restarting it at the next file change."
@@ -198,7 +201,12 @@ def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
     actions += [
         *aborted,
         Update({"exits": decision.exits}),
-        Report(exit, decision.reason + (f" {text.capitalize()}." if text else ""), decision.delay),
+        Report(
+            exit,
+            decision.reason + (f" {text.capitalize()}." if text else ""),
+            decision.delay,
+            len(decision.exits),
+        ),
     ]
     if decision.delay < math.inf:
         changes = {"restarts": record.restarts + 1, "retry_at": slot.now + decision.delay}
@@ -208,7 +216,7 @@ def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
     return [*actions, Enter(Phase.STOPPED)]
 
 
-def _abort(slot: Situation, exit: Exit) -> tuple[Actions, str]:  # noqa: A002
+def _abort(slot: Situation, exit: Exit, *, rolled_back: bool = False) -> tuple[Actions, str]:  # noqa: A002
     """Return actions that drop all requests older than the failed process, and their description.
 
     Returns:
@@ -223,15 +231,15 @@ def _abort(slot: Situation, exit: Exit) -> tuple[Actions, str]:  # noqa: A002
     if dropped:
         workers = "1 worker" if len(dropped) == 1 else f"{len(dropped)} workers"
         text += f", {workers} not {'started' if is_scaling else 'restarted'}"
-    return [Forget(tuple(dropped)), Abort(operations, str(exit))], text
+    return [Forget(tuple(dropped)), Abort(operations, str(exit), rolled_back)], text
 
 
 def _keeping(aborted: str) -> str:
     return f"Keeping the previous worker{'; ' if aborted else ''}{aborted}."
 
 
-def _log_stopped(exit: Exit) -> Log:  # noqa: A002
-    return Log(logging.DEBUG, f"{exit}. Its stop was requested.")
+def _report_stopped(exit: Exit) -> ReportExpected:  # noqa: A002
+    return ReportExpected(exit, "Its stop was requested.", logging.DEBUG)
 
 
 def _final_state(exit: Exit) -> ProcessState:  # noqa: A002
