@@ -142,7 +142,7 @@ class Operations:
             reason (str): Why.
             kept (WorkerProcess | None): The slot in which the previous process was kept. Defaults to none.
         """
-        for operation in operations:
+        for operation in dict.fromkeys(operations):
             operation.failure = operation.failure or reason
             if kept is not None:
                 operation.rolled_back.append(kept.name)

@@ -73,7 +73,7 @@ def start(slot: Situation, event: StartAsked | RestartDue | BackoffOver) -> Acti
 
 def start_after_exit(slot: Situation, event: Exited | StoppedExited) -> Actions:
     """Start the next process, once the one before it has exited."""
-    logged: Actions = [_report_stopped(event.exit)]
+    logged: Actions = [_stopped(event.exit)]
     return logged if slot.is_alive else [*logged, StartProcess(RestartOrder.SHUTDOWN_FIRST)]
 
 
@@ -166,7 +166,7 @@ def stop(slot: Situation, event: StopSent) -> Actions:
 
 def mark_stopped(slot: Situation, event: Exited | StoppedExited) -> Actions:
     """Once no process is left, the slot is stopped."""
-    actions: Actions = [_report_stopped(event.exit)]
+    actions: Actions = [_stopped(event.exit)]
     if event.exit.others_left:
         return actions
     actions.append(Enter(Phase.STOPPED))
@@ -176,7 +176,12 @@ def mark_stopped(slot: Situation, event: Exited | StoppedExited) -> Actions:
     return actions
 
 
-def ignore(slot: Situation, event: StoppedExited | StopSent) -> Actions:
+def report_stopped(slot: Situation, event: StoppedExited) -> Actions:
+    """Only report the exit: another process fills the slot, or none is to."""
+    return [_stopped(event.exit)]
+
+
+def ignore(slot: Situation, event: StopSent) -> Actions:
     """Do nothing."""
     return []
 
@@ -238,7 +243,7 @@ def _keeping(aborted: str) -> str:
     return f"Keeping the previous worker{'; ' if aborted else ''}{aborted}."
 
 
-def _report_stopped(exit: Exit) -> ReportExpected:  # noqa: A002
+def _stopped(exit: Exit) -> ReportExpected:  # noqa: A002
     return ReportExpected(exit, "Its stop was requested.", logging.DEBUG)
 
 
@@ -253,7 +258,7 @@ TRANSITIONS: Mapping[Phase, Mapping[type[SlotEvent], Decide]] = {
         StartFailed: start_failed,
         RestartDue: start,
         StopSent: stop,
-        StoppedExited: ignore,
+        StoppedExited: report_stopped,
     },
     Phase.STARTING: {
         RestartDue: replace_starting,
@@ -263,7 +268,7 @@ TRANSITIONS: Mapping[Phase, Mapping[type[SlotEvent], Decide]] = {
         StartTimedOut: kill_unready,
         Exited: apply_restart_policy,
         StopSent: stop,
-        StoppedExited: ignore,
+        StoppedExited: report_stopped,
     },
     Phase.READY: {
         RestartDue: restart,
@@ -271,7 +276,7 @@ TRANSITIONS: Mapping[Phase, Mapping[type[SlotEvent], Decide]] = {
         StartFailed: start_failed,
         Exited: apply_restart_policy,
         StopSent: stop,
-        StoppedExited: ignore,
+        StoppedExited: report_stopped,
     },
     Phase.REPLACING: {
         RestartDue: replace_starting,
@@ -282,7 +287,7 @@ TRANSITIONS: Mapping[Phase, Mapping[type[SlotEvent], Decide]] = {
         Exited: roll_back,
         PreviousExited: continue_alone,
         StopSent: stop,
-        StoppedExited: ignore,
+        StoppedExited: report_stopped,
     },
     Phase.DRAINING: {
         Started: await_ready,
@@ -297,14 +302,14 @@ TRANSITIONS: Mapping[Phase, Mapping[type[SlotEvent], Decide]] = {
         Started: await_ready,
         StartFailed: start_failed,
         StopSent: stop,
-        StoppedExited: ignore,
+        StoppedExited: report_stopped,
     },
     Phase.FAILED: {
         RestartDue: start,
         Started: await_ready,
         StartFailed: start_failed,
         StopSent: stop,
-        StoppedExited: ignore,
+        StoppedExited: report_stopped,
     },
     Phase.STOPPING: {
         Exited: mark_stopped,
