@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -123,6 +126,34 @@ def test_an_inspector_that_is_not_started_is_not_named(tmp_path: Path) -> None:
         said = [line for line in server.log().splitlines() if re.search("sanic-worker|Inspector not", line)]
     assert len(said) == 2
     assert any(line.endswith("runs 2 workers") for line in said)
+
+
+@pytest.mark.skipif(sanic.__version__ < "24.12", reason="this Sanic has no formatter that shows all fields")
+@pytest.mark.parametrize("is_json", [False, True], ids=["text", "json"])
+def test_fields_of_an_event_are_logged_as_json_alone(is_json: bool, tmp_path: Path) -> None:
+    config = OWN.replace(
+        "app = Sanic(",
+        """from sanic.log import LOGGING_CONFIG_DEFAULTS
+LOGGING_CONFIG_DEFAULTS["formatters"]["generic"] = {"class": "sanic.logging.formatter.JSONFormatter"}
+app = Sanic(""",
+    )
+    (tmp_path / "own.py").write_text(
+        f"import os, sanic\n{config if is_json else OWN}\n"
+        "app.add_route(lambda request: sanic.json(os.getpid()), '/pid', name='pid')\n"
+    )
+    with start(tmp_path, "own:app") as server:
+        server.wait_ready("/")
+        pid = server.get("/pid")
+        os.kill(pid, signal.SIGKILL)
+        line = server.wait_line("was killed by SIGKILL")
+        assert server.stop() == 0
+        if is_json:
+            fields = json.loads(line.text)
+            assert (fields["slot"], fields["pid"], fields["signal"]) == ("Sanic-Server-0-0", pid, "SIGKILL")
+            assert fields["exit_code"] is None
+            assert {"uptime", "attempt", "next_restart_in"} <= fields.keys()
+        else:
+            assert "next_restart_in" not in server.log()
 
 
 def test_a_single_process_has_no_manager(tmp_path: Path) -> None:

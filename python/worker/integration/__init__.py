@@ -72,6 +72,7 @@ def install(**given: Any) -> None:
     swap(vars(startup), "remove_unix_socket", _remove_unix_socket)
     _wrap_serve(startup)
     _swap_states(startup.StartupMixin)
+    _leave_out_fields()
     replacement.apply(*found)
     set_up_children(install)
 
@@ -168,6 +169,22 @@ def _wrap_serve(startup: Any) -> None:
             unix.remove_all()
 
     swap_attribute(mixin, "serve", classmethod(serve))
+
+
+def _leave_out_fields() -> None:
+    """Let Sanic's formatter for a terminal leave out the fields of our events, which their texts contain."""
+    try:
+        formatter = import_module("sanic.logging.formatter").AutoFormatter
+    except ImportError:
+        return
+    log_extra = formatter._log_extra
+    ours = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_state", "event_log.py")
+
+    @wraps(log_extra)
+    def call(self: Any, record: Any, *args: Any, **kwargs: Any) -> Any:
+        return "" if record.pathname == ours else log_extra(self, record, *args, **kwargs)
+
+    swap_attribute(formatter, "_log_extra", call)
 
 
 def end_with_server() -> None:
