@@ -1,4 +1,4 @@
-"""What an operator is told: the events and operations that a real manager leaves in the shared state."""
+"""The events and operations that a real manager leaves in the shared state for an operator."""
 
 from __future__ import annotations
 
