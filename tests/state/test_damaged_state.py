@@ -34,7 +34,10 @@ def damage(state: SharedState, name: str = "") -> None:
     memory: int = state._memory
     # The size of the smallest state; the tests use no more.
     whole = os.pread(memory, MIN_STATE_BYTES, 0)
-    places = [found.start() for found in re.finditer(re.escape(name or NAME).encode(), whole)]
+    # The event log, which lies before the blocks, has the name as a part of JSON.
+    places = [
+        found.start() for found in re.finditer(rb'%s(?![" ])' % re.escape(name or NAME).encode(), whole)
+    ]
     if not name:
         # All values are in blocks; the beginning holds the index.
         places = [at for at in range(places[0] & -8, len(whole), 8) if any(whole[at : at + 8])]
