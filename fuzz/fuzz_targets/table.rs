@@ -14,15 +14,18 @@ use _native::state::memory::Memory;
 use _native::state::reclaim;
 use _native::state::records::{Identity, Record};
 use _native::state::segments;
+use _native::state::sheet::{self, Sheet};
 use _native::state::writer::Writer;
 use libfuzzer_sys::fuzz_target;
 
 const LAYOUT: Layout = Layout {
     buckets: 64,
     processes: 4,
-    sheets: 0,
+    sheets: 40,
     segments: 16,
 };
+/// The number of cells of the one sheet, and the bytes of each.
+const SHEET: (u32, u32) = (4, 40);
 const VALUES: [(&[u8], &[u8], usize); 4] = [
     (b"one", b"a", 1),
     (b"one", b"b", 300),
@@ -40,8 +43,11 @@ fuzz_target!(|input: &[u8]| {
     };
     let mut writer =
         Writer::new(Record::claim(memory, Identity::undated(7)).map_or(1, |record| record.serial));
+    let (sheets, taken) = sheet::lay_out([SHEET].into_iter());
+    assert_eq!(taken, LAYOUT.sheets);
     if filled % 2 == 1 {
         write(memory, &mut writer);
+        write_cells(memory, sheets[0], b'x');
     }
     // The words in use: the parts before the heap, and the first segments.
     let used = LAYOUT.heap() + 8 * SEGMENT;
@@ -70,8 +76,21 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
+    for cell in sheets[0].read(memory).into_iter().flatten() {
+        assert_eq!(cell, vec![b'x'; sheets[0].bytes]);
+    }
+    write_cells(memory, sheets[0], b'y');
+    let cell = Some(vec![b'y'; sheets[0].bytes]);
+    assert_eq!(sheets[0].read(memory), vec![cell; sheets[0].cells]);
     use_it(memory, &mut writer);
 });
+
+fn write_cells(memory: Memory<'_>, sheet: Sheet, byte: u8) {
+    for index in 0..sheet.cells {
+        let result = sheet.write(memory, index, &vec![byte; sheet.bytes]);
+        assert_eq!(result, Ok(()));
+    }
+}
 
 fn change<'a, 'b>(writer: &'a mut Writer, memory: Memory<'b>, name: &'a [u8]) -> Change<'a, 'b> {
     Change {

@@ -108,7 +108,10 @@ impl Words<'_> {
         let size = usize::try_from(self.word()?).ok()?;
         let (words, rest) = self.0.split_at_checked(size.div_ceil(8))?;
         self.0 = rest;
-        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut bytes = Vec::with_capacity(words.len() * 8);
+        for word in words {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
         bytes.truncate(size);
         Some(bytes)
     }

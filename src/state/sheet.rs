@@ -38,6 +38,14 @@ pub struct Sheet {
     start: usize,
 }
 
+/// A copy of the words of a cell.
+#[derive(Debug)]
+pub(super) struct Copy {
+    writes: u64,
+    check: u64,
+    pub(super) content: Vec<u64>,
+}
+
 /// Lay out sheets with these numbers of cells and of bytes per cell. Return them, and the words that they
 /// take together.
 pub fn lay_out(sizes: impl ExactSizeIterator<Item = (u32, u32)>) -> (Vec<Sheet>, usize) {
@@ -70,7 +78,8 @@ impl Sheet {
         let content = node::value(data);
         // The write of a process that was killed has left an odd count.
         let writing = cell[0].load(Relaxed).wrapping_add(1) | 1;
-        let written = writing.wrapping_add(1);
+        // 0 would stand for a cell that was never written. Only damage leads to it.
+        let written = writing.wrapping_add(1).max(2);
         cell[0].store(writing, Relaxed);
         // A reader that sees any word of the new content also sees the odd count.
         fence(Release);
@@ -94,20 +103,31 @@ impl Sheet {
     }
 
     fn data(self, memory: Memory<'_>, index: usize) -> Option<Vec<u8>> {
+        let copy = self.copy(memory, index)?;
+        let check = self.check_word(index, copy.writes, &copy.content);
+        node::bytes(&copy.content).filter(|_| check == copy.check)
+    }
+
+    /// Copy a cell that no process writes meanwhile.
+    pub(super) fn copy(self, memory: Memory<'_>, index: usize) -> Option<Copy> {
         let cell = self.cell(memory, index);
         for _ in 0..ATTEMPTS {
-            let before = cell[0].load(Acquire);
-            if before == 0 {
+            let writes = cell[0].load(Acquire);
+            if writes == 0 {
                 return None;
             }
-            if before % 2 == 0 {
+            if writes % 2 == 0 {
                 let check = cell[1].load(Relaxed);
                 let content = cell[HEAD..].get(..heap::checked_size(check)?)?;
-                let content: Vec<u64> = content.iter().map(|word| word.load(Relaxed)).collect();
+                let content = content.iter().map(|word| word.load(Relaxed)).collect();
+                // If a word is from a later write, the count is, too.
                 fence(Acquire);
-                if cell[0].load(Relaxed) == before {
-                    let is_whole = self.check_word(index, before, &content) == check;
-                    return node::bytes(&content).filter(|_| is_whole);
+                if cell[0].load(Relaxed) == writes {
+                    return Some(Copy {
+                        writes,
+                        check,
+                        content,
+                    });
                 }
             }
             std::hint::spin_loop();

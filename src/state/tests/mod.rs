@@ -16,6 +16,8 @@ mod processes;
 #[cfg(not(loom))]
 mod reclaim;
 #[cfg(not(loom))]
+mod sheets;
+#[cfg(not(loom))]
 mod space;
 #[cfg(not(loom))]
 pub mod steps;
@@ -30,6 +32,7 @@ use super::memory::Memory;
 use super::node;
 use super::records::Identity;
 use super::segments;
+use super::sheet::{self, Sheet};
 use super::sync::{AtomicU64, Ordering};
 use super::writer::Writer;
 
@@ -52,6 +55,15 @@ fn room(segments: usize) -> (Vec<AtomicU64>, Layout) {
         layout.buckets = 64;
     }
     (words(layout.words()), layout)
+}
+
+/// Return the words for a table with sheets of these numbers of cells and of bytes per cell, their layout, and
+/// the sheets.
+fn room_with(sizes: &[(u32, u32)]) -> (Vec<AtomicU64>, Layout, Vec<Sheet>) {
+    let (sheets, taken) = sheet::lay_out(sizes.iter().copied());
+    let mut layout = room(8).1;
+    layout.sheets = taken;
+    (words(layout.words()), layout, sheets)
 }
 
 fn change<'a, 'b>(writer: &'a mut Writer, memory: Memory<'b>, name: &'a str) -> Change<'a, 'b> {

@@ -129,6 +129,29 @@ fn a_reader_sees_a_merge_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_reader_sees_one_write_of_a_cell_or_none() {
+    in_every_order(3, || {
+        let (words, layout, sheets) = room_with(&[(1, 16)]);
+        let (room, sheet) = (Arc::new(Room(words, layout)), sheets[0]);
+        sheet.write(room.memory(), 0, &[1; 16]).unwrap();
+        let writer = {
+            let room = room.clone();
+            thread::spawn(move || {
+                sheet.write(room.memory(), 0, &[2; 16]).unwrap();
+                sheet.write(room.memory(), 0, &[3; 16]).unwrap();
+            })
+        };
+        // Before its check word is compared: that would hide a copy of two writes.
+        if let Some(copy) = sheet.copy(room.memory(), 0) {
+            let contents = (1..=3).map(|byte| node::value(&[byte; 16]));
+            assert!(contents.into_iter().any(|content| copy.content == content));
+        }
+        writer.join().unwrap();
+        assert_eq!(sheet.read(room.memory()), [Some(vec![3; 16])]);
+    });
+}
+
+#[test]
 fn no_wakeup_is_lost() {
     in_every_order(4, || {
         let room = Room::new(1);

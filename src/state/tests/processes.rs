@@ -16,19 +16,13 @@ const CHILDREN: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Memory shared with forked children.
-struct Shared {
+pub struct Shared {
     start: *mut AtomicU64,
     layout: Layout,
 }
 
 impl Shared {
-    fn new() -> Self {
-        let layout = Layout {
-            buckets: 64,
-            processes: 16,
-            sheets: 0,
-            segments: 512,
-        };
+    pub fn new(layout: Layout) -> Self {
         let size = layout.words() * size_of::<AtomicU64>();
         let file = File::from(rustix::fs::memfd_create("table", MemfdFlags::CLOEXEC).unwrap());
         file.set_len(size as u64).unwrap();
@@ -48,7 +42,7 @@ impl Shared {
         unsafe { std::slice::from_raw_parts(self.start, self.layout.words()) }
     }
 
-    fn memory(&self) -> Memory<'_> {
+    pub fn memory(&self) -> Memory<'_> {
         Memory::reopen(self.words(), self.layout)
     }
 }
@@ -115,7 +109,7 @@ fn write_for_ever(memory: Memory<'_>, number: usize) -> ! {
     stop()
 }
 
-fn stop() -> ! {
+pub fn stop() -> ! {
     // SAFETY: the process is meant to end at once.
     unsafe { libc::_exit(1) }
 }
@@ -152,10 +146,10 @@ fn look(memory: Memory<'_>) -> [u64; CHILDREN] {
     })
 }
 
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -163,10 +157,19 @@ impl Random {
     }
 }
 
+pub fn soak_rounds() -> u64 {
+    std::env::var("SOAK_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap())
+}
+
 #[test]
 fn a_process_killed_or_stopped_at_any_moment_blocks_no_other() {
-    let soak: u64 = std::env::var("SOAK_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap());
-    let shared = Shared::new();
+    let soak = soak_rounds();
+    let shared = Shared::new(Layout {
+        buckets: 64,
+        processes: 16,
+        sheets: 0,
+        segments: 512,
+    });
     let memory = shared.memory();
     put(&mut Writer::new(1 << 40), memory, "shared", &[]).unwrap();
     let mut children: Vec<Child> = (0..CHILDREN).map(|one| Child::new(&shared, one)).collect();
