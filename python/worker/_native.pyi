@@ -314,7 +314,7 @@ class Table:
 
         With values that cannot be unpickled it is a :class:`~worker._core.codec.PartialEntry`. If its owner
         has written numbers, they are among the keys: the last beat (an aware ``datetime`` in UTC), the count,
-        the gauges that were written, and the flags.
+        the gauges that were written, and the flags. A key that was set hides a gauge of its name.
         """
 
     def value(self, name: str, key: Any, pid: int = 0) -> Any:

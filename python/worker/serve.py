@@ -130,7 +130,7 @@ def worker_serve(
         connections = set() if connections is None else connections
         server = _Server(app, own_loop, connections)
         if _is_server_process():
-            state = _count_requests(own_loop, worker_state, version, state)
+            state = _begin_to_beat(own_loop, worker_state, version, state, connections)
             _become_worker(app, monitor_publisher, worker_state, connections, state)
             server.show_stops(worker_state)
             if sock is not None:
@@ -213,12 +213,16 @@ def _is_server_process() -> bool:
     return name.startswith(prefixed(WORKER_PREFIX, SERVER_LABEL))
 
 
-def _count_requests(loop: asyncio.AbstractEventLoop, state: Any, version: HTTP, counts: Any) -> Any:
+def _begin_to_beat(
+    loop: asyncio.AbstractEventLoop, state: Any, version: HTTP, counts: Any, connections: set[Any]
+) -> Any:
     """Begin to note requests and beats in the state; return the mapping in which connections count."""
     if not isinstance(state, SharedState):
         return counts
-    heartbeat = Heartbeat(loop, state, {} if counts is None else counts)
-    if version is HTTP.VERSION_3:
+    is_http3 = version is HTTP.VERSION_3
+    # Sanic keeps no set of the connections of HTTP/3.
+    heartbeat = Heartbeat(loop, state, {} if counts is None else counts, None if is_http3 else connections)
+    if is_http3:
         heartbeat.count_http3()
     return heartbeat.counts
 

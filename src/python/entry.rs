@@ -78,8 +78,7 @@ impl<'a, 'py> DictBuilder<'a, 'py> {
     ) -> PyResult<Bound<'py, PyDict>> {
         let py = name.py();
         if let Some(numbers) = numbers {
-            let numbers = self.schema.numbers(py, numbers)?;
-            self.dict.update(numbers.as_mapping())?;
+            self.schema.add_numbers(&self.dict, numbers)?;
         }
         if self.unreadable.is_empty() {
             return Ok(self.dict);

@@ -27,6 +27,12 @@ impl Key {
             text: text.clone().unbind(),
         })
     }
+
+    /// Return whether this is the key. The names of keyword arguments are interned, as those of the schema
+    /// mostly are: then no text is compared.
+    fn is(&self, name: &Bound<'_, PyAny>) -> bool {
+        self.text.is(name) || self.text.bind(name.py()).as_any().eq(name).unwrap_or(false)
+    }
 }
 
 /// A number that goes up and down.
@@ -135,20 +141,34 @@ impl Schema {
 
     /// Return whether a record holds the value of this key.
     pub fn is_number(&self, key: &[u8]) -> bool {
-        let gauges = self.gauges.iter().map(|gauge| &gauge.key);
-        let mut others = gauges.chain(&self.flags);
-        key == self.beat.bytes || key == self.count.bytes || others.any(|one| key == one.bytes)
+        let mut flags = self.flags.iter();
+        let is_other = key == self.beat.bytes || key == self.count.bytes;
+        is_other || flags.any(|flag| key == flag.bytes) || self.is_gauge(key)
+    }
+
+    /// Return whether this is the key of a gauge.
+    pub fn is_gauge(&self, key: &[u8]) -> bool {
+        self.gauges.iter().any(|gauge| key == gauge.key.bytes)
     }
 
     /// Return the numbers of a process as a `dict`.
     pub fn numbers<'py>(&self, py: Python<'py>, numbers: Numbers) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
+        self.add_numbers(&dict, numbers)?;
+        Ok(dict)
+    }
+
+    /// Add the numbers of a process to its entry. A key that the application has set hides a gauge.
+    pub fn add_numbers(&self, dict: &Bound<'_, PyDict>, numbers: Numbers) -> PyResult<()> {
+        let py = dict.py();
         if numbers.beat_at != 0 {
             dict.set_item(&self.beat.text, codec::utc_time(py, numbers.beat_at)?)?;
         }
         dict.set_item(&self.count.text, numbers.count)?;
         for (gauge, value) in self.gauges.iter().zip(numbers.gauges) {
-            if let Some(value) = value {
+            if let Some(value) = value
+                && !dict.contains(&gauge.key.text)?
+            {
                 dict.set_item(&gauge.key.text, gauge.decode(py, value)?)?;
             }
         }
@@ -156,18 +176,16 @@ impl Schema {
             let is_set = numbers.flags >> number & 1 == 1;
             dict.set_item(&flag.text, PyBool::new(py, is_set))?;
         }
-        Ok(dict)
+        Ok(())
     }
 
     /// Return the values of gauges given by name; `None` leaves a gauge as it is.
     pub fn gauges(&self, given: Option<&Bound<'_, PyDict>>) -> PyResult<Gauges> {
         let mut gauges = [None; GAUGES];
         for (name, value) in given.into_iter().flatten() {
-            let name: Bound<'_, PyString> = name.cast_into()?;
-            let bytes = encode_text(&name)?;
             let mut found = self.gauges.iter().zip(&mut gauges);
             let (gauge, place) = found
-                .find(|(gauge, _)| gauge.key.bytes == bytes)
+                .find(|(gauge, _)| gauge.key.is(&name))
                 .ok_or_else(|| PyTypeError::new_err(format!("the table has no gauge {name:?}")))?;
             if !value.is_none() {
                 *place = Some(gauge.encode(&value)?);

@@ -126,7 +126,12 @@ impl Table {
                 .and_then(|staged| staged.find(key))
                 .or_else(|| current.find(key))
         };
-        if is_number && let Some(owner) = find(owner_key) {
+        let found = find(&bytes);
+        let is_hidden = found.is_some() && self.entries.schema.is_gauge(&bytes);
+        if is_number
+            && !is_hidden
+            && let Some(owner) = find(owner_key)
+        {
             let owner = self.entries.object(py, bucket, owner)?.extract().ok();
             let numbers = owner.and_then(|owner| self.entries.table.numbers(owner));
             let numbers = numbers.map(|numbers| self.entries.schema.numbers(py, numbers));
@@ -135,7 +140,7 @@ impl Table {
                 return Ok(number);
             }
         }
-        match find(&bytes) {
+        match found {
             Some(found) => {
                 let object = self.entries.object(py, bucket, found);
                 object.or_else(|error| Err(codec::unreadable(py, name, key, error)?))

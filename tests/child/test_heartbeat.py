@@ -1,21 +1,23 @@
-"""A server counts its requests, and reports its liveness."""
+"""A server counts its requests and connections, measures its event loop, and reports its liveness."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import os
+import select
 import socket
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from sanic import Request, Sanic, Websocket, text
 from sanic.application.state import ApplicationServerInfo
-from sanic.http.constants import HTTP
+from sanic.http.constants import HTTP, Stage
 from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 from support.running import until, until_in_loop
 from support.serving import APP, NAME, Server
@@ -26,15 +28,15 @@ from worker._state.shared import SharedState
 pytestmark = pytest.mark.native
 
 Start = Callable[..., Server]
-PAUSES = heartbeat.BUSY, heartbeat.IDLE
+PAUSES = {name: getattr(heartbeat, name) for name in ("BUSY", "IDLE", "SAMPLE", "EARLY")}
 GET = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The servers are forked from this process."""
-    monkeypatch.setattr(heartbeat, "BUSY", 0.02)
-    monkeypatch.setattr(heartbeat, "IDLE", 0.05)
+    for pause, seconds in (("BUSY", 0.02), ("IDLE", 0.05), ("SAMPLE", 0.01), ("EARLY", 0.0)):
+        monkeypatch.setattr(heartbeat, pause, seconds)
 
 
 def counts(server: Server, number: int) -> None:
@@ -157,11 +159,11 @@ class TestHeartbeat:
         class Full(SharedState):
             beats = 0
 
-            def beat(self, requests: int = 0) -> None:
+            def beat(self, requests: int = 0, **numbers: Any) -> None:
                 self.beats += 1
                 if self.beats < 3:
                     raise MemoryError
-                super().beat(requests)
+                super().beat(requests, **numbers)
 
         async def act() -> None:
             state = Full()
@@ -172,19 +174,254 @@ class TestHeartbeat:
 
         asyncio.run(asyncio.wait_for(act(), 10))
 
-    def test_an_idle_server_beats_every_five_seconds(self) -> None:
-        pauses: list[float] = []
-        loop: Any = SimpleNamespace(
-            call_soon=lambda beat: beat(), call_later=lambda pause, beat: pauses.append(pause)
-        )
-        state = SharedState()
-        beating = heartbeat.Heartbeat(loop, state, {})
-        beating.counts["requests_count"] += 1
-        beating._beat()
-        beating._beat()
-        state.close()
-        assert pauses == [heartbeat.IDLE, heartbeat.BUSY, heartbeat.IDLE]
-        assert PAUSES == (1.0, 5.0)
+    def test_an_idle_server_wakes_up_every_five_seconds(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, seconds in PAUSES.items():
+            monkeypatch.setattr(heartbeat, name, seconds)
+        server = start(build)
+        until(lambda: server.state[NAME].get("serving"), "it to serve")
+        beaten: list[Any] = [None]
+
+        def beats() -> bool:
+            beat = server.state.numbers(server.process.pid).get("last_beat")
+            beaten.append(beat)
+            return beat != beaten[-2]
+
+        def wakeups() -> int:
+            """Return the number of wakeups during two pauses."""
+            until(beats, "a beat")
+            before = switches(server.process.pid)
+            until(beats, "the next one")
+            until(beats, "the one after it")
+            return switches(server.process.pid) - before
+
+        # The process may not have gone to sleep yet when its first beat is seen.
+        until(lambda: wakeups() <= 3, "ten seconds with two wakeups", 60)
+        assert server.state.numbers(server.process.pid)["connections"] == 0
+
+
+def switches(pid: int) -> int:
+    """Return how often the threads of a process have begun to wait."""
+    texts = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in texts)
+
+
+class TestLoad:
+    """The numbers of a server that serves."""
+
+    def shows(self, server: Server, **expected: Any) -> None:
+        look = server.state.numbers
+        until(lambda: expected.items() <= look(server.process.pid).items(), f"{expected}")
+
+    def test_a_request_counts_as_in_flight_until_it_is_answered(self, start: Start) -> None:
+        def with_slow(app: Any) -> None:
+            released = asyncio.Event()
+
+            @app.get("/slow")
+            async def slow(request: Request) -> Any:
+                app.ctx.say("called")
+                await released.wait()
+                return text("last")
+
+            @app.get("/release")
+            async def release(request: Request) -> Any:
+                released.set()
+                return text("last")
+
+        server = start(with_slow)
+        self.shows(server, in_flight=0, connections=0)
+        with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as sock:
+            sock.sendall(GET % b"/slow")
+            server.says("called")
+            self.shows(server, in_flight=1, connections=1, requests=1)
+            server.state.update_entry(NAME, {"pid": server.process.pid})
+            assert server.state[NAME]["in_flight"] == server.state[NAME]["connections"] == 1
+            ask(server.port, GET % b"/release", b"last")
+            self.shows(server, in_flight=0, connections=1, requests=2)
+            assert sock.recv(65536).endswith(b"last")
+        self.shows(server, in_flight=0, connections=0)
+
+    def test_a_request_that_is_being_read_counts_as_in_flight(self, start: Start) -> None:
+        server = start(build)
+        self.shows(server, connections=0)
+        with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n")
+            self.shows(server, in_flight=1, connections=1, requests=0)
+            sock.sendall(b"Host: x\r\n\r\n")
+            self.shows(server, in_flight=0, connections=1, requests=1)
+
+    def test_open_connections_are_counted(self, start: Start) -> None:
+        server = start(build)
+        self.shows(server, connections=0)
+        socks = [socket.create_connection(("127.0.0.1", server.port), 10) for _ in range(3)]
+        self.shows(server, connections=3, in_flight=0)
+        socks.pop().close()
+        self.shows(server, connections=2, in_flight=0)
+        for sock in socks:
+            sock.close()
+        self.shows(server, connections=0)
+
+    def test_a_websocket_is_a_connection_without_a_request_in_flight(self, start: Start) -> None:
+        def with_feed(app: Any) -> None:
+            @app.websocket("/feed")
+            async def feed(request: Request, ws: Websocket) -> None:
+                await ws.send("last")
+                await ws.recv()
+
+        server = start(with_feed, protocol=WebSocketProtocol)
+        self.shows(server, connections=0)
+        key = base64.b64encode(b"0123456789abcdef")
+        upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as sock:
+            sock.sendall(
+                b"GET /feed HTTP/1.1\r\nHost: x\r\n" + upgrade + b"Sec-WebSocket-Key: " + key + b"\r\n\r\n"
+            )
+            answer = b""
+            while not answer.endswith(b"last"):
+                answer += sock.recv(65536)
+            self.shows(server, connections=1, in_flight=0, requests=1)
+        self.shows(server, connections=0)
+
+    def test_a_blocked_loop_shows_in_the_lag(self, start: Start) -> None:
+        gate, key = os.pipe()
+
+        def with_block(app: Any) -> None:
+            @app.get("/block")
+            async def block(request: Request) -> Any:
+                os.read(gate, 1)
+                return text("last")
+
+        server = start(with_block)
+        look = server.state.numbers
+        until(lambda: "loop_lag_p99" in look(server.process.pid), "a measured lag")
+        with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as sock:
+            sock.sendall(GET % b"/block")
+            assert not select.select([sock], [], [], 0.6)[0], "it was not blocked"
+            os.write(key, b"x")
+            lag = until(lambda: look(server.process.pid)["loop_lag_p99"] >= 0.4, "the lag")
+            assert lag
+        os.close(gate)
+        os.close(key)
+
+
+class Loop:
+    """An event loop whose clock the test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.pauses: list[float] = []
+
+    def call_soon(self, act: Callable[[], None]) -> None:
+        act()
+
+    def call_later(self, pause: float, act: Callable[..., None], *args: Any) -> None:
+        self.pauses.append(pause)
+        self._next = self.now + pause, act, args
+
+    def run(self, late: float = 0.0) -> None:
+        """Run the next timer, this late."""
+        due, act, args = self._next
+        self.now = due + late
+        act(*args)
+
+
+class State:
+    """Keeps the beats."""
+
+    def __init__(self) -> None:
+        self.beats: list[dict[str, Any]] = []
+
+    def beat(self, requests: int, **numbers: Any) -> None:
+        self.beats.append({"requests": requests, **numbers})
+
+
+class TestClock:
+    """The times at which a server wakes up and writes."""
+
+    @pytest.fixture
+    def loop(self, monkeypatch: pytest.MonkeyPatch) -> Loop:
+        loop = Loop()
+        for name, seconds in PAUSES.items():
+            monkeypatch.setattr(heartbeat, name, seconds)
+        monkeypatch.setattr(heartbeat, "monotonic", lambda: loop.now)
+        return loop
+
+    def test_an_idle_server_measures_at_each_beat_only(self, loop: Loop) -> None:
+        state: Any = State()
+        heartbeat.Heartbeat(cast(Any, loop), state, {}, set())
+        for _ in range(3):
+            loop.run(0.002)
+        assert loop.pauses == [5.0] * 4
+        assert [beat["loop_lag_p99"] for beat in state.beats] == [None, *[pytest.approx(0.002)] * 3]
+
+    def test_a_busy_server_measures_four_times_a_second_and_writes_once(self, loop: Loop) -> None:
+        state: Any = State()
+        beating = heartbeat.Heartbeat(cast(Any, loop), state, {}, set())
+        beating.counts["requests_count"] += 2
+        loop.run()
+        assert [beat["requests"] for beat in state.beats] == [0, 2]
+        for _ in range(4):
+            assert len(state.beats) == 2
+            loop.run()
+        # Idle again.
+        assert [beat["requests"] for beat in state.beats] == [0, 2, 0]
+        assert loop.pauses == [5.0, *[0.25] * 4, 5.0]
+
+    def test_a_request_in_flight_keeps_a_server_busy(self, loop: Loop) -> None:
+        state: Any = State()
+        connection = SimpleNamespace(_http=SimpleNamespace(stage=Stage.HANDLER))
+        heartbeat.Heartbeat(cast(Any, loop), state, {}, {id(connection): connection}.values())
+        assert loop.pauses == [0.25]
+        connection._http.stage = Stage.IDLE
+        for _ in range(4):
+            loop.run()
+        assert [beat["in_flight"] for beat in state.beats] == [1, 0]
+        assert loop.pauses[-1] == 5.0
+
+    def test_what_is_not_known_is_not_written(self, loop: Loop) -> None:
+        state: Any = State()
+        heartbeat.Heartbeat(cast(Any, loop), state, {})
+        assert state.beats[0]["in_flight"] is state.beats[0]["connections"] is None
+
+    @pytest.mark.parametrize("connection", [object(), SimpleNamespace(_http=None)])
+    def test_a_connection_of_another_kind_has_no_request(self, loop: Loop, connection: Any) -> None:
+        state: Any = State()
+        heartbeat.Heartbeat(cast(Any, loop), state, {}, [connection])
+        assert (state.beats[0]["connections"], state.beats[0]["in_flight"]) == (1, 0)
+
+    def test_the_lag_of_a_blocked_loop_is_written_at_once_and_forgotten_after_a_minute(
+        self, loop: Loop
+    ) -> None:
+        state: Any = State()
+        beating = heartbeat.Heartbeat(cast(Any, loop), state, {}, set())
+        loop.run()
+        counts = beating.counts
+
+        def serve(seconds: float) -> None:
+            until = loop.now + seconds
+            while loop.now < until:
+                counts["requests_count"] += 1
+                loop.run()
+
+        serve(60)
+        assert state.beats[-1]["loop_lag_p99"] == 0
+        beats = len(state.beats)
+        loop.run(3.0)
+        assert len(state.beats) == beats + 1
+        # Of the 240 samples of a minute, 13 were due while the loop was blocked; 2 of them may be left out.
+        assert state.beats[-1]["loop_lag_p99"] == pytest.approx(2.5)
+        assert state.beats[-1]["loop_lag_p50"] == 0
+        serve(50)
+        assert state.beats[-1]["loop_lag_p99"] == pytest.approx(2.5)
+        serve(15)
+        assert state.beats[-1]["loop_lag_p99"] == 0
+
+    def test_a_long_block_takes_no_more_memory_than_a_minute(self, loop: Loop) -> None:
+        lag = heartbeat.LoopLag()
+        lag.add(loop.now, loop.now + 1e9, 0.25)
+        assert len(lag._samples) <= 241
+        assert lag.percentiles() == (pytest.approx(30), pytest.approx(59.5))
 
 
 def test_http3_requests_count(monkeypatch: pytest.MonkeyPatch) -> None:

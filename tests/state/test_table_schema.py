@@ -47,6 +47,55 @@ def test_any_keys_can_show_the_numbers(core: ModuleType, memory: Memory) -> None
     assert (table.value("a", "full"), table.value("a", "\udc80")) == (False, True)
 
 
+def test_any_keys_can_show_the_gauges(core: ModuleType, memory: Memory) -> None:
+    table = opened(core, memory, gauges=["waiting"], seconds=["delay", "age"])
+    table.put("a", {"pid": ME})
+    table.beat(1, waiting=0, delay=0.25)
+    shown = {"waiting": 0, "delay": 0.25}
+    assert shown.items() <= table.numbers(ME).items()
+    assert shown.items() <= table.entry("a").items()
+    assert table.entries() == {"a": table.entry("a")}
+    assert [table.value("a", key) for key in shown] == [0, 0.25]
+    # A gauge that was never written is absent, and None leaves one as it is.
+    assert "age" not in table.entry("a")
+    with pytest.raises(KeyError, match="age"):
+        table.value("a", "age")
+    table.beat(1, waiting=None, delay=1e-9, age=3600)
+    assert table.numbers(ME)["waiting"] == 0
+    assert (table.numbers(ME)["delay"], table.numbers(ME)["age"]) == (1e-9, 3600.0)
+    assert isinstance(table.numbers(ME)["age"], float)
+
+
+def test_a_key_of_the_application_hides_a_gauge_of_its_name(core: ModuleType, memory: Memory) -> None:
+    table = opened(core, memory, gauges=["waiting"], seconds=[])
+    table.put("a", {"pid": ME, "waiting": "mine"})
+    table.beat(waiting=3)
+    assert table.entry("a")["waiting"] == table.value("a", "waiting") == "mine"
+    assert table.entries()["a"]["waiting"] == "mine"
+    assert table.numbers(ME)["waiting"] == 3
+    table.discard("a", "waiting")
+    assert table.entry("a")["waiting"] == table.value("a", "waiting") == 3
+
+
+def test_gauges_have_extremes(core: ModuleType, memory: Memory) -> None:
+    table = opened(core, memory, gauges=["waiting"], seconds=["delay"])
+    table.beat(waiting=2**64 - 1, delay=1e12)
+    # The largest word stands for the largest value but one.
+    assert table.numbers(ME)["waiting"] == 2**64 - 2
+    assert table.numbers(ME)["delay"] == pytest.approx(2**64 / 1e9)
+    for wrong, error in (
+        ({"waiting": -1}, OverflowError),
+        ({"waiting": 1.5}, TypeError),
+        ({"delay": -0.1}, ValueError),
+        ({"delay": float("nan")}, ValueError),
+        ({"delay": "1"}, TypeError),
+        ({"age": 1}, TypeError),
+    ):
+        with pytest.raises(error):
+            table.beat(7, **wrong)
+    assert table.numbers(ME)["requests"] == 0
+
+
 def test_essential_keys_find_space_in_a_full_table(core: ModuleType, memory: Memory) -> None:
     table = opened(core, memory, essential=["role"])
     fill(table, b"x" * 100_000)
@@ -76,6 +125,11 @@ def test_the_number_of_flags_is_limited(core: ModuleType, memory: Memory) -> Non
     assert [name for name, is_set in table.entry("a").items() if is_set is True] == [names[62]]
 
 
+def test_the_number_of_gauges_is_limited(core: ModuleType, memory: Memory) -> None:
+    with pytest.raises(ValueError, match="5 gauges, 4 are allowed"):
+        opened(core, memory, gauges=["a", "b", "c"], seconds=["d", "e"])
+
+
 def test_each_part_of_the_schema_is_required(core: ModuleType, memory: Memory) -> None:
     for part in SCHEMA:
         with pytest.raises(TypeError, match=part):
@@ -88,8 +142,6 @@ def test_the_lists_of_keys_match_the_schema() -> None:
     assert set(schema.NUMBERS) == {
         schema.LAST_BEAT,
         schema.REQUESTS,
-        *schema.GAUGES,
-        *schema.SECONDS,
         *schema.FLAGS,
     }
     # Of the keys without which no process starts, a worker may set one.

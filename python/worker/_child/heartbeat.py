@@ -1,41 +1,92 @@
-"""Notes in the shared state that a server is alive, and how many requests it has received."""
+"""Notes in the shared state that a server is alive, how many requests have come, and how loaded it is."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
+from math import ceil
+from time import monotonic
 from typing import Any
 
+from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import Http3Protocol
 
 from worker._state.shared import SharedState
 
-__all__ = ["Heartbeat"]
+__all__ = ["Heartbeat", "LoopLag"]
 
-# The time from one beat to the next, seconds: while requests come, and while none comes.
+# The time from one beat to the next, seconds: while requests come or are in flight, and otherwise.
 BUSY, IDLE = 1.0, 5.0
+# How often the lag of the loop is measured while the server is busy, seconds. An idle server measures it at
+# each beat: it must not wake up more often.
+SAMPLE = 0.25
+# How early a timer of uvloop may run, seconds. Its clock stands still during a turn of the loop.
+EARLY = 0.01
+# How long a sample counts, seconds.
+WINDOW = 60.0
 # Where Sanic's connections count the requests that they have read.
 COUNT = "requests_count"
 
 
+class LoopLag:
+    """The lag of an event loop over the last :data:`WINDOW`: how late its timers run."""
+
+    def __init__(self) -> None:
+        # When each timer was due, and how late it ran.
+        self._samples: deque[tuple[float, float]] = deque()
+
+    def add(self, due: float, now: float, pause: float) -> None:
+        """Add a timer that ran at ``now``.
+
+        While the loop was blocked, further timers would have become due, one every ``pause`` seconds. They
+        are added, too: a single sample of a long block would not count among many of a free loop.
+        """
+        due = max(due, now - WINDOW)
+        self._samples.append((due, max(0.0, now - due)))
+        while (due := due + pause) < now:
+            self._samples.append((due, now - due))
+        while self._samples[0][0] < now - WINDOW:
+            self._samples.popleft()
+
+    def percentiles(self) -> tuple[float | None, float | None]:
+        """Return the lags, seconds, that 50 % and 99 % of the samples do not exceed; ``None`` without any."""
+        lags = sorted(lag for _, lag in self._samples)
+        if not lags:
+            return None, None
+        return lags[ceil(0.5 * len(lags)) - 1], lags[ceil(0.99 * len(lags)) - 1]
+
+
 class Heartbeat:
-    """Notes in the shared state that the event loop of a server runs, and how many requests have come.
+    """Notes in the shared state that the event loop of a server runs, and how loaded the server is.
 
     Each of Sanic's connections has a mapping in which it counts its requests. Here all connections of a
-    server share one mapping, so counting costs nothing extra. A timer writes the sum to the state.
+    server share one mapping, so counting costs nothing extra. A timer writes the sum to the state. It also
+    counts the open connections and those with a request, and measures its own lateness.
 
     Args:
         loop (AbstractEventLoop): The loop of the server.
         state (SharedState): The shared state.
         counts (dict[str, Any]): Becomes the ``state`` of each connection.
+        connections (Collection[Any] | None): The open connections. Defaults to ``None``: they are not known,
+            as with HTTP/3.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, state: SharedState, counts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        state: SharedState,
+        counts: dict[str, Any],
+        connections: Collection[Any] | None = None,
+    ) -> None:
         self.counts = counts
         self._loop = loop
         self._state = state
+        self._connections = connections
         # Sanic replaces an empty mapping by one for each connection.
         self._noted = counts.setdefault(COUNT, 0)
+        self._lag = LoopLag()
         loop.call_soon(self._beat)
 
     def count_http3(self) -> None:
@@ -51,9 +102,38 @@ class Heartbeat:
         Http3Protocol.HTTP_CLASS = Counting
 
     def _beat(self) -> None:
+        """Write the numbers, and begin the pause to the next beat."""
         new = self.counts[COUNT] - self._noted
+        connections = in_flight = None
+        if self._connections is not None:
+            connections = len(self._connections)
+            in_flight = sum(map(_has_request, self._connections))
+        p50, p99 = self._lag.percentiles()
         # A state that is full, closed or damaged must not stop a server.
         with suppress(MemoryError, RuntimeError, ValueError):
-            self._state.beat(new)
+            self._state.beat(
+                new, in_flight=in_flight, connections=connections, loop_lag_p50=p50, loop_lag_p99=p99
+            )
             self._noted += new
-        self._loop.call_later(BUSY if new else IDLE, self._beat)
+        if new or in_flight:
+            self._sample_later(SAMPLE, beat_at=monotonic() + BUSY - EARLY)
+        else:
+            self._sample_later(IDLE, beat_at=monotonic())
+
+    def _sample_later(self, pause: float, beat_at: float) -> None:
+        self._loop.call_later(pause, self._sample, monotonic() + pause, pause, beat_at)
+
+    def _sample(self, due: float, pause: float, beat_at: float) -> None:
+        """Measure how late this timer runs; write the numbers when they are due."""
+        now = monotonic()
+        self._lag.add(due, now, pause)
+        if now >= beat_at:
+            self._beat()
+        else:
+            self._sample_later(pause, beat_at)
+
+
+def _has_request(connection: Any) -> bool:
+    """Return whether a request is being read, handled or answered. A WebSocket has been answered."""
+    stage = getattr(getattr(connection, "_http", None), "stage", Stage.IDLE)
+    return stage is not Stage.IDLE and getattr(connection, "websocket", None) is None

@@ -263,7 +263,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         """Note that the calling worker is alive, and add to the number of its requests.
 
         Its entry then shows ``last_beat`` (an aware ``datetime`` in UTC), ``requests``, and the numbers
-        given. ``None`` leaves a number as it is. A number that was never given is not shown.
+        given. ``None`` leaves a number as it is. A number that was never given is not shown,
+        nor is one whose name the application uses for a key of its own.
 
         Args:
             requests (int): The requests since the last beat. Defaults to 0.
