@@ -370,12 +370,13 @@ class Table:
     def drop_staged(self, name: str, pid: int) -> None:
         """Drop the entry that a process has staged, if there is one."""
 
-    def beat(self, count: int = 0, pid: int = 0, **gauges: float | None) -> None:
+    def beat(self, count: int = 0, pid: int = 0, gauges: tuple[float | None, ...] | None = None) -> None:
         """Write the present time as the last beat of a process, add to its count, and set its gauges.
 
         0 is the calling process, which may also write for the process that it was forked from. Nothing is
-        written for a process that has exited. ``None`` leaves a gauge as it is. :exc:`TypeError` for a gauge
-        that the table was not opened with; :exc:`OverflowError` or :exc:`ValueError` for a negative one.
+        written for a process that has exited. The gauges are in the order in which the table was opened with
+        them, ``seconds`` last; ``None`` leaves one as it is. :exc:`ValueError` for too many of them;
+        :exc:`OverflowError` or :exc:`ValueError` for a negative one.
         """
 
     def flag(self, *, pid: int = 0, **flags: bool | None) -> None:

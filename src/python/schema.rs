@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyDict, PyString};
+use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
 
 use super::codec;
 use super::keys::{Pairs, encode_text};
@@ -26,12 +26,6 @@ impl Key {
             bytes: encode_text(text)?,
             text: text.clone().unbind(),
         })
-    }
-
-    /// Return whether this is the key. The names of keyword arguments are interned, as those of the schema
-    /// mostly are: then no text is compared.
-    fn is(&self, name: &Bound<'_, PyAny>) -> bool {
-        self.text.is(name) || self.text.bind(name.py()).as_any().eq(name).unwrap_or(false)
     }
 }
 
@@ -179,14 +173,14 @@ impl Schema {
         Ok(())
     }
 
-    /// Return the values of gauges given by name; `None` leaves a gauge as it is.
-    pub fn gauges(&self, given: Option<&Bound<'_, PyDict>>) -> PyResult<Gauges> {
+    /// Return the values of the gauges, given in their order; `None` leaves a gauge as it is.
+    pub fn gauges(&self, given: &Bound<'_, PyTuple>) -> PyResult<Gauges> {
+        if given.len() > self.gauges.len() {
+            let message = format!("{} values for {} gauges", given.len(), self.gauges.len());
+            return Err(PyValueError::new_err(message));
+        }
         let mut gauges = [None; GAUGES];
-        for (name, value) in given.into_iter().flatten() {
-            let mut found = self.gauges.iter().zip(&mut gauges);
-            let (gauge, place) = found
-                .find(|(gauge, _)| gauge.key.is(&name))
-                .ok_or_else(|| PyTypeError::new_err(format!("the table has no gauge {name:?}")))?;
+        for ((gauge, place), value) in self.gauges.iter().zip(&mut gauges).zip(given) {
             if !value.is_none() {
                 *place = Some(gauge.encode(&value)?);
             }

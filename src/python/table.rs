@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
 use super::cache::CachedValue;
 use super::codec;
@@ -333,10 +333,11 @@ impl Table {
     }
 
     /// Write the heartbeat of a process, add to its count, and set its gauges.
-    #[pyo3(signature = (count = 0, pid = 0, **gauges))]
-    fn beat(&self, count: u64, pid: u32, gauges: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
-        let (pid, gauges) = (or_this_process(pid), self.entries.schema.gauges(gauges)?);
-        let result = self.entries.table.beat(pid, count, gauges);
+    #[pyo3(signature = (count = 0, pid = 0, gauges = None))]
+    fn beat(&self, count: u64, pid: u32, gauges: Option<&Bound<'_, PyTuple>>) -> PyResult<()> {
+        let gauges = gauges.map(|gauges| self.entries.schema.gauges(gauges));
+        let gauges = gauges.transpose()?.unwrap_or_default();
+        let result = (self.entries.table).beat(or_this_process(pid), count, gauges);
         result.map_err(|error| refused(&error))
     }
 

@@ -22,6 +22,7 @@ from sanic.server.protocols.websocket_protocol import WebSocketProtocol
 from support.running import until, until_in_loop
 from support.serving import APP, NAME, Server
 
+from worker import serve
 from worker._child import heartbeat
 from worker._state.shared import SharedState
 
@@ -440,4 +441,15 @@ def test_http3_requests_count(monkeypatch: pytest.MonkeyPatch) -> None:
         ("receiver", False),
     ]
     assert beating.counts["requests_count"] == 1
+    state.close()
+
+
+def test_connections_of_http3_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat.Http3Protocol, "HTTP_CLASS", object)
+    state = SharedState()
+    for version, known in ((HTTP.VERSION_3, False), (HTTP.VERSION_1, True)):
+        counts = serve._begin_to_beat(cast(Any, Loop()), state, version, None, set())
+        assert counts == {"requests_count": 0}
+        shown = state.numbers(os.getpid())
+        assert ("in_flight" in shown, "connections" in shown) == (known, known)
     state.close()

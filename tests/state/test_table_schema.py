@@ -50,7 +50,7 @@ def test_any_keys_can_show_the_numbers(core: ModuleType, memory: Memory) -> None
 def test_any_keys_can_show_the_gauges(core: ModuleType, memory: Memory) -> None:
     table = opened(core, memory, gauges=["waiting"], seconds=["delay", "age"])
     table.put("a", {"pid": ME})
-    table.beat(1, waiting=0, delay=0.25)
+    table.beat(1, ME, (0, 0.25))
     shown = {"waiting": 0, "delay": 0.25}
     assert shown.items() <= table.numbers(ME).items()
     assert shown.items() <= table.entry("a").items()
@@ -60,7 +60,7 @@ def test_any_keys_can_show_the_gauges(core: ModuleType, memory: Memory) -> None:
     assert "age" not in table.entry("a")
     with pytest.raises(KeyError, match="age"):
         table.value("a", "age")
-    table.beat(1, waiting=None, delay=1e-9, age=3600)
+    table.beat(1, ME, (None, 1e-9, 3600))
     assert table.numbers(ME)["waiting"] == 0
     assert (table.numbers(ME)["delay"], table.numbers(ME)["age"]) == (1e-9, 3600.0)
     assert isinstance(table.numbers(ME)["age"], float)
@@ -69,7 +69,7 @@ def test_any_keys_can_show_the_gauges(core: ModuleType, memory: Memory) -> None:
 def test_a_key_of_the_application_hides_a_gauge_of_its_name(core: ModuleType, memory: Memory) -> None:
     table = opened(core, memory, gauges=["waiting"], seconds=[])
     table.put("a", {"pid": ME, "waiting": "mine"})
-    table.beat(waiting=3)
+    table.beat(0, ME, (3,))
     assert table.entry("a")["waiting"] == table.value("a", "waiting") == "mine"
     assert table.entries()["a"]["waiting"] == "mine"
     assert table.numbers(ME)["waiting"] == 3
@@ -79,20 +79,21 @@ def test_a_key_of_the_application_hides_a_gauge_of_its_name(core: ModuleType, me
 
 def test_gauges_have_extremes(core: ModuleType, memory: Memory) -> None:
     table = opened(core, memory, gauges=["waiting"], seconds=["delay"])
-    table.beat(waiting=2**64 - 1, delay=1e12)
+    table.beat(0, ME, (2**64 - 1, 1e12))
     # The largest word stands for the largest value but one.
     assert table.numbers(ME)["waiting"] == 2**64 - 2
     assert table.numbers(ME)["delay"] == pytest.approx(2**64 / 1e9)
     for wrong, error in (
-        ({"waiting": -1}, OverflowError),
-        ({"waiting": 1.5}, TypeError),
-        ({"delay": -0.1}, ValueError),
-        ({"delay": float("nan")}, ValueError),
-        ({"delay": "1"}, TypeError),
-        ({"age": 1}, TypeError),
+        ((-1,), OverflowError),
+        ((1.5,), TypeError),
+        ((None, -0.1), ValueError),
+        ((None, float("nan")), ValueError),
+        ((None, "1"), TypeError),
+        ((1, 1.0, 1), ValueError),
+        ([1], TypeError),
     ):
         with pytest.raises(error):
-            table.beat(7, **wrong)
+            table.beat(7, ME, wrong)
     assert table.numbers(ME)["requests"] == 0
 
 

@@ -29,6 +29,7 @@ OWNER = "pid"
 
 LAST_BEAT = "last_beat"
 REQUESTS = "requests"
+# In the order of the arguments of `SharedState.beat`.
 GAUGES = ("in_flight", "connections")
 SECONDS = ("loop_lag_p50", "loop_lag_p99")
 FLAGS = ("stoppable", "stopping")

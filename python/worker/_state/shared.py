@@ -273,14 +273,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             loop_lag_p50 (float | None): The median lag of the event loop, seconds.
             loop_lag_p99 (float | None): The lag that 1 % of the samples exceed, seconds.
         """
-        self._table.beat(
-            requests,
-            identity.worker_pid(),
-            in_flight=in_flight,
-            connections=connections,
-            loop_lag_p50=loop_lag_p50,
-            loop_lag_p99=loop_lag_p99,
-        )
+        gauges = (in_flight, connections, loop_lag_p50, loop_lag_p99)
+        self._table.beat(requests, identity.worker_pid(), gauges)
 
     def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
         """Show in the entry of the calling worker whether its stop handlers are set, and whether it stops.
