@@ -24,6 +24,7 @@ from sanic.http.constants import HTTP
 from sanic.log import Colors, logger
 
 from worker._spawn import liveness, processes
+from worker._state import schema
 from worker._state.entry import Entry
 from worker._state.foreign import adapted
 from worker._state.shared import SharedState
@@ -161,6 +162,8 @@ class WorkerProcess:
         self._current_process: Any = None
         self._old_process: Any = None
         self._stops: dict[Any, SentSignal] = {}
+        # The requests in `requests_before`, by process. A process that drains receives more.
+        self._counted: dict[int, int] = {}
         self._is_ready = False
         # Fields that the main process writes for the next process of this slot. They are written when the
         # entry is handed over to it; again, because a foreign mapping loses one of two concurrent writes.
@@ -371,6 +374,7 @@ class WorkerProcess:
     def hand_over(self) -> None:
         """Hand the entry over to the current process, and stop the previous one."""
         old, self._old_process = self._old_process, None
+        self.count_requests(old.pid)
         self._inherit_entry()
         self._log("Process acked. Terminating", old.pid)
         self._terminate(old)
@@ -402,6 +406,7 @@ class WorkerProcess:
             is_ready (bool): Whether the current process is ready.
         """
         self._stops.pop(process, None)
+        self._counted.pop(process.pid, None)
         if self._entry.is_foreign and self.is_server and is_ready and process.pid != self.pid:
             self._take_entry(serving=True)
         self._entry.drop_staged(process.pid)
@@ -466,6 +471,26 @@ class WorkerProcess:
             "pid": pid,
         }
 
+    def count_requests(self, pid: int) -> bool:
+        """Count the requests of a process that loses the entry, or has exited, among those of the slot.
+
+        The entry shows them from its next handover on, or from the next :meth:`show_requests`.
+
+        Returns:
+            bool: Whether there are more than before.
+        """
+        requests = adapted(self.worker_state).numbers(pid).get(schema.REQUESTS, 0)
+        more = requests - self._counted.get(pid, 0)
+        self._counted[pid] = requests
+        if more:
+            before = self._pending_fields.get("requests_before", 0)
+            self._pending_fields["requests_before"] = before + more
+        return bool(more)
+
+    def show_requests(self) -> None:
+        """Show in the entry the requests of the processes of this slot that have exited."""
+        self._entry.record({"requests_before": self._pending_fields["requests_before"]})
+
     def _inherit_entry(self) -> None:
         """Hand the entry over to the current process, without the previous one's ``serving``."""
         entry = self._entry
@@ -518,6 +543,8 @@ class WorkerProcess:
             stopping = [self._current_process]
         self._log("Begin restart termination", stopping[0].pid)
         for process in stopping:
+            # The next process may take the entry before this one has exited.
+            self.count_requests(process.pid)
             self._terminate(process)
 
     def _wait_to_terminate(self) -> None:

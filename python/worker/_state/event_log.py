@@ -20,7 +20,7 @@ from worker._state import events, schema
 from worker._state.foreign import adapted
 from worker.constants import NAME_LIMIT, excerpt
 
-__all__ = ["EventLog", "read_events", "read_operations", "read_pong", "read_totals"]
+__all__ = ["EventLog", "last_seq", "read_events", "read_operations", "read_pong", "read_totals"]
 
 # The upper bounds of the buckets of the histograms, seconds.
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -101,6 +101,23 @@ def read_events(state: Mapping[str, Any], since: int = 0) -> list[dict[str, Any]
     """
     found = (event for event in _read(state, "events") if event["seq"] > since)
     return sorted(found, key=lambda event: event["seq"])
+
+
+def last_seq(state: Mapping[str, Any], known: int = 0) -> int:
+    """Return the ``seq`` of the last event; 0 if there is none.
+
+    Args:
+        state (Mapping[str, Any]): The shared state.
+        known (int): An earlier result: only events after it are decoded. Defaults to 0.
+    """
+    cells = adapted(state).cells("events")  # type: ignore[arg-type]
+    # The event after `known` is in the next cell, unless a later one has replaced it.
+    while cells and (cell := cells[(known + 1) % len(cells)]) is not None:
+        seq = json.loads(cell)["seq"]
+        if seq <= known:
+            break
+        known = seq
+    return known
 
 
 def read_operations(state: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -71,6 +71,7 @@ SCHEMA = (
     Key("last_exit_at", datetime),
     Key("next_restart_at", datetime),
     Key("restarts", int),
+    Key("requests_before", int),
     Key("why", str),
     # Sanic restricts it, too.
     Key("health", str, restricted=True),

@@ -275,9 +275,14 @@ class Supervisor:
             self._failure = self._failure or f"{exit_}." + ("" if has_begun else f" {processes.NOT_BEGUN}")
             self._lifecycle.halt(ServerPhase.START_FAILED)
         self.children.remove(key)
+        # Before the next process takes the entry, and while the state has the number.
+        has_served = slot.count_requests(base.pid)
         self._lifecycle.handle(slot, event)
         slot.on_exit(base, self.slot_phase(slot) is Phase.READY)
         adapted(self._table.worker_state).reclaim(base.pid)
+        if has_served:
+            # After that: a reader must not add them to the number that the process itself has written.
+            slot.show_requests()
         self.retire(slot)
         self._has_events = True
 
