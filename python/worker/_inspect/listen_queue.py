@@ -44,21 +44,17 @@ class ListenQueue:
         Returns:
             int | None: The sum over all sockets; ``None`` if the kernel does not tell.
         """
-        if (main, server) != self._pids:
+        if (main, server) != self._pids or not self._inodes:
+            # A server that has just begun may not have its sockets yet.
             self._inodes = _sockets_of(main) & _sockets_of(server)
             self._pids = (main, server)
         if not self._inodes:
             return None
         try:
-            queues = dict(_listening())
+            found = [queue for inode, queue in _listening() if inode in self._inodes]
         except OSError:
             return None
-        found = self._inodes & queues.keys()
-        if not found:
-            # The sockets may have been seen before a server had its own.
-            self._pids = (0, 0)
-            return None
-        return sum(queues[inode] for inode in found)
+        return sum(found) if found else None
 
 
 def _sockets_of(pid: int) -> frozenset[int]:

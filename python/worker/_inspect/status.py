@@ -149,7 +149,7 @@ class Sampler:
         used, maximum = self._state.usage()
         kernel = None if main is None else proc.usage(main)
         servers = [worker for worker in workers if worker.is_wanted]
-        holder = next((worker.shown["pid"] for worker in servers if worker.is_ready), None)
+        holder = next((one.shown["pid"] for one in servers if one.shown["phase"] in READY), None)
         return {
             **self._fixed,
             "pid": main,
