@@ -39,7 +39,11 @@ RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "reload_order": (("STARTUP_FIRST", "shutdown_first", "startup_first", "SHUTDOWN_FIRST"), (UP, DOWN) * 2),
     "reload_ignore": (("a", "*.css,/b/", "a\n!b,c\n", ""), (("a",), ("*.css", "/b/"), ("a", "!b,c"), ())),
     "unix_mode": (("600", "0660", "0o777", "000"), (0o600, 0o660, 0o777, 0)),
-    "inspector_open": (("true", "No", " on ", "0"), (True, False, True, False)),
+    **dict.fromkeys(
+        ("inspector_open", "health_open"), (("true", "No", " on ", "0"), (True, False, True, False))
+    ),
+    "health_port": (("1", "8080", "65535", "9000"), (1, 8080, 65535, 9000)),
+    "health_host": (("::1", "0.0.0.0", " localhost ", "h"), ("::1", "0.0.0.0", "localhost", "h")),
 }
 WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(
@@ -52,7 +56,9 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "canary": ("half", 2, []),
     "reload_order": ("", "BOTH", 1, []),
     "reload_ignore": ("!", "a\\", "[z-a]", 1, True, [1], {"a": 1}.items()),
-    "inspector_open": ("", "2", 2, 1.0, "maybe", []),
+    **dict.fromkeys(("inspector_open", "health_open"), ("", "2", 2, 1.0, "maybe", [])),
+    "health_port": (0, -1, 65536, 80.0, True, "", "http", []),
+    "health_host": ("", " ", "a b", "a/b", 1, True, []),
     "unix_mode": ("", "888", "rw", "1777", -1, 0o1000, 6.0, True, []),
 }
 
@@ -224,7 +230,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("name", GIVEN)
     def test_the_message_names_the_environment(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        wrong = "!" if name == "reload_ignore" else "many"
+        wrong = {"reload_ignore": "!", "health_host": "a b"}.get(name, "many")
         monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", wrong)
         with pytest.raises(ValueError, match=f"^{name} of SANIC_WORKER_{name.upper()} cannot be '{wrong}': "):
             settings.resolve({})

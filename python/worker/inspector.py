@@ -52,7 +52,7 @@ class Inspector:
     Args:
         publisher (Publisher): The sending end of the control channel.
         app_info (dict[str, Any]): The information on the application to be shown; JSON can hold it.
-        worker_state (Mapping[str, Any]): The state of all processes, name to entry.
+        worker_state (MutableMapping[str, Any]): The state of all processes, name to entry.
         host (str): The host to listen on.
         port (int): The port to listen on.
         api_key (str): The token that a request must carry; empty for none.
@@ -149,10 +149,20 @@ class Inspector:
     def _setup(self) -> None:
         self.app.add_route(self._info, "/")
         self.app.add_route(self._action, "/<action:str>", methods=["POST"])
-        self.app.on_request(self._authentication if self._has_key else self._same_origin)
+        check = self._authentication if self._has_key else self._same_origin
+        self.app.on_request(self._add_health(check))
         self.app.config.FALLBACK_ERROR_FORMAT = "json"
         self.app.after_server_start(self._show_stoppable)
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
+
+    def _add_health(self, check: Callable[[Request], None]) -> Callable[[Request], Any]:
+        """Add the probes and the metrics; return the check of all requests, which may exempt the probes."""
+        # Imported on use: every server imports this module.
+        from worker._inspect.health import add_routes, except_probes
+        from worker._inspect.status import Sampler
+
+        add_routes(self.app, self._publisher, Sampler(self.worker_state, self.app_info))
+        return except_probes(check) if bootstrap.current_settings().health_open else check
 
     def _run(self) -> None:
         # A forked process also has the served applications, and would serve them beside its own.

@@ -108,6 +108,9 @@ class WorkerManager:
         reload_ignore: str | Iterable[str] | None = None,
         idle_drain_timeout: float | None = None,
         inspector_open: bool | None = None,
+        health_open: bool | None = None,
+        health_port: int | None = None,
+        health_host: str | None = None,
     ) -> None:
         self.settings = settings.resolve(locals())
         settings.warn_of_unknown_names()
@@ -259,6 +262,7 @@ class WorkerManager:
             ServerKilled: A server was not ready in time, or a second signal killed processes.
         """
         try:
+            self._manage_health()
             self.start()
             announce(self.num_server, self.workers)
             self.monitor()
@@ -462,6 +466,21 @@ class WorkerManager:
         for process in worker.processes:
             process.forget()
         logger.info("Removed worker %s", name)
+
+    def _manage_health(self) -> None:
+        """Add the process that answers probes on a port of its own, if the setting names one."""
+        if self.settings.health_port is not None:
+            # Imported on use: few servers have it.
+            from worker._inspect.health_server import HealthServer
+
+            server = HealthServer(
+                self.monitor_publisher,
+                {"app": self._server_settings.get("app_name") or ""},
+                self.worker_state,
+                self.settings.health_host,
+                self.settings.health_port,
+            )
+            self.manage("Health", server, {})
 
     @property
     def listening_sockets(self) -> list[socket]:

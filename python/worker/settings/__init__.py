@@ -52,6 +52,9 @@ class Settings(NamedTuple):
     idle_drain_timeout: float
     unix_mode: int | None
     inspector_open: bool
+    health_open: bool
+    health_port: int | None
+    health_host: str
 
 
 class Setting(NamedTuple):
@@ -227,6 +230,33 @@ SETTINGS = (
         "Whether the inspector may listen without an API key on an address that other machines reach. Any "
         "client that reaches it can stop the server. Requests must name it by its IP address.",
         "false",
+    ),
+    Setting(
+        "health_open",
+        values.yes_or_no,
+        lambda: False,
+        "true or false",
+        "Whether the inspector answers `/livez` and `/readyz` without its API key, and whatever page or host "
+        "name the request comes from.",
+        "false",
+    ),
+    Setting(
+        "health_port",
+        values.port,
+        lambda: None,
+        f"the number of a TCP port from 1 to {values.MAX_PORT}",
+        "Port on which a process of its own answers `/livez`, `/readyz` and `/metrics` without a key. No "
+        "inspector is needed.",
+        "none: no such process",
+    ),
+    Setting(
+        "health_host",
+        values.host,
+        lambda: "127.0.0.1",
+        "the name or the IP address of a host",
+        "Host on which the process of `health_port` listens. Any client that reaches it can read how the "
+        "server is.",
+        "127.0.0.1",
     ),
 )
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -22,6 +22,8 @@ MIN_STATE_BYTES = 8 << 20
 DEFAULT_STATE_BYTES = 1 << 30
 MAX_STATE_BYTES = 16 << 30
 
+MAX_PORT = 65535
+
 YES = frozenset({"true", "yes", "on", "1"})
 NO = frozenset({"false", "no", "off", "0"})
 
@@ -48,6 +50,21 @@ def seconds(value: Any) -> float:
     if isinstance(value, bool) or not 0 <= number < float("inf"):
         raise ValueError(value)
     return number
+
+
+def port(value: Any) -> int:
+    """Read the number of a TCP port."""
+    number = whole(value)
+    if number > MAX_PORT:
+        raise ValueError(value)
+    return number
+
+
+def host(value: Any) -> str:
+    """Read a host to listen on."""
+    if not isinstance(value, str) or not re.fullmatch(r"\s*[\w.:%-]+\s*", value):
+        raise ValueError(value)
+    return value.strip()
 
 
 def policy(value: Any) -> str:
