@@ -215,6 +215,18 @@ STATE = (
         (at_most(NATIVE, 1),),
     ),
     Section(
+        "bench_metrics",
+        "The metrics for one request",
+        "ms",
+        "The snapshot of the server, and its text in each of the two formats. The workers sleep.",
+        lambda entry: {
+            (f"{entry['params']['workers']} workers, {entry['params']['kind']}", contender(entry)): (
+                entry["extra_info"]["milliseconds"]
+            )
+        },
+        (at_most(NATIVE, 5),),
+    ),
+    Section(
         "bench_idle",
         "An idle manager",
         "the main process and its state's process",

@@ -18,6 +18,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
@@ -123,7 +124,9 @@ def expose(sampler: Sampler, accept: str) -> tuple[bytes, str]:
         OSError, EOFError: The state cannot be reached.
     """
     encode, content_type = choose_encoder(accept)
-    return encode(ServerCollector(sampler)), content_type
+    # No name needs to be escaped in any scheme. This one does not look at each character.
+    body = encode(ServerCollector(sampler), escaping=ALLOWUTF8)  # type: ignore[call-arg]
+    return body, content_type
 
 
 Slots = list[tuple[dict[str, str], dict[str, Any]]]
