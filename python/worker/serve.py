@@ -130,7 +130,7 @@ def worker_serve(
         connections = set() if connections is None else connections
         server = _Server(app, own_loop, connections)
         if _is_server_process():
-            state = _begin_to_beat(own_loop, worker_state, version, state, connections)
+            state = _begin_to_beat(app, own_loop, worker_state, version, state, connections)
             _become_worker(app, monitor_publisher, worker_state, connections, state)
             server.show_stops(worker_state)
             if sock is not None:
@@ -214,7 +214,12 @@ def _is_server_process() -> bool:
 
 
 def _begin_to_beat(
-    loop: asyncio.AbstractEventLoop, state: Any, version: HTTP, counts: Any, connections: set[Any]
+    app: Any,
+    loop: asyncio.AbstractEventLoop,
+    state: Any,
+    version: HTTP,
+    counts: Any,
+    connections: set[Any],
 ) -> Any:
     """Begin to note requests and beats in the state; return the mapping in which connections count."""
     if not isinstance(state, SharedState):
@@ -224,6 +229,7 @@ def _begin_to_beat(
     heartbeat = Heartbeat(loop, state, {} if counts is None else counts, None if is_http3 else connections)
     if is_http3:
         heartbeat.count_http3()
+    app.after_server_stop(lambda _: heartbeat.last_beat())
     return heartbeat.counts
 
 

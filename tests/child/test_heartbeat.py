@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import select
+import signal
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -87,6 +88,20 @@ class TestRequests:
         upgrade += b"Sec-WebSocket-Key: " + key
         ask(server.port, b"GET /feed HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n\r\n", b"\x88\x02\x03\xe8")
         counts(server, 24)
+
+    def test_requests_after_the_last_beat_count_when_the_server_stops(
+        self, start: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for pause in ("BUSY", "IDLE"):
+            monkeypatch.setattr(heartbeat, pause, 3600.0)
+        server = start(build)
+        until(lambda: server.state[NAME].get("serving"), "it to serve")
+        counts(server, 0)
+        ask(server.port, GET % b"/last" * 3, b"last")
+        assert server.state.numbers(server.process.pid)["requests"] == 0
+        server.signal(signal.SIGTERM)
+        assert server.ends() == 0
+        assert server.state.numbers(server.process.pid)["requests"] == 3
 
     def test_requests_of_a_secondary_server_count(self, start: Start) -> None:
         second = socket.create_server(("127.0.0.1", 0))

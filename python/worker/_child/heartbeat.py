@@ -101,8 +101,19 @@ class Heartbeat:
 
         Http3Protocol.HTTP_CLASS = Counting
 
+    def last_beat(self) -> None:
+        """Write the numbers as the server stops: the next beat would not come, and requests not count."""
+        self._write()
+
     def _beat(self) -> None:
         """Write the numbers, and begin the pause to the next beat."""
+        if self._write():
+            self._sample_later(SAMPLE, beat_at=monotonic() + BUSY - EARLY)
+        else:
+            self._sample_later(IDLE, beat_at=monotonic())
+
+    def _write(self) -> bool:
+        """Write the numbers; return whether the server is busy."""
         new = self.counts[COUNT] - self._noted
         connections = in_flight = None
         if self._connections is not None:
@@ -115,10 +126,7 @@ class Heartbeat:
                 new, in_flight=in_flight, connections=connections, loop_lag_p50=p50, loop_lag_p99=p99
             )
             self._noted += new
-        if new or in_flight:
-            self._sample_later(SAMPLE, beat_at=monotonic() + BUSY - EARLY)
-        else:
-            self._sample_later(IDLE, beat_at=monotonic())
+        return bool(new or in_flight)
 
     def _sample_later(self, pause: float, beat_at: float) -> None:
         self._loop.call_later(pause, self._sample, monotonic() + pause, pause, beat_at)
