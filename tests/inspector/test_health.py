@@ -20,7 +20,6 @@ from support.fakes import FakePublisher
 from support.processes import Children
 from support.running import until, until_in_loop
 
-from worker._core import IS_NATIVE
 from worker._inspect import health
 from worker._inspect.health import MainCheck
 from worker._inspect.status import Sampler
@@ -31,8 +30,6 @@ from worker.inspector import Inspector
 
 KEY = "a secret"
 Ask = Callable[..., Any]
-
-native = pytest.mark.skipif(not IS_NATIVE, reason="the native core alone has it")
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +85,7 @@ def checked(*checks: MainCheck) -> list[str]:
     return asyncio.run(run())
 
 
-@native
+@pytest.mark.native
 class TestMainCheck:
     def test_a_main_process_that_answers_is_live(self, state: SharedState) -> None:
         main = Main(state)
@@ -292,7 +289,7 @@ class Unreachable(dict[str, Any]):
         raise ConnectionRefusedError("the process of the state is gone")
 
 
-@native
+@pytest.mark.native
 def test_livez(state: SharedState, monkeypatch: pytest.MonkeyPatch) -> None:
     main = Main(state)
     response = answers("/livez", state, publisher=main)

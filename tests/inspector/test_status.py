@@ -17,7 +17,6 @@ import pytest
 from support.processes import Children
 from support.running import until
 
-from worker._core import IS_NATIVE
 from worker._inspect import proc, status
 from worker._inspect.listen_queue import ListenQueue
 from worker._inspect.status import Sampler
@@ -65,8 +64,6 @@ ONE = "Sanic-Server-0-0"
 
 CHANGE = events.FilesChanged(level=0, text="a.py has changed", files=("a.py",), by="", operation="")
 
-native = pytest.mark.skipif(not IS_NATIVE, reason="the native core alone has it")
-
 
 @pytest.fixture
 def children() -> Iterator[Children]:
@@ -102,7 +99,7 @@ def settle() -> None:
     until(lambda: all(one.name != "memory" for one in threading.enumerate()), "the end of the reader")
 
 
-@native
+@pytest.mark.native
 class TestSnapshot:
     def test_has_all_keys_and_json_can_hold_it(self, state: SharedState) -> None:
         state[ONE] = entry(os.getpid())
@@ -221,7 +218,7 @@ class TestSnapshot:
         settle()
 
 
-@native
+@pytest.mark.native
 class TestLastEvent:
     def test_is_found_wherever_the_log_begins_anew(self, state: SharedState) -> None:
         log, sampler = EventLog(state), Sampler(state, {})

@@ -149,7 +149,6 @@ def test_metrics_of_each_worker_and_of_the_server(shared: Probed) -> None:
         assert found["open_connections", name] >= 0
 
 
-@pytest.mark.native
 def test_a_killed_worker_is_seen_in_restarts_and_exits(shared: Probed) -> None:
     before = shared.metrics()
     name, pid = min(shared.pids().items())
@@ -167,7 +166,6 @@ def test_a_killed_worker_is_seen_in_restarts_and_exits(shared: Probed) -> None:
     assert after["uptime_seconds", name] < before["uptime_seconds", name]
 
 
-@pytest.mark.native
 def test_a_rollout_is_seen_in_the_histograms(shared: Probed) -> None:
     before = shared.metrics()
     shared.server.post("/m/restart", {"all_workers": True, "zero_downtime": True})
@@ -273,7 +271,6 @@ def test_livez_fails_while_the_main_process_is_suspended(shared: Probed) -> None
         shared.answers("/livez", 200, port=port)
 
 
-@pytest.mark.native
 def test_the_backlog_counts_connections_that_no_worker_accepts(shared: Probed) -> None:
     pids = shared.pids()
     with contextlib.ExitStack() as stack:
