@@ -230,7 +230,8 @@ class _ProportionalMemory:
         known = {pid: self._values[pid] for pid in pids if pid in self._values}
         old = [pid for pid in pids if pid not in known or now - known[pid][0] > PSS_REFRESH]
         if old and (self._reader is None or not self._reader.is_alive()):
-            self._values = known
+            # A copy: the reader adds to it, while the known values are read below.
+            self._values = known.copy()
             old.sort(key=lambda pid: known[pid][0] if pid in known else 0.0)
             self._reader = Thread(target=self._refresh, args=(old,), name="memory", daemon=True)
             self._reader.start()
