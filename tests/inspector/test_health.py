@@ -203,7 +203,9 @@ def test_without_a_place_for_answers_the_kernel_is_asked(children: Children) -> 
     assert checked(MainCheck(FakePublisher(), Sampler({}, {}), 30)) == ["The main process does not run"]
 
 
-def answers(path: str, workers: Any, *, key: str = "", publisher: Any = None, **headers: str) -> Any:
+def answers(
+    path: str, workers: Any, *, key: str = "", publisher: Any = None, method: str = "GET", **headers: str
+) -> Any:
     """Return the answer of an inspector to a request for ``path``."""
     inspector = Inspector(
         publisher or FakePublisher(), {"app": "shop"}, workers, "localhost", 6457, key, Default(), Default()
@@ -211,7 +213,8 @@ def answers(path: str, workers: Any, *, key: str = "", publisher: Any = None, **
 
     async def request() -> Any:
         async with SanicASGITestClient(inspector.app) as client:
-            return (await client.get(path, headers={"host": "localhost:6457", **headers}))[1]
+            own = {"host": "localhost:6457", **headers}
+            return (await client.request(method, path, headers=own))[1]
 
     try:
         return asyncio.run(request())
@@ -325,6 +328,13 @@ class TestKey:
         monkeypatch.setenv("SANIC_WORKER_HEALTH_OPEN", "true")
         assert answers(path, ALL_READY, key=KEY).status in (401, 404)
         assert answers(path, ALL_READY, host="shop.example").status in (403, 404)
+
+    def test_is_needed_for_an_action_that_has_the_name_of_a_probe(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SANIC_WORKER_HEALTH_OPEN", "true")
+        assert answers("/livez", ALL_READY, key=KEY, method="POST").status == 401
+        assert answers("/livez", ALL_READY, method="POST", host="shop.example").status == 403
 
     def test_without_a_key_the_origin_is_checked(self) -> None:
         assert answers("/livez", ALL_READY).status == 200

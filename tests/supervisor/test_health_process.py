@@ -51,7 +51,7 @@ def test_it_is_not_restarted_with_the_servers(tmp_path: Path) -> None:
 
     def act() -> None:
         house.said("ready")
-        pid = house.until("Sanic-Health-0", server=False)["pid"]
+        pid = until(lambda: house.entry("Sanic-Health-0").get("pid"), "the process for probes")
         house.send("__ALL_PROCESSES__:")
         house.said("ready", 2)
         assert house.entry("Sanic-Health-0")["pid"] == pid

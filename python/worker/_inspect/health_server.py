@@ -18,6 +18,8 @@ from worker.constants import NAME_LIMIT, excerpt
 
 __all__ = ["HealthServer"]
 
+# A client that is slow or sends much costs little. Times in seconds, the size in bytes.
+LIMITS = {"REQUEST_TIMEOUT": 10, "KEEP_ALIVE_TIMEOUT": 30, "REQUEST_MAX_SIZE": 10_000}
 # The time from one attempt to listen to the next, seconds.
 LISTEN_AGAIN = 5.0
 # The time from one check whether the server runs to the next, seconds.
@@ -63,7 +65,7 @@ class HealthServer:
         for served in Sanic._app_registry.values():
             served.state.server_info.clear()
         app: Sanic[Any, Any] = Sanic("sanic-worker-health")
-        app.config.FALLBACK_ERROR_FORMAT = "json"
+        app.config.update(LIMITS, FALLBACK_ERROR_FORMAT="json")
         app.after_server_start(self._show_stoppable)
         add_routes(app, self._publisher, Sampler(self._worker_state, self._app_info))
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
