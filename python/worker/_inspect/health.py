@@ -11,6 +11,7 @@ import re
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from secrets import token_hex
 from threading import Thread
 from typing import Any
@@ -54,7 +55,7 @@ class MainCheck:
         self._deadline = deadline
         self._check: asyncio.Future[str] | None = None
         self._sender: Thread | None = None
-        self._was_full = False
+        self._is_full = False
         # The answer before the last ping, and when that ping was sent.
         self._last_answer = ""
         self._sent_at = float("-inf")
@@ -81,7 +82,7 @@ class MainCheck:
         pause = FIRST_LOOK
         while read_pong(state) == before:
             if time.monotonic() - began > self._deadline:
-                reason = "its control channel is full" if self._was_full else "its loop does not turn"
+                reason = "its control channel is full" if self._is_full else "its loop does not turn"
                 return f"The main process did not answer within {self._deadline:g} s: {reason}"
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_LOOK)
@@ -94,19 +95,28 @@ class MainCheck:
             self._sender.start()
 
     def _ping(self) -> None:
-        fileno = getattr(self._publisher, "fileno", None)
-        if fileno is not None:
-            poll = select.poll()
-            poll.register(fileno(), select.POLLOUT)
-            self._was_full = not poll.poll(self._deadline * 1000)
-            if self._was_full:
-                self._sent_at = float("-inf")
-                return
-        try:
-            ping(self._publisher, token_hex(8))
-        except OSError:
-            # The main process is gone. The missing answer shows it.
+        is_sent = False
+        # An error shows that the main process is gone. The missing answer tells the same.
+        with suppress(OSError):
+            if self._has_room():
+                ping(self._publisher, token_hex(8))
+                is_sent = True
+        if not is_sent:
             self._sent_at = float("-inf")
+
+    def _has_room(self) -> bool:
+        """Return whether the control channel takes a message; wait for that until the deadline."""
+        fileno = getattr(self._publisher, "fileno", None)
+        if fileno is None:
+            return True
+        poll = select.poll()
+        poll.register(fileno(), select.POLLOUT)
+        # Shown at once: the check gives up at the same time as the second wait.
+        for wait in (0.0, self._deadline):
+            self._is_full = not poll.poll(wait * 1000)
+            if not self._is_full:
+                return True
+        return False
 
 
 def readiness(sampler: Sampler, minimum: int | None = None) -> dict[str, Any]:
