@@ -213,7 +213,8 @@ class Inspector:
         # A route of a fixed path hides an action of that name.
         for name in {*self._actions} & {route.path for route in app.router.routes}:
             app.add_route(partial(self._action, action=name), f"/{name}", methods=["POST"], name=f"{name}_")
-        app.on_request(Guard(self._authentication, stopping) if self._has_key else self._same_origin)
+        check: Any = Guard(self._authentication, stopping) if self._has_key else self._same_origin
+        app.on_request(lambda request: None if self._is_open(request) else check(request))
         app.after_server_start(self._show_stoppable)
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
@@ -305,6 +306,10 @@ class Inspector:
             excerpt(self.host, NAME_LIMIT) or repr(self.host),
             sock.getsockname()[0],
         )
+        return False
+
+    def _is_open(self, request: Request) -> bool:
+        """Return whether a request needs neither a key nor an origin, because its answer has no data."""
         return False
 
     def _authentication(self, request: Request) -> None:
