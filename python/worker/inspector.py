@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from hmac import compare_digest
-from inspect import isawaitable, ismethod, signature
+from functools import cached_property, partial
+from inspect import isawaitable
 from os import environ
 from pathlib import Path
 from socket import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sanic import Sanic
-from sanic.exceptions import BadRequest, Forbidden, NotFound, ServiceUnavailable, Unauthorized
+from sanic.exceptions import BadRequest, Forbidden, MethodNotAllowed, Unauthorized
 from sanic.helpers import Default
 from sanic.log import error_logger, logger
 from sanic.request import Request
@@ -21,17 +21,48 @@ from sanic.response import HTTPResponse, json
 from sanic.server.socket import bind_socket
 
 from worker._child import bootstrap
-from worker._control.send import Publisher, send
+from worker._control.send import Publisher
 from worker._state.foreign import snapshot
 from worker._state.shared import SharedState
-from worker.constants import NAME_LIMIT, excerpt
+from worker.constants import MAIN_NAME, NAME_LIMIT, excerpt, listed
 
-__all__ = ["Inspector"]
+if TYPE_CHECKING:
+    from worker._inspect.actions import Action
+    from worker._inspect.operations import Operations
+
+__all__ = ["Inspector", "action"]
+
+Method = TypeVar("Method")
 
 # The errors of an address that is in use, unavailable or invalid.
 CANNOT_BIND = (OSError, OverflowError, ValueError, TypeError)
 # The time from one check whether the server runs to the next, seconds.
 TRY_AGAIN = 0.02
+
+
+def action(*, read_only: bool = False, hidden: bool = False) -> Callable[[Method], Method]:
+    """Mark a method of a subclass of :class:`Inspector`: a decorator.
+
+    The public methods of a subclass are actions without it. It makes actions of those that another class
+    defines, too.
+
+    Args:
+        read_only (bool): The method changes nothing, so GET calls it, too; its arguments are in the query.
+            Defaults to ``False``.
+        hidden (bool): The method cannot be called over HTTP. Defaults to ``False``.
+
+    Raises:
+        TypeError: The decorated object is no method.
+    """
+
+    def mark(method: Method) -> Method:
+        # Imported on use: every server imports this module.
+        from worker._inspect.marks import Marks, set_marks
+
+        set_marks(method, Marks(read_only, hidden))
+        return method
+
+    return mark
 
 
 class Inspector:
@@ -72,7 +103,7 @@ class Inspector:
         self,
         publisher: Publisher,
         app_info: dict[str, Any],
-        worker_state: Mapping[str, Any],
+        worker_state: MutableMapping[str, Any],
         host: str,
         port: int,
         api_key: str,
@@ -121,48 +152,72 @@ class Inspector:
         Args:
             zero_downtime (bool): Start each new process before the old one is stopped.
                 Defaults to ``False``.
+
+        Raises:
+            BadRequest: ``zero_downtime`` is no boolean.
         """
-        send(self._publisher, "__ALL_PROCESSES__:" + (":STARTUP_FIRST" if zero_downtime else ""))
+        self._operations.request("restart", f"__ALL_PROCESSES__:{_order(zero_downtime)}")
+
+    def restart(self, names: str | Sequence[str], zero_downtime: bool = False) -> None:
+        """Restart some workers.
+
+        Args:
+            names (str | Sequence[str]): Their names: a list, or text with commas.
+            zero_downtime (bool): As for :meth:`reload`.
+
+        Raises:
+            BadRequest: A name is unknown, or an argument has another type.
+        """
+        found = _checked_names(names, [name for name in self._snapshot() if name != MAIN_NAME])
+        self._operations.request("restart", f"{','.join(found)}:{_order(zero_downtime)}")
 
     def scale(self, replicas: str | int) -> str:
         """Change the number of workers.
 
         Args:
-            replicas (str | int): The new number of workers, from 1 on. 0 and an empty value stand for 1.
+            replicas (str | int): The new number of workers, from 1 on; or as text with a sign, ``+1`` or
+                ``-1``, the change of it. 0 and an empty value stand for 1.
 
         Returns:
             str: ``Scaling to <number>``.
 
         Raises:
-            BadRequest: ``replicas`` is no such number.
+            BadRequest: ``replicas`` is no such number, or more than the setting ``max_workers``.
         """
-        num_workers = _number_of_workers(replicas)
-        log_msg = f"Scaling to {excerpt(str(num_workers))}"
+        num_workers = self._checked_replicas(replicas)
+        log_msg = f"Scaling to {num_workers}"
         logger.info(log_msg)
-        send(self._publisher, f"__SCALE__:{num_workers}")
+        self._operations.request("scale", f"__SCALE__:{num_workers}")
         return log_msg
 
     def shutdown(self) -> None:
         """Stop the whole server."""
-        send(self._publisher, "__TERMINATE__")
+        self._operations.request("shutdown", "__TERMINATE__")
 
     def _setup(self) -> None:
-        self.app.add_route(self._info, "/")
-        self.app.add_route(self._action, "/<action:str>", methods=["POST"])
-        check = self._authentication if self._has_key else self._same_origin
-        self.app.on_request(self._add_health(check))
-        self.app.config.FALLBACK_ERROR_FORMAT = "json"
-        self.app.after_server_start(self._show_stoppable)
-        environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
-
-    def _add_health(self, check: Callable[[Request], None]) -> Callable[[Request], Any]:
-        """Add the probes and the metrics; return the check of all requests, which may exempt the probes."""
-        # Imported on use: every server imports this module.
-        from worker._inspect.health import add_routes, except_probes
+        # The parts are imported on use: every server imports this module.
+        from worker._inspect import connections, health, openapi, responses
+        from worker._inspect.guard import Guard
         from worker._inspect.status import Sampler
+        from worker._inspect.stream import Streams
 
-        add_routes(self.app, self._publisher, Sampler(self.worker_state, self.app_info))
-        return except_probes(check) if bootstrap.current_settings().health_open else check
+        app, stopping = self.app, self._operations.stopping
+        connections.prepare(app, stopping)
+        responses.prepare(app)
+        sampler = Sampler(self.worker_state, self.app_info)
+        app.add_route(self._info, "/")
+        app.add_route(self._action, "/<action:str>", methods=["GET", "POST"])
+        self._operations.add_routes(app, self._respond)
+        Streams(self.worker_state, sampler, stopping).add_routes(app, self._respond)
+        health.add_routes(app, self._publisher, sampler)
+        openapi.add_route(app, self._actions, has_key=self._has_key)
+        # A route of a fixed path hides an action of that name.
+        for name in {*self._actions} & {route.path for route in app.router.routes}:
+            app.add_route(partial(self._action, action=name), f"/{name}", methods=["POST"], name=f"{name}_")
+        check: Any = Guard(self._authentication, stopping) if self._has_key else self._same_origin
+        app.on_request(lambda request: None if self._is_open(request) else check(request))
+        app.after_server_start(self._show_stoppable)
+        environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
     def _run(self) -> None:
         # A forked process also has the served applications, and would serve them beside its own.
@@ -173,7 +228,10 @@ class Inspector:
         if sock is None:
             raise SystemExit(1)
         with sock:
-            self.app.run(sock=sock, single_process=True, ssl=self._tls())
+            # Imported on use, as above.
+            from worker._inspect.connections import Connection
+
+            self.app.run(sock=sock, single_process=True, ssl=self._tls(), protocol=Connection)
 
     def _tls(self) -> dict[str, Any] | None:
         tls = {"key": self.tls_key, "cert": self.tls_cert}
@@ -209,6 +267,28 @@ class Inspector:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self._tls() else 'http'}://{host}:{self.port or '<any free port>'}"
 
+    def _checked_replicas(self, value: Any) -> int:
+        """Return a number of workers within the bounds."""
+        most = bootstrap.current_settings().max_workers
+        if not value:
+            return 1
+        if isinstance(value, (int, str)) and not isinstance(value, bool):
+            with suppress(ValueError):
+                number, least = int(value), 0
+                if isinstance(value, str) and value.strip()[0] in "+-":
+                    number, least = number + self._num_servers(), 1
+                if least <= number <= most:
+                    return number or 1
+        raise BadRequest(
+            f"replicas must be a whole number from 1 on, at most {most}, or a change such as '+1', "
+            f"not {excerpt(value, NAME_LIMIT, quoted=True)}"
+        )
+
+    def _num_servers(self) -> int:
+        """Return the number of servers that are to run."""
+        entries = self._snapshot().values()
+        return sum(entry.get("server") is True and entry.get("phase") != "stopping" for entry in entries)
+
     @property
     def _has_key(self) -> bool:
         # A key of digits alone in the environment arrives as a number.
@@ -229,9 +309,16 @@ class Inspector:
         )
         return False
 
+    def _is_open(self, request: Request) -> bool:
+        """Return whether a request needs neither a key nor an origin."""
+        from worker._inspect.health import is_probe
+
+        return bootstrap.current_settings().health_open and is_probe(request)
+
     def _authentication(self, request: Request) -> None:
-        token = (request.token or "").encode()
-        if not compare_digest(token, str(self.api_key).encode()):
+        from worker._inspect.guard import is_key
+
+        if not is_key(request.token, self.api_key):
             raise Unauthorized("Bad API key")
 
     def _same_origin(self, request: Request) -> None:
@@ -243,46 +330,61 @@ class Inspector:
                 f"The request is refused: {reason}. Set INSPECTOR_API_KEY to allow it with the key"
             )
 
+    @cached_property
+    def _operations(self) -> Operations:
+        from worker._inspect.operations import Operations
+
+        return Operations(self._publisher, self.worker_state)
+
+    @cached_property
+    def _actions(self) -> dict[str, Action]:
+        from worker._inspect import actions
+
+        return actions.find(self, Inspector)
+
     async def _action(self, request: Request, action: str) -> HTTPResponse:
+        from worker._inspect import actions, requests
+
         logger.info("Incoming inspector action: %s", excerpt(action))
-        method = self._method(action)
-        kwargs = request.json if request.body else {}
-        if not isinstance(kwargs, dict):
-            raise BadRequest("The body must be a JSON object")
+        if action not in self._actions:
+            raise actions.unknown(action, self._actions)
+        method, is_read_only = self._actions[action]
+        if request.method == "GET":
+            if not is_read_only:
+                raise MethodNotAllowed(f"{action} changes the server", "GET", ["POST"])
+            kwargs = requests.arguments(request)
+        else:
+            kwargs = requests.json_object(request)
         args = kwargs.pop("args", [])
         if not isinstance(args, list):
-            raise BadRequest("args must be a JSON array")
-        try:
-            signature(method).bind(*args, **kwargs)
-        except TypeError as error:
-            raise BadRequest(f"Cannot call {action}: {error}") from error
-        output = method(*args, **kwargs)
-        if isawaitable(output):
-            output = await output
-        return await self._respond(request, output)
-
-    def _method(self, action: str) -> Callable[..., Any]:
-        # The class is checked first: a property of the instance would run its code and then be refused.
-        if not action.startswith("_") and callable(getattr(type(self), action, None)):
-            method = getattr(self, action)
-            if ismethod(method):
-                return method
-        raise NotFound(f"Unknown action: {action}")
+            raise BadRequest(f"args must be a JSON array, not {excerpt(args, NAME_LIMIT, quoted=True)}")
+        actions.check_arguments(action, method, args, kwargs)
+        with self._operations.called_by(request) as call:
+            output = method(*args, **kwargs)
+            if isawaitable(output):
+                output = await output
+        output, status, headers = await self._operations.complete(request, call, output)
+        response = await self._respond(request, output)
+        response.status = status
+        response.headers.update(headers)
+        return response
 
     async def _info(self, request: Request) -> HTTPResponse:
         state = self._state_to_json()
         return await self._respond(request, {**state, "info": _displayable(state["info"])})
 
     async def _respond(self, request: Request, output: Any) -> HTTPResponse:
-        name = request.match_info.get("action", "info")
+        name = request.match_info.get("action") or request.path.split("/")[1] or "info"
         return json({"meta": {"action": name}, "result": output})
 
     def _state_to_json(self) -> dict[str, Any]:
-        try:
-            workers = snapshot(self.worker_state)
-        except (OSError, EOFError) as error:
-            raise ServiceUnavailable(f"The state of the workers cannot be reached: {error}") from error
-        return {"info": self.app_info, "workers": self._make_safe(workers)}
+        return {"info": self.app_info, "workers": self._make_safe(self._snapshot())}
+
+    def _snapshot(self) -> dict[str, Any]:
+        from worker._inspect.responses import reading_state
+
+        with reading_state():
+            return snapshot(self.worker_state)
 
     @staticmethod
     def _make_safe(obj: Any) -> Any:
@@ -296,15 +398,31 @@ class Inspector:
         return obj if obj is None or isinstance(obj, (str, int, float)) else str(obj)
 
 
-def _number_of_workers(value: Any) -> int:
-    if not value:
-        return 1
-    if isinstance(value, (int, str)) and not isinstance(value, bool):
-        with suppress(ValueError):
-            number = int(value)
-            if number >= 0:
-                return number or 1
-    raise BadRequest(f"replicas must be a whole number from 1 on, not {value!r}")
+def _order(zero_downtime: Any) -> str:
+    """Return the end of the command of a restart."""
+    if not isinstance(zero_downtime, bool):
+        raise BadRequest(
+            f"zero_downtime must be true or false, not {excerpt(zero_downtime, NAME_LIMIT, quoted=True)}"
+        )
+    return ":STARTUP_FIRST" if zero_downtime else ""
+
+
+def _checked_names(names: Any, known: list[str]) -> list[str]:
+    """Return the names of workers, each of which must be known."""
+    given = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+    if not isinstance(given, (list, tuple)) or not given:
+        raise BadRequest(
+            f"names must be a list of names, not {excerpt(names, NAME_LIMIT, quoted=True)}; "
+            f"workers: {listed(known)}"
+        )
+    for name in given:
+        # These characters end a name in the command.
+        if name not in known or not {*":,"}.isdisjoint(name):
+            raise BadRequest(
+                f"names has an unknown worker: {excerpt(name, NAME_LIMIT, quoted=True)}; "
+                f"workers: {listed(known)}"
+            )
+    return [*dict.fromkeys(given)]
 
 
 def _displayable(info: Mapping[str, Any]) -> dict[str, Any]:

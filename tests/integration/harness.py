@@ -12,7 +12,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
@@ -34,6 +34,7 @@ class Response:
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -262,7 +263,7 @@ class Server:
         with contextlib.closing(connection):
             connection.request(method, path, body, {"Connection": "close", **(headers or {})})
             answer = connection.getresponse()
-            return Response(answer.status, answer.read())
+            return Response(answer.status, answer.read(), answer.headers)
 
     def get(self, path: str, **options: Any) -> Any:
         """Return the JSON of a GET; any status but 200 is an error."""

@@ -10,7 +10,6 @@ import asyncio
 import re
 import select
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from secrets import token_hex
 from threading import Thread
@@ -26,7 +25,7 @@ from worker._inspect.status import Sampler
 from worker._state.event_log import read_pong
 from worker.constants import NAME_LIMIT, excerpt
 
-__all__ = ["MainCheck", "add_routes", "except_probes", "readiness"]
+__all__ = ["MainCheck", "add_routes", "is_probe", "readiness"]
 
 PROBES = frozenset({"/livez", "/readyz"})
 
@@ -149,19 +148,9 @@ def readiness(sampler: Sampler, minimum: int | None = None) -> dict[str, Any]:
     return found
 
 
-def except_probes(check: Callable[[Request], Any]) -> Callable[[Request], Any]:
-    """Return a middleware that checks all requests but probes: they need no key, and may come from anywhere.
-
-    Args:
-        check (Callable): The middleware that checks a request; sync or async.
-    """
-
-    def call(request: Request) -> Any:
-        # An action of a subclass may have such a name: it is called by POST.
-        is_probe = request.method == "GET" and request.path in PROBES
-        return None if is_probe else check(request)
-
-    return call
+def is_probe(request: Request) -> bool:
+    """Return whether a request is a probe. An action of a subclass may have such a name; it is no GET."""
+    return request.method == "GET" and request.path in PROBES
 
 
 def add_routes(app: Sanic[Any, Any], publisher: Publisher, sampler: Sampler) -> None:

@@ -1,0 +1,111 @@
+"""Bounds what a slow or hostile client of the inspector can hold: connections, memory and time."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+from sanic import Sanic
+from sanic.http import Stage
+from sanic.server import HttpProtocol
+
+__all__ = ["Connection", "prepare"]
+
+# The largest number of open connections. One more takes the place of the oldest that waits for its client.
+MAX_CONNECTIONS = 100
+# The time for a whole request to arrive, seconds, from its first byte on.
+RECEIVE_TIMEOUT = 10.0
+# The time that a connection may be idle, seconds.
+IDLE_TIMEOUT = 30
+# An answer that is held, and each pause of a stream, are shorter, seconds.
+RESPONSE_TIMEOUT = 90
+# The largest body, bytes. The arguments of an action are small.
+MAX_BODY = 64 * 1024
+
+
+def prepare(app: Sanic[Any, Any], stopping: asyncio.Event) -> None:
+    """Set the limits of an application, and end what holds its stop.
+
+    Args:
+        app (Sanic): The application, to be run with the protocol :class:`Connection`.
+        stopping (asyncio.Event): Set when the application begins to stop.
+    """
+    app.config.update(
+        {
+            "KEEP_ALIVE_TIMEOUT": IDLE_TIMEOUT,
+            "REQUEST_TIMEOUT": RECEIVE_TIMEOUT,
+            "RESPONSE_TIMEOUT": RESPONSE_TIMEOUT,
+            "REQUEST_MAX_SIZE": MAX_BODY,
+            "REQUEST_BUFFER_SIZE": MAX_BODY,
+        }
+    )
+    app.ctx.connections = {}
+
+    async def stop(app: Sanic[Any, Any]) -> None:
+        stopping.set()
+        for connection in [*app.ctx.connections]:
+            connection.end(app.config.GRACEFUL_SHUTDOWN_TIMEOUT)
+
+    app.before_server_stop(stop)
+
+
+class Connection(HttpProtocol):
+    """A connection that waits for its client only for a bounded time, and gives way to newer ones."""
+
+    __slots__ = ("_deadline",)
+
+    def connection_made(self, transport: Any) -> None:
+        """Open the connection, and close another one if there are too many."""
+        super().connection_made(transport)  # type: ignore[no-untyped-call]
+        self._deadline: asyncio.TimerHandle | None = None
+        opened = self.app.ctx.connections
+        opened[self] = monotonic()
+        if len(opened) > MAX_CONNECTIONS:
+            # The newest one has to go if all others are being answered.
+            next(one for one in opened if one.waits).drop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self.app.ctx.connections.pop(self, None)
+        self._set_deadline(None)
+        super().connection_lost(exc)  # type: ignore[no-untyped-call]
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes of a request; the first ones set its deadline."""
+        if self._deadline is None or self._stage is Stage.IDLE:
+            self._set_deadline(RECEIVE_TIMEOUT)
+        super().data_received(data)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client has something to send: a request, or the rest of one."""
+        return self._stage in (Stage.IDLE, Stage.REQUEST) or bool(
+            self._stage is Stage.HANDLER and self.http.request_body
+        )
+
+    def drop(self) -> None:
+        """Close the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def end(self, grace: float) -> None:
+        """Close the connection because the inspector stops, after its answer or ``grace`` seconds."""
+        if self.waits:
+            self.drop()
+        else:
+            self.loop.call_later(grace, self.drop)
+
+    @property
+    def _stage(self) -> Stage:
+        return self.http.stage if self.http is not None else Stage.IDLE
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._deadline = None
+        if self.waits and self._stage is not Stage.IDLE:
+            self.drop()

@@ -1,0 +1,69 @@
+"""The form of all answers of the inspector: security headers, and errors in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sanic import Sanic
+from sanic.errorpages import JSONRenderer
+from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, ServiceUnavailable
+from sanic.handlers import ErrorHandler
+from sanic.request import Request
+from sanic.response import BaseHTTPResponse, HTTPResponse
+
+from worker.constants import excerpt
+
+__all__ = ["Errors", "prepare", "reading_state", "secure"]
+
+# A page has a policy of its own; all else is data, from which a browser must load and run nothing.
+HEADERS = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+def prepare(app: Sanic[Any, Any]) -> None:
+    """Give all answers of an application this form."""
+    app.config.FALLBACK_ERROR_FORMAT = "json"
+    app.error_handler = Errors()
+    app.register_middleware(secure, "response")
+
+
+@contextmanager
+def reading_state() -> Iterator[None]:
+    """Answer 503 if the body cannot read the shared state."""
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        raise ServiceUnavailable(f"The state of the workers cannot be reached: {excerpt(error)}") from error
+
+
+def secure(_: Request, response: BaseHTTPResponse) -> None:
+    """Add the security headers that an answer does not have yet."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+class Errors(ErrorHandler):
+    """Makes the answers of errors: always JSON, always with the security headers."""
+
+    def default(self, request: Request, exception: Exception) -> HTTPResponse:
+        """Return the answer of an error, and log it if it is a fault of the inspector."""
+        self.log(request, exception)
+        if isinstance(exception, MethodNotAllowed):
+            allowed = exception.headers.get("Allow", "")
+            exception.args = (f"{request.method} is not allowed here; allowed methods: {allowed}",)
+        elif isinstance(exception, PayloadTooLarge):
+            config = request.app.config
+            limits = f"{config.REQUEST_MAX_HEADER_SIZE} bytes of header, {config.REQUEST_MAX_SIZE} of body"
+            exception.args = (f"{excerpt(exception)}; allowed: {limits}",)
+        response: HTTPResponse = JSONRenderer(request, exception, debug=False).render()
+        # Sanic runs no middleware for an error in the header of a request.
+        secure(request, response)
+        return response

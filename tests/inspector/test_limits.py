@@ -1,0 +1,208 @@
+"""Slow and hostile clients: each attack works with permissive limits, and not with those of the inspector."""
+
+from __future__ import annotations
+
+import resource
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from time import monotonic
+from typing import Any
+
+import pytest
+from support.inspecting import TIMEOUT, Announced, Served
+from support.running import until
+
+from worker._inspect import connections
+
+pytestmark = pytest.mark.slow
+
+IDLE_CONNECTIONS = 1000
+
+
+@pytest.fixture(autouse=True)
+def _many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def is_closed(sock: socket.socket) -> bool:
+    """Return whether the other end has closed a connection; read away all that it has sent."""
+    sock.setblocking(False)
+    with suppress(BlockingIOError):
+        try:
+            while sock.recv(65_536):
+                pass
+        except ConnectionError:
+            pass
+        return True
+    return False
+
+
+def trickle(served: Served, begin: bytes, piece: bytes, seconds: float) -> float | None:
+    """Send pieces one after another; return when the connection was closed, ``None`` if it is open."""
+    began = monotonic()
+    with served.connect() as sock:
+        sock.sendall(begin)
+        while (passed := monotonic() - began) < seconds:
+            if select.select([sock], [], [], 0.02)[0]:
+                return passed
+            with suppress(BrokenPipeError, ConnectionResetError):
+                sock.sendall(piece)
+    return None
+
+
+class TestIdleConnections:
+    def open_many(self, served: Served, stack: ExitStack) -> list[socket.socket]:
+        return [stack.enter_context(served.connect()) for _ in range(IDLE_CONNECTIONS)]
+
+    def test_the_attack_works_without_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "MAX_CONNECTIONS", 10 * IDLE_CONNECTIONS)
+        with Served({}) as served, ExitStack() as stack:
+            before = served.sockets()
+            self.open_many(served, stack)
+            until(lambda: served.sockets() >= before + IDLE_CONNECTIONS, "all connections are held")
+
+    def test_a_thousand_are_too_many(self) -> None:
+        with Served({}) as served, ExitStack() as stack:
+            before, base = served.sockets(), served.memory()
+            opened = self.open_many(served, stack)
+            until(lambda: served.sockets() <= before + connections.MAX_CONNECTIONS, "the limit")
+            # The oldest ones have made room, so a new client is served.
+            assert served.get("/")[0] == 200
+            assert is_closed(opened[0])
+            assert not is_closed(opened[-1])
+            assert served.memory() - base < 20_000_000
+            began = monotonic()
+            assert served.stop() == 0
+            assert monotonic() - began < 5
+
+    def test_requests_under_way_are_not_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
+
+        class Slow(Announced):
+            async def wait(self) -> str:
+                await self._operations.stopping.wait()
+                return "waited"
+
+        with Served({}, Slow) as served, ExitStack() as stack:
+            request = b"POST /wait HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            waiting = [stack.enter_context(served.connect()) for _ in range(5)]
+            for sock in waiting:
+                sock.sendall(request)
+            # The requests are under way when no idle connection can take the place of one.
+            until(lambda: self.is_full(served), "only the newest connection is closed")
+            assert not any(map(is_closed, waiting))
+            assert served.stop() == 0
+            for sock in waiting:
+                sock.setblocking(True)
+                assert b"waited" in sock.recv(4096)
+
+    @staticmethod
+    def is_full(served: Served) -> bool:
+        with served.connect() as sock:
+            return bool(select.select([sock], [], [], 0.05)[0])
+
+    def test_an_idle_connection_is_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "IDLE_TIMEOUT", 0.3)
+        with Served({}) as served, served.connect() as sock:
+            assert select.select([sock], [], [], TIMEOUT)[0]
+            assert sock.recv(1) == b""
+
+
+ENDLESS = [
+    pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"x", id="header"),
+    pytest.param(
+        b"POST /scale HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n", b" ", id="body"
+    ),
+    pytest.param(
+        b"POST /scale HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"1\r\n \r\n",
+        id="chunks",
+    ),
+]
+
+
+class TestEndlessRequests:
+    @pytest.mark.parametrize(("begin", "piece"), ENDLESS)
+    def test_a_request_that_trickles_is_dropped(
+        self, monkeypatch: pytest.MonkeyPatch, begin: bytes, piece: bytes
+    ) -> None:
+        # The attack works as long as each byte extends the time.
+        monkeypatch.setattr(connections, "RECEIVE_TIMEOUT", 60.0)
+        with Served({}) as served:
+            assert trickle(served, begin, piece, 1.0) is None
+        monkeypatch.setattr(connections, "RECEIVE_TIMEOUT", 0.5)
+        with Served({}) as served:
+            passed = trickle(served, begin, piece, TIMEOUT)
+            assert passed is not None and passed < 5
+            assert served.get("/")[0] == 200
+
+    @pytest.mark.parametrize(("begin", "piece"), ENDLESS)
+    def test_a_request_of_any_length_is_cut(self, begin: bytes, piece: bytes) -> None:
+        with Served({}) as served, served.connect() as sock:
+            sent = 0
+            begin = begin.replace(b"60000", b"60000000000")
+            with suppress(ConnectionError):
+                sock.sendall(begin)
+                while sent < 50_000_000 and not select.select([sock], [], [], 0)[0]:
+                    sent += sock.send(piece * 10_000)
+            assert sent < 50_000_000
+            assert served.get("/")[0] == 200
+
+    def test_a_body_that_is_too_large_is_refused(self) -> None:
+        with Served({}) as served:
+            for size, status in ((connections.MAX_BODY, 400), (connections.MAX_BODY + 1, 413)):
+                with served.open("POST", "/scale", b" " * size) as answer:
+                    assert answer.status == status
+                    assert answer.headers["content-type"] == "application/json"
+                    message = answer.read()
+            assert b"65536 of body" in message
+
+    def test_a_kept_connection_has_its_time_for_each_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "RECEIVE_TIMEOUT", 0.4)
+        request = b"GET /operations HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with Served({}) as served, served.connect() as sock:
+            began = monotonic()
+            while monotonic() - began < 1.2:
+                sock.sendall(request[:20])
+                assert not select.select([sock], [], [], 0.05)[0]
+                sock.sendall(request[20:])
+                assert b"200 OK" in sock.recv(4096)
+
+
+@pytest.mark.parametrize(
+    "open_one",
+    [
+        lambda sock: None,
+        lambda sock: sock.sendall(b"GET / HTTP/1.1\r\nX: "),
+        lambda sock: sock.sendall(b"POST /scale HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"),
+    ],
+    ids=["idle", "header", "body"],
+)
+def test_no_client_holds_the_stop(open_one: Callable[[Any], None]) -> None:
+    with Served({}) as served, ExitStack() as stack:
+        opened = [stack.enter_context(served.connect()) for _ in range(20)]
+        for sock in opened:
+            open_one(sock)
+        assert served.get("/")[0] == 200
+        began = monotonic()
+        assert served.stop() == 0
+        assert monotonic() - began < 5
+        assert all(map(is_closed, opened))
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\r\n\r\n", b"GARBAGE\r\n\r\n", b"\x16\x03\x01" * 5000, b"GET / HTTP/9\r\n\r\n", b"\0" * 100]
+)
+def test_garbage_does_not_stop_the_inspector(garbage: bytes) -> None:
+    with Served({}) as served:
+        with served.connect() as sock, suppress(ConnectionError):
+            sock.sendall(garbage)
+            sock.shutdown(socket.SHUT_WR)
+            answer = sock.recv(65_536)
+            assert answer == b"" or b" 500 " not in answer.partition(b"\r\n")[0]
+        assert served.get("/")[0] == 200
