@@ -189,6 +189,7 @@ class TestHeartbeat:
 
         asyncio.run(asyncio.wait_for(act(), 10))
 
+    @pytest.mark.slow
     def test_an_idle_server_wakes_up_every_five_seconds(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -298,6 +299,7 @@ class TestLoad:
             self.shows(server, connections=1, in_flight=0, requests=1)
         self.shows(server, connections=0)
 
+    @pytest.mark.slow
     def test_a_blocked_loop_shows_in_the_lag(self, start: Start) -> None:
         gate, key = os.pipe()
 
