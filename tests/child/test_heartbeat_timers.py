@@ -135,9 +135,9 @@ class TestClock:
 @pytest.mark.native
 def test_connections_of_http3_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat.Http3Protocol, "HTTP_CLASS", object)
-    state = SharedState()
+    state, app = SharedState(), SimpleNamespace(after_server_stop=lambda listener: None)
     for version, known in ((HTTP.VERSION_3, False), (HTTP.VERSION_1, True)):
-        counts = serve._begin_to_beat(cast(Any, Loop()), state, version, None, set())
+        counts = serve._begin_to_beat(app, cast(Any, Loop()), state, version, None, set())
         assert counts == {"requests_count": 0}
         shown = state.numbers(os.getpid())
         assert ("in_flight" in shown, "connections" in shown) == (known, known)
