@@ -283,6 +283,15 @@ def test_the_backlog_counts_connections_that_no_worker_accepts(shared: Probed) -
     shared.until(lambda seen: seen["backlog_connections",] == 0, "none that waits")
 
 
+def test_idle_connections_are_bounded_and_do_not_keep_a_probe_out(shared: Probed) -> None:
+    pid = shared.server.table()["Sanic-Health-0"]["pid"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", shared.port)))
+        assert shared.answers("/livez", 200) == {"status": "ok"}
+        assert len(os.listdir(f"/proc/{pid}/fd")) < 150
+
+
 def switches(pid: int) -> int:
     """Return how often the threads of a process have gone to sleep."""
     found = 0

@@ -16,11 +16,12 @@ from threading import Thread
 from typing import Any
 
 from sanic import Sanic
-from sanic.exceptions import BadRequest, ServiceUnavailable
+from sanic.exceptions import BadRequest
 from sanic.request import Request
 from sanic.response import HTTPResponse, json, raw
 
 from worker._control.send import Publisher, ping
+from worker._inspect.responses import reading_state
 from worker._inspect.status import Sampler
 from worker._state.event_log import read_pong
 from worker.constants import NAME_LIMIT, excerpt
@@ -172,16 +173,15 @@ def add_routes(app: Sanic[Any, Any], publisher: Publisher, sampler: Sampler) -> 
         try:
             return _answer(readiness(sampler, minimum))
         except (OSError, EOFError) as error:
-            return _answer({"status": "failed", "reason": _unreachable(error)})
+            reason = f"The state of the workers cannot be reached: {excerpt(error)}"
+            return _answer({"status": "failed", "reason": reason})
 
     async def metrics(request: Request) -> HTTPResponse:
         # Costly to import, and needed only where somebody asks for metrics.
         from worker._inspect.metrics import expose
 
-        try:
+        with reading_state():
             body, content_type = expose(sampler, request.headers.get("accept", ""))
-        except (OSError, EOFError) as error:
-            raise ServiceUnavailable(_unreachable(error)) from error
         return raw(body, content_type=content_type)
 
     for handler in (livez, readyz, metrics):
@@ -189,7 +189,7 @@ def add_routes(app: Sanic[Any, Any], publisher: Publisher, sampler: Sampler) -> 
 
 
 def _answer(found: dict[str, Any]) -> HTTPResponse:
-    return json(found, status=200 if found["status"] == "ok" else 503, headers={"Cache-Control": "no-store"})
+    return json(found, status=200 if found["status"] == "ok" else 503)
 
 
 def _minimum(request: Request) -> int | None:
@@ -200,7 +200,3 @@ def _minimum(request: Request) -> int | None:
         shown = excerpt(given[0] if len(given) == 1 else given, NAME_LIMIT, quoted=True)
         raise BadRequest(f"min must be a whole number from 1 to 999999, not {shown}")
     return int(given[0])
-
-
-def _unreachable(error: Exception) -> str:
-    return f"The state of the workers cannot be reached: {excerpt(error)}"

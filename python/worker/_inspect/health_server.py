@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, MutableMapping
 from os import environ
@@ -18,8 +19,6 @@ from worker.constants import NAME_LIMIT, excerpt
 
 __all__ = ["HealthServer"]
 
-# A client that is slow or sends much costs little. Times in seconds, the size in bytes.
-LIMITS = {"REQUEST_TIMEOUT": 10, "KEEP_ALIVE_TIMEOUT": 30, "REQUEST_MAX_SIZE": 10_000}
 # The time from one attempt to listen to the next, seconds.
 LISTEN_AGAIN = 5.0
 # The time from one check whether the server runs to the next, seconds.
@@ -58,6 +57,7 @@ class HealthServer:
 
     def __call__(self, **_: Any) -> None:
         """Serve until the process is stopped."""
+        from worker._inspect import connections, responses
         from worker._inspect.health import add_routes
         from worker._inspect.status import Sampler
 
@@ -65,12 +65,13 @@ class HealthServer:
         for served in Sanic._app_registry.values():
             served.state.server_info.clear()
         app: Sanic[Any, Any] = Sanic("sanic-worker-health")
-        app.config.update(LIMITS, FALLBACK_ERROR_FORMAT="json")
+        connections.prepare(app, asyncio.Event())
+        responses.prepare(app)
         app.after_server_start(self._show_stoppable)
         add_routes(app, self._publisher, Sampler(self._worker_state, self._app_info))
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
         with self._listen() as sock:
-            app.run(sock=sock, single_process=True)
+            app.run(sock=sock, single_process=True, protocol=connections.Connection)
 
     def _listen(self) -> socket:
         """Return the listening socket; if another process has the port, wait until it is free."""
