@@ -197,7 +197,7 @@ def test_histograms_are_cumulative(text: str) -> None:
     found = values(text)
     name = "sanic_worker_start_duration_seconds"
     buckets = {key[1]: value for key, value in found.items() if key[0] == f"{name}_bucket"}
-    assert buckets == {"0.1": 1, "1": 3, "10": 6, "+Inf": 10}
+    assert buckets == {"0.1": 1, "1.0": 3, "10.0": 6, "+Inf": 10}
     assert (found[f"{name}_count",], found[f"{name}_sum",]) == (10, 50.5)
     assert found["sanic_worker_rollout_duration_seconds_count",] == 1
 

@@ -21,6 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
 
 from worker._inspect.status import Sampler
 from worker._state.event_log import read_totals
@@ -162,6 +163,7 @@ def _totals(totals: Mapping[str, Any]) -> Iterator[Metric]:
         yield counter
     for name, key, text in HISTOGRAMS:
         if found := totals.get(key):
-            bounds = [*(f"{bound:g}" for bound in found["bounds"]), "+Inf"]
+            # In the canonical form of OpenMetrics: 1.0, not 1.
+            bounds = [*map(floatToGoString, found["bounds"]), "+Inf"]
             buckets = [*zip(bounds, accumulate(found["counts"]), strict=True)]
             yield HistogramMetricFamily(f"{PREFIX}_{name}", text, buckets, found["sum"], unit="seconds")
