@@ -31,7 +31,7 @@ ROOMS: dict[str, str] = {
     "settings": "_core constants",
     "_state": "_core constants settings",
     "_control": "_core",
-    "_inspect": "_control _core _state constants",
+    "_inspect": "_control _core _listen _state constants",
     "_child": "_compat _core _state settings",
     "_reload": "_core _state constants settings",
     "loader": "",

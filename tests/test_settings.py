@@ -44,6 +44,7 @@ RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     ),
     "health_port": (("1", "8080", "65535", "9000"), (1, 8080, 65535, 9000)),
     "health_host": (("::1", "0.0.0.0", " localhost ", "h"), ("::1", "0.0.0.0", "localhost", "h")),
+    "inspector_unix": (("/a", "/b/../c", "/d/", "/e"), ("/a", "/c", "/d", "/e")),
 }
 WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(
@@ -59,6 +60,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("inspector_open", "health_open"), ("", "2", 2, 1.0, "maybe", [])),
     "health_port": (0, -1, 65536, 80.0, True, "", "http", []),
     "health_host": ("", " ", "a b", "a/b", 1, True, []),
+    "inspector_unix": ("", "a\0b", b"/a", "/" + "a" * 63, 1, True, []),
     "unix_mode": ("", "888", "rw", "1777", -1, 0o1000, 6.0, True, []),
 }
 
@@ -230,7 +232,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("name", GIVEN)
     def test_the_message_names_the_environment(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        wrong = {"reload_ignore": "!", "health_host": "a b"}.get(name, "many")
+        wrong = {"reload_ignore": "!", "health_host": "a b", "inspector_unix": "/many" * 20}.get(name, "many")
         monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", wrong)
         with pytest.raises(ValueError, match=f"^{name} of SANIC_WORKER_{name.upper()} cannot be '{wrong}': "):
             settings.resolve({})

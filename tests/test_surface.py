@@ -44,6 +44,7 @@ EXTRAS = {
         "health_open",
         "health_port",
         "health_host",
+        "inspector_unix",
     ],
     "worker.manager.WorkerManager.manage": ["label", "restart_policy", "is_server"],
     "worker.process.Worker": ["label", "settings", "restart_policy", "mailbox", "is_server"],

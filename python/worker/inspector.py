@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from inspect import isawaitable
 from os import environ
 from pathlib import Path
-from socket import socket
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sanic import Sanic
@@ -18,7 +17,6 @@ from sanic.helpers import Default
 from sanic.log import error_logger, logger
 from sanic.request import Request
 from sanic.response import HTTPResponse, json
-from sanic.server.socket import bind_socket
 
 from worker._child import bootstrap
 from worker._control.send import Publisher
@@ -28,14 +26,13 @@ from worker.constants import MAIN_NAME, NAME_LIMIT, excerpt, listed
 
 if TYPE_CHECKING:
     from worker._inspect.actions import Action
+    from worker._inspect.address import Address
     from worker._inspect.operations import Operations
 
 __all__ = ["Inspector", "action"]
 
 Method = TypeVar("Method")
 
-# The errors of an address that is in use, unavailable or invalid.
-CANNOT_BIND = (OSError, OverflowError, ValueError, TypeError)
 # The time from one check whether the server runs to the next, seconds.
 TRY_AGAIN = 0.02
 
@@ -134,17 +131,17 @@ class Inspector:
             self._run()
         return self
 
-    def _may_start(self, settings: Any) -> bool:
-        """Return whether the main process may start the inspector; log an error if it would be open."""
-        # Not a public method: those are actions.
+    def __before_start__(self, settings: Any) -> str | None:
+        """Return the URL, in the main process; ``None``, and log an error, if the inspector may not start."""
+        from worker._inspect.address import AddressRefusedError
+
+        address = self._address(settings)
         try:
-            # Any port suffices: only the address of the host matters.
-            probe = bind_socket(self.host, 0)
-        except CANNOT_BIND:
-            # The process will get the same error, and report it.
-            return True
-        with probe:
-            return self._may_listen(probe, settings.inspector_open)
+            address.check()
+        except AddressRefusedError as refusal:
+            error_logger.error(f"Inspector not started: {refusal}")
+            return None
+        return address.url
 
     def reload(self, zero_downtime: bool = False) -> None:
         """Restart all workers.
@@ -224,15 +221,33 @@ class Inspector:
         for app in Sanic._app_registry.values():
             if app is not self.app:
                 app.state.server_info.clear()
-        sock = self._listen()
-        if sock is None:
-            raise SystemExit(1)
-        with sock:
-            # Imported on use, as above.
-            from worker._inspect.connections import Connection
+        # Imported on use, as above.
+        from worker._inspect.address import AddressRefusedError
+        from worker._inspect.connections import Connection
 
-            self.app.run(sock=sock, single_process=True, ssl=self._tls(), protocol=Connection)
+        address = self._address(bootstrap.current_settings())
+        name = str(self.app_info.get("app", ""))
+        tls = self._tls if address.is_secure else None
+        try:
+            with address.listening(self.worker_state, name, bootstrap.main_pid()) as sock:
+                self.app.run(sock=sock, single_process=True, ssl=tls, protocol=Connection)
+        except AddressRefusedError as refusal:
+            error_logger.error(f"Inspector not started: {refusal}")
+            raise SystemExit(1) from None
 
+    def _address(self, settings: Any) -> Address:
+        # Imported on use: every server imports this module.
+        from worker._inspect.address import Address
+
+        return Address(
+            host=self.host,
+            port=self.port,
+            unix=settings.inspector_unix,
+            is_secure=self._tls is not None and not settings.inspector_unix,
+            may_be_open=self._has_key or settings.inspector_open,
+        )
+
+    @property
     def _tls(self) -> dict[str, Any] | None:
         tls = {"key": self.tls_key, "cert": self.tls_cert}
         given = all(path and not isinstance(path, Default) for path in tls.values())
@@ -244,28 +259,6 @@ class Inspector:
             app.loop.call_later(TRY_AGAIN, self._show_stoppable, app)
         elif isinstance(self.worker_state, SharedState):
             self.worker_state.flag(stoppable=True)
-
-    def _listen(self) -> socket | None:
-        try:
-            sock = bind_socket(self.host, self.port)
-        except CANNOT_BIND as error:
-            error_logger.error(
-                "Inspector cannot listen on %s:%s: %s. Set INSPECTOR_HOST or INSPECTOR_PORT to a free one.",
-                excerpt(self.host, NAME_LIMIT),
-                excerpt(self.port, NAME_LIMIT),
-                excerpt(error),
-            )
-            return None
-        if self._may_listen(sock, bootstrap.current_settings().inspector_open):
-            return sock
-        sock.close()
-        return None
-
-    @property
-    def _address(self) -> str:
-        """The URL for the log of the main process; a port 0 is chosen only when the inspector listens."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self._tls() else 'http'}://{host}:{self.port or '<any free port>'}"
 
     def _checked_replicas(self, value: Any) -> int:
         """Return a number of workers within the bounds."""
@@ -295,20 +288,6 @@ class Inspector:
         key: Any = self.api_key
         return bool(key) or type(key) is int
 
-    def _may_listen(self, sock: socket, may_be_open: bool) -> bool:
-        from worker._inspect.origin import is_loopback
-
-        if self._has_key or may_be_open or is_loopback(sock):
-            return True
-        error_logger.error(
-            "Inspector not started: on %s (%s) any client that reaches this machine could stop the server. "
-            "Set INSPECTOR_API_KEY, or set INSPECTOR_HOST to localhost, or allow this with "
-            "SANIC_WORKER_INSPECTOR_OPEN=true.",
-            excerpt(self.host, NAME_LIMIT) or repr(self.host),
-            sock.getsockname()[0],
-        )
-        return False
-
     def _is_open(self, request: Request) -> bool:
         """Return whether a request needs neither a key nor an origin."""
         from worker._inspect.health import is_probe
@@ -325,7 +304,8 @@ class Inspector:
         # Imported on use: every server imports this module.
         from worker._inspect.origin import refusal_reason
 
-        if reason := refusal_reason(request, "https" if self._tls() else "http"):
+        is_secure = request.conn_info is not None and request.conn_info.ssl
+        if reason := refusal_reason(request, "https" if is_secure else "http"):
             raise Forbidden(
                 f"The request is refused: {reason}. Set INSPECTOR_API_KEY to allow it with the key"
             )

@@ -111,6 +111,7 @@ class WorkerManager:
         health_open: bool | None = None,
         health_port: int | None = None,
         health_host: str | None = None,
+        inspector_unix: str | os.PathLike[str] | None = None,
     ) -> None:
         self.settings = settings.resolve(locals())
         settings.warn_of_unknown_names()

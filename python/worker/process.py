@@ -18,7 +18,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from signal import SIGTERM
 from threading import Condition, Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sanic.http.constants import HTTP
 from sanic.log import Colors, logger
@@ -88,6 +88,17 @@ class Mailbox(Protocol):
 
     def post(self, message: SlotMessage) -> None:
         """Leave a message, from any thread."""
+
+
+@runtime_checkable
+class AskedTarget(Protocol):
+    """A target that the main process asks before it starts the processes.
+
+    The name of the method is none of a user's: the public methods of an inspector are commands.
+    """
+
+    def __before_start__(self, settings: Settings | None) -> str | None:
+        """Return the URL at which the process will be reached; ``None``, after a log line, to refuse."""
 
 
 @dataclass(frozen=True)
@@ -594,6 +605,9 @@ class Worker:
         mailbox (Mailbox | None): Takes messages for the supervisor. Defaults to ``None``.
         is_server (bool | None): Whether the processes serve requests. Defaults to ``None``: their names
             tell.
+
+    Attributes:
+        address: The URL at which the processes are reached, if their target has given one; else empty.
     """
 
     WORKER_PREFIX = WORKER_PREFIX
@@ -632,6 +646,7 @@ class Worker:
         self.restart_policy = restart_policy
         self.mailbox = mailbox
         self.is_server = is_server
+        self.address = ""
         try:
             for _ in range(num):
                 self.create_process()
@@ -660,21 +675,15 @@ class Worker:
         return process
 
     def may_start(self) -> bool:
-        """Return whether to start the processes: their target can refuse by a method ``_may_start``."""
+        """Return whether to start the processes: their target can refuse (:class:`AskedTarget`)."""
         # It may be a user's method, and runs in the main process. The process itself checks again.
         with suppress(Exception):
-            ask = getattr(self.serve, "_may_start", None)
-            return ask is None or bool(ask(self.settings))
+            target: Any = self.serve
+            if isinstance(target, AskedTarget):
+                address = target.__before_start__(self.settings)
+                self.address = excerpt(address or "")
+                return address is not None
         return True
-
-    @property
-    def address(self) -> str:
-        """The URL of the inspector, if this is the one and it was started; else empty."""
-        was_refused = all(process.state is ProcessState.NONE for process in self.processes)
-        # It is code of the user's as well.
-        with suppress(Exception):
-            return "" if was_refused else excerpt(getattr(self.serve, "_address", ""))
-        return ""
 
     def has_alive_processes(self) -> bool:
         """Return whether any of the processes runs."""

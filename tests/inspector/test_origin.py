@@ -239,7 +239,7 @@ class TestLoopback:
         with bind_socket(host, 0) as sock:
             assert is_loopback(sock) is expected
         inspector = make(host=host)
-        assert inspector._may_start(settings.resolve({})) is expected
+        assert (inspector.__before_start__(settings.resolve({})) is not None) is expected
         told = errors(caplog)
         assert len(told) == (not expected)
         assert all("INSPECTOR_API_KEY" in line and "SANIC_WORKER_INSPECTOR_OPEN" in line for line in told)
@@ -251,24 +251,21 @@ class TestLoopback:
             bound.append(host)
             return bind_socket({"here.example": "127.0.0.1", "all.example": "0.0.0.0"}[host], port)
 
-        monkeypatch.setattr("worker.inspector.bind_socket", bind)
+        monkeypatch.setattr("worker._inspect.address.bind_socket", bind)
         plain = settings.resolve({})
-        assert make(host="here.example")._may_start(plain)
-        assert not make(host="all.example")._may_start(plain)
+        assert make(host="here.example").__before_start__(plain)
+        assert not make(host="all.example").__before_start__(plain)
         assert bound == ["here.example", "all.example"]
 
     @pytest.mark.parametrize("given", [{"api_key": "k"}, {"api_key": 0}, {"host": "no.such.host.invalid"}])
     def test_an_inspector_with_a_key_or_an_invalid_host_starts(self, given: dict[str, Any]) -> None:
-        assert make(**{"host": "0.0.0.0", **given})._may_start(settings.resolve({}))
+        assert make(**{"host": "0.0.0.0", **given}).__before_start__(settings.resolve({}))
 
     def test_the_setting_allows_other_addresses(self, caplog: pytest.LogCaptureFixture) -> None:
-        assert make(host="0.0.0.0")._may_start(settings.resolve({"inspector_open": True}))
+        assert make(host="0.0.0.0").__before_start__(settings.resolve({"inspector_open": True}))
         assert errors(caplog) == []
 
-    def test_the_inspector_process_checks_its_socket_too(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        monkeypatch.setattr(Inspector, "_may_start", lambda *_: True)
+    def test_the_inspector_process_checks_its_socket_too(self, caplog: pytest.LogCaptureFixture) -> None:
         with pytest.raises(SystemExit) as ended:
             make(host="0.0.0.0", port=0)()
         assert ended.value.code == 1
@@ -304,7 +301,7 @@ class TestInAServer:
             return Worker("x", target, {}, context, {}, settings=settings.resolve({}))
 
         class Broken:
-            def _may_start(self, settings: Any) -> bool:
+            def __before_start__(self, settings: Any) -> str:
                 raise RuntimeError("not made as it should be")
 
         assert worker(print).may_start()

@@ -30,6 +30,7 @@ __all__ = [
     "current_state",
     "has_failed",
     "is_child",
+    "main_pid",
     "mark_failed",
     "started_at",
     "unpickle",
@@ -127,6 +128,11 @@ def current_settings() -> Settings:
 def current_state() -> MutableMapping[str, Any] | None:
     """Return the shared state, if this child was given it."""
     return getattr(multiprocessing.current_process(), "state", None)
+
+
+def main_pid() -> int:
+    """Return the pid of the main process of this child; in any other process, its own."""
+    return getattr(multiprocessing.current_process(), "main_pid", None) or os.getpid()
 
 
 def started_at() -> float:

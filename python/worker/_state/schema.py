@@ -73,6 +73,7 @@ SCHEMA = (
     Key("restarts", int),
     Key("requests_before", int),
     Key("why", str),
+    Key("address", str),
     # Sanic restricts it, too.
     Key("health", str, restricted=True),
     Key(LAST_BEAT, datetime, number=True),

@@ -55,6 +55,7 @@ class Settings(NamedTuple):
     health_open: bool
     health_port: int | None
     health_host: str
+    inspector_unix: str
 
 
 class Setting(NamedTuple):
@@ -257,6 +258,15 @@ SETTINGS = (
         "Host on which the process of `health_port` listens. Any client that reaches it can read how the "
         "server is.",
         "127.0.0.1",
+    ),
+    Setting(
+        "inspector_unix",
+        values.socket_path,
+        str,
+        f"the path of a file, of at most {values.MAX_SOCKET_PATH} bytes",
+        "Path of the unix socket that the inspector listens on, with mode 600. It then opens no TCP port and "
+        "serves no TLS. `sanic inspect` cannot use it; `sanic-worker inspect --unix` does.",
+        "none",
     ),
 )
 _BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -23,6 +23,8 @@ DEFAULT_STATE_BYTES = 1 << 30
 MAX_STATE_BYTES = 16 << 30
 
 MAX_PORT = 65535
+# The address of a unix socket has room for 107 bytes. Sanic first binds a name that is longer by 44.
+MAX_SOCKET_PATH = 107 - 44
 
 YES = frozenset({"true", "yes", "on", "1"})
 NO = frozenset({"false", "no", "off", "0"})
@@ -85,6 +87,17 @@ def mode(value: Any) -> int:
     if not 0 <= bits <= 0o777:
         raise ValueError(value)
     return bits
+
+
+def socket_path(value: Any) -> str:
+    """Read the path of a unix socket; return it as an absolute one."""
+    text = os.fspath(value)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(value)
+    path = os.path.abspath(text)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise ValueError(value)
+    return path
 
 
 def yes_or_no(value: Any) -> bool:

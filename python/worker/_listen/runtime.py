@@ -1,0 +1,110 @@
+"""The files by which a user's commands find the inspectors of the servers that run here.
+
+The inspector writes ``<directory>/<pid of the main process>.json`` when it listens, and removes it at its
+end. Its contents::
+
+    {"pid": 4242, "app": "shop", "url": "http://127.0.0.1:6457", "started": "2026-01-31T12:00:00+00:00"}
+
+The URL of a unix socket is ``unix:<path>``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from contextlib import suppress
+from typing import TypedDict
+
+__all__ = ["RunningServer", "directories", "is_private", "remove", "write"]
+
+NAME = "sanic-worker"
+SUFFIX = ".json"
+
+
+class RunningServer(TypedDict):
+    """The contents of one file.
+
+    Attributes:
+        pid: The pid of the main process.
+        app: The name of the application.
+        url: Where the inspector listens.
+        started: When it was first started, in ISO 8601.
+    """
+
+    pid: int
+    app: str
+    url: str
+    started: str
+
+
+def directories() -> list[str]:
+    """Return the directories where the files of this user may be, the preferred one first.
+
+    A server and a shell of one user may have different environments, so that a reader looks into both.
+    """
+    found = [f"/tmp/{NAME}-{os.getuid()}"]
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    return [os.path.join(own, NAME), *found] if os.path.isabs(own) and os.path.isdir(own) else found
+
+
+def is_private(directory: str) -> bool:
+    """Return whether a directory exists, is no symlink, and only this user can enter it and write to it."""
+    try:
+        found = os.lstat(directory)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def write(server: RunningServer) -> str:
+    """Write the file of a server as a whole, and remove those of servers that are gone; return its path.
+
+    Raises:
+        OSError: There is no private directory that can be written to.
+    """
+    refusals: list[OSError] = []
+    for directory in directories():
+        try:
+            return _write_into(directory, server)
+        except OSError as error:
+            refusals.append(error)
+    raise refusals[-1]
+
+
+def _write_into(directory: str, server: RunningServer) -> str:
+    with suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    if not is_private(directory):
+        raise PermissionError(f"{directory} is not a directory of this user alone (mode 0700)")
+    _remove_stale(directory)
+    path = os.path.join(directory, f"{server['pid']}{SUFFIX}")
+    draft = f"{path}.{os.getpid()}"
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump(server, file)
+    os.replace(draft, path)
+    return path
+
+
+def remove(path: str) -> None:
+    """Remove the file of a server, if it exists."""
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def _remove_stale(directory: str) -> None:
+    for name in os.listdir(directory):
+        pid = name.partition(".")[0]
+        if pid.isascii() and pid.isdecimal() and not _exists(int(pid)):
+            remove(os.path.join(directory, name))
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        # Another user's process.
+        return True
+    return True
