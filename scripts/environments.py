@@ -16,7 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venvs"
 INTERPRETER: str = getattr(sys, "_base_executable", sys.executable)
 """The interpreter behind the environment that runs this."""
-DEPENDENCIES = ["pathspec>=1", "prometheus-client>=0.22", "sanic>=23.12", "watchfiles>=1"]
+DEPENDENCIES = [
+    "pathspec>=1",
+    "prometheus-client>=0.22",
+    "sanic>=23.12",
+    "setproctitle>=1.3",
+    "watchfiles>=1",
+]
 TEST_GROUP = ["--group", f"{ROOT / 'pyproject.toml'}:test"]
 
 

@@ -45,6 +45,7 @@ RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "health_port": (("1", "8080", "65535", "9000"), (1, 8080, 65535, 9000)),
     "health_host": (("::1", "0.0.0.0", " localhost ", "h"), ("::1", "0.0.0.0", "localhost", "h")),
     "inspector_unix": (("/a", "/b/../c", "/d/", "/e"), ("/a", "/c", "/d", "/e")),
+    "process_titles": (("off", "on", "no", "yes"), (False, True, False, True)),
 }
 WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(
@@ -61,6 +62,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "health_port": (0, -1, 65536, 80.0, True, "", "http", []),
     "health_host": ("", " ", "a b", "a/b", 1, True, []),
     "inspector_unix": ("", "a\0b", b"/a", "/" + "a" * 63, 1, True, []),
+    "process_titles": ("", "titles", 2, []),
     "unix_mode": ("", "888", "rw", "1777", -1, 0o1000, 6.0, True, []),
 }
 

@@ -45,9 +45,10 @@ EXTRAS = {
         "health_port",
         "health_host",
         "inspector_unix",
+        "process_titles",
     ],
     "worker.manager.WorkerManager.manage": ["label", "restart_policy", "is_server"],
-    "worker.process.Worker": ["label", "settings", "restart_policy", "mailbox", "is_server"],
+    "worker.process.Worker": ["label", "settings", "restart_policy", "mailbox", "is_server", "application"],
     "worker.process.WorkerProcess": ["mailbox", "is_server"],
 }
 # Bases that this interpreter's enum module does not have yet.

@@ -112,6 +112,7 @@ class WorkerManager:
         health_port: int | None = None,
         health_host: str | None = None,
         inspector_unix: str | os.PathLike[str] | None = None,
+        process_titles: bool | str | None = None,
     ) -> None:
         self.settings = settings.resolve(locals())
         settings.warn_of_unknown_names()
@@ -197,6 +198,7 @@ class WorkerManager:
             restart_policy=settings.checked("restart_policy", policy or NEVER, "manage()"),
             mailbox=self._supervisor.mailbox,
             is_server=is_server,
+            application=self._application,
         )
         (self.transient if transient else self.durable)[worker.ident] = worker
         return worker
@@ -214,6 +216,12 @@ class WorkerManager:
             restart_policy=self.settings.restart_policy,
             is_server=True,
         )
+
+    @property
+    def _application(self) -> str:
+        """The application, as it was named on the command line, or by its own name."""
+        loader = self._server_settings.get("app_loader")
+        return str(getattr(loader, "module_input", "") or self._server_settings.get("app_name") or "")
 
     @property
     def num_server(self) -> int:

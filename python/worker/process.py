@@ -605,6 +605,7 @@ class Worker:
         mailbox (Mailbox | None): Takes messages for the supervisor. Defaults to ``None``.
         is_server (bool | None): Whether the processes serve requests. Defaults to ``None``: their names
             tell.
+        application (str): The application, for the titles of the processes. Defaults to none.
 
     Attributes:
         address: The URL at which the processes are reached, if their target has given one; else empty.
@@ -629,6 +630,7 @@ class Worker:
         restart_policy: str = NEVER,
         mailbox: Mailbox | None = None,
         is_server: bool | None = None,
+        application: str = "",
     ) -> None:
         self.ident = ident
         self.name = ident
@@ -646,6 +648,7 @@ class Worker:
         self.restart_policy = restart_policy
         self.mailbox = mailbox
         self.is_server = is_server
+        self.application = application
         self.address = ""
         try:
             for _ in range(num):
@@ -658,7 +661,9 @@ class Worker:
     def create_process(self) -> WorkerProcess:
         """Make one more process of this worker, without starting it."""
         process = WorkerProcess(
-            factory=processes.factory(self.context, self.settings, self.is_server is True, self.worker_state),
+            factory=processes.factory(
+                self.context, self.settings, self.is_server is True, self.worker_state, self.application
+            ),
             name=prefixed(self.WORKER_PREFIX, f"{self.ident}-{len(self.processes)}"),
             target=self.serve,
             kwargs={**self.server_settings},

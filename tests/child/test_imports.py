@@ -50,6 +50,7 @@ OURS = {
     "worker._child.heartbeat",
     "worker._child.parent_watch",
     "worker._child.signals",
+    "worker._child.titles",
     "worker._cli",
     "worker._cli.namesake",
     "worker._compat",
@@ -75,6 +76,8 @@ OURS = {
     "worker.settings.values",
     "worker.state",
     "faulthandler",
+    "setproctitle",
+    "setproctitle._setproctitle",
     # Sanic imports it when it serves a folder.
     "sanic.simple",
 }

@@ -1,4 +1,4 @@
-"""The address of an inspector: its URL, and what is refused before it is used."""
+"""The address of an inspector: its URL, and addresses that are refused before they are used."""
 
 from __future__ import annotations
 

@@ -198,7 +198,10 @@ class Server:
             try:
                 if mark in Path(f"/proc/{entry}/environ").read_bytes():
                     command = Path(f"/proc/{entry}/cmdline").read_bytes()
-                    found[int(entry)] = command.replace(b"\0", b" ").decode(errors="replace")[-120:]
+                    # A title is padded.
+                    found[int(entry)] = (
+                        command.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")[-120:]
+                    )
             except OSError:
                 continue
         return found

@@ -100,10 +100,10 @@ class Chaos:
         self.stop("Reloader", "Inspector")
 
     def fork_server(self) -> int | None:
-        """Return the fork server, where there is one. Its children have the same command line."""
+        """Return the fork server, where there is one. Its children have its title until they begin."""
         for pid, command in self.server.processes().items():
             with contextlib.suppress(OSError):
-                if "fork_server" in command and int(status(pid)[1]) == self.server.pid:
+                if command.endswith("fork server") and int(status(pid)[1]) == self.server.pid:
                     return pid
         return None
 

@@ -178,7 +178,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         yield shop
         assert server.stop() == 0
         # As soon as the main process has ended, and not a moment later.
-        assert not [line for line in server.processes().values() if "fork_server" in line]
+        assert not [line for line in server.processes().values() if "fork" in line]
 
 
 def test_good_code_then_broken_code_then_good_code(shop: Shop) -> None:

@@ -49,6 +49,7 @@ class Child(Protocol):
     main_pid: int
     settings: Settings | None
     is_server: bool
+    title: str
     held: frozenset[int]
     handles_stop_itself: bool
     begun_reader: Connection | None
@@ -88,6 +89,11 @@ def begin(process: Child, *, forked: bool) -> None:
     global _failed
     _failed = False
     identity.become_worker()
+    if process.title:
+        # Imported on use: it is a matter of a setting.
+        from worker._child.titles import set_title
+
+        set_title(process.title)
     if forked:
         # Any other child has done this when it was unpickled.
         label_log()

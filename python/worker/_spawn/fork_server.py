@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from worker._child.descriptors import Descriptor, close_all, close_in_children, forget
 from worker._child.exits import exit_child, forget_exit_functions
+from worker._child.titles import set_title
 from worker._spawn.popen import (
     WatchedPopen,
     feed,
@@ -61,19 +62,20 @@ class ForkServer:
 
     Args:
         preload (Sequence[str]): The modules that the fork server imports.
+        title (str): The title that it gives itself. Defaults to none.
 
     Raises:
         ForkServerError: The fork server could not be started.
     """
 
-    def __init__(self, preload: Sequence[str]) -> None:
+    def __init__(self, preload: Sequence[str], title: str = "") -> None:
         try:
             if getattr(sys, "frozen", False):
                 raise ForkServerError("a frozen program has no interpreter to start it with")
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 try:
-                    self.pid = start_program(_command(theirs.fileno(), preload), [theirs.fileno()])
+                    self.pid = start_program(_command(theirs.fileno(), preload, title), [theirs.fileno()])
                 except BaseException:
                     self._socket.close()
                     raise
@@ -255,10 +257,10 @@ def _exists(pid: int) -> bool:
     return True
 
 
-def _command(fd: int, preload: Sequence[str]) -> list[str | bytes]:
+def _command(fd: int, preload: Sequence[str], title: str) -> list[str | bytes]:
     program = (
         f"import sys; sys.path[:] = {sys.path!r}; "
-        f"from worker._spawn.fork_server import serve; serve({fd}, {os.getpid()}, {[*preload]!r})"
+        f"from worker._spawn.fork_server import serve; serve({fd}, {os.getpid()}, {[*preload]!r}, {title!r})"
     )
     flags: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
     executable: str | bytes = spawn.get_executable()
@@ -268,14 +270,17 @@ def _command(fd: int, preload: Sequence[str]) -> list[str | bytes]:
 # The other side: the code below runs in the fork server.
 
 
-def serve(channel: int, main: int, preload: Sequence[str]) -> NoReturn:
+def serve(channel: int, main: int, preload: Sequence[str], title: str) -> NoReturn:
     """Import modules, then fork a child for each request of the main process, until that is gone.
 
     Args:
         channel (int): The descriptor of the socket to the main process.
         main (int): The pid of the main process.
         preload (Sequence[str]): The modules to import. Missing ones are skipped.
+        title (str): The title of this process; empty for none.
     """
+    if title:
+        set_title(title)
     for name in preload:
         with suppress(ImportError):
             import_module(name)

@@ -17,6 +17,7 @@ from multiprocessing import forkserver
 
 from sanic.log import logger
 
+from worker._child.titles import FORK_SERVER
 from worker._spawn.fork_server import ForkServer, ForkServerError, ForkServerGoneError
 
 __all__ = [
@@ -36,25 +37,32 @@ PRELOADED = ["sanic", "worker.integration", "worker.inspector", "worker.serve"]
 _server: ForkServer | None = None
 # Whether processes are spawned from now on, even if the fork server runs.
 _is_disabled = False
+# Whether the fork server gives itself a title.
+_is_titled = False
 
 
-def start() -> None:
-    """Start the fork server, unless it has failed or its modules may have changed."""
-    global _server
+def start(is_titled: bool = False) -> None:
+    """Start the fork server, unless it has failed or its modules may have changed.
+
+    Args:
+        is_titled (bool): Whether it gives itself a title. Defaults to ``False``.
+    """
+    global _server, _is_titled
     if _server is None and not _is_disabled:
         # Without the script that was run: the children would keep its present version after a change.
         requested = [
             name for name in getattr(forkserver._forkserver, "_preload_modules", ()) if name != "__main__"
         ]
+        _is_titled = is_titled
         try:
-            _server = ForkServer([*PRELOADED, *requested])
+            _server = ForkServer([*PRELOADED, *requested], FORK_SERVER if is_titled else "")
         except ForkServerError as error:
             disable(str(error))
 
 
-def server() -> ForkServer | None:
+def server(is_titled: bool = False) -> ForkServer | None:
     """Return the fork server for new processes, starting it if needed; ``None`` if they are spawned."""
-    start()
+    start(is_titled)
     is_ready()
     return None if _is_disabled else _server
 
@@ -79,7 +87,7 @@ def recover(error: ForkServerError) -> None:
     logger.warning("Fork server: %s. Starting it again.", error)
     _server.stop()
     _server = None
-    start()
+    start(_is_titled)
 
 
 def disable(reason: str) -> None:

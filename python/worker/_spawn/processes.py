@@ -56,6 +56,7 @@ class ManagedProcess(BaseProcess):
         main_pid: The pid of the main process. When that ends, this process does.
         settings: The settings of its manager.
         is_server: Whether it serves requests.
+        title: The title that it gives itself; empty for none.
         state: The shared state, if its target is the reloader (attribute ``is_reloader``).
         from_fork_server: Whether it comes from the fork server of :mod:`worker._spawn.preload`.
         environment: Variables for its environment, for each start method the same: its names, or the whole
@@ -73,6 +74,7 @@ class ManagedProcess(BaseProcess):
         self.main_pid = os.getpid()
         self.settings: Settings | None = None
         self.is_server = False
+        self.title = ""
         self.state: MutableMapping[str, Any] | None = None
         self.from_fork_server = False
         self.environment: dict[str, str] = {}
@@ -173,7 +175,7 @@ class ForkServerProcess(ManagedProcess, contexts.ForkServerProcess):
         from worker._spawn import preload
         from worker._spawn.fork_server import ForkServerError, ForkServerPopen
 
-        server = preload.server()
+        server = preload.server(is_titled=bool(process_obj.title))
         if server is not None:
             try:
                 return ForkServerPopen(process_obj, server, preload.disable)
@@ -201,6 +203,7 @@ def factory(
     settings: Settings | None = None,
     is_server: bool = False,
     state: MutableMapping[str, Any] | None = None,
+    application: str = "",
 ) -> Callable[..., Any]:
     """Return a function that makes the processes of a context.
 
@@ -210,11 +213,13 @@ def factory(
         settings (Settings | None): The settings for the child. Defaults to ``None``.
         is_server (bool): Whether the processes serve requests. Defaults to ``False``.
         state (MutableMapping[str, Any] | None): The shared state. Defaults to ``None``.
+        application (str): The application, for the titles of the processes. Defaults to none.
 
     Returns:
         Callable: Our process class for the context's start method, or ``context.Process``.
     """
     if isinstance(context, contexts.BaseContext) and context.Process in _STOCK:  # type: ignore[attr-defined]
+        from worker._child.titles import title_of
         from worker._spawn import preload
 
         method = context.get_start_method()
@@ -223,6 +228,8 @@ def factory(
             from_fork_server = method == "spawn" and preload.is_ready() and is_server
             process = _CLASSES["forkserver" if from_fork_server else method](**kwargs)
             process.settings, process.is_server = settings, is_server
+            if settings is not None and settings.process_titles:
+                process.title = title_of(process.name, application)
             if getattr(kwargs.get("target"), "is_reloader", False) is True:
                 process.state = state
             process.from_fork_server = from_fork_server
@@ -232,10 +239,15 @@ def factory(
     return context.Process  # type: ignore[no-any-return]
 
 
-def start_fork_server(context: Any) -> None:
-    """Start the fork server from which servers of this context come from now on, if they are spawned."""
+def start_fork_server(context: Any, *, is_titled: bool = False) -> None:
+    """Start the fork server from which servers of this context come from now on, if they are spawned.
+
+    Args:
+        context (BaseContext): The context.
+        is_titled (bool): Whether the fork server gives itself a title. Defaults to ``False``.
+    """
     from worker._spawn import preload
 
     is_ours = isinstance(context, contexts.BaseContext) and context.Process in _STOCK  # type: ignore[attr-defined]
     if is_ours and context.get_start_method() == "spawn":
-        preload.start()
+        preload.start(is_titled)

@@ -25,7 +25,9 @@ from multiprocessing.reduction import ForkingPickler
 from secrets import token_hex
 from typing import Any
 
+from worker import settings
 from worker._child.signals import REQUESTS, STOPS
+from worker._child.titles import STATE_PROCESS
 from worker._spawn import processes
 
 __all__ = ["StateProcess", "StateProxy"]
@@ -60,7 +62,7 @@ class StateProcess(BaseManager):
         context = get_context("fork" if get_context().get_start_method() == "fork" else "spawn")
         # An abstract address: no file is left behind, and no directory needs to be writable.
         address = f"\0sanic-worker-{token_hex(16)}"
-        super().__init__(address, serializer=SERIALIZER, ctx=_Context(processes.factory(context)))  # type: ignore[arg-type]
+        super().__init__(address, serializer=SERIALIZER, ctx=_Context(_factory(context)))  # type: ignore[arg-type]
         try:
             self.start(_ignore_signals)
         except EOFError:
@@ -229,6 +231,19 @@ class _Server(Server):
 
 StateProcess._Server = _Server  # type: ignore[attr-defined]
 StateProcess.register("dict", _Entries, StateProxy, create_method=False)
+
+
+def _factory(context: Any) -> Callable[..., Any]:
+    make = processes.factory(context)
+
+    def titled(**kwargs: Any) -> Any:
+        process = make(**kwargs)
+        # It starts before there is a manager with settings of its own.
+        if settings.resolve({}).process_titles:
+            process.title = STATE_PROCESS
+        return process
+
+    return titled
 
 
 class _Context:

@@ -147,7 +147,7 @@ class Supervisor:
         self._lifecycle.waits_for_change = False
         self._has_events = True
         if self.can_wait_for_change:
-            processes.start_fork_server(self._table.context)
+            processes.start_fork_server(self._table.context, is_titled=self._table.settings.process_titles)
 
     def stop(self) -> None:
         """Stop every process, and start no more."""

@@ -56,6 +56,7 @@ class Settings(NamedTuple):
     health_port: int | None
     health_host: str
     inspector_unix: str
+    process_titles: bool
 
 
 class Setting(NamedTuple):
@@ -69,6 +70,7 @@ class Setting(NamedTuple):
         meaning: The effect in words.
         default_text: The default in words.
         native: Whether the setting needs the native core, and is refused without it.
+        library: The library that the setting needs to be on, and is refused without.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Setting(NamedTuple):
     meaning: str
     default_text: str
     native: bool = False
+    library: str = ""
 
     @property
     def variable(self) -> str:
@@ -92,6 +95,7 @@ class Setting(NamedTuple):
 
 WHOLE = "a whole number from 1 on"
 SECONDS = "a number of seconds from 0 on"
+TITLES = "setproctitle"
 
 SETTINGS = (
     Setting(
@@ -268,6 +272,16 @@ SETTINGS = (
         "serves no TLS. `sanic inspect` cannot use it; `sanic-worker inspect --unix` does.",
         "none",
     ),
+    Setting(
+        "process_titles",
+        values.yes_or_no,
+        lambda: values.has_library(TITLES),
+        "on or off",
+        "Whether `ps` shows the children of the main process as `sanic-worker: <name> <application>`, in "
+        "place of a command line. The main process keeps its own.",
+        "on, if the library setproctitle is installed",
+        library=TITLES,
+    ),
 )
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 
@@ -373,8 +387,8 @@ def checked(name: str, value: Any, source: str) -> Any:
     """Return the value of one setting, from ``source``.
 
     Raises:
-        ValueError: The value is wrong, or the setting needs the native core, which is missing. The message
-            says how to mend it.
+        ValueError: The value is wrong, or the setting needs the native core or a library that is missing.
+            The message says how to mend it.
     """
     setting = _BY_NAME[name]
     if setting.native and not IS_NATIVE:
@@ -383,7 +397,13 @@ def checked(name: str, value: Any, source: str) -> Any:
             "install it, or take the setting away"
         )
     try:
-        return setting.parse(value)
+        parsed = setting.parse(value)
     except (TypeError, ValueError):
         shown = excerpt(value, quoted=True)
         raise ValueError(f"{name} of {source} cannot be {shown}: it takes {setting.allowed}") from None
+    if setting.library and parsed and not values.has_library(setting.library):
+        raise ValueError(
+            f"{name} of {source} needs the library {setting.library}, which is not installed: install it, or "
+            "take the setting away"
+        )
+    return parsed

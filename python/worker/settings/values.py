@@ -108,6 +108,13 @@ def yes_or_no(value: Any) -> bool:
     return text in YES
 
 
+def has_library(name: str) -> bool:
+    """Return whether a module is installed, without importing it."""
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
 def patterns(value: Any) -> tuple[str, ...]:
     """Read patterns: separated by commas, or one on each line."""
     if isinstance(value, str):
