@@ -143,6 +143,10 @@ class Inspector:
             return None
         return address.url
 
+    def __after_stop__(self, settings: Any) -> None:
+        """Remove the files of the inspector, in the main process."""
+        self._address(settings).clean_up(bootstrap.main_pid())
+
     def reload(self, zero_downtime: bool = False) -> None:
         """Restart all workers.
 

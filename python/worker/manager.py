@@ -284,6 +284,8 @@ class WorkerManager:
             self._supervisor.children.kill()
             raise
         finally:
+            for worker in self.workers:
+                worker.after_stop()
             self._loop.close()
 
     def start(self) -> None:

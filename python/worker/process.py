@@ -92,13 +92,16 @@ class Mailbox(Protocol):
 
 @runtime_checkable
 class AskedTarget(Protocol):
-    """A target that the main process asks before it starts the processes.
+    """A target that the main process asks before it starts the processes, and tells after their end.
 
-    The name of the method is none of a user's: the public methods of an inspector are commands.
+    Users give no method such a name: the public methods of an inspector are commands.
     """
 
     def __before_start__(self, settings: Settings | None) -> str | None:
         """Return the URL at which the process will be reached; ``None``, after a log line, to refuse."""
+
+    def __after_stop__(self, settings: Settings | None) -> None:
+        """Remove files that an unclean end of the process may have left."""
 
 
 @dataclass(frozen=True)
@@ -689,6 +692,13 @@ class Worker:
                 self.address = excerpt(address or "")
                 return address is not None
         return True
+
+    def after_stop(self) -> None:
+        """Tell the target, in the main process, that all processes have ended (:class:`AskedTarget`)."""
+        target: Any = self.serve
+        with suppress(Exception):
+            if self.address and isinstance(target, AskedTarget):
+                target.__after_stop__(self.settings)
 
     def has_alive_processes(self) -> bool:
         """Return whether any of the processes runs."""

@@ -13,6 +13,7 @@ from contextlib import closing
 from datetime import datetime, timezone
 from http import HTTPStatus
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -426,3 +427,14 @@ class TestServing:
         make(port=0, tls_key=key, tls_cert=cert)()
         make(port=0, tls_key="k", tls_cert="c")()
         assert [options["ssl"] for options in served] == [None, {"key": "k", "cert": "c"}]
+
+    def test_a_unix_socket_has_no_tls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        served: list[Any] = []
+        monkeypatch.setattr(Sanic, "run", lambda self, **options: served.append(options))
+        with TemporaryDirectory() as directory:
+            monkeypatch.setenv("SANIC_WORKER_INSPECTOR_UNIX", f"{directory}/inspector")
+            make(tls_key="k", tls_cert="c")()
+            assert os.listdir(directory) == []
+        (options,) = served
+        assert options["ssl"] is None
+        assert options["sock"].family == socket.AF_UNIX

@@ -304,6 +304,9 @@ class TestInAServer:
             def __before_start__(self, settings: Any) -> str:
                 raise RuntimeError("not made as it should be")
 
+            def __after_stop__(self, settings: Any) -> None:
+                raise RuntimeError("not made as it should be")
+
         assert worker(print).may_start()
         assert worker(Broken()).may_start()
         assert not worker(make(FakePublisher(), host="0.0.0.0")).may_start()

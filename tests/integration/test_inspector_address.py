@@ -11,15 +11,16 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGKILL, SIGSTOP, SIGTERM
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
+import psutil
 import pytest
 
 from .harness import Response, Server, UnixConnection
-from .tools import TIMEOUT, free_port, port_is_free, wait_until
+from .tools import TIMEOUT, free_port, wait_until
 
 pytestmark = pytest.mark.ours
 
@@ -37,11 +38,12 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield Path(directory)
 
 
-def start(run: Run, *args: str, port: int = 0, method: str = "fork", **options: Any) -> Server:
-    """Start a server with an inspector, and wait until it serves."""
-    env = {"SANIC_INSPECTOR_PORT": str(port)}
-    server = run("apps.inspected:app", *args, workers=1, env=env, start_method=method, **options)
-    return server.wait_ready()
+def start(run: Run, *args: str, port: int = 0, method: str = "fork", **env: str) -> Server:
+    """Start a server with an inspector, and wait until the server is ready."""
+    env = {"SANIC_INSPECTOR_PORT": str(port), **env}
+    server = run("apps.inspected:app", *args, workers=1, env=env, start_method=method)
+    server.wait_ready().wait_line("Worker ready")
+    return server
 
 
 def entry(server: Server) -> dict[str, Any]:
@@ -49,18 +51,26 @@ def entry(server: Server) -> dict[str, Any]:
     return server.table().get(INSPECTOR, {})
 
 
-def address(server: Server) -> str:
-    """Return the URL of the inspector, once it listens."""
-    return str(wait_until(lambda: entry(server).get("address"), "the address in the state"))
+def address(server: Server, but: str = "") -> str:
+    """Return the URL of the inspector, once it serves there; another one than ``but``."""
+    url = wait_until(
+        lambda: found if (found := entry(server).get("address")) != but else None, "the address in the state"
+    )
+    # Without shared memory the main process does not know of a stop that Sanic loses before that.
+    wait_until(lambda: ask(server, url, "POST", "/running").json["result"], "a loop that runs for good")
+    return str(url)
+
+
+def ask(server: Server, url: str, method: str = "GET", target: str = "/") -> Response:
+    if url.startswith("unix:"):
+        return over_unix(url.removeprefix("unix:"), method, target)
+    return server.request(method, target, port=int(url.rpartition(":")[2]))
 
 
 def answers(server: Server, url: str) -> Response | None:
     """Return the answer of an inspector that belongs to this server; ``None`` if there is none."""
     with contextlib.suppress(OSError):
-        if url.startswith("unix:"):
-            response = over_unix(url.removeprefix("unix:"))
-        else:
-            response = server.request("GET", "/", port=int(url.rpartition(":")[2]))
+        response = ask(server, url)
         if response.json["result"]["workers"]["Sanic-Main"]["pid"] == server.pid:
             return response
     return None
@@ -77,14 +87,13 @@ def lines(server: Server, text: str) -> list[str]:
     return [line for line in server.log().splitlines() if text in line]
 
 
-def killed(server: Server) -> dict[str, Any]:
-    """Kill the inspector; return the entry of the one that replaces it."""
-    pid = entry(server)["pid"]
-    os.kill(pid, SIGKILL)
-    return wait_until(
-        lambda: found if (found := entry(server)).get("pid") != pid and found.get("stoppable") else None,
-        "another inspector that listens",
-    )
+def killed(server: Server) -> None:
+    """Kill the inspector, and wait until the one that replaces it answers at the same address."""
+    before = entry(server)
+    os.kill(before["pid"], SIGKILL)
+    wait_until(lambda: entry(server)["pid"] != before["pid"], "another inspector")
+    wait_until(lambda: answers(server, before["address"]), "an answer")
+    assert address(server) == before["address"]
 
 
 class TestTaken:
@@ -109,8 +118,7 @@ class TestTaken:
         assert first.log("err") == ""
 
     def test_a_host_that_has_no_address_yet_is_one_line(self, run: Run) -> None:
-        env = {"SANIC_INSPECTOR_HOST": "no.such.host.invalid", "SANIC_INSPECTOR_PORT": "1"}
-        server = run("apps.inspected:app", workers=1, env=env, start_method="fork").wait_ready()
+        server = start(run, port=1, SANIC_INSPECTOR_HOST="no.such.host.invalid")
         server.wait_line(r"Inspector cannot listen on no\.such\.host\.invalid:1: ")
         assert server.stop() == 0
         assert len(server.log("err").splitlines()) == 1
@@ -184,20 +192,20 @@ class TestRestarted:
 
             wait_until(take, "the port")
             other.listen()
-            wait_until(lambda: entry(server)["address"] != url, "another port")
-            assert answers(server, entry(server)["address"])
+            assert answers(server, address(server, but=url))
         assert not lines(server, "cannot listen")
 
 
 class TestUnix:
     @METHODS
     def test_it_listens_on_the_socket_alone(self, run: Run, folder: Path, method: str) -> None:
-        path, port = folder / "inspector", free_port()
-        server = start(run, f"--inspector-unix={path}", port=port, method=method)
+        path = folder / "inspector"
+        server = start(run, f"--inspector-unix={path}", method=method)
         assert address(server) == f"unix:{path}"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_ISSOCK(path.stat().st_mode)
-        assert port_is_free(port)
+        sockets = psutil.Process(entry(server)["pid"]).net_connections("inet")
+        assert psutil.CONN_LISTEN not in {sock.status for sock in sockets}
         assert answers(server, f"unix:{path}")
         assert over_unix(str(path), "POST", "/scale").status == 400
         assert over_unix(str(path), Host="evil.example").status == 403
@@ -253,7 +261,7 @@ class TestUnix:
         path = folder / "inspector"
         server = start(run, f"--inspector-unix={path}")
         address(server)
-        wait_until(lambda: entry(server).get("stoppable"), "stoppable")
+        wait_until(lambda: answers(server, f"unix:{path}"), "an answer")
         server.signal(SIGKILL)
         wait_until(lambda: not path.exists(), "the socket removed")
         wait_until(lambda: not server.processes(), "all processes gone")
@@ -262,8 +270,8 @@ class TestUnix:
     def test_the_key_is_needed_if_there_is_one(self, run: Run, folder: Path) -> None:
         path = folder / "inspector"
         env = {"SANIC_INSPECTOR_API_KEY": "k", "SANIC_WORKER_INSPECTOR_UNIX": str(path)}
-        server = run("apps.inspected:app", workers=1, env=env, start_method="fork").wait_ready()
-        address(server)
+        server = start(run, **env)
+        wait_until(lambda: entry(server).get("address"), "the address")
         assert over_unix(str(path)).status == 401
         assert over_unix(str(path), Authorization="Bearer k").status == 200
 
@@ -286,6 +294,23 @@ class TestRuntimeFile:
         assert again == {**shown, "started": started.isoformat()}
         assert server.stop() == 0
         assert not [*path.parent.iterdir()]
+
+    @pytest.mark.parametrize("unix", [True, False])
+    def test_the_main_process_removes_the_files_of_a_killed_inspector(
+        self, run: Run, folder: Path, unix: bool
+    ) -> None:
+        path = folder / "inspector"
+        server = start(run, *([f"--inspector-unix={path}"] if unix else []))
+        address(server)
+        pid = entry(server)["pid"]
+        os.kill(pid, SIGSTOP)
+        server.signal(SIGTERM)
+        server.wait_line("Shutting down")
+        # It gets the stop, but not the time to clean up.
+        os.kill(pid, SIGKILL)
+        assert server.wait() == 0
+        assert not path.exists()
+        assert not [*(folder / "sanic-worker").iterdir()]
 
     def test_files_of_servers_that_are_gone_are_removed(self, run: Run, folder: Path) -> None:
         gone = subprocess.Popen(["true"])

@@ -67,17 +67,19 @@ class TestPrivate:
 
 class TestWrite:
     def test_the_file_is_written_and_removed(self, folder: Path) -> None:
-        path = runtime.write(SERVER)
-        assert path == str(folder / f"{os.getpid()}.json")
-        assert json.loads(Path(path).read_text()) == SERVER
-        assert [file.stat().st_mode & 0o777 for file in (folder, Path(path))] == [0o700, 0o600]
+        path = folder / f"{os.getpid()}.json"
+        runtime.remove(os.getpid())
+        runtime.write(SERVER)
+        assert json.loads(path.read_text()) == SERVER
+        assert [file.stat().st_mode & 0o777 for file in (folder, path)] == [0o700, 0o600]
         # The inspector was started again.
         runtime.write({**SERVER, "url": "unix:/a"})
-        assert json.loads(Path(path).read_text())["url"] == "unix:/a"
+        assert json.loads(path.read_text())["url"] == "unix:/a"
         assert [file.name for file in folder.iterdir()] == [f"{os.getpid()}.json"]
-        runtime.remove(path)
-        runtime.remove(path)
-        runtime.remove("")
+        runtime.remove(1)
+        assert path.exists()
+        runtime.remove(os.getpid())
+        runtime.remove(os.getpid())
         assert not [*folder.iterdir()]
 
     def test_a_file_of_a_process_that_is_gone_is_removed(self, folder: Path) -> None:
@@ -106,13 +108,17 @@ class TestWrite:
         with pytest.raises(PermissionError, match="mode 0700"):
             runtime.write(SERVER)
         assert not [*folder.iterdir()]
+        (folder / "1.json").touch()
+        runtime.remove(1)
+        assert [*folder.iterdir()]
 
     def test_the_next_directory_is_used(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").touch()
         used = tmp_path / "used"
         tried = [str(tmp_path / name) for name in ("no/such", "file/below", "file", "used", "never")]
         monkeypatch.setattr(runtime, "directories", lambda: tried)
-        assert Path(runtime.write(SERVER)).parent == used
+        runtime.write(SERVER)
+        assert [*used.iterdir()]
         assert not (tmp_path / "never").exists()
 
     def test_without_any_directory_there_is_an_error(

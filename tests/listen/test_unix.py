@@ -113,3 +113,16 @@ def test_a_socket_of_another_server_is_not_removed(path: str, keep: ExitStack) -
     unix.remove(path)
     unix.remove_all()
     assert os.path.exists(path)
+
+
+def test_only_a_socket_without_a_listener_is_stale(path: str, keep: ExitStack) -> None:
+    unix.remove_stale(path)
+    listening = other(path, keep)
+    unix.remove_stale(path)
+    assert os.path.exists(path)
+    listening.close()
+    unix.remove_stale(path)
+    assert not os.path.exists(path)
+    Path(path).write_text("precious")
+    unix.remove_stale(path)
+    assert Path(path).read_text() == "precious"

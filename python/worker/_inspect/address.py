@@ -90,12 +90,18 @@ class Address:
             url = self._url_of(sock)
             _show(state, url)
             started = entry.get("start_at") or datetime.now(tz=timezone.utc)
-            path = _announce({"pid": main_pid, "app": app, "url": url, "started": started.isoformat()})
+            _announce({"pid": main_pid, "app": app, "url": url, "started": started.isoformat()})
             try:
                 yield sock
             finally:
-                runtime.remove(path)
-                unix.remove(self.unix)
+                sock.close()
+                self.clean_up(main_pid)
+
+    def clean_up(self, main_pid: int) -> None:
+        """Remove the files of an inspector that has ended. A signal may have ended it before it did so."""
+        runtime.remove(main_pid)
+        if self.unix:
+            unix.remove_stale(self.unix)
 
     def _taken(self, kept_port: int) -> socket:
         """Return the listening socket; wait until the address is free."""
@@ -198,9 +204,8 @@ def _port_of(entry: Mapping[str, Any]) -> int:
     return 0
 
 
-def _announce(server: runtime.RunningServer) -> str:
+def _announce(server: runtime.RunningServer) -> None:
     try:
-        return runtime.write(server)
+        runtime.write(server)
     except OSError as error:
         logger.debug("The inspector cannot be announced to the commands of this user: %s", error)
-        return ""

@@ -57,8 +57,8 @@ def is_private(directory: str) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
-def write(server: RunningServer) -> str:
-    """Write the file of a server as a whole, and remove those of servers that are gone; return its path.
+def write(server: RunningServer) -> None:
+    """Write the file of a server as a whole, and remove those of servers that are gone.
 
     Raises:
         OSError: There is no private directory that can be written to.
@@ -66,13 +66,14 @@ def write(server: RunningServer) -> str:
     refusals: list[OSError] = []
     for directory in directories():
         try:
-            return _write_into(directory, server)
+            _write_into(directory, server)
+            return
         except OSError as error:
             refusals.append(error)
     raise refusals[-1]
 
 
-def _write_into(directory: str, server: RunningServer) -> str:
+def _write_into(directory: str, server: RunningServer) -> None:
     with suppress(FileExistsError):
         os.mkdir(directory, 0o700)
     if not is_private(directory):
@@ -83,20 +84,24 @@ def _write_into(directory: str, server: RunningServer) -> str:
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump(server, file)
     os.replace(draft, path)
-    return path
 
 
-def remove(path: str) -> None:
-    """Remove the file of a server, if it exists."""
-    with suppress(OSError):
-        os.unlink(path)
+def remove(pid: int) -> None:
+    """Remove the file of the server with this main process, if it exists."""
+    for directory in filter(is_private, directories()):
+        _unlink(os.path.join(directory, f"{pid}{SUFFIX}"))
 
 
 def _remove_stale(directory: str) -> None:
     for name in os.listdir(directory):
         pid = name.partition(".")[0]
         if pid.isascii() and pid.isdecimal() and not _exists(int(pid)):
-            remove(os.path.join(directory, name))
+            _unlink(os.path.join(directory, name))
+
+
+def _unlink(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
 
 
 def _exists(pid: int) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from contextlib import suppress
 
 from sanic.server.socket import bind_unix_socket
 
-__all__ = ["bind", "remove", "remove_all"]
+__all__ = ["bind", "remove", "remove_all", "remove_stale"]
 
 # How long a probe of the socket may take, seconds. The kernel answers it for the server.
 PROBE_TIMEOUT = 1.0
@@ -45,6 +46,15 @@ def remove_all() -> None:
     """Remove the files of all sockets that this process has bound."""
     for path in list(_bound):
         remove(path)
+
+
+def remove_stale(path: str) -> None:
+    """Remove a socket on which no server listens, whichever process has bound it."""
+    with suppress(FileNotFoundError):
+        found = _identity(path)
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+        if is_socket and not _is_in_use(path) and _identity(path) == found:
+            os.unlink(path)
 
 
 def _is_in_use(path: str) -> bool:

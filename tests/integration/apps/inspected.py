@@ -20,6 +20,10 @@ class Custom(Inspector):  # type: ignore[misc, unused-ignore]
         """Take a detour through another thread, so that the command really is asynchronous."""
         return await asyncio.get_running_loop().run_in_executor(None, f"later {value}".strip)
 
+    def running(self) -> bool:
+        """Whether a stop cannot be lost any more."""
+        return bool(self.app.state.is_running)
+
     def parent(self) -> str:
         """The module of the class that the application would import as the stock one."""
         return Inspector.__module__
