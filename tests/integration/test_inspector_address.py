@@ -42,7 +42,7 @@ def start(run: Run, *args: str, port: int = 0, method: str = "fork", **env: str)
     """Start a server with an inspector, and wait until the server is ready."""
     env = {"SANIC_INSPECTOR_PORT": str(port), **env}
     server = run("apps.inspected:app", *args, workers=1, env=env, start_method=method)
-    server.wait_ready().wait_line("Worker ready")
+    server.wait_ready().settled(1)
     return server
 
 
