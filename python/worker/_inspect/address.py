@@ -155,16 +155,11 @@ class Address:
         return f"cannot listen on {where}: {excerpt(reason)}"
 
     def _report(self, error: OSError) -> None:
-        remedy = (
-            "inspector_unix to another path"
-            if self.unix
-            else "INSPECTOR_PORT or INSPECTOR_HOST to a free one"
-        )
         error_logger.error(
-            "Inspector %s. The server runs without it. It tries again every %g s, or set %s.",
+            "Inspector %s. The server runs without it. Trying again every %g s. For another address, set %s.",
             self._cannot(error),
             RETRY_INTERVAL,
-            remedy,
+            "inspector_unix" if self.unix else "INSPECTOR_PORT or INSPECTOR_HOST",
         )
 
     def _url_of(self, sock: socket) -> str:
