@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from inspect import isawaitable
 from os import environ
 from pathlib import Path
@@ -38,6 +38,8 @@ Method = TypeVar("Method")
 CANNOT_BIND = (OSError, OverflowError, ValueError, TypeError)
 # The time from one check whether the server runs to the next, seconds.
 TRY_AGAIN = 0.02
+# JSON holds these as they are.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def action(*, read_only: bool = False, hidden: bool = False) -> Callable[[Method], Method]:
@@ -389,13 +391,29 @@ class Inspector:
     @staticmethod
     def _make_safe(obj: Any) -> Any:
         """Return a copy of ``obj`` that JSON can hold: times in ISO 8601, unknown types as text."""
-        if isinstance(obj, Mapping):
-            return {key: Inspector._make_safe(value) for key, value in obj.items()}
-        if isinstance(obj, (list, tuple, set, frozenset)):
-            return [Inspector._make_safe(value) for value in obj]
+        # Nearly all values are of these types. The check of an abstract class takes longer than the rest.
+        kind = type(obj)
+        if kind in _PLAIN:
+            return obj
+        if kind is datetime:
+            return _iso(obj, obj.tzinfo, obj.fold)
+        if kind is dict or isinstance(obj, Mapping):
+            safe = Inspector._make_safe
+            return {key: value if type(value) in _PLAIN else safe(value) for key, value in obj.items()}
         if isinstance(obj, datetime):
             return obj.isoformat()
-        return obj if obj is None or isinstance(obj, (str, int, float)) else str(obj)
+        if isinstance(obj, (list, tuple, set, frozenset)):
+            return [Inspector._make_safe(value) for value in obj]
+        return obj if isinstance(obj, (str, int, float)) else str(obj)
+
+
+@lru_cache(maxsize=4096)
+def _iso(time: datetime, *_: Any) -> str:
+    """Return a time in ISO 8601. An entry shows the same times again and again.
+
+    Times that are equal may differ in their zone and fold, so these are part of the key.
+    """
+    return time.isoformat()
 
 
 def _order(zero_downtime: Any) -> str:
