@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import cached_property, lru_cache, partial
 from inspect import isawaitable
@@ -24,7 +23,7 @@ from worker._child import bootstrap
 from worker._control.send import Publisher
 from worker._state.foreign import snapshot
 from worker._state.shared import SharedState
-from worker.constants import MAIN_NAME, NAME_LIMIT, excerpt, listed
+from worker.constants import NAME_LIMIT, excerpt
 
 if TYPE_CHECKING:
     from worker._inspect.actions import Action
@@ -158,7 +157,9 @@ class Inspector:
         Raises:
             BadRequest: ``zero_downtime`` is no boolean.
         """
-        self._operations.request("restart", f"__ALL_PROCESSES__:{_order(zero_downtime)}")
+        from worker._inspect import arguments
+
+        self._operations.request("restart", f"__ALL_PROCESSES__:{arguments.order(zero_downtime)}")
 
     def restart(self, names: str | Sequence[str], zero_downtime: bool = False) -> None:
         """Restart some workers.
@@ -170,8 +171,10 @@ class Inspector:
         Raises:
             BadRequest: A name is unknown, or an argument has another type.
         """
-        found = _checked_names(names, [name for name in self._snapshot() if name != MAIN_NAME])
-        self._operations.request("restart", f"{','.join(found)}:{_order(zero_downtime)}")
+        from worker._inspect import arguments
+
+        found = arguments.names(names, self._snapshot())
+        self._operations.request("restart", f"{','.join(found)}:{arguments.order(zero_downtime)}")
 
     def scale(self, replicas: str | int) -> str:
         """Change the number of workers.
@@ -186,7 +189,10 @@ class Inspector:
         Raises:
             BadRequest: ``replicas`` is no such number, or more than the setting ``max_workers``.
         """
-        num_workers = self._checked_replicas(replicas)
+        from worker._inspect import arguments
+
+        most = bootstrap.current_settings().max_workers
+        num_workers = arguments.replicas(replicas, most, self._snapshot)
         log_msg = f"Scaling to {num_workers}"
         logger.info(log_msg)
         self._operations.request("scale", f"__SCALE__:{num_workers}")
@@ -268,28 +274,6 @@ class Inspector:
         """The URL for the log of the main process; a port 0 is chosen only when the inspector listens."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self._tls() else 'http'}://{host}:{self.port or '<any free port>'}"
-
-    def _checked_replicas(self, value: Any) -> int:
-        """Return a number of workers within the bounds."""
-        most = bootstrap.current_settings().max_workers
-        if not value:
-            return 1
-        if isinstance(value, (int, str)) and not isinstance(value, bool):
-            with suppress(ValueError):
-                number, least = int(value), 0
-                if isinstance(value, str) and value.strip()[0] in "+-":
-                    number, least = number + self._num_servers(), 1
-                if least <= number <= most:
-                    return number or 1
-        raise BadRequest(
-            f"replicas must be a whole number from 1 on, at most {most}, or a change such as '+1', "
-            f"not {excerpt(value, NAME_LIMIT, quoted=True)}"
-        )
-
-    def _num_servers(self) -> int:
-        """Return the number of servers that are to run."""
-        entries = self._snapshot().values()
-        return sum(entry.get("server") is True and entry.get("phase") != "stopping" for entry in entries)
 
     @property
     def _has_key(self) -> bool:
@@ -414,33 +398,6 @@ def _iso(time: datetime, *_: Any) -> str:
     Times that are equal may differ in their zone and fold, so these are part of the key.
     """
     return time.isoformat()
-
-
-def _order(zero_downtime: Any) -> str:
-    """Return the end of the command of a restart."""
-    if not isinstance(zero_downtime, bool):
-        raise BadRequest(
-            f"zero_downtime must be true or false, not {excerpt(zero_downtime, NAME_LIMIT, quoted=True)}"
-        )
-    return ":STARTUP_FIRST" if zero_downtime else ""
-
-
-def _checked_names(names: Any, known: list[str]) -> list[str]:
-    """Return the names of workers, each of which must be known."""
-    given = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
-    if not isinstance(given, (list, tuple)) or not given:
-        raise BadRequest(
-            f"names must be a list of names, not {excerpt(names, NAME_LIMIT, quoted=True)}; "
-            f"workers: {listed(known)}"
-        )
-    for name in given:
-        # These characters end a name in the command.
-        if name not in known or not {*":,"}.isdisjoint(name):
-            raise BadRequest(
-                f"names has an unknown worker: {excerpt(name, NAME_LIMIT, quoted=True)}; "
-                f"workers: {listed(known)}"
-            )
-    return [*dict.fromkeys(given)]
 
 
 def _displayable(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Bounds what a slow or hostile client of the inspector can hold: connections, memory and time."""
+"""Bounds the connections, the memory and the time that slow and hostile clients of the inspector take."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_BODY = 64 * 1024
 
 
 def prepare(app: Sanic[Any, Any], stopping: asyncio.Event) -> None:
-    """Set the limits of an application, and end what holds its stop.
+    """Set the limits of an application, and end connections that would hold its stop.
 
     Args:
         app (Sanic): The application, to be run with the protocol :class:`Connection`.
