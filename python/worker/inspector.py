@@ -299,7 +299,7 @@ class Inspector:
         """Return whether a request needs neither a key nor an origin."""
         from worker._inspect.health import is_probe
 
-        return bootstrap.current_settings().health_open and is_probe(request)
+        return is_probe(request) and bootstrap.current_settings().health_open
 
     def _authentication(self, request: Request) -> None:
         from worker._inspect.guard import is_key
