@@ -52,10 +52,10 @@ def at_least(column: str, least: float, rows: str = "") -> Target:
     return Target(f"{column} ≥ {least:,.0f}", lambda table, row: table[row][column] >= least, rows)
 
 
-def faster(column: str, times: float, than: str = STOCK) -> Target:
+def faster(column: str, times: float, than: str = STOCK, rows: str = "") -> Target:
     """Return a target: the time is shorter by this factor."""
     text = f"{than} ÷ {column} ≥ {times:g}"
-    return Target(text, lambda table, row: table[row][than] / table[row][column] >= times)
+    return Target(text, lambda table, row: table[row][than] / table[row][column] >= times, rows)
 
 
 def within(column: str, times: float, of: str = LIMIT) -> Target:
@@ -225,6 +225,18 @@ STATE = (
             )
         },
         (at_most(NATIVE, 5),),
+    ),
+    Section(
+        "bench_inspector",
+        "The inspector",
+        "",
+        "`GET /` with 8 workers, over one connection, and the wakeups when no client is connected. Switches "
+        "are voluntary ones.",
+        lambda entry: {
+            ("an answer, ms", contender(entry)): entry["extra_info"]["milliseconds"],
+            ("idle, switches a second", contender(entry)): entry["extra_info"]["switches"],
+        },
+        (faster(NATIVE, 4, rows="an answer"), at_most(NATIVE, 0.05, "switches a second")),
     ),
     Section(
         "bench_idle",

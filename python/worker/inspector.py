@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from inspect import isawaitable
 from os import environ
 from pathlib import Path
@@ -22,7 +21,7 @@ from worker._child import bootstrap
 from worker._control.send import Publisher
 from worker._state.foreign import snapshot
 from worker._state.shared import SharedState
-from worker.constants import MAIN_NAME, NAME_LIMIT, excerpt, listed
+from worker.constants import NAME_LIMIT, excerpt
 
 if TYPE_CHECKING:
     from worker._inspect.actions import Action
@@ -35,6 +34,8 @@ Method = TypeVar("Method")
 
 # The time from one check whether the server runs to the next, seconds.
 TRY_AGAIN = 0.02
+# JSON holds these as they are.
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def action(*, read_only: bool = False, hidden: bool = False) -> Callable[[Method], Method]:
@@ -157,7 +158,9 @@ class Inspector:
         Raises:
             BadRequest: ``zero_downtime`` is no boolean.
         """
-        self._operations.request("restart", f"__ALL_PROCESSES__:{_order(zero_downtime)}")
+        from worker._inspect import arguments
+
+        self._operations.request("restart", f"__ALL_PROCESSES__:{arguments.order(zero_downtime)}")
 
     def restart(self, names: str | Sequence[str], zero_downtime: bool = False) -> None:
         """Restart some workers.
@@ -169,8 +172,10 @@ class Inspector:
         Raises:
             BadRequest: A name is unknown, or an argument has another type.
         """
-        found = _checked_names(names, [name for name in self._snapshot() if name != MAIN_NAME])
-        self._operations.request("restart", f"{','.join(found)}:{_order(zero_downtime)}")
+        from worker._inspect import arguments
+
+        found = arguments.names(names, self._snapshot())
+        self._operations.request("restart", f"{','.join(found)}:{arguments.order(zero_downtime)}")
 
     def scale(self, replicas: str | int) -> str:
         """Change the number of workers.
@@ -185,7 +190,10 @@ class Inspector:
         Raises:
             BadRequest: ``replicas`` is no such number, or more than the setting ``max_workers``.
         """
-        num_workers = self._checked_replicas(replicas)
+        from worker._inspect import arguments
+
+        most = bootstrap.current_settings().max_workers
+        num_workers = arguments.replicas(replicas, most, self._snapshot)
         log_msg = f"Scaling to {num_workers}"
         logger.info(log_msg)
         self._operations.request("scale", f"__SCALE__:{num_workers}")
@@ -264,28 +272,6 @@ class Inspector:
         elif isinstance(self.worker_state, SharedState):
             self.worker_state.flag(stoppable=True)
 
-    def _checked_replicas(self, value: Any) -> int:
-        """Return a number of workers within the bounds."""
-        most = bootstrap.current_settings().max_workers
-        if not value:
-            return 1
-        if isinstance(value, (int, str)) and not isinstance(value, bool):
-            with suppress(ValueError):
-                number, least = int(value), 0
-                if isinstance(value, str) and value.strip()[0] in "+-":
-                    number, least = number + self._num_servers(), 1
-                if least <= number <= most:
-                    return number or 1
-        raise BadRequest(
-            f"replicas must be a whole number from 1 on, at most {most}, or a change such as '+1', "
-            f"not {excerpt(value, NAME_LIMIT, quoted=True)}"
-        )
-
-    def _num_servers(self) -> int:
-        """Return the number of servers that are to run."""
-        entries = self._snapshot().values()
-        return sum(entry.get("server") is True and entry.get("phase") != "stopping" for entry in entries)
-
     @property
     def _has_key(self) -> bool:
         # A key of digits alone in the environment arrives as a number.
@@ -296,7 +282,7 @@ class Inspector:
         """Return whether a request needs neither a key nor an origin."""
         from worker._inspect.health import is_probe
 
-        return bootstrap.current_settings().health_open and is_probe(request)
+        return is_probe(request) and bootstrap.current_settings().health_open
 
     def _authentication(self, request: Request) -> None:
         from worker._inspect.guard import is_key
@@ -373,40 +359,29 @@ class Inspector:
     @staticmethod
     def _make_safe(obj: Any) -> Any:
         """Return a copy of ``obj`` that JSON can hold: times in ISO 8601, unknown types as text."""
-        if isinstance(obj, Mapping):
-            return {key: Inspector._make_safe(value) for key, value in obj.items()}
-        if isinstance(obj, (list, tuple, set, frozenset)):
-            return [Inspector._make_safe(value) for value in obj]
+        # Nearly all values are of these types. The check of an abstract class takes longer than the rest.
+        kind = type(obj)
+        if kind in _PLAIN:
+            return obj
+        if kind is datetime:
+            return _iso(obj, obj.tzinfo, obj.fold)
+        if kind is dict or isinstance(obj, Mapping):
+            safe = Inspector._make_safe
+            return {key: value if type(value) in _PLAIN else safe(value) for key, value in obj.items()}
         if isinstance(obj, datetime):
             return obj.isoformat()
-        return obj if obj is None or isinstance(obj, (str, int, float)) else str(obj)
+        if isinstance(obj, (list, tuple, set, frozenset)):
+            return [Inspector._make_safe(value) for value in obj]
+        return obj if isinstance(obj, (str, int, float)) else str(obj)
 
 
-def _order(zero_downtime: Any) -> str:
-    """Return the end of the command of a restart."""
-    if not isinstance(zero_downtime, bool):
-        raise BadRequest(
-            f"zero_downtime must be true or false, not {excerpt(zero_downtime, NAME_LIMIT, quoted=True)}"
-        )
-    return ":STARTUP_FIRST" if zero_downtime else ""
+@lru_cache(maxsize=4096)
+def _iso(time: datetime, *_: Any) -> str:
+    """Return a time in ISO 8601. An entry shows the same times again and again.
 
-
-def _checked_names(names: Any, known: list[str]) -> list[str]:
-    """Return the names of workers, each of which must be known."""
-    given = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
-    if not isinstance(given, (list, tuple)) or not given:
-        raise BadRequest(
-            f"names must be a list of names, not {excerpt(names, NAME_LIMIT, quoted=True)}; "
-            f"workers: {listed(known)}"
-        )
-    for name in given:
-        # These characters end a name in the command.
-        if name not in known or not {*":,"}.isdisjoint(name):
-            raise BadRequest(
-                f"names has an unknown worker: {excerpt(name, NAME_LIMIT, quoted=True)}; "
-                f"workers: {listed(known)}"
-            )
-    return [*dict.fromkeys(given)]
+    Times that are equal may differ in their zone and fold, so these are part of the key.
+    """
+    return time.isoformat()
 
 
 def _displayable(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Restores what a test of the inspector changes in this process."""
+"""Restores the changes that a test of the inspector makes to this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds what a slow or hostile client of the inspector can hold: connections, memory and time."""
+"""Bounds the connections, the memory and the time that slow and hostile clients of the inspector take."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_BODY = 64 * 1024
 
 
 def prepare(app: Sanic[Any, Any], stopping: asyncio.Event) -> None:
-    """Set the limits of an application, and end what holds its stop.
+    """Set the limits of an application, and end connections that would hold its stop.
 
     Args:
         app (Sanic): The application, to be run with the protocol :class:`Connection`.
@@ -53,14 +53,14 @@ def prepare(app: Sanic[Any, Any], stopping: asyncio.Event) -> None:
 class Connection(HttpProtocol):
     """A connection that waits for its client only for a bounded time, and gives way to newer ones."""
 
-    __slots__ = ("_deadline",)
+    __slots__ = ("_began",)
 
     def connection_made(self, transport: Any) -> None:
         """Open the connection, and close another one if there are too many."""
         super().connection_made(transport)  # type: ignore[no-untyped-call]
-        self._deadline: asyncio.TimerHandle | None = None
+        self._began = monotonic()
         opened = self.app.ctx.connections
-        opened[self] = monotonic()
+        opened[self] = None
         if len(opened) > MAX_CONNECTIONS:
             # The newest one has to go if all others are being answered.
             next(one for one in opened if one.waits).drop()
@@ -68,14 +68,21 @@ class Connection(HttpProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self.app.ctx.connections.pop(self, None)
-        self._set_deadline(None)
         super().connection_lost(exc)  # type: ignore[no-untyped-call]
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes of a request; the first ones set its deadline."""
-        if self._deadline is None or self._stage is Stage.IDLE:
-            self._set_deadline(RECEIVE_TIMEOUT)
+        """Take bytes of a request; its time begins with the first ones."""
+        if self._stage is Stage.IDLE:
+            self._began = monotonic()
         super().data_received(data)
+
+    def check_timeouts(self) -> None:
+        """Drop a request that takes too long to arrive. Sanic's own limit is the time without any byte."""
+        is_late = monotonic() - self._began > RECEIVE_TIMEOUT
+        if is_late and self.waits and self._stage is not Stage.IDLE:
+            self.drop()
+        else:
+            super().check_timeouts()  # type: ignore[no-untyped-call]
 
     @property
     def waits(self) -> bool:
@@ -99,13 +106,3 @@ class Connection(HttpProtocol):
     @property
     def _stage(self) -> Stage:
         return self.http.stage if self.http is not None else Stage.IDLE
-
-    def _set_deadline(self, seconds: float | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._on_deadline)
-
-    def _on_deadline(self) -> None:
-        self._deadline = None
-        if self.waits and self._stage is not Stage.IDLE:
-            self.drop()

@@ -207,7 +207,7 @@ def _query(method: Callable[..., Any]) -> list[dict[str, Any]]:
 def _hints(method: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(method)
-    # An annotation may name what exists for a type checker only.
+    # A name in an annotation may exist for a type checker only.
     except Exception:
         return {}
 

@@ -170,7 +170,8 @@ class Streams:
             response = await request.respond(content_type=MIME, headers={"X-Accel-Buffering": "no"})
             # Sanic sends the headers with the first piece. The client learns when to connect again.
             await response.send(f"retry: {RETRY}\n\n")
-            while not client.has_ended:
+            # A request may come while the inspector stops already.
+            while not client.has_ended and not self._stopping.is_set():
                 # Whether the client reads shows only when the buffers of the system are full.
                 await asyncio.wait_for(response.send(await client.next()), SEND_TIMEOUT)
             await response.eof()

@@ -1,0 +1,78 @@
+"""Checks the arguments of the built-in actions. Each message names the value and those that are allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from sanic.exceptions import BadRequest
+
+from worker.constants import MAIN_NAME, NAME_LIMIT, excerpt, listed
+
+__all__ = ["names", "order", "replicas"]
+
+State = Mapping[str, Mapping[str, Any]]
+
+
+def order(zero_downtime: Any) -> str:
+    """Return the end of the command of a restart.
+
+    Raises:
+        BadRequest: ``zero_downtime`` is no boolean.
+    """
+    if not isinstance(zero_downtime, bool):
+        raise BadRequest(f"zero_downtime must be true or false, not {_shown(zero_downtime)}")
+    return ":STARTUP_FIRST" if zero_downtime else ""
+
+
+def names(value: Any, state: State) -> list[str]:
+    """Return the names of workers, each once, from a list or from text with commas.
+
+    Raises:
+        BadRequest: It is neither, or a worker is unknown.
+    """
+    # These characters end a name in the command.
+    known = [name for name in state if name != MAIN_NAME and {*":,"}.isdisjoint(name)]
+    found = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(found, (list, tuple)) or not found:
+        raise BadRequest(f"names must be a list of names, not {_shown(value)}; workers: {listed(known)}")
+    for name in found:
+        if name not in known:
+            raise BadRequest(f"names has an unknown worker: {_shown(name)}; workers: {listed(known)}")
+    return [*dict.fromkeys(found)]
+
+
+def replicas(value: Any, most: int, state: Callable[[], State]) -> int:
+    """Return the number of servers that a scaling asks for. 0 and an empty value stand for 1.
+
+    Args:
+        value (Any): The number; or, as text with a sign, the change of it.
+        most (int): The largest number that is allowed.
+        state (Callable): Returns the state, if it is needed.
+
+    Raises:
+        BadRequest: It is no such number, or out of range.
+    """
+    if not value:
+        return 1
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        with suppress(ValueError):
+            number, least = int(value), 0
+            if isinstance(value, str) and value.strip()[0] in "+-":
+                number, least = number + _num_servers(state()), 1
+            if least <= number <= most:
+                return number or 1
+    raise BadRequest(
+        f"replicas must be a whole number from 1 on, at most {most}, or a change such as '+1', "
+        f"not {_shown(value)}"
+    )
+
+
+def _num_servers(state: State) -> int:
+    """Return the number of servers that are to run."""
+    return sum(entry.get("server") is True and entry.get("phase") != "stopping" for entry in state.values())
+
+
+def _shown(value: Any) -> str:
+    return excerpt(value, NAME_LIMIT, quoted=True)
