@@ -55,6 +55,7 @@ check: $(NATIVE) $(RUST_TESTED) ## run the tests that start no server, within 30
 test: $(NATIVE) ## run the tests of both languages
 	cargo test --quiet --locked --no-default-features
 	@touch $(RUST_TESTED)
+	$(PY) scripts/browser.py
 	$(PY) -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(NATIVE) ## check style, types, the stub and the rules of the project

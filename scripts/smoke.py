@@ -27,7 +27,14 @@ EXIT_PATIENCE = 30.0
 WORKERS = 2
 NOT_IN_SDIST = {".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "benches", "fuzz"}
 """Files that only the repository needs. An sdist holds everything else that git tracks."""
-CHECK = "import worker; print(worker.__file__, info := worker.core_info()); assert info.core == 'native'"
+CHECK = """
+import worker
+from worker._inspect.page import document
+
+print(worker.__file__, info := worker.core_info())
+assert info.core == "native"
+assert document().body.endswith(b"</html>\n")
+"""
 
 
 def missing_files(sdist: Path) -> list[str]:

@@ -67,9 +67,9 @@ class Inspector:
     """Shows the state of the server's processes over HTTP, and sends commands of an operator.
 
     It runs in a process of its own, on its own host and port. ``GET /`` returns information on the
-    application and on each process. ``POST /<action>`` calls the method of that name. The members of the JSON
-    object in the body are its arguments (``args``, a list, holds positional ones). The response is
-    ``{"meta": {"action": <action>}, "result": <return value>}``.
+    application and on each process; a browser gets a page that shows them. ``POST /<action>`` calls the
+    method of that name. The members of the JSON object in the body are its arguments (``args``, a list,
+    holds positional ones). The response is ``{"meta": {"action": <action>}, "result": <return value>}``.
 
     The public methods of a subclass, sync or async, are actions, too. They must return values that JSON can
     hold.
@@ -286,8 +286,10 @@ class Inspector:
 
     def _authentication(self, request: Request) -> None:
         from worker._inspect.guard import is_key
+        from worker._inspect.page import wants_page
 
-        if not is_key(request.token, self.api_key):
+        # The page holds no data: its scripts ask for the key, and for the data with it.
+        if not is_key(request.token, self.api_key) and not wants_page(request):
             raise Unauthorized("Bad API key")
 
     def _same_origin(self, request: Request) -> None:
@@ -340,6 +342,10 @@ class Inspector:
         return response
 
     async def _info(self, request: Request) -> HTTPResponse:
+        from worker._inspect import page
+
+        if page.wants_page(request):
+            return page.respond(request)
         state = self._state_to_json()
         return await self._respond(request, {**state, "info": _displayable(state["info"])})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import Any
 
@@ -241,3 +241,17 @@ class TestLimits:
             assert served.stop() == 0
             assert monotonic() - began < 5
             assert [reader.next() for reader in readers] == [{}, {}]
+
+    def test_a_stop_closes_the_connection_of_a_stream(self, shared: Shared) -> None:
+        """A browser asks again over an open connection as soon as its stream has ended."""
+        request = b"GET /status HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+        with Served(shared.state) as served, served.connect() as sock, sock.makefile("rb") as answer:
+            sock.sendall(request)
+            assert b"200" in answer.readline()
+            served.process.terminate()
+            assert any(line == b"0\r\n" for line in answer), "the end of the stream"
+            with suppress(OSError):
+                sock.sendall(request)
+                assert b"200 OK" not in answer.read()
+            served.process.join(5)
+            assert served.process.exitcode == 0

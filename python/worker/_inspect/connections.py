@@ -101,6 +101,8 @@ class Connection(HttpProtocol):
         if self.waits:
             self.drop()
         else:
+            # A client may come back over an open connection as soon as it has its answer.
+            self.http.keep_alive = False
             self.loop.call_later(grace, self.drop)
 
     @property

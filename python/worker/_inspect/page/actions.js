@@ -1,0 +1,61 @@
+// The buttons: each sends an action and follows its operation to the end.
+
+const HOLD = 30;
+// An inspector that stops answers at once.
+const ASK_AGAIN = 1;
+
+function notify(text) {
+  const notice = element("notice");
+  notice.hidden = !text;
+  setText(notice, text);
+}
+
+async function act(name, action, data) {
+  notify("");
+  try {
+    const options = { method: "POST", data, headers: { Prefer: "respond-async" } };
+    await followOperation(await result(action, options));
+  } catch (error) {
+    notify(`${name}: ${error.message}`);
+  }
+}
+
+async function followOperation(operation) {
+  learnOperations([operation]);
+  while (!hasEnded(operation)) {
+    try {
+      operation = await result(`operations/${encodeURIComponent(operation.id)}?wait=${HOLD}`);
+    } catch (error) {
+      // The connection is lost, or the server has ended. The page learns of the outcome when it is back.
+      if (error instanceof Unreachable) return;
+      throw error;
+    }
+    learnOperations([operation]);
+    if (!hasEnded(operation)) await new Promise((over) => { setTimeout(over, ASK_AGAIN * 1000); });
+  }
+}
+
+async function stop() {
+  const dialog = element("stop-dialog");
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
+  if (dialog.returnValue === "stop") await act("Stop", "shutdown");
+}
+
+function scale(replicas) {
+  return act("Scale", "scale", { replicas });
+}
+
+element("roll").addEventListener("click", () => act("Rolling restart", "reload", { zero_downtime: true }));
+element("stop").addEventListener("click", stop);
+element("fewer").addEventListener("click", () => scale("-1"));
+element("more").addEventListener("click", () => scale("+1"));
+element("scale").addEventListener("submit", (event) => {
+  event.preventDefault();
+  scale(Number(element("replicas").value));
+});
+element("workers").addEventListener("click", (event) => {
+  const name = event.target.closest(".restart")?.dataset.name;
+  if (name !== undefined) act(`Restart of ${name}`, "restart", { names: [name], zero_downtime: true });
+});

@@ -1,0 +1,187 @@
+"""The buttons of the page, the way of an operation to its end, and the key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.fake_inspector import FakeInspector
+
+KEY = "clé ключ"
+REASON = "Sanic-Server-0-0 did not become ready: SyntaxError: invalid syntax (shop.py, line 12)"
+
+
+def press(name: str) -> Callable[[Any], None]:
+    """Return a function that presses the button of that name."""
+    return lambda page: page.get_by_role("button", name=name, exact=True).click()
+
+
+def scale_to(number: str) -> Callable[[Any], None]:
+    """Return a function that types a number of workers, and presses Enter."""
+
+    def steer(page: Any) -> None:
+        field = page.get_by_role("textbox", name="Number of workers")
+        field.fill(number)
+        field.press("Enter")
+
+    return steer
+
+
+def wait_action(inspector: FakeInspector) -> tuple[str, Any, str]:
+    """Return the one action, once it has come."""
+    with inspector.changed:
+        assert inspector.changed.wait_for(lambda: inspector.actions, 15)
+    (action,) = inspector.actions
+    return action
+
+
+@pytest.mark.parametrize(
+    ("steer", "action", "data"),
+    [
+        (press("Rolling restart"), "reload", {"zero_downtime": True}),
+        (press("One worker more"), "scale", {"replicas": "+1"}),
+        (press("One worker less"), "scale", {"replicas": "-1"}),
+        (scale_to("12"), "scale", {"replicas": 12}),
+        (
+            press("Restart Sanic-Server-1-0"),
+            "restart",
+            {"names": ["Sanic-Server-1-0"], "zero_downtime": True},
+        ),
+    ],
+)
+def test_each_button_sends_its_action(
+    page: Any, inspector: FakeInspector, expect: Any, steer: Callable[[Any], None], action: str, data: Any
+) -> None:
+    steer(page)
+    assert wait_action(inspector) == (action, data, "respond-async")
+    shown = page.get_by_role("list", name="Operations").get_by_role("listitem")
+    expect(shown).to_contain_text("Pending")
+    expect(shown.get_by_role("progressbar")).to_be_visible()
+    inspector.end(inspector.operations[0], status="done", seconds=0.4, text="2 of 2 workers replaced")
+    expect(shown).to_contain_text("Done in 400 ms: 2 of 2 workers replaced")
+    expect(page.locator("#announcer")).to_contain_text("Done in 400 ms")
+
+
+def test_a_stop_takes_a_confirmation(page: Any, inspector: FakeInspector, expect: Any) -> None:
+    dialog = page.get_by_role("dialog", name="Stop the server?")
+    press("Stop…")(page)
+    expect(dialog).to_be_visible()
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    press("Cancel")(page)
+    expect(dialog).to_be_hidden()
+    press("Stop…")(page)
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert inspector.actions == []
+    press("Stop…")(page)
+    press("Stop the server")(page)
+    assert wait_action(inspector) == ("shutdown", None, "respond-async")
+
+
+def test_a_roll_that_fails_shows_the_reason(page: Any, inspector: FakeInspector, expect: Any) -> None:
+    press("Rolling restart")(page)
+    wait_action(inspector)
+    inspector.end(
+        inspector.operations[0],
+        status="failed",
+        seconds=2.5,
+        reason=REASON,
+        rolled_back=["Sanic-Server-0-0"],
+    )
+    shown = page.get_by_role("list", name="Operations").get_by_role("listitem")
+    expect(shown).to_contain_text(f"Failed after 2.5 s: {REASON}")
+    expect(shown).to_contain_text("serves on: Sanic-Server-0-0")
+    expect(page.locator("#announcer")).to_contain_text(REASON)
+
+
+def test_an_action_that_is_refused_is_told(page: Any, inspector: FakeInspector, expect: Any) -> None:
+    message = "replicas must be a whole number from 1 on, at most 64, not 400"
+    inspector.refusal = (400, message)
+    scale_to("400")(page)
+    notice = page.get_by_role("alert").filter(has_text=message)
+    expect(notice).to_have_text(f"Scale: {message}")
+    inspector.refusal = None
+    press("Rolling restart")(page)
+    expect(notice).to_be_hidden()
+
+
+@pytest.mark.parametrize("number", ["", "-3", "many", "1.5"])
+def test_a_wrong_number_is_not_sent(page: Any, inspector: FakeInspector, expect: Any, number: str) -> None:
+    scale_to(number)(page)
+    assert page.evaluate("document.querySelector('#scale').matches(':invalid')")
+    press("Rolling restart")(page)
+    assert wait_action(inspector)[0] == "reload"
+
+
+def test_a_number_that_is_being_typed_is_left_alone(page: Any, inspector: FakeInspector, expect: Any) -> None:
+    field = page.get_by_role("textbox", name="Number of workers")
+    expect(field).to_have_value("2")
+    field.fill("17")
+    inspector.server["uptime"] = 100_000.0
+    inspector.push()
+    expect(page.locator("#about")).to_contain_text("up 1 d 3 h")
+    expect(field).to_have_value("17")
+
+
+def test_the_last_worker_cannot_be_taken_away(page: Any, inspector: FakeInspector, expect: Any) -> None:
+    fewer = page.get_by_role("button", name="One worker less")
+    expect(fewer).to_be_enabled()
+    del inspector.workers[1]
+    inspector.push()
+    expect(fewer).to_be_disabled()
+
+
+def test_the_key_is_asked_for_once_and_kept_for_the_tab(
+    open_tab: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    inspector.key = KEY
+    page = open_tab()
+    page.goto(inspector.url)
+    dialog = page.get_by_role("dialog", name="API key")
+    expect(dialog).to_be_visible()
+    field = dialog.get_by_label("Key", exact=True)
+    expect(field).to_be_focused()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_visible()
+    field.fill("wrong")
+    field.press("Enter")
+    expect(dialog.get_by_role("alert")).to_have_text("The key was refused: Bad API key")
+    expect(page.locator("#workers > li")).to_have_count(0)
+    inspector.stop()
+    field.press("Enter")
+    expect(dialog.get_by_role("alert")).to_have_text("Try again: the inspector cannot be reached")
+    inspector.start()
+    field.fill(KEY)
+    field.press("Enter")
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#connection")).to_have_text("Live")
+    press("Rolling restart")(page)
+    wait_action(inspector)
+    page.reload()
+    expect(page.locator("#connection")).to_have_text("Live")
+    expect(page.locator("#workers > li")).to_have_count(2)
+    # Neither another tab nor the document has it.
+    other = open_tab()
+    other.goto(inspector.url)
+    expect(other.get_by_role("dialog", name="API key")).to_be_visible()
+    assert KEY not in page.content()
+
+
+def test_a_key_that_is_no_longer_right_is_asked_for_again(
+    open_tab: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    inspector.key = "old"
+    page = open_tab()
+    page.goto(inspector.url)
+    page.get_by_label("Key", exact=True).fill("old")
+    page.keyboard.press("Enter")
+    expect(page.locator("#connection")).to_have_text("Live")
+    inspector.key = "new"
+    page.reload()
+    dialog = page.get_by_role("dialog", name="API key")
+    expect(dialog.get_by_role("alert")).to_have_text("The key was refused: Bad API key")
+    page.get_by_label("Key", exact=True).fill("new")
+    page.keyboard.press("Enter")
+    expect(page.locator("#connection")).to_have_text("Live")
