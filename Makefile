@@ -42,9 +42,9 @@ run: $(NATIVE) ## start the example: two workers, reloading, with an inspector
 	@echo 'http://$(HOST):$(PORT)/ is $(APP). To try, from another terminal:'
 	@printf '  %-40s %s\n' \
 		'curl http://$(HOST):$(PORT)/' 'shows the worker that answers' \
-		'$(BIN)/sanic inspect' 'shows the state of all processes' \
-		'$(BIN)/sanic inspect scale 3' 'runs three workers instead of $(WORKERS)' \
-		'$(BIN)/sanic inspect reload' 'replaces all workers' \
+		'$(BIN)/sanic-worker top' 'shows the workers live' \
+		'$(BIN)/sanic-worker inspect scale 3' 'runs three workers instead of $(WORKERS)' \
+		'$(BIN)/sanic-worker inspect reload' 'replaces all workers' \
 		'edit examples/hello.py' 'reloads the workers'
 	@echo 'Ctrl-C here stops the server.'
 	@exec $(PY) scripts/foreground.py $(BIN)/sanic-worker $(APP) --host $(HOST) --port $(PORT) --workers $(WORKERS) --reload

@@ -19,8 +19,10 @@ INTERPRETER: str = getattr(sys, "_base_executable", sys.executable)
 DEPENDENCIES = [
     "pathspec>=1",
     "prometheus-client>=0.22",
+    "rich>=13",
     "sanic>=23.12",
     "setproctitle>=1.3",
+    "shtab>=1.7",
     "watchfiles>=1",
 ]
 TEST_GROUP = ["--group", f"{ROOT / 'pyproject.toml'}:test"]

@@ -46,8 +46,8 @@ ROOMS: dict[str, str] = {
     "restarter": "constants",
     "manager": "_compat _inspect _supervisor constants process restarter settings",
     "integration": "_child _core _listen _spawn _state _supervisor settings",
-    "_cli": "_reload loader",
-    "cli": "_cli _core _listen integration loader serve settings",
+    "_cli": "_core _listen _reload integration loader serve settings",
+    "cli": "_cli",
     "__init__": "_child _cli _core constants inspector integration loader manager multiplexer process "
     "reloader restarter serve state",
     "__main__": "cli",

@@ -1,161 +1,35 @@
-"""``sanic-worker``: the ``sanic`` command, on this manager."""
+"""``sanic-worker``: serves an application, and inspects and controls a running server."""
 
 from __future__ import annotations
 
-import logging
-import os
-import re
 import sys
-import time
-from argparse import SUPPRESS, ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
-
-from sanic.log import error_logger, logger
-
-from worker import serve, settings
-from worker._cli.load_retry import wait_and_begin_anew
-from worker._cli.namesake import NamesakeAttributeError, NamesakeError, find, refusal, where
-from worker._cli.target import describe, is_missing, names_file, wrong_argument
-from worker._core import core_info
-from worker._listen.address import AddressError
-from worker.integration import end_with_server, install
-from worker.loader import AppLoader, TargetError
 
 __all__ = ["main"]
 
-SINGLE_PROCESS = "--single-process"
-PROGRAM = "sanic-worker"
-# An application in a module of this package's name.
-TARGET = re.compile(r"worker(\.\w+)*(:.*)?")
+# The words that make a command one of the inspector's client, and not of Sanic's command.
+CLIENT = ("inspect", "ps", "top", "events")
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the ``sanic`` command of the installed Sanic on this manager.
+    """Run ``sanic-worker``.
 
-    The flags of this package, one for each setting, are taken out before Sanic sees the rest.
+    The client of the inspector imports neither Sanic nor an application, so it starts at once. Any other
+    command is one of the installed Sanic, on this manager.
 
     Args:
         args (list[str] | None): The arguments; ``None`` for those of the process.
 
     Raises:
-        SystemExit: Exit code 2 for a mistake in the command, 1 for a failure, or the exit code of Sanic.
+        SystemExit: The command did not succeed. ``docs/command.md`` lists the exit codes of the client. For
+            Sanic's command it is 2 for a mistake, 1 for a failure, or the exit code of Sanic.
     """
     given = sys.argv[1:] if args is None else args
-    _refuse_namesake(given)
-    install()
-    end_with_server()
-    # The commands of the inspector take any arguments.
-    if given[:1] != ["inspect"]:
-        given = _take_flags(given)
-    if given in (["--version"], ["-v"]):
-        info = core_info()
-        print(f"{PROGRAM} {info.version}; {info.core} core")
-    from sanic import __main__ as sanic
+    if given and given[0] in CLIENT:
+        from worker._cli.inspect import command
 
-    if args is None:
-        # Sanic reads these, too.
-        sys.argv[1:] = given
-    try:
-        with _clear_errors():
-            sanic.main(None if args is None else given)  # type: ignore[no-untyped-call]
-    finally:
-        if {"-h", "--help"} & {*given}:
-            print(_parser().format_help().partition("\n\n")[2])
+        if code := command.run(given):
+            sys.exit(code)
+    else:
+        from worker._cli import sanic_command
 
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Let Sanic's command end with one line and an exit code for each common mistake."""
-    from sanic.cli.app import SanicCLI
-
-    command: Any = SanicCLI
-    get_app = command._get_app
-    command._get_app = _get_app
-    for log in (logger, error_logger):
-        log.addFilter(_is_other_error)
-    try:
-        yield
-    except BaseException as error:
-        # Sanic's clean-up may have failed after the error, or have ended with a message of its own.
-        if failed := _address_error(error):
-            _fail(1, str(failed))
-        raise
-    finally:
-        command._get_app = get_app
-        for log in (logger, error_logger):
-            log.removeFilter(_is_other_error)
-
-
-def _get_app(command: Any, loader: AppLoader) -> Any:
-    """Load the application for Sanic's command, of which this is a method."""
-    if problem := wrong_argument(command.args):
-        _fail(2, problem)
-    began = time.time()
-    try:
-        return loader.load()
-    except Exception as error:
-        waits = command.args.auto_reload or command.args.dev
-        if waits and isinstance(error, TargetError) and loader.module_name in sys.modules:
-            # A half-saved file has no application yet.
-            print(f"{PROGRAM}: {describe(loader, error)}", file=sys.stderr)
-            wait_and_begin_anew(loader, error, began)
-        if isinstance(error, (NamesakeError, NamesakeAttributeError)):
-            _fail(1, f"{where(error)}: {error}")
-        if isinstance(error, TargetError) or names_file(loader) or is_missing(loader, error):
-            _fail(2, describe(loader, error))
-        serve.log_error(error, "Failed to run app: ")
-        if waits:
-            wait_and_begin_anew(loader, error, began)
-        sys.exit(1)
-
-
-def _address_error(error: BaseException | None) -> AddressError | None:
-    while error is not None and not isinstance(error, AddressError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _is_other_error(record: logging.LogRecord) -> bool:
-    # An address that cannot be bound is reported in one line, at the end.
-    return _address_error(sys.exc_info()[1]) is None
-
-
-def _fail(code: int, message: str) -> NoReturn:
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
-def _take_flags(given: list[str]) -> list[str]:
-    flags, rest = _parser().parse_known_args(given)
-    try:
-        settings.take_flags(vars(flags))
-        settings.resolve({})
-    except ValueError as error:
-        _fail(2, str(error))
-    # Sanic's parser accepts abbreviations.
-    if any(flag.startswith("--sin") and SINGLE_PROCESS.startswith(flag) for flag in rest):
-        settings.warn_without_manager()
-    return rest
-
-
-def _parser() -> ArgumentParser:
-    # Sanic's own flags must not be taken for abbreviations of ours.
-    parser = ArgumentParser(PROGRAM, add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
-    group = parser.add_argument_group("Settings of sanic-worker")
-    for setting in settings.SETTINGS:
-        text = f"{setting.meaning} Default: {setting.default_text}."
-        group.add_argument(
-            setting.flag, dest=setting.name, metavar="X", help=text.replace("`", "").replace("%", "%%")
-        )
-    return parser
-
-
-def _refuse_namesake(given: list[str]) -> None:
-    """Exit if the command names an application in another `worker` than this package."""
-    for before, target in zip(["", *given], given, strict=False):
-        # The value of an option has no colon.
-        named = TARGET.fullmatch(target) and (":" in target or not before.startswith("-"))
-        if named and (namesake := find(os.getcwd())):
-            sys.exit(refusal(namesake))
+        sanic_command.run(args)

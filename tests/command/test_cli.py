@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from worker import cli, settings
+from worker._cli import sanic_command
 from worker._core import core_info
 from worker.constants import RestartOrder
 
@@ -21,12 +22,12 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     command.main = calls.append  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sanic.__main__", command)
     monkeypatch.setattr(sys.modules["sanic"], "__main__", command, raising=False)
-    monkeypatch.setattr(cli, "install", lambda: calls.append("install"))
+    monkeypatch.setattr(sanic_command, "install", lambda: calls.append("install"))
     monkeypatch.chdir(tmp_path)
     return calls
 
 
-@pytest.mark.parametrize("args", [["hello:app", "--workers", "2"], ["inspect", "scale", "3"], []])
+@pytest.mark.parametrize("args", [["hello:app", "--workers", "2"], ["top:app"], ["kill", "--pid", "1"], []])
 def test_the_command_of_sanic_runs_after_install(
     ran: list[Any], args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,12 +92,6 @@ class TestSettings:
         resolved = settings.resolve({})
         assert (resolved.max_surge, resolved.reload_order) == (2, RestartOrder.SHUTDOWN_FIRST)
 
-    def test_a_command_of_the_inspector_keeps_its_arguments(self, ran: list[Any]) -> None:
-        args = ["inspect", "mine", "--max-surge=2"]
-        cli.main(args)
-        assert ran == ["install", args]
-        assert settings.resolve({}).max_surge == 1
-
     @pytest.mark.parametrize("source", ["--max-surge", "SANIC_WORKER_MAX_SURGE"])
     def test_an_invalid_value_ends_the_command_before_the_start(
         self,
@@ -131,15 +126,6 @@ class TestSettings:
     ) -> None:
         cli.main(["hello:app", *args])
         assert caplog.messages == []
-
-    @pytest.mark.parametrize("flag", ["-h", "--help"])
-    def test_the_help_lists_all_flags(
-        self, ran: list[Any], flag: str, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        cli.main([flag])
-        assert ran == ["install", [flag]]
-        shown = capsys.readouterr().out
-        assert all(f"  {setting.flag} " in shown for setting in settings.SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["worker.py", "worker/__init__.py", "worker/app.py", "worker/sub/app.py"])

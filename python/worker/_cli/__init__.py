@@ -1,1 +1,3 @@
-"""The parts of the ``sanic-worker`` command that explain a wrong target."""
+"""The parts of the ``sanic-worker`` command: Sanic's own on this manager, and a client of the inspector."""
+
+PROGRAM = "sanic-worker"

@@ -1,0 +1,119 @@
+"""Finds the address of the inspector: options, the environment, or the one server of this user."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from worker._cli.inspect.exits import CommandError, ExitCode
+from worker._cli.inspect.text import one_line
+from worker._listen.runtime import RunningServer, directories, is_private
+
+__all__ = ["Address", "find", "parse"]
+
+DEFAULT_HOST = "localhost"
+DEFAULT_PORT = 6457
+# A server that listens on all addresses is reached on the loopback one.
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+UNIX = "unix:"
+
+
+class Address(NamedTuple):
+    """Where an inspector listens: a host and a port, or the path of a unix socket."""
+
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    tls: bool = False
+    unix: str = ""
+
+    def __str__(self) -> str:
+        if self.unix:
+            return UNIX + self.unix
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+
+def find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Address:
+    """Return the address of the inspector.
+
+    Options come first, then ``SANIC_INSPECTOR_HOST`` and ``SANIC_INSPECTOR_PORT``, then
+    ``SANIC_WORKER_INSPECTOR_UNIX``, then the one server of this user that runs here, then Sanic's default.
+
+    Args:
+        options (Mapping[str, Any]): The given ones of ``host``, ``port``, ``unix`` and ``secure``.
+        environment (Mapping[str, str]): The environment of the process.
+
+    Raises:
+        CommandError: An option or a variable is wrong, or several servers run.
+    """
+    host, port = options.get("host"), options.get("port")
+    tls = bool(options.get("secure") or environment.get("SANIC_INSPECTOR_TLS_CERT"))
+    if unix := options.get("unix"):
+        if host or port:
+            raise CommandError("--unix cannot be combined with --host or --port", ExitCode.USAGE)
+        return parse(UNIX + unix, tls)
+    host_there, port_there = environment.get("SANIC_INSPECTOR_HOST"), environment.get("SANIC_INSPECTOR_PORT")
+    if host or port or host_there or port_there:
+        port = port or _port_in(port_there)
+        return parse(str(host or host_there or DEFAULT_HOST), tls, DEFAULT_PORT if port is None else port)
+    if unix := environment.get("SANIC_WORKER_INSPECTOR_UNIX"):
+        return parse(UNIX + unix, tls)
+    found = running()
+    if len(found) > 1:
+        shown = "".join(f"\n  {one_line(one['app'])} [{one['pid']}]  {_option(one['url'])}" for one in found)
+        raise CommandError(f"{len(found)} servers run here. Choose one of them:{shown}", ExitCode.USAGE)
+    return parse(found[0]["url"], tls) if found else Address(tls=tls)
+
+
+def parse(text: str, tls: bool = False, port: int = DEFAULT_PORT) -> Address:
+    """Return the address in a URL, a host name or ``unix:<path>``.
+
+    Raises:
+        CommandError: It is none.
+    """
+    if text.startswith(UNIX):
+        return Address(unix=text[len(UNIX) :], tls=tls)
+    if "://" not in text:
+        bare = text.strip("[]")
+        return Address(LOOPBACK.get(bare, bare), port, tls)
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname or "", url.port or port
+    except ValueError:
+        host = ""
+    if not host or url.scheme not in ("http", "https"):
+        raise CommandError(f"{one_line(text)} is not the URL of an inspector", ExitCode.USAGE)
+    return Address(LOOPBACK.get(host, host), port, tls or url.scheme == "https")
+
+
+def running() -> list[RunningServer]:
+    """Return the servers of this user that have left a file for this command, by pid."""
+    found = {}
+    for directory in directories():
+        # Any user may create a directory in /tmp, with an address of his own in it.
+        if not is_private(directory):
+            continue
+        for path in Path(directory).glob("*.json"):
+            # A file may be of another format, or of a server that was killed.
+            with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+                server: RunningServer = json.loads(path.read_bytes())
+                os.kill(server["pid"], 0)
+                found[server["pid"], str(server["app"]), str(server["url"])] = server
+    return [found[key] for key in sorted(found)]
+
+
+def _port_in(text: str | None) -> int | None:
+    if text and not (text.isascii() and text.isdigit()):
+        message = f"SANIC_INSPECTOR_PORT cannot be {one_line(text)!r}: it takes a number"
+        raise CommandError(message, ExitCode.USAGE)
+    return int(text) if text else None
+
+
+def _option(url: str) -> str:
+    option = f"--unix {url[len(UNIX) :]}" if url.startswith(UNIX) else f"--host {url}"
+    return one_line(option)

@@ -1,0 +1,137 @@
+"""The address of the inspector: from options, the environment, or the files of running servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker._cli.inspect.address import Address, find, parse
+from worker._cli.inspect.exits import CommandError, ExitCode
+from worker._listen import runtime
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory in which running servers leave their files."""
+    found = tmp_path / "sanic-worker"
+    found.mkdir(0o700)
+    monkeypatch.setattr("worker._cli.inspect.address.directories", lambda: [str(found)])
+    return found
+
+
+def leave(folder: Path, url: str, pid: int = 0, app: str = "shop") -> int:
+    """Leave the file of a server; return its pid."""
+    pid = pid or os.getpid()
+    (folder / f"{pid}.json").write_text(json.dumps({"pid": pid, "app": app, "url": url, "started": ""}))
+    return pid
+
+
+@pytest.fixture
+def gone() -> int:
+    """Return the pid of a process that is gone."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    return child.pid
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "expected"),
+    [
+        ({}, {}, "http://localhost:6457"),
+        ({"port": 7}, {}, "http://localhost:7"),
+        ({"host": "there"}, {}, "http://there:6457"),
+        ({"host": "::1", "port": 7}, {}, "http://[::1]:7"),
+        ({"host": "https://there"}, {}, "https://there:6457"),
+        ({"host": "http://there:9"}, {}, "http://there:9"),
+        ({"host": "there", "secure": True}, {}, "https://there:6457"),
+        ({"unix": "/run/x"}, {"SANIC_INSPECTOR_PORT": "9"}, "unix:/run/x"),
+        ({}, {"SANIC_INSPECTOR_PORT": "9"}, "http://localhost:9"),
+        ({}, {"SANIC_INSPECTOR_HOST": "there"}, "http://there:6457"),
+        ({}, {"SANIC_INSPECTOR_HOST": "0.0.0.0", "SANIC_INSPECTOR_PORT": "9"}, "http://127.0.0.1:9"),
+        ({}, {"SANIC_INSPECTOR_HOST": "::", "SANIC_INSPECTOR_PORT": "9"}, "http://[::1]:9"),
+        ({}, {"SANIC_INSPECTOR_PORT": "9", "SANIC_INSPECTOR_TLS_CERT": "c.pem"}, "https://localhost:9"),
+        ({"port": 7}, {"SANIC_INSPECTOR_HOST": "there", "SANIC_INSPECTOR_PORT": "9"}, "http://there:7"),
+        ({"host": "here"}, {"SANIC_INSPECTOR_PORT": "9"}, "http://here:9"),
+        ({}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y"}, "unix:/run/y"),
+        ({"port": 7}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y"}, "http://localhost:7"),
+        ({}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y", "SANIC_INSPECTOR_PORT": "9"}, "http://localhost:9"),
+    ],
+)
+def test_the_first_source_wins(
+    options: dict[str, Any], environment: dict[str, str], expected: str, folder: Path
+) -> None:
+    if options or environment:
+        leave(folder, "http://127.0.0.1:1")
+    assert str(find(options, environment)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        ({"unix": "/x", "port": 7}, {}),
+        ({"unix": "/x", "host": "there"}, {}),
+        ({"host": "ftp://there"}, {}),
+        ({"host": "http://there:x"}, {}),
+        ({}, {"SANIC_INSPECTOR_PORT": "x"}),
+    ],
+)
+def test_a_wrong_address_is_refused(options: dict[str, Any], environment: dict[str, str]) -> None:
+    with pytest.raises(CommandError) as caught:
+        find(options, environment)
+    assert caught.value.code is ExitCode.USAGE
+
+
+class TestRunningServers:
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "https://localhost:9", "unix:/run/x"])
+    def test_the_only_one_is_taken(self, folder: Path, url: str) -> None:
+        leave(folder, url)
+        assert find({}, {}) == parse(url)
+        assert str(parse(url)) == url
+
+    def test_the_key_alone_is_no_address(self, folder: Path) -> None:
+        leave(folder, "http://127.0.0.1:9")
+        assert find({"api_key": "x"}, {"SANIC_INSPECTOR_API_KEY": "x"}).port == 9
+
+    def test_several_are_listed(self, folder: Path) -> None:
+        leave(folder, "http://127.0.0.1:9")
+        leave(folder, "unix:/run/x", os.getppid(), "other\x1b[2J")
+        with pytest.raises(CommandError) as caught:
+            find({}, {})
+        first, *others = str(caught.value).splitlines()
+        assert first == "2 servers run here. Choose one of them:"
+        assert set(others) == {
+            f"  shop [{os.getpid()}]  --host http://127.0.0.1:9",
+            f"  other\\x1b[2J [{os.getppid()}]  --unix /run/x",
+        }
+        assert caught.value.code is ExitCode.USAGE
+
+    def test_one_that_is_gone_does_not_count(self, folder: Path, gone: int) -> None:
+        leave(folder, "http://127.0.0.1:8", gone)
+        assert find({}, {}) == Address()
+        leave(folder, "http://127.0.0.1:9")
+        assert find({}, {}).port == 9
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"pid": 1}', '{"pid": "x", "app": "", "url": ""}'])
+    def test_another_file_does_not_count(self, folder: Path, text: str) -> None:
+        (folder / "1.json").write_text(text)
+        assert find({}, {}) == Address()
+
+    def test_a_directory_that_others_can_write_to_does_not_count(self, folder: Path) -> None:
+        leave(folder, "http://127.0.0.1:9")
+        folder.chmod(0o770)
+        assert find({}, {}) == Address()
+        folder.chmod(0o700)
+        assert find({}, {}).port == 9
+
+    def test_the_file_that_a_server_writes_is_read(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(runtime, "directories", lambda: [str(folder)])
+        runtime.write({"pid": os.getpid(), "app": "shop", "url": "unix:/run/x", "started": "2026-01-31"})
+        assert str(find({}, {})) == "unix:/run/x"
