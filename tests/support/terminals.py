@@ -76,9 +76,7 @@ class Terminal:
     @property
     def frame(self) -> list[str]:
         """The lines of the last frame that was drawn as a whole, without colours."""
-        # Each frame ends by clearing the rest of the screen; the last one may not have come as a whole.
-        drawn, _, _ = self.output.rpartition("\x1b[J")
-        whole = drawn.split("\x1b[H")[1:]
+        whole = self.output.split("\x1b[H")[1:]
         # The terminal adds a carriage return of its own.
         return ESCAPES.sub("", whole[-1]).replace("\r", "").split("\n") if whole else []
 
