@@ -97,6 +97,14 @@ def test_the_fields_of_settings_match_the_table() -> None:
 
 
 class TestDefaults:
+    def test_a_library_that_must_not_be_imported_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert settings.resolve({}).process_titles
+        monkeypatch.setitem(sys.modules, "setproctitle", None)
+        assert not settings.resolve({}).process_titles
+        assert not settings.resolve({"process_titles": False}).process_titles
+        with pytest.raises(ValueError, match="needs the library setproctitle, which is not installed"):
+            settings.resolve({"process_titles": True})
+
     @pytest.mark.parametrize(("cores", "expected"), [(1, 64), (8, 64), (9, 72), (100, 800), (None, 64)])
     def test_max_workers(self, cores: int | None, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "cpu_count", lambda: cores)

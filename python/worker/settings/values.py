@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from worker.constants import POLICIES, RestartOrder
@@ -112,7 +113,10 @@ def has_library(name: str) -> bool:
     """Return whether a module is installed, without importing it."""
     from importlib.util import find_spec
 
-    return find_spec(name) is not None
+    # An import that was forbidden in `sys.modules`.
+    with suppress(ValueError):
+        return find_spec(name) is not None
+    return False
 
 
 def patterns(value: Any) -> tuple[str, ...]:
