@@ -373,7 +373,14 @@ class Inspector:
             return _iso(obj, obj.tzinfo, obj.fold)
         if kind is dict or isinstance(obj, Mapping):
             safe = Inspector._make_safe
-            return {key: value if type(value) in _PLAIN else safe(value) for key, value in obj.items()}
+            return {
+                key: value
+                if (kind := type(value)) in _PLAIN
+                else _iso(value, value.tzinfo, value.fold)
+                if kind is datetime
+                else safe(value)
+                for key, value in obj.items()
+            }
         if isinstance(obj, datetime):
             return obj.isoformat()
         if isinstance(obj, (list, tuple, set, frozenset)):

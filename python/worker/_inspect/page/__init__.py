@@ -36,7 +36,9 @@ def wants_page(request: Request) -> bool:
     A client that accepts both alike (``*/*``, or no ``Accept`` at all) gets JSON. A frozen program may lack
     the files of the page.
     """
-    if request.method != "GET" or request.path != "/":
+    # A program names no type of text. Reading the header in full would take a tenth of its answer.
+    named = request.headers.get("accept", "").lower()
+    if request.method != "GET" or request.path != "/" or "text/" not in named:
         return False
     try:
         preferred = request.accept.match("application/json", "text/html")
