@@ -54,7 +54,7 @@ def line_of(frame: list[str], name: str) -> list[str]:
 class TestFrames:
     def test_rates_follow_from_two_statuses(self, inspector: FakeInspector, top: Terminal) -> None:
         for second in (1, 2, 3):
-            new = status(worker(requests=1000 + 250 * second, cpu_seconds=10 + second / 2), second=second)
+            new = status(worker(requests=1000 + 250 * second, cpu_seconds=12.5 + second / 2), second=second)
             inspector.change(lambda new=new: setattr(inspector, "status", new))
             frame = top.shows(f":00:0{second}")
         frame = top.shows("req/s 250")

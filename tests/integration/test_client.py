@@ -58,7 +58,9 @@ class Steered:
 def steered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Steered]:
     cwd, port = tmp_path_factory.mktemp("shop"), free_port()
     (cwd / "shop.py").write_text(SOURCE)
-    with Server.run("shop:app", cwd=cwd, env={"SANIC_INSPECTOR_PORT": str(port)}) as server:
+    (cwd / "run").mkdir(0o700)
+    env = {"SANIC_INSPECTOR_PORT": str(port), "XDG_RUNTIME_DIR": str(cwd / "run")}
+    with Server.run("shop:app", cwd=cwd, env=env) as server:
         server.wait_ready()
         found = Steered(server, port)
         wait_until(lambda: found.run("inspect", "status").returncode == 0, "the inspector")
@@ -169,13 +171,7 @@ def test_metrics_and_operations_are_shown(steered: Steered) -> None:
 
 
 def test_the_only_server_of_the_user_is_found(steered: Steered, tmp_path: Path) -> None:
-    """Where it left a file, as its inspector does."""
-    directory = tmp_path / "sanic-worker"
-    directory.mkdir(0o700)
-    pid, url = steered.server.pid, f"http://127.0.0.1:{steered.port}"
-    entry = {"pid": pid, "app": "shop", "url": url, "started": ""}
-    (directory / f"{pid}.json").write_text(json.dumps(entry))
-    env = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    env = {"XDG_RUNTIME_DIR": str(steered.server.cwd / "run")}
     done = run_python("-m", "worker", "inspect", "echo", "found", cwd=tmp_path, env=env)
-    # Another server of this user may run on the machine, which the command then lists too.
-    assert "found" in done.stdout or f"--host {url}" in done.stderr, done
+    # Another server of this user may run on the machine: then both are listed.
+    assert "found" in done.stdout or f"[{steered.server.pid}]  --host http://" in done.stderr, done

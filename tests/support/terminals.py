@@ -66,7 +66,8 @@ class Terminal:
         os.close(self._slave)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Set the size; the program gets a SIGWINCH."""
+        """Set the size; the program gets a SIGWINCH. Frames of another size do not count from then on."""
+        self.rows = rows
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, keys: str) -> None:
@@ -76,9 +77,12 @@ class Terminal:
     @property
     def frame(self) -> list[str]:
         """The lines of the last frame that was drawn as a whole, without colours."""
-        whole = self.output.split("\x1b[H")[1:]
-        # The terminal adds a carriage return of its own.
-        return ESCAPES.sub("", whole[-1]).replace("\r", "").split("\n") if whole else []
+        for drawn in reversed(self.output.split("\x1b[H")[1:]):
+            # The terminal adds a carriage return of its own.
+            lines = ESCAPES.sub("", drawn).replace("\r", "").split("\n")
+            if len(lines) == self.rows:
+                return lines
+        return []
 
     def shows(self, text: str) -> list[str]:
         """Wait until the last frame contains a text; return the frame."""
@@ -126,7 +130,11 @@ class Tmux:
         self.pid = int(self._run("display-message", "-p", "#{pid}"))
 
     def __enter__(self) -> Tmux:
-        self.shows("READY$")
+        try:
+            self.shows("READY$")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
