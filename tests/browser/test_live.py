@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from signal import SIGKILL
+from socket import create_connection
 from typing import Any
 
 import pytest
 from integration.harness import Server, load
-from integration.tools import free_port
+from integration.tools import free_port, wait_until
 
 KEY = "a secret"
 PID = re.compile(r"pid (\d+)")
@@ -33,11 +34,19 @@ def show(tmp_path: Path, open_tab: Any, expect: Any) -> Iterator[Show]:
             server = stack.enter_context(Server.run("apps.supervised:app", cwd=tmp_path, env=variables))
             server.wait_ready("/pid")
             server.settled(2)
+            wait_until(lambda: listens(port), "the inspector")
             page = open_tab()
             page.goto(f"http://127.0.0.1:{port}/")
             return server, page
 
         yield show
+
+
+def listens(port: int) -> bool:
+    """Return whether a server listens on the port."""
+    with suppress(OSError), create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 def pids(page: Any) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.fake_inspector import FakeInspector
+from support.fake_inspector import FakeInspector, make_operation
 
 KEY = "clé ключ"
 REASON = "Sanic-Server-0-0 did not become ready: SyntaxError: invalid syntax (shop.py, line 12)"
@@ -93,6 +93,32 @@ def test_a_roll_that_fails_shows_the_reason(page: Any, inspector: FakeInspector,
     expect(shown).to_contain_text(f"Failed after 2.5 s: {REASON}")
     expect(shown).to_contain_text("serves on: Sanic-Server-0-0")
     expect(page.locator("#announcer")).to_contain_text(REASON)
+
+
+def test_an_operation_that_has_ended_at_once_is_announced(
+    page: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    inspector.outcome = {"status": "failed", "seconds": 0.0, "reason": REASON}
+    press("Rolling restart")(page)
+    expect(page.locator("#operations")).to_contain_text(REASON)
+    expect(page.locator("#announcer p")).to_have_count(1)
+    expect(page.locator("#announcer")).to_contain_text(REASON)
+
+
+def test_operations_before_the_page_was_opened_are_not_announced(
+    open_tab: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    ended = {"status": "done", "text": "2 of 2 workers replaced", "seconds": 1.0}
+    inspector.operations += [make_operation(str(number), **ended) for number in range(5)]
+    page = open_tab()
+    page.goto(inspector.url)
+    expect(page.locator("#operations > li")).to_have_count(3)
+    # Neither are they once the operations are read again.
+    inspector.outcome = {**ended, "text": "a new one"}
+    inspector.log("operation_ended", "An operation ended.")
+    inspector.push()
+    press("Rolling restart")(page)
+    expect(page.locator("#announcer p")).to_have_text(["Reload: Done in 1.0 s: a new one"])
 
 
 def test_an_action_that_is_refused_is_told(page: Any, inspector: FakeInspector, expect: Any) -> None:

@@ -94,6 +94,8 @@ class FakeInspector:
         self.key = ""
         self.refusal: tuple[int, str] | None = None
         """The status and the message that every action gets instead of an operation."""
+        self.outcome: dict[str, Any] = {}
+        """Fields of the operations that actions begin from now on."""
         self.is_silent = False
         """Whether the streams send nothing at present, as over a connection that has broken unnoticed."""
         self.streams = 0
@@ -208,7 +210,7 @@ class FakeInspector:
     def act(self, name: str, data: Any, prefer: str) -> dict[str, Any]:
         """Record an action and return its operation, which a test may then advance."""
         self.actions.append((name, data, prefer))
-        operation = make_operation(f"op{len(self.actions)}", name, status="pending")
+        operation = make_operation(f"op{len(self.actions)}", name, status="pending") | self.outcome
         self.operations.insert(0, operation)
         self.push(0)
         return operation

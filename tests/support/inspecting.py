@@ -91,11 +91,13 @@ def shared_state() -> Iterator[Shared]:
 
 
 class Announced(Inspector):
-    """An inspector that reports when it serves, and ends with the test."""
+    """An inspector that reports when it serves and can be stopped, and ends with the test."""
 
-    def _setup(self) -> None:
-        super()._setup()
-        self.app.register_listener(lambda *_: self._publisher.send("ready"), "after_server_start")
+    def _show_stoppable(self, app: Any) -> None:
+        super()._show_stoppable(app)
+        # A stop signal before that may be lost.
+        if app.state.is_running:
+            self._publisher.send("ready")
 
 
 class Served:

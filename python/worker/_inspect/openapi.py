@@ -19,7 +19,7 @@ __all__ = ["add_route", "describe"]
 
 Schema = dict[str, Any]
 
-JSON, EVENTS = "application/json", "text/event-stream"
+JSON, HTML, EVENTS = "application/json", "text/html", "text/event-stream"
 METRICS = ("text/plain", "application/openmetrics-text")
 TYPES: dict[Any, Schema] = {
     bool: {"type": "boolean"},
@@ -101,13 +101,19 @@ def _data_paths() -> dict[str, Any]:
     info = _object(info={"type": "object"}, workers={"type": "object"})
     events = _object(events=_list(_ref("Event")), last=WHOLE)
     return {
-        "/": {"get": _get("Show the application and the state of each process.", _of("info", info))},
+        "/": {
+            "get": _get(
+                "Show the application and the state of each process; to a browser, a page.",
+                _of("info", info),
+                other=HTML,
+            )
+        },
         "/status": {
             "get": _get(
                 "Show the status of all workers, once or as a stream.",
                 _of("status", _ref("Status")),
                 parameters=[interval, resume],
-                streams=True,
+                other=EVENTS,
             )
         },
         "/events": {
@@ -115,7 +121,7 @@ def _data_paths() -> dict[str, Any]:
                 "Show the events, the oldest first: the newest ones, or those after a number.",
                 _of("events", events),
                 parameters=[since, limit, resume],
-                streams=True,
+                other=EVENTS,
             )
         },
         "/operations": {
@@ -247,11 +253,11 @@ def _schemas() -> dict[str, Schema]:
 
 
 def _get(
-    summary: str, schema: Schema, *, parameters: list[dict[str, Any]] | None = None, streams: bool = False
+    summary: str, schema: Schema, *, parameters: list[dict[str, Any]] | None = None, other: str = ""
 ) -> dict[str, Any]:
     responses = _responses(schema)
-    if streams:
-        responses["200"]["content"][EVENTS] = {"schema": TEXT}
+    if other:
+        responses["200"]["content"][other] = {"schema": TEXT}
     return {"summary": summary, "responses": responses, **({"parameters": parameters} if parameters else {})}
 
 

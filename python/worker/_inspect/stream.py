@@ -139,11 +139,6 @@ class Streams:
 
         app.add_route(status, "/status")
         app.add_route(events, "/events")
-        app.before_server_stop(self._stop)
-
-    async def _stop(self, *_: Any) -> None:
-        for one in self._clients:
-            one.end()
 
     def _newest(self) -> int:
         with reading_state():
@@ -192,10 +187,10 @@ class Streams:
                     await asyncio.wait_for(self._stopping.wait(), max(pause, 0.001))
         except Exception:
             error_logger.exception("Inspector cannot read the state; its streams end.")
-            for one in self._clients:
-                one.end()
         finally:
             self._feeder = None
+            for one in self._clients:
+                one.end()
 
     def _offer(self, now: float) -> None:
         """Buffer new events, and one status for all clients that are due."""

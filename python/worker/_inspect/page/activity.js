@@ -1,6 +1,7 @@
 // The operations, the events, and the announcements of both to screen readers.
 
 const MAX_EVENTS = 200;
+const MAX_OPERATIONS = 200;
 const MAX_ENDED = 3;
 const MAX_ANNOUNCED = 5;
 const ANNOUNCED = new Set(["server_ready", "scaled", "stop_requested"]);
@@ -19,22 +20,23 @@ function announce(text) {
   while (element("announcer").children.length > MAX_ANNOUNCED) element("announcer").firstChild.remove();
 }
 
-// An ended operation stays ended: an older answer about it may come later.
-function learnOperations(found) {
+// An ended operation stays ended: an older answer about it may come later. The outcomes are announced, but not
+// those from before the page was opened.
+function learnOperations(found, areNews = true) {
   for (const operation of found) {
     const held = operations.get(operation.id);
     if (held && hasEnded(held)) continue;
     operations.set(operation.id, operation);
-    if (held && hasEnded(operation)) announce(`${title(operation)}: ${outcome(operation)}`);
+    if ((held || areNews) && hasEnded(operation)) announce(`${title(operation)}: ${outcome(operation)}`);
   }
   showOperations();
 }
 
 function showOperations() {
   const newest = [...operations.values()].sort((a, b) => (a.requested_at < b.requested_at ? 1 : -1));
+  for (const { id } of newest.splice(MAX_OPERATIONS)) operations.delete(id);
   const ended = newest.filter(hasEnded).slice(0, MAX_ENDED);
   const shown = [...newest.filter((operation) => !hasEnded(operation)), ...ended];
-  for (const id of operations.keys()) if (!shown.includes(operations.get(id))) operations.delete(id);
   element("operations-section").hidden = shown.length === 0;
   reconcile(element("operations"), shown, (operation) => operation.id,
     () => fromTemplate("operation-template"), showOperation);

@@ -33,15 +33,15 @@ function showEvent(event) {
   learnEvents([event]);
   announceEvent(event);
   // A request that fails now is a lost connection, which the stream notices.
-  if (event.type === "operation_ended") refreshOperations().catch(() => {});
+  if (event.type === "operation_ended") refreshOperations(true).catch(() => {});
 }
 
-async function refreshOperations() {
-  learnOperations((await result("operations")).operations);
+async function refreshOperations(areNews) {
+  learnOperations((await result("operations")).operations, areNews);
 }
 
 async function refreshActivity() {
-  await refreshOperations();
+  await refreshOperations(false);
   learnEvents((await result(`events?limit=${MAX_EVENTS}`)).events);
 }
 
