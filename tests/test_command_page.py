@@ -14,10 +14,10 @@ from integration.harness import Server
 from integration.tools import environment, free_port, wait_until
 from test_readme import PROGRAMS
 
-from worker._cli.inspect.arguments import VERBS
-from worker._cli.inspect.exits import ExitCode
-from worker._cli.inspect.view import HELP
-from worker._cli.inspect.workers import SORT_KEYS
+from worker.cli.inspect.arguments import VERBS
+from worker.cli.inspect.exits import ExitCode
+from worker.cli.inspect.view import HELP
+from worker.cli.inspect.workers import SORT_KEYS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "command.md").read_text()
 EXAMPLES = [

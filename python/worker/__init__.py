@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 # Remembers the signals that were blocked or ignored when this process was started.
 import worker._child.signals  # noqa: F401
 from worker._child.descriptors import fill_standard
-from worker._cli import namesake
 from worker._core import CoreInfo, core_info
+from worker.cli import namesake
 
 if TYPE_CHECKING:
     # For type checkers and for programs that freeze this package: both read imports and run none.

@@ -18,22 +18,17 @@ from sanic.request import Request
 from sanic.response import HTTPResponse, json
 
 from worker._child import bootstrap
-from worker._control.send import Publisher
-from worker._state.foreign import snapshot
-from worker._state.shared import SharedState
 from worker.constants import NAME_LIMIT, excerpt
 
 if TYPE_CHECKING:
     from worker._inspect.actions import Action
     from worker._inspect.address import Address
-    from worker._inspect.operations import Operations
+    from worker._inspect.operations import Operations, Publisher
 
 __all__ = ["Inspector", "action"]
 
 Method = TypeVar("Method")
 
-# The time from one check whether the server runs to the next, seconds.
-TRY_AGAIN = 0.02
 # JSON holds these as they are.
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -225,24 +220,19 @@ class Inspector:
             app.add_route(partial(self._action, action=name), f"/{name}", methods=["POST"], name=f"{name}_")
         check: Any = Guard(self._authentication, stopping) if self._has_key else self._same_origin
         app.on_request(lambda request: None if self._is_open(request) else check(request))
-        app.after_server_start(self._show_stoppable)
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
 
     def _run(self) -> None:
-        # A forked process also has the served applications, and would serve them beside its own.
-        for app in Sanic._app_registry.values():
-            if app is not self.app:
-                app.state.server_info.clear()
         # Imported on use, as above.
         from worker._inspect.address import AddressRefusedError
-        from worker._inspect.connections import Connection
+        from worker._inspect.serving import serve
 
         address = self._address(bootstrap.current_settings())
         name = str(self.app_info.get("app", ""))
         tls = self._tls if address.is_secure else None
         try:
             with address.listening(self.worker_state, name, bootstrap.main_pid()) as sock:
-                self.app.run(sock=sock, single_process=True, ssl=tls, protocol=Connection)
+                serve(self.app, sock, self.worker_state, tls)
         except AddressRefusedError as refusal:
             error_logger.error(f"Inspector not started: {refusal}")
             raise SystemExit(1) from None
@@ -264,13 +254,6 @@ class Inspector:
         tls = {"key": self.tls_key, "cert": self.tls_cert}
         given = all(path and not isinstance(path, Default) for path in tls.values())
         return tls if given else None
-
-    def _show_stoppable(self, app: Any) -> None:
-        """Show in the state, once the loop runs for good, that a stop signal cannot be lost any more."""
-        if not app.state.is_running:
-            app.loop.call_later(TRY_AGAIN, self._show_stoppable, app)
-        elif isinstance(self.worker_state, SharedState):
-            self.worker_state.flag(stoppable=True)
 
     @property
     def _has_key(self) -> bool:
@@ -357,10 +340,9 @@ class Inspector:
         return {"info": self.app_info, "workers": self._make_safe(self._snapshot())}
 
     def _snapshot(self) -> dict[str, Any]:
-        from worker._inspect.responses import reading_state
+        from worker._inspect.responses import read_state
 
-        with reading_state():
-            return snapshot(self.worker_state)
+        return read_state(self.worker_state)
 
     @staticmethod
     def _make_safe(obj: Any) -> Any:

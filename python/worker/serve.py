@@ -28,8 +28,8 @@ from worker._child import bootstrap, parent_watch
 from worker._child.drain import Drain
 from worker._child.handshakes import secure
 from worker._child.heartbeat import Heartbeat
+from worker._child.logs import setup_logging
 from worker._child.signals import STOPS
-from worker._compat import setup_logging
 from worker._state import identity
 from worker._state.foreign import adapted
 from worker._state.shared import SharedState

@@ -22,7 +22,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("HOST", "PORT", "API_KEY", "TLS_CERT"):
         monkeypatch.delenv(f"SANIC_INSPECTOR_{variable}", raising=False)
     monkeypatch.delenv("SANIC_WORKER_INSPECTOR_UNIX", raising=False)
-    monkeypatch.setattr("worker._cli.inspect.address.directories", list)
+    monkeypatch.setattr("worker.cli.inspect.address.directories", list)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from worker._cli.inspect.address import Address, find, parse
-from worker._cli.inspect.exits import CommandError, ExitCode
 from worker._listen import runtime
+from worker.cli.inspect.address import Address, find, parse
+from worker.cli.inspect.exits import CommandError, ExitCode
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the directory in which running servers leave their files."""
     found = tmp_path / "sanic-worker"
     found.mkdir(0o700)
-    monkeypatch.setattr("worker._cli.inspect.address.directories", lambda: [str(found)])
+    monkeypatch.setattr("worker.cli.inspect.address.directories", lambda: [str(found)])
     return found
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from worker._cli.inspect.arguments import SHORT, VERBS, parse
-from worker._cli.inspect.exits import CommandError, ExitCode
+from worker.cli.inspect.arguments import SHORT, VERBS, parse
+from worker.cli.inspect.exits import CommandError, ExitCode
 
 
 def given(text: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from worker import cli, settings
-from worker._cli import sanic_command
 from worker._core import core_info
+from worker.cli import sanic_command
 from worker.constants import RestartOrder
 
 

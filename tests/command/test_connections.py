@@ -15,8 +15,8 @@ import pytest
 import trustme
 from support.canned_inspector import FakeInspector, event
 
-from worker._cli.inspect.exits import ExitCode
 from worker._listen import runtime
+from worker.cli.inspect.exits import ExitCode
 
 from .conftest import Run, running
 
@@ -179,7 +179,7 @@ class TestTransports:
         self, inspector: FakeInspector, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(runtime, "directories", lambda: [f"{tmp_path}/run"])
-        monkeypatch.setattr("worker._cli.inspect.address.directories", lambda: [f"{tmp_path}/run"])
+        monkeypatch.setattr("worker.cli.inspect.address.directories", lambda: [f"{tmp_path}/run"])
         url = f"http://127.0.0.1:{inspector.port}"
         runtime.write({"pid": os.getpid(), "app": "shop", "url": url, "started": ""})
         assert run("ps")[0] == 0

@@ -14,7 +14,7 @@ from support.canned_inspector import FakeInspector, event, operation, status, wo
 from support.running import until
 from support.terminals import ESCAPES, Terminal
 
-from worker._cli.inspect.exits import ExitCode
+from worker.cli.inspect.exits import ExitCode
 
 from .conftest import Run, exit_code, running
 

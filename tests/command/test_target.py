@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker._cli.target import describe, is_missing, names_file, wrong_argument
+from worker.cli.target import describe, is_missing, names_file, wrong_argument
 from worker.loader import AppLoader, TargetError
 
 SOURCE = """

@@ -16,7 +16,7 @@ from support.canned_inspector import FakeInspector, event, operation, status, wo
 from support.running import until
 from support.terminals import Terminal, Tmux
 
-from worker._cli.inspect.exits import ExitCode
+from worker.cli.inspect.exits import ExitCode
 
 pytestmark = pytest.mark.slow
 

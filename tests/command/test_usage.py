@@ -12,8 +12,8 @@ from support.canned_inspector import FakeInspector
 from support.running import environment
 
 from worker import cli, settings
-from worker._cli import usage
-from worker._cli.inspect.arguments import SHORT, VERBS
+from worker.cli import usage
+from worker.cli.inspect.arguments import SHORT, VERBS
 
 
 @pytest.fixture
@@ -106,4 +106,4 @@ def test_the_client_imports_no_more_than_it_needs() -> None:
     assert done.returncode == 0, done
     modules = set(done.stdout.splitlines()[-1].split())
     assert {"sanic", "rich", "shtab", "asyncio", "multiprocessing", "worker.settings"} & modules == set()
-    assert "worker._cli.inspect.verbs" in modules
+    assert "worker.cli.inspect.verbs" in modules

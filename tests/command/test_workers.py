@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from support.canned_inspector import status, worker
 
-from worker._cli.inspect.terminal import keys_in
-from worker._cli.inspect.text import duration, one_line, short_number, size
-from worker._cli.inspect.view import ADD, REMOVE, ROLL, View
-from worker._cli.inspect.workers import SORT_KEYS, Row, rows, sorted_rows, totals
+from worker.cli.inspect.terminal import keys_in
+from worker.cli.inspect.text import duration, one_line, short_number, size
+from worker.cli.inspect.view import ADD, REMOVE, ROLL, View
+from worker.cli.inspect.workers import SORT_KEYS, Row, rows, sorted_rows, totals
 
 
 class TestRates:

@@ -93,11 +93,16 @@ def shared_state() -> Iterator[Shared]:
 class Announced(Inspector):
     """An inspector that reports when it serves and can be stopped, and ends with the test."""
 
-    def _show_stoppable(self, app: Any) -> None:
-        super()._show_stoppable(app)
+    def _setup(self) -> None:
+        super()._setup()
+        self.app.after_server_start(self._announce)
+
+    def _announce(self, app: Any) -> None:
         # A stop signal before that may be lost.
         if app.state.is_running:
             self._publisher.send("ready")
+        else:
+            app.loop.call_later(0.02, self._announce, app)
 
 
 class Served:

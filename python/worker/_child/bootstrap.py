@@ -18,9 +18,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
 from worker._child.descriptors import close_inherited, fill_standard
+from worker._child.logs import label_log
 from worker._child.parent_watch import lead_session, watch_parent
 from worker._child.signals import REQUESTS, STOPS
-from worker._compat import label_log
 from worker._state import identity
 from worker.settings import Settings, resolve
 

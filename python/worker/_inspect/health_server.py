@@ -14,15 +14,12 @@ from sanic.log import error_logger, logger
 from sanic.server.socket import bind_socket
 
 from worker._control.send import Publisher
-from worker._state.shared import SharedState
 from worker.constants import NAME_LIMIT, excerpt
 
 __all__ = ["HealthServer"]
 
 # The time from one attempt to listen to the next, seconds.
 LISTEN_AGAIN = 5.0
-# The time from one check whether the server runs to the next, seconds.
-TRY_AGAIN = 0.02
 
 
 class HealthServer:
@@ -59,19 +56,16 @@ class HealthServer:
         """Serve until the process is stopped."""
         from worker._inspect import connections, responses
         from worker._inspect.health import add_routes
+        from worker._inspect.serving import serve
         from worker._inspect.status import Sampler
 
-        # A forked process also has the served applications, and would serve them beside its own.
-        for served in Sanic._app_registry.values():
-            served.state.server_info.clear()
         app: Sanic[Any, Any] = Sanic("sanic-worker-health")
         connections.prepare(app, asyncio.Event())
         responses.prepare(app)
-        app.after_server_start(self._show_stoppable)
         add_routes(app, self._publisher, Sampler(self._worker_state, self._app_info))
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
         with self._listen() as sock:
-            app.run(sock=sock, single_process=True, protocol=connections.Connection)
+            serve(app, sock, self._worker_state)
 
     def _listen(self) -> socket:
         """Return the listening socket; if another process has the port, wait until it is free."""
@@ -94,10 +88,3 @@ class HealthServer:
             else:
                 logger.info("Health listens on %s:%s", excerpt(self._host, NAME_LIMIT), self._port)
                 return sock
-
-    def _show_stoppable(self, app: Any) -> None:
-        """Show in the state, once the loop runs for good, that a stop signal cannot be lost any more."""
-        if not app.state.is_running:
-            app.loop.call_later(TRY_AGAIN, self._show_stoppable, app)
-        elif isinstance(self._worker_state, SharedState):
-            self._worker_state.flag(stoppable=True)

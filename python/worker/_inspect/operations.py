@@ -27,7 +27,7 @@ from worker._state.event_log import read_operations
 from worker._state.foreign import adapted
 from worker.constants import NAME_LIMIT, excerpt
 
-__all__ = ["Operations"]
+__all__ = ["Operations", "Publisher"]
 
 Operation = dict[str, Any]
 Respond = Callable[[Request, Any], Awaitable[HTTPResponse]]

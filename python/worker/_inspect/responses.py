@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,10 @@ from sanic.handlers import ErrorHandler
 from sanic.request import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
+from worker._state.foreign import snapshot
 from worker.constants import excerpt
 
-__all__ = ["Errors", "prepare", "reading_state", "secure"]
+__all__ = ["Errors", "prepare", "read_state", "reading_state", "secure"]
 
 # A page has a policy of its own; all else is data, from which a browser must load and run nothing.
 HEADERS = {
@@ -42,6 +43,12 @@ def reading_state() -> Iterator[None]:
         yield
     except (OSError, EOFError) as error:
         raise ServiceUnavailable(f"The state of the workers cannot be reached: {excerpt(error)}") from error
+
+
+def read_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all entries of the shared state, or answer 503."""
+    with reading_state():
+        return snapshot(state)
 
 
 def secure(_: Request, response: BaseHTTPResponse) -> None:

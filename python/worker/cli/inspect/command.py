@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from worker._cli import PROGRAM
-from worker._cli.inspect import address, arguments, verbs
-from worker._cli.inspect.client import Client
-from worker._cli.inspect.exits import CommandError, ExitCode
+from worker.cli.inspect import address, arguments, verbs
+from worker.cli.inspect.client import Client
+from worker.cli.inspect.exits import CommandError, ExitCode
+from worker.cli.program import PROGRAM
 
 __all__ = ["run"]
 
@@ -18,7 +18,7 @@ TIMEOUT = 30.0
 
 
 def run(args: Sequence[str]) -> int:
-    """Run a command; return its exit code (:class:`~worker._cli.inspect.exits.ExitCode`).
+    """Run a command; return its exit code (:class:`~worker.cli.inspect.exits.ExitCode`).
 
     Args:
         args (Sequence[str]): The command, from ``inspect`` or a short form on.

@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 from sanic.log import error_logger, logger
 
 from worker import serve, settings
-from worker._cli import PROGRAM, usage
-from worker._cli.load_retry import wait_and_begin_anew
-from worker._cli.namesake import NamesakeAttributeError, NamesakeError, find, refusal, where
-from worker._cli.target import describe, is_missing, names_file, wrong_argument
 from worker._core import core_info
 from worker._listen.address import AddressError
+from worker.cli import usage
+from worker.cli.load_retry import wait_and_begin_anew
+from worker.cli.namesake import NamesakeAttributeError, NamesakeError, find, refusal, where
+from worker.cli.program import PROGRAM
+from worker.cli.target import describe, is_missing, names_file, wrong_argument
 from worker.integration import end_with_server, install
 from worker.loader import AppLoader, TargetError
 

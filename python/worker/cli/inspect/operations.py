@@ -10,9 +10,9 @@ from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
-from worker._cli.inspect.client import Client
-from worker._cli.inspect.exits import CommandError, ExitCode
-from worker._cli.inspect.text import duration, one_line
+from worker.cli.inspect.client import Client
+from worker.cli.inspect.exits import CommandError, ExitCode
+from worker.cli.inspect.text import duration, one_line
 
 __all__ = ["ENDED", "exit_code", "has_ended", "outcome", "path_of", "wait"]
 

@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 
 from rich.console import Console
 
-from worker._cli.inspect import events, screen
-from worker._cli.inspect.client import Client, Stream
-from worker._cli.inspect.exits import CommandError, ExitCode
-from worker._cli.inspect.operations import PAUSE, outcome
-from worker._cli.inspect.terminal import Terminal
-from worker._cli.inspect.view import Action, View
-from worker._cli.inspect.workers import Status, rows
+from worker.cli.inspect import events, screen
+from worker.cli.inspect.client import Client, Stream
+from worker.cli.inspect.exits import CommandError, ExitCode
+from worker.cli.inspect.operations import PAUSE, outcome
+from worker.cli.inspect.terminal import Terminal
+from worker.cli.inspect.view import Action, View
+from worker.cli.inspect.workers import Status, rows
 
 __all__ = ["run"]
 

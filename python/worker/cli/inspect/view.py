@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from worker._cli.inspect.workers import SORT_KEYS, Row, sorted_rows
+from worker.cli.inspect.workers import SORT_KEYS, Row, sorted_rows
 
 __all__ = ["HELP", "Action", "View"]
 

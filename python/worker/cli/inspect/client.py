@@ -10,9 +10,9 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, NamedTuple
 
-from worker._cli.inspect.address import Address
-from worker._cli.inspect.exits import CommandError, ExitCode
-from worker._cli.inspect.text import one_line
+from worker.cli.inspect.address import Address
+from worker.cli.inspect.exits import CommandError, ExitCode
+from worker.cli.inspect.text import one_line
 
 __all__ = ["Answer", "Client", "Message", "Stream"]
 

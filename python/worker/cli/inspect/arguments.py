@@ -7,9 +7,9 @@ from argparse import REMAINDER, SUPPRESS, ArgumentParser, ArgumentTypeError, Raw
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from worker._cli import PROGRAM
-from worker._cli.inspect.events import Since, parse_since
-from worker._cli.inspect.exits import CommandError, ExitCode
+from worker.cli.inspect.events import Since, parse_since
+from worker.cli.inspect.exits import CommandError, ExitCode
+from worker.cli.program import PROGRAM
 
 __all__ = ["SHORT", "VERBS", "add_verbs", "make_parser", "parse"]
 

@@ -25,11 +25,11 @@ def main(args: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if args is None else args
     if given and given[0] in CLIENT:
-        from worker._cli.inspect import command
+        from worker.cli.inspect import command
 
         if code := command.run(given):
             sys.exit(code)
     else:
-        from worker._cli import sanic_command
+        from worker.cli import sanic_command
 
         sanic_command.run(args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from worker._cli.inspect.text import one_line, parse_time
+from worker.cli.inspect.text import one_line, parse_time
 
 __all__ = ["SORT_KEYS", "Row", "Totals", "rows", "sorted_rows", "totals"]
 

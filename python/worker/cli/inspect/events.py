@@ -10,10 +10,10 @@ from threading import Event as Pause
 from time import monotonic
 from typing import Any
 
-from worker._cli.inspect.client import Client
-from worker._cli.inspect.exits import CommandError, ExitCode
-from worker._cli.inspect.operations import PAUSE, RECONNECT
-from worker._cli.inspect.text import one_line, parse_time
+from worker.cli.inspect.client import Client
+from worker.cli.inspect.exits import CommandError, ExitCode
+from worker.cli.inspect.operations import PAUSE, RECONNECT
+from worker.cli.inspect.text import one_line, parse_time
 
 __all__ = ["Since", "follow", "line", "parse_since", "read", "short_line", "style"]
 

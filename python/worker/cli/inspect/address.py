@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from worker._cli.inspect.exits import CommandError, ExitCode
-from worker._cli.inspect.text import one_line
 from worker._listen.runtime import RunningServer, directories, is_private
+from worker.cli.inspect.exits import CommandError, ExitCode
+from worker.cli.inspect.text import one_line
 
 __all__ = ["Address", "find", "parse"]
 

@@ -6,8 +6,8 @@ from argparse import ArgumentParser, HelpFormatter
 from typing import Any
 
 from worker import settings
-from worker._cli import PROGRAM
-from worker._cli.inspect import arguments
+from worker.cli.inspect import arguments
+from worker.cli.program import PROGRAM
 
 __all__ = ["add_settings", "is_asked_for", "make_parser", "show"]
 

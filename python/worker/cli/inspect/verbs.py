@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from worker._cli.inspect import events, operations
-from worker._cli.inspect.client import Answer, Client
-from worker._cli.inspect.exits import CommandError, ExitCode
-from worker._cli.inspect.text import UNKNOWN, duration, one_line, size
+from worker.cli.inspect import events, operations
+from worker.cli.inspect.client import Answer, Client
+from worker.cli.inspect.exits import CommandError, ExitCode
+from worker.cli.inspect.text import UNKNOWN, duration, one_line, size
 
 __all__ = ["run"]
 
@@ -34,7 +34,7 @@ def _ps(client: Client, options: Options) -> ExitCode:
     status = client.get("/status")
     if options.get("json"):
         return _print_json(status)
-    from worker._cli.inspect import table, workers
+    from worker.cli.inspect import table, workers
 
     console = table.console()
     console.print(table.workers_table(table.PS, workers.rows(status), console.width))
@@ -66,7 +66,7 @@ def _status(client: Client, options: Options) -> ExitCode:
 def _top(client: Client, options: Options) -> ExitCode:
     if options.get("json") or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise CommandError("top needs a terminal; `ps` and `ps --json` do not", ExitCode.USAGE)
-    from worker._cli.inspect import top
+    from worker.cli.inspect import top
 
     return top.run(client, options["interval"])
 
@@ -123,7 +123,7 @@ def _operations(client: Client, options: Options) -> ExitCode:
     found = client.get("/operations")
     if options.get("json"):
         return _print_json(found)
-    from worker._cli.inspect import table
+    from worker.cli.inspect import table
 
     table.console().print(table.operations_table(found["operations"]))
     return ExitCode.DONE
@@ -146,7 +146,7 @@ def _events(client: Client, options: Options) -> ExitCode:
 def _event_printer() -> Callable[[events.Event], Any]:
     if not sys.stdout.isatty():
         return lambda event: print(events.line(event))
-    from worker._cli.inspect import table
+    from worker.cli.inspect import table
 
     console = table.console()
     return lambda event: console.print(

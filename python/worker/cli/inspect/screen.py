@@ -10,11 +10,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from worker._cli.inspect import events
-from worker._cli.inspect.table import TOP, workers_table
-from worker._cli.inspect.text import UNKNOWN, duration, one_line, parse_time, short_number, size
-from worker._cli.inspect.view import HELP, View
-from worker._cli.inspect.workers import Status, totals
+from worker.cli.inspect import events
+from worker.cli.inspect.table import TOP, workers_table
+from worker.cli.inspect.text import UNKNOWN, duration, one_line, parse_time, short_number, size
+from worker.cli.inspect.view import HELP, View
+from worker.cli.inspect.workers import Status, totals
 
 __all__ = ["Frame", "lines"]
 

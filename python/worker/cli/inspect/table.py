@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from worker._cli.inspect.text import UNKNOWN, duration, one_line, parse_time, short_number, size
-from worker._cli.inspect.workers import Row
+from worker.cli.inspect.text import UNKNOWN, duration, one_line, parse_time, short_number, size
+from worker.cli.inspect.workers import Row
 
 __all__ = ["PS", "TOP", "Column", "console", "operations_table", "workers_table"]
 
