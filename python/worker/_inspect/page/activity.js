@@ -20,7 +20,7 @@ function announce(text) {
   while (element("announcer").children.length > MAX_ANNOUNCED) element("announcer").firstChild.remove();
 }
 
-// An ended operation stays ended: an older answer about it may come later. The outcomes are announced, but not
+// An ended operation stays ended: an older answer about it may come later. Outcomes are announced, but not
 // those from before the page was opened.
 function learnOperations(found, areNews = true) {
   for (const operation of found) {
