@@ -24,7 +24,8 @@ from worker._supervisor.lifecycle import IMPOSSIBLE
 
 from .harness import Server
 from .test_supervision import APP, Run, all_new, pids, steady
-from .tools import status, wait_until
+from .tools import free_port, status, wait_until
+from .watchers import watching
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "40"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.randrange(1_000_000))))
@@ -210,9 +211,10 @@ def unexplained(seen: dict[str, Any], harmed: list[tuple[float, float]]) -> list
 
 
 def test_chaos(run: Run, tmp_path: Path) -> None:
+    inspector = free_port()
     env = {
         "SANIC_INSPECTOR": "true",
-        "SANIC_INSPECTOR_PORT": "0",
+        "SANIC_INSPECTOR_PORT": str(inspector),
         "SANIC_WORKER_GRACEFUL_TIMEOUT": str(GRACE),
         "GRACEFUL": "3",
     }
@@ -229,9 +231,11 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
     )
     before = inventory(server)
     with (
+        watching(inspector, tmp_path) as watchers,
         steady(server, "/work", "--rate=50") as kept,
         steady(server, "/work", "--rate=50", "--close") as closed,
     ):
+        watchers.see(WORKERS)
         chaos.go_on(SECONDS)
         chaos.come_to_rest()
         wait_until(lambda: not set(chaos.entries("Server")) - {*pids(server, WORKERS).values()}, "rest", 90)
@@ -239,6 +243,7 @@ def test_chaos(run: Run, tmp_path: Path) -> None:
         # server.
         others = 4 + (chaos.fork_server() is not None)
         wait_until(lambda: len(server.processes()) == WORKERS + others, "nobody outside of the table", 60)
+        print(f"watched by: {', '.join(watchers.see(WORKERS)) or 'nobody'}")
     after = inventory(server)
     answered = kept["answered"] + closed["answered"]
     failed = len(kept["failures"]) + len(closed["failures"])

@@ -156,7 +156,7 @@ class Tmux:
         """The text on the screen."""
         return self._run("capture-pane", "-p")
 
-    def shows(self, text: str, count: int = 1) -> str:
+    def shows(self, text: str, count: int = 1, timeout: float = LONG) -> str:
         """Wait until the screen contains a text, at least this often; return the screen."""
         seen: list[str] = []
 
@@ -164,7 +164,7 @@ class Tmux:
             seen[:] = [self.screen]
             return seen[0].count(text) >= count
 
-        until(look, f"{text!r} on the screen", LONG)
+        until(look, f"{text!r} on the screen", timeout)
         return seen[0]
 
     def _run(self, *args: str) -> str:
