@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing import Pipe
 from time import monotonic
 from typing import Any
 
@@ -53,6 +56,21 @@ def publisher() -> FakePublisher:
 def call(publisher: FakePublisher, shared: Shared) -> Call:
     inspector = make(Custom, publisher, worker_state=shared.state)(run=False)
     return lambda *args, **options: ask(inspector, *args, **options)
+
+
+def test_a_full_channel_holds_no_client_up(shared: Shared) -> None:
+    """The main process does not read: a stopped one, for instance."""
+    reader, writer = Pipe(True)
+    with reader, writer:
+        os.set_blocking(writer.fileno(), False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer.fileno(), bytes(65536))
+        os.set_blocking(writer.fileno(), True)
+        inspector = make(Custom, writer, worker_state=shared.state)(run=False)
+        answer = ask(inspector, "POST", "/scale", {"replicas": 3})
+        assert answer.status == 503
+        assert "does not read its commands" in answer.json["message"]
 
 
 class TestAnswers:

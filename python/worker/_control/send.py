@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 from collections import deque
 from threading import RLock
 from typing import Any, Protocol
 
-__all__ = ["OPERATION", "PING", "Publisher", "ping", "request", "send"]
+__all__ = ["OPERATION", "PING", "Publisher", "has_room", "ping", "request", "send"]
 
 # The verbs of messages that are tuples.
 OPERATION, PING = "__OPERATION__", "__PING__"
@@ -98,3 +99,21 @@ def ping(publisher: Publisher, token: str) -> None:
         OSError: As for :func:`send`.
     """
     send(publisher, (PING, token))
+
+
+def has_room(publisher: Publisher, seconds: float = 0.0) -> bool:
+    """Return whether the control channel takes a short message, at once or within a time.
+
+    The channel is full if the main process does not read it: a send would block until it does. A publisher
+    without a file descriptor is never full.
+
+    Args:
+        publisher (Publisher): As for :func:`send`.
+        seconds (float): How long to wait for room. Defaults to 0.
+    """
+    fileno = getattr(publisher, "fileno", None)
+    if fileno is None:
+        return True
+    poll = select.poll()
+    poll.register(fileno(), select.POLLOUT)
+    return bool(poll.poll(seconds * 1000))

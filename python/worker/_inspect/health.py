@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import select
 import time
 from contextlib import suppress
 from secrets import token_hex
@@ -20,7 +19,7 @@ from sanic.exceptions import BadRequest
 from sanic.request import Request
 from sanic.response import HTTPResponse, json, raw
 
-from worker._control.send import Publisher, ping
+from worker._control.send import Publisher, has_room, ping
 from worker._inspect.responses import reading_state
 from worker._inspect.status import Sampler
 from worker._state.event_log import read_pong
@@ -106,14 +105,9 @@ class MainCheck:
 
     def _has_room(self) -> bool:
         """Return whether the control channel takes a message; wait for that until the deadline."""
-        fileno = getattr(self._publisher, "fileno", None)
-        if fileno is None:
-            return True
-        poll = select.poll()
-        poll.register(fileno(), select.POLLOUT)
         # Shown at once: the check gives up at the same time as the second wait.
         for wait in (0.0, self._deadline):
-            self._is_full = not poll.poll(wait * 1000)
+            self._is_full = not has_room(self._publisher, wait)
             if not self._is_full:
                 return True
         return False

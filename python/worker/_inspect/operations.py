@@ -16,11 +16,11 @@ from time import monotonic
 from typing import Any
 
 from sanic import Sanic
-from sanic.exceptions import NotFound
+from sanic.exceptions import NotFound, ServiceUnavailable
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
-from worker._control.send import Publisher, request, send
+from worker._control.send import Publisher, has_room, request, send
 from worker._inspect.requests import MAX_WAIT, client, preferences, query
 from worker._inspect.responses import reading_state
 from worker._state.event_log import read_operations
@@ -82,7 +82,11 @@ class Operations:
 
         Raises:
             OSError: The main process is gone.
+            ServiceUnavailable: The main process does not read its commands, and no more can be sent.
         """
+        # A send would hold up all clients.
+        if not has_room(self._publisher):
+            raise ServiceUnavailable("The main process does not read its commands. Try again later")
         if not self._has_operations():
             send(self._publisher, command)
             return
