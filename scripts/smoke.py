@@ -33,7 +33,7 @@ from worker._inspect.page import document
 
 print(worker.__file__, info := worker.core_info())
 assert info.core == "native"
-assert document().body.endswith(b"</html>\n")
+assert document().body.rstrip().endswith(b"</html>")
 """
 
 
