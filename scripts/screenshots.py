@@ -19,9 +19,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.chromium import launch  # type: ignore[import-not-found]  # noqa: E402
 from support.fake_inspector import (  # type: ignore[import-not-found]  # noqa: E402
     FakeInspector,
-    make_operation,
-    make_servers,
-    make_worker,
+    operation,
+    servers,
+    worker,
 )
 
 Scheme = Literal["light", "dark"]
@@ -43,21 +43,21 @@ MEASURED = ("pid", "uptime", "requests", "in_flight", "loop_lag_p99", "rss_bytes
 def advance(fake: Any, load: float) -> None:
     """Let one second pass: each worker serves about ``load`` requests."""
     fake.server["uptime"] += 1
-    for worker in fake.workers:
-        if worker["pid"] is None:
+    for one in fake.workers:
+        if one["pid"] is None:
             continue
-        worker["uptime"] += 1
-        worker["cpu_seconds"] += 0.001
-        if not worker["server"]:
+        one["uptime"] += 1
+        one["cpu_seconds"] += 0.001
+        if not one["server"]:
             continue
         served = max(0.0, random.gauss(1, 0.12)) * load
-        worker["requests"] += round(served)
-        worker["in_flight"] = round(served / 90 + random.random())
-        worker["connections"] = 12 + worker["pid"] % 7
+        one["requests"] += round(served)
+        one["in_flight"] = round(served / 90 + random.random())
+        one["connections"] = 12 + one["pid"] % 7
         hiccup = 4 if random.random() < 0.04 else 1
-        worker["loop_lag_p99"] = abs(random.gauss(0.0011, 0.0004)) * hiccup
-        worker["cpu_seconds"] += served / 1800
-        worker["rss_bytes"] += random.randrange(60_000)
+        one["loop_lag_p99"] = abs(random.gauss(0.0011, 0.0004)) * hiccup
+        one["cpu_seconds"] += served / 1800
+        one["rss_bytes"] += random.randrange(60_000)
     fake.push()
 
 
@@ -66,22 +66,22 @@ def shop(size: int) -> Any:
     random.seed(SEED)
     fake = FakeInspector()
     fake.server |= {"uptime": 11_524.0, "restarts": 5}
-    fake.workers = make_servers(size)
-    for worker in fake.workers:
-        worker["rss_bytes"] += random.randrange(9 * 2**20)
+    fake.workers = servers(size)
+    for one in fake.workers:
+        one["rss_bytes"] += random.randrange(9 * 2**20)
     for name, pid in ("Sanic-Reloader-0", 4240), ("Sanic-Inspector-0", 4241):
-        fake.workers.append(make_worker(name, server=False, pid=pid, in_flight=None))
-    for worker in fake.workers:
-        worker["uptime"] = 11_520.0
+        fake.workers.append(worker(name, server=False, pid=pid, in_flight=None, connections=None))
+    for one in fake.workers:
+        one["uptime"] = 11_520.0
     fake.log("server_ready", f"Server ready: {size} workers accept connections after 0.4 s.")
     fake.log("restart_requested", "Restart of all workers requested by signal SIGHUP.")
     fake.log("operation_ended", f"Restart finished: {size} of {size} workers replaced in 1.6 s.")
     fake.log("process_killed", "Sanic-Inspector-0 [4238] was killed: no heartbeat for 30 s.", "warning")
     fake.operations.append(
-        make_operation(
+        operation(
             "done",
+            id="done",
             by="signal SIGHUP",
-            status="done",
             text=f"{size} of {size} workers replaced",
             seconds=1.6,
             requested_at="2026-03-01T09:12:06+00:00",
@@ -92,7 +92,7 @@ def shop(size: int) -> Any:
 
 def break_one(fake: Any) -> None:
     """Make one worker exit again and again, and a rollout begin."""
-    size = sum(worker["server"] for worker in fake.workers)
+    size = sum(one["server"] for one in fake.workers)
     fake.worker("Sanic-Server-5-0").update(
         dict.fromkeys(MEASURED),
         phase="backoff",
@@ -109,7 +109,7 @@ def break_one(fake: Any) -> None:
         fake.worker(f"Sanic-Server-{done - 1}-0").update(pid=pid, uptime=0.4, restarts=1)
         fake.log("process_ready", f"Sanic-Server-{done - 1}-0 [{pid}] ready after 0.2 s.")
     text = f"2 of {size} workers replaced"
-    fake.operations.insert(0, make_operation("running", done=2, total=size, text=text))
+    fake.operations.insert(0, operation(id="running", done=2, total=size, text=text))
 
 
 def take(browser: Browser, fake: Any, path: Path, scheme: Scheme, size: ViewportSize = DESKTOP) -> None:

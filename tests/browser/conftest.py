@@ -78,10 +78,8 @@ def open_tab(browser: Any, problems: list[str]) -> Iterator[OpenTab]:
 
 @pytest.fixture
 def inspector() -> Iterator[FakeInspector]:
-    inspector = FakeInspector()
-    inspector.start()
-    yield inspector
-    inspector.stop()
+    with FakeInspector() as inspector:
+        yield inspector
 
 
 @pytest.fixture

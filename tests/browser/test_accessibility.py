@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.fake_inspector import FakeInspector, make_operation, make_worker
+from support.fake_inspector import FakeInspector, operation, worker
 
 # The ratio of WCAG 2.2, AA, for text; large text is not treated apart.
 CONTRAST = 4.5
@@ -43,16 +43,15 @@ PHASES = ["starting", "ready", "replacing", "draining", "backoff", "failed", "st
 def busy(inspector: FakeInspector) -> FakeInspector:
     """Return an inspector that shows all that there is to be seen."""
     inspector.workers = [
-        make_worker(f"Sanic-Server-{number}-0", phase=phase, why="a reason")
-        for number, phase in enumerate(PHASES)
+        worker(f"Sanic-Server-{number}-0", phase=phase, why="a reason") for number, phase in enumerate(PHASES)
     ]
-    inspector.workers.append(make_worker("Sanic-Reloader-0", server=False))
+    inspector.workers.append(worker("Sanic-Reloader-0", server=False))
     for level in ("info", "warning", "error"):
         inspector.log("process_exited", f"an event of level {level}", level)
     inspector.operations += [
-        make_operation("1", done=1, total=3, text="1 of 3"),
-        make_operation("2", status="failed", reason="a reason", seconds=1.0),
-        make_operation("3", status="done", text="3 of 3", seconds=1.0),
+        operation(id="1"),
+        operation("failed", id="2", reason="a reason"),
+        operation("done", id="3"),
     ]
     return inspector
 
@@ -63,7 +62,7 @@ def test_every_text_has_contrast(open_tab: Any, busy: FakeInspector, expect: Any
     page.goto(busy.url)
     expect(page.locator("#connection")).to_have_text("Live")
     expect(page.locator("#operations > li")).to_have_count(3)
-    busy.refusal = (400, "a refusal")
+    busy.refusals["/reload"] = (400, "a refusal")
     page.get_by_role("button", name="Rolling restart").click()
     expect(page.locator("#notice")).to_be_visible()
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
@@ -97,9 +96,9 @@ def test_landmarks_roles_and_names(page: Any, busy: FakeInspector, expect: Any) 
         expect(page.get_by_role("heading", level=2, name=name, exact=True)).to_have_count(1)
         expect(page.get_by_role("list", name=name, exact=True)).to_have_count(1)
     expect(page.get_by_role("progressbar")).to_have_accessible_name("Restart")
-    for worker in busy.workers[:-1]:
-        shown = page.get_by_role("listitem", name=worker["name"], exact=True)
-        expect(shown.get_by_text(worker["phase"], exact=True)).to_be_visible()
+    for one in busy.workers[:-1]:
+        shown = page.get_by_role("listitem", name=one["name"], exact=True)
+        expect(shown.get_by_text(one["phase"], exact=True)).to_be_visible()
     unnamed = """all => all.filter((one) => !one.ariaLabel && !one.textContent.trim()).length"""
     assert page.locator("button, [role=list]").evaluate_all(unnamed) == 0
     assert page.evaluate("document.documentElement.lang") == "en"
@@ -161,14 +160,14 @@ def test_a_server_is_steered_by_the_keyboard_alone(page: Any, inspector: FakeIns
     expect(dialog).to_be_hidden()
     expect(page.get_by_role("button", name="Stop…")).to_be_focused()
     with inspector.changed:
-        assert inspector.changed.wait_for(lambda: len(inspector.actions) == 3, 15)
-    assert sorted(name for name, _, _ in inspector.actions) == ["reload", "restart", "scale"]
+        assert inspector.changed.wait_for(lambda: len(inspector.operations) == 3, 15)
+    assert sorted(path for path, _, _ in inspector.posted) == ["/reload", "/restart", "/scale"]
 
 
 def test_the_focus_survives_an_update(page: Any, inspector: FakeInspector, expect: Any) -> None:
     button = page.get_by_role("button", name="Restart Sanic-Server-1-0")
     button.focus()
-    inspector.workers.insert(0, make_worker("Sanic-Server-9-0", phase="starting"))
+    inspector.workers.insert(0, worker("Sanic-Server-9-0", phase="starting"))
     inspector.push()
     expect(page.locator("#workers > li")).to_have_count(3)
     expect(button).to_be_focused()

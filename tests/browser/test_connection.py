@@ -45,7 +45,7 @@ def test_an_operation_that_ends_during_a_loss_is_shown(
     expect(shown).to_contain_text("Pending")
     inspector.stop()
     expect(page.locator("#connection")).to_contain_text("Connection lost")
-    inspector.end(inspector.operations[0], status="done", seconds=3.0, text="2 of 2 workers replaced")
+    inspector.end(inspector.operations[0], "done", seconds=3.0, text="2 of 2 workers replaced")
     inspector.start()
     expect(shown).to_contain_text("Done in 3.0 s: 2 of 2 workers replaced")
     expect(page.locator("#notice")).to_be_hidden()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.fake_inspector import FakeInspector, make_operation
+from support.fake_inspector import FakeInspector, operation
 
 KEY = "clé ключ"
 REASON = "Sanic-Server-0-0 did not become ready: SyntaxError: invalid syntax (shop.py, line 12)"
@@ -29,23 +29,23 @@ def scale_to(number: str) -> Callable[[Any], None]:
 
 
 def wait_action(inspector: FakeInspector) -> tuple[str, Any, str]:
-    """Return the one action, once it has come."""
+    """Return the one action, once its operation has begun: path, body and preference."""
     with inspector.changed:
-        assert inspector.changed.wait_for(lambda: inspector.actions, 15)
-    (action,) = inspector.actions
+        assert inspector.changed.wait_for(lambda: inspector.operations, 15)
+    (action,) = inspector.posted
     return action
 
 
 @pytest.mark.parametrize(
     ("steer", "action", "data"),
     [
-        (press("Rolling restart"), "reload", {"zero_downtime": True}),
-        (press("One worker more"), "scale", {"replicas": "+1"}),
-        (press("One worker less"), "scale", {"replicas": "-1"}),
-        (scale_to("12"), "scale", {"replicas": 12}),
+        (press("Rolling restart"), "/reload", {"zero_downtime": True}),
+        (press("One worker more"), "/scale", {"replicas": "+1"}),
+        (press("One worker less"), "/scale", {"replicas": "-1"}),
+        (scale_to("12"), "/scale", {"replicas": 12}),
         (
             press("Restart Sanic-Server-1-0"),
-            "restart",
+            "/restart",
             {"names": ["Sanic-Server-1-0"], "zero_downtime": True},
         ),
     ],
@@ -58,7 +58,7 @@ def test_each_button_sends_its_action(
     shown = page.get_by_role("list", name="Operations").get_by_role("listitem")
     expect(shown).to_contain_text("Pending")
     expect(shown.get_by_role("progressbar")).to_be_visible()
-    inspector.end(inspector.operations[0], status="done", seconds=0.4, text="2 of 2 workers replaced")
+    inspector.end(inspector.operations[0], "done", seconds=0.4, text="2 of 2 workers replaced")
     expect(shown).to_contain_text("Done in 400 ms: 2 of 2 workers replaced")
     expect(page.locator("#announcer")).to_contain_text("Done in 400 ms")
 
@@ -73,10 +73,10 @@ def test_a_stop_takes_a_confirmation(page: Any, inspector: FakeInspector, expect
     press("Stop…")(page)
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    assert inspector.actions == []
+    assert inspector.posted == []
     press("Stop…")(page)
     press("Stop the server")(page)
-    assert wait_action(inspector) == ("shutdown", None, "respond-async")
+    assert wait_action(inspector) == ("/shutdown", None, "respond-async")
 
 
 def test_a_roll_that_fails_shows_the_reason(page: Any, inspector: FakeInspector, expect: Any) -> None:
@@ -84,7 +84,7 @@ def test_a_roll_that_fails_shows_the_reason(page: Any, inspector: FakeInspector,
     wait_action(inspector)
     inspector.end(
         inspector.operations[0],
-        status="failed",
+        "failed",
         seconds=2.5,
         reason=REASON,
         rolled_back=["Sanic-Server-0-0"],
@@ -98,7 +98,7 @@ def test_a_roll_that_fails_shows_the_reason(page: Any, inspector: FakeInspector,
 def test_an_operation_that_has_ended_at_once_is_announced(
     page: Any, inspector: FakeInspector, expect: Any
 ) -> None:
-    inspector.outcome = {"status": "failed", "seconds": 0.0, "reason": REASON}
+    inspector.steps = [operation("failed", seconds=0.0, reason=REASON)]
     press("Rolling restart")(page)
     expect(page.locator("#operations")).to_contain_text(REASON)
     expect(page.locator("#announcer p")).to_have_count(1)
@@ -108,13 +108,12 @@ def test_an_operation_that_has_ended_at_once_is_announced(
 def test_operations_before_the_page_was_opened_are_not_announced(
     open_tab: Any, inspector: FakeInspector, expect: Any
 ) -> None:
-    ended = {"status": "done", "text": "2 of 2 workers replaced", "seconds": 1.0}
-    inspector.operations += [make_operation(str(number), **ended) for number in range(5)]
+    inspector.operations += [operation("done", id=str(number)) for number in range(5)]
     page = open_tab()
     page.goto(inspector.url)
     expect(page.locator("#operations > li")).to_have_count(3)
     # Neither are they once the operations are read again.
-    inspector.outcome = {**ended, "text": "a new one"}
+    inspector.steps = [operation("done", seconds=1.0, text="a new one")]
     inspector.log("operation_ended", "An operation ended.")
     inspector.push()
     press("Rolling restart")(page)
@@ -123,11 +122,11 @@ def test_operations_before_the_page_was_opened_are_not_announced(
 
 def test_an_action_that_is_refused_is_told(page: Any, inspector: FakeInspector, expect: Any) -> None:
     message = "replicas must be a whole number from 1 on, at most 64, not 400"
-    inspector.refusal = (400, message)
+    inspector.refusals["/scale"] = (400, message)
     scale_to("400")(page)
     notice = page.get_by_role("alert").filter(has_text=message)
     expect(notice).to_have_text(f"Scale: {message}")
-    inspector.refusal = None
+    inspector.refusals.clear()
     press("Rolling restart")(page)
     expect(notice).to_be_hidden()
 
@@ -137,7 +136,7 @@ def test_a_wrong_number_is_not_sent(page: Any, inspector: FakeInspector, expect:
     scale_to(number)(page)
     assert page.evaluate("document.querySelector('#scale').matches(':invalid')")
     press("Rolling restart")(page)
-    assert wait_action(inspector)[0] == "reload"
+    assert wait_action(inspector)[0] == "/reload"
 
 
 def test_a_number_that_is_being_typed_is_left_alone(page: Any, inspector: FakeInspector, expect: Any) -> None:

@@ -6,9 +6,11 @@ import re
 from typing import Any
 
 import pytest
-from support.fake_inspector import MAX_EVENTS, FakeInspector, make_operation, make_servers, make_worker
+from support.fake_inspector import FakeInspector, operation, servers, worker
 
 UNKNOWN = "\u2013"
+# The events that the page keeps.
+MAX_EVENTS = 200
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>&amp;\u202e"
 
 
@@ -23,10 +25,10 @@ def meter(page: Any, name: str, label: str) -> Any:
 
 
 def test_a_tile_shows_what_is_known_of_a_worker(page: Any, inspector: FakeInspector, expect: Any) -> None:
-    worker = inspector.worker("Sanic-Server-0-0")
-    worker.update(requests=100, cpu_seconds=2.0, in_flight=7, loop_lag_p99=0.0123, restarts=3, uptime=7_384.0)
+    one = inspector.worker("Sanic-Server-0-0")
+    one.update(requests=100, cpu_seconds=2.0, in_flight=7, loop_lag_p99=0.0123, restarts=3, uptime=7_384.0)
     inspector.push()
-    worker.update(requests=350, cpu_seconds=2.5)
+    one.update(requests=350, cpu_seconds=2.5)
     inspector.push(2)
     shown = tile(page, "Sanic-Server-0-0")
     expect(shown.locator(".phase")).to_have_text("ready")
@@ -46,8 +48,8 @@ def test_a_tile_shows_what_is_known_of_a_worker(page: Any, inspector: FakeInspec
 def test_the_figures_are_sums_over_the_workers(page: Any, inspector: FakeInspector, expect: Any) -> None:
     inspector.server.update(restarts=12, backlog=3)
     inspector.push()
-    for number, worker in enumerate(inspector.workers, 1):
-        worker.update(requests=1_000 * number, in_flight=number, connections=10)
+    for number, one in enumerate(inspector.workers, 1):
+        one.update(requests=one["requests"] + 1_000 * number, in_flight=number, connections=10)
     inspector.push()
     figures = page.locator("#summary")
     for label, text in {
@@ -89,7 +91,7 @@ def test_a_worker_in_backoff_shows_why(page: Any, inspector: FakeInspector, expe
 
 
 def test_workers_come_and_go(page: Any, inspector: FakeInspector, expect: Any) -> None:
-    inspector.workers = make_servers(3)
+    inspector.workers = servers(3)
     inspector.push()
     expect(page.locator("#workers > li")).to_have_count(3)
     del inspector.workers[1]
@@ -100,7 +102,7 @@ def test_workers_come_and_go(page: Any, inspector: FakeInspector, expect: Any) -
 
 def test_other_processes_are_listed_apart(page: Any, inspector: FakeInspector, expect: Any) -> None:
     expect(page.get_by_role("heading", name="Other processes")).to_have_count(0)
-    inspector.workers.append(make_worker("Sanic-Reloader-0", server=False, pid=99))
+    inspector.workers.append(worker("Sanic-Reloader-0", server=False, pid=99))
     inspector.push()
     others = page.get_by_role("list", name="Other processes")
     expect(others.get_by_role("listitem")).to_contain_text("Sanic-Reloader-0")
@@ -160,15 +162,15 @@ def test_important_events_are_announced(page: Any, inspector: FakeInspector, exp
 
 
 def test_an_operation_of_another_client_is_followed(page: Any, inspector: FakeInspector, expect: Any) -> None:
-    operation = make_operation("x", by="signal SIGHUP", total=8, done=3, text="3 of 8 workers replaced")
-    inspector.operations.insert(0, operation)
+    one = operation(id="x", by="signal SIGHUP")
+    inspector.operations.insert(0, one)
     inspector.push()
     shown = page.get_by_role("list", name="Operations").get_by_role("listitem")
     expect(shown).to_contain_text("by signal SIGHUP")
     expect(shown).to_contain_text("Running: 3 of 8 workers replaced")
     bar = page.get_by_role("progressbar", name="Restart")
     assert bar.evaluate("bar => [bar.value, bar.max]") == [3, 8]
-    operation.update(status="done", done=8, seconds=1.25, text="8 of 8 workers replaced")
+    one.update(status="done", done=8, seconds=1.25, text="8 of 8 workers replaced")
     inspector.log("operation_ended", "Restart finished.", operation="x")
     inspector.push()
     expect(shown).to_contain_text("Done in 1.3 s: 8 of 8 workers replaced")
@@ -178,17 +180,17 @@ def test_an_operation_of_another_client_is_followed(page: Any, inspector: FakeIn
 
 @pytest.mark.parametrize("size", [12, 64])
 def test_all_workers_fit_on_a_screen(open_tab: Any, inspector: FakeInspector, expect: Any, size: int) -> None:
-    inspector.workers = make_servers(size)
-    for number, worker in enumerate(inspector.workers):
-        worker.update(phase="replacing" if number % 2 else "ready", requests=0, rss_bytes=900 * 2**20)
-    inspector.workers.append(make_worker("Sanic-Inspector-0", server=False))
+    inspector.workers = servers(size)
+    for number, one in enumerate(inspector.workers):
+        one.update(phase="replacing" if number % 2 else "ready", requests=0, rss_bytes=900 * 2**20)
+    inspector.workers.append(worker("Sanic-Inspector-0", server=False))
     inspector.log("process_exited", "A long text. " * 30, "error")
     page = open_tab(viewport={"width": 1440, "height": 900})
     page.goto(inspector.url)
     tiles = page.locator("#workers > li")
     expect(tiles).to_have_count(size)
-    for worker in inspector.workers:
-        worker.update(requests=98_765, cpu_seconds=2.0)
+    for one in inspector.workers:
+        one.update(requests=98_765, cpu_seconds=2.0)
     inspector.push()
     expect(meter(page, "Sanic-Server-0-0", "Requests/s")).to_have_text("98.8k")
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
@@ -213,11 +215,11 @@ def test_the_page_fits_on_a_phone(open_tab: Any, inspector: FakeInspector, expec
 
 
 def test_hostile_texts_stay_text(page: Any, inspector: FakeInspector, expect: Any) -> None:
-    inspector.workers = [make_worker(HOSTILE, why=HOSTILE, phase=HOSTILE), make_worker("__proto__", pid=1)]
-    inspector.workers += [make_worker("constructor", pid=2), make_worker(HOSTILE * 50, server=False)]
+    inspector.workers = [worker(HOSTILE, why=HOSTILE, phase=HOSTILE), worker("__proto__", pid=1)]
+    inspector.workers += [worker("constructor", pid=2), worker(HOSTILE * 50, server=False)]
     inspector.server.update(app=HOSTILE, version=HOSTILE)
     inspector.log(HOSTILE, HOSTILE, HOSTILE)
-    inspector.operations.append(make_operation("h", HOSTILE, by=HOSTILE, text=HOSTILE, reason=HOSTILE))
+    inspector.operations.append(operation(kind=HOSTILE, by=HOSTILE, text=HOSTILE, reason=HOSTILE))
     inspector.push()
     expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
     expect(page.locator("#events .text")).to_have_text(HOSTILE)

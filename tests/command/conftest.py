@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from support.canned_inspector import FakeInspector
+from support.fake_inspector import FakeInspector
 from support.running import environment
 
 from worker import cli

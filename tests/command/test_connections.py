@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from support.canned_inspector import FakeInspector, event
+from support.fake_inspector import FakeInspector, event
 
 from worker._listen import runtime
 from worker.cli.inspect.exits import ExitCode
@@ -157,7 +157,7 @@ class TestTransports:
             assert run("ps", *inspector.args)[0] == 0
             monkeypatch.setenv("SANIC_WORKER_INSPECTOR_UNIX", str(inspector.unix))
             assert run("inspect", "greet")[:2] == (0, "hello\n")
-            assert inspector.requests[0][2]["Host"] == "localhost"
+            assert inspector.requests[0].headers["Host"] == "localhost"
 
     def test_tls_is_verified(self, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         authority = trustme.CA()

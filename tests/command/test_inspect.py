@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 import pytest
-from support.canned_inspector import FakeInspector, event, operation, status, worker
+from support.fake_inspector import FIRST_OPERATION, FakeInspector, event, operation, worker
 from support.running import until
 from support.terminals import ESCAPES, Terminal
 
@@ -21,39 +21,41 @@ from .conftest import Run, exit_code, running
 
 class TestShowing:
     def test_ps_is_a_table(self, inspector: FakeInspector, run: Run) -> None:
-        inspector.status = status(
-            worker(), worker("Sanic-Server-1-0", phase="backoff", next_restart_in=2.5, why="exit code 1")
-        )
+        failing = worker("Sanic-Server-1-0", phase="backoff", next_restart_in=2.5, why="exit code 1")
+        inspector.workers = [worker(), failing]
         code, out, err = run("ps", *inspector.args)
         assert (code, err) == (0, "")
         heading, first, second = out.splitlines()
         assert heading.split()[:4] == ["NAME", "PHASE", "PID", "UPTIME"]
-        assert first.split()[:6] == ["Sanic-Server-0-0", "ready", "4243", "1m15s", "0", "1000"]
+        assert first.split()[:6] == ["Sanic-Server-0-0", "ready", "4250", "1m01s", "0", "1000"]
         assert second.rstrip().endswith("next start in 2.5 s; exit code 1")
 
     def test_a_table_in_a_file_is_not_cut(self, inspector: FakeInspector, run: Run) -> None:
         why = "reason " * 50
-        inspector.status = status(worker(why=why))
+        inspector.workers = [worker(why=why)]
         assert why.strip() in run("ps", *inspector.args)[1]
 
     @pytest.mark.parametrize("args", [["inspect"], ["inspect", "ps"], ["ps"], ["inspect", "status"]])
     @pytest.mark.parametrize("flag", ["--json", "--raw"])
     def test_json_is_the_result_unchanged(
-        self, inspector: FakeInspector, run: Run, args: list[str], flag: str
+        self, inspector: FakeInspector, run: Run, args: list[str], flag: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        inspector.status["new"] = {"later": ["key", None, 1.5, "\u00e4"]}
+        later = inspector.status | {"new": {"later": ["key", None, 1.5, "\u00e4"]}}
+        monkeypatch.setattr(FakeInspector, "status", later)
         code, out, err = run(*args, *inspector.args, flag)
-        assert (code, json.loads(out), err) == (0, inspector.status, "")
+        assert (code, json.loads(out), err) == (0, later, "")
         assert len(out.splitlines()) == 1
 
     def test_status_is_a_few_lines(self, inspector: FakeInspector, run: Run) -> None:
-        inspector.status = {**status(worker(), workers_wanted=4, backlog=None), "operations": [operation()]}
+        inspector.workers = [worker()]
+        inspector.server = {"workers_wanted": 4, "backlog": None}
+        inspector.operations = [operation()]
         code, out, _ = run("inspect", *inspector.args, "status")
         assert code == 0
         facts = dict(line.split(maxsplit=1) for line in out.splitlines())
         assert facts["workers"] == "1 of 4 ready"
         assert facts["backlog"] == "-"
-        assert facts["operation"] == "Reload 3f2a9c01d4e8 running: 3 of 8 workers replaced"
+        assert facts["operation"] == "Restart 3f2a9c01d4e8 running: 3 of 8 workers replaced"
 
     def test_metrics_are_printed_as_they_are(self, inspector: FakeInspector, run: Run) -> None:
         assert run("inspect", "metrics", *inspector.args) == (0, "sanic_worker_up 1\n", "")
@@ -63,15 +65,15 @@ class TestShowing:
         assert (code, json.loads(out)) == (0, {"info": {"app": "shop"}, "workers": {}})
 
     def test_operations_are_a_table(self, inspector: FakeInspector, run: Run) -> None:
-        inspector.operation_states = [operation("failed", id="aa", reason="SyntaxError"), operation("done")]
+        inspector.operations = [operation("failed", id="aa", reason="SyntaxError"), operation("done")]
         code, out, _ = run("inspect", "operations", *inspector.args)
         heading, first, second = out.splitlines()
         assert (code, heading.split()[:3]) == (0, ["ID", "KIND", "STATUS"])
-        assert first.split()[:3] == ["aa", "reload", "failed"]
+        assert first.split()[:3] == ["aa", "restart", "failed"]
         assert first.rstrip().endswith("3 of 8 workers replaced; SyntaxError")
-        assert second.split()[:3] == ["3f2a9c01d4e8", "reload", "done"]
+        assert second.split()[:3] == ["3f2a9c01d4e8", "restart", "done"]
         as_json = json.loads(run("inspect", "operations", "--json", *inspector.args)[1])
-        assert as_json == {"operations": inspector.operation_states}
+        assert as_json == {"operations": inspector.operations}
 
 
 class TestEvents:
@@ -89,7 +91,7 @@ class TestEvents:
         [
             ([], [1, 2, 3]),
             (["--since=1"], [2, 3]),
-            (["--since=2026-11-28T12:00:02Z"], [2, 3]),
+            (["--since=2026-03-01T12:00:02Z"], [2, 3]),
             (["--since=1s"], []),
             (["-n", "1"], [3]),
             (["--since=1", "-n", "5"], [2, 3]),
@@ -107,6 +109,7 @@ class TestEvents:
         assert found["last"] == 3
 
     def test_follow_prints_new_ones_over_a_restart_of_the_inspector(self, inspector: FakeInspector) -> None:
+        inspector.events = [event(1), event(2)]
         command = [sys.executable, "-m", "worker", "events", "-f", "--json", *inspector.args]
         with running(command) as client:
 
@@ -116,7 +119,8 @@ class TestEvents:
                 return number
 
             assert [next_one(), next_one()] == [1, 2]
-            inspector.add_event(event(3))
+            inspector.log("process_ready", "a new one")
+            inspector.push()
             assert next_one() == 3
             inspector.stop()
             inspector.events.append(event(4))
@@ -149,8 +153,7 @@ class TestActions:
     ) -> None:
         code, out, err = run("inspect", *inspector.args, *args)
         assert (code, err) == (0, "")
-        assert inspector.posted() == [(path, body)]
-        assert "Prefer" not in inspector.requests[0][2]
+        assert inspector.posted == [(path, body, "")]
         assert out.splitlines()[-1] == "Requested as operation 3f2a9c01d4e8"
 
     def test_the_text_of_the_server_is_printed(self, inspector: FakeInspector, run: Run) -> None:
@@ -176,7 +179,7 @@ class TestActions:
 
     def test_an_action_is_one_segment_of_the_path(self, inspector: FakeInspector, run: Run) -> None:
         assert run("inspect", *inspector.args, "../a b?c")[0] == ExitCode.FAILED
-        assert inspector.posted() == [("/..%2Fa%20b%3Fc", None)]
+        assert inspector.posted == [("/..%2Fa%20b%3Fc", None, "")]
 
 
 class TestWaiting:
@@ -184,39 +187,43 @@ class TestWaiting:
 
     @pytest.mark.parametrize("action", [["reload"], ["restart", "A"], ["scale", "3"]])
     def test_an_action_is_waited_for(self, inspector: FakeInspector, run: Run, action: list[str]) -> None:
-        inspector.operation_states = [*self.STATES]
+        inspector.steps = [operation("pending"), *self.STATES]
         code, out, err = run("inspect", *action, "--wait", *inspector.args)
-        assert (code, out, err) == (0, "Reload 3f2a9c01d4e8 done in 1.2 s: 8 of 8 replaced\n", "")
-        assert inspector.requests[0][2]["Prefer"] == "respond-async"
-        asked = [path for _, path, _, _ in inspector.requests[1:]]
+        expected = f"{action[0].capitalize()} 3f2a9c01d4e8 done in 1.2 s: 8 of 8 replaced\n"
+        assert (code, out, err) == (0, expected, "")
+        assert inspector.requests[0].headers["Prefer"] == "respond-async"
+        asked = [request.path for request in inspector.requests[1:]]
         assert asked == ["/operations/3f2a9c01d4e8?wait=0.500"] * 4
 
     def test_an_operation_is_waited_for_by_its_id(self, inspector: FakeInspector, run: Run) -> None:
-        inspector.operation_states = [*self.STATES]
+        inspector.operations = [operation(id="aa/b")]
+        inspector.steps = [*self.STATES]
         code, out, _ = run("inspect", "operation", "aa/b", "--wait", "--json", *inspector.args)
         assert (code, json.loads(out)["status"]) == (0, "done")
-        assert inspector.requests[0][1] == "/operations/aa%2Fb?wait=0.500"
+        assert inspector.requests[0].path == "/operations/aa%2Fb?wait=0.500"
 
     def test_a_failed_operation_has_its_reason_and_an_exit_code(
         self, inspector: FakeInspector, run: Run
     ) -> None:
-        inspector.operation_states = [
-            operation("failed", reason="SyntaxError: x", rolled_back=["Sanic-Server-0-0"])
-        ]
+        failed = operation("failed", reason="SyntaxError: x", rolled_back=["Sanic-Server-0-0"])
         expected = (
-            "sanic-worker: Reload 3f2a9c01d4e8 failed in 1.2 s: 3 of 8 workers replaced; SyntaxError: x; "
+            "sanic-worker: Reload {:x} failed in 1.2 s: 3 of 8 workers replaced; SyntaxError: x; "
             "kept the previous process of Sanic-Server-0-0\n"
         )
-        assert run("inspect", "reload", "--wait", *inspector.args) == (ExitCode.FAILED, "", expected)
+        inspector.steps = [operation("pending"), failed]
+        code, out, err = run("inspect", "reload", "--wait", *inspector.args)
+        assert (code, out, err) == (ExitCode.FAILED, "", expected.format(FIRST_OPERATION))
+        inspector.steps = [operation("pending"), failed]
         code, out, err = run("inspect", "reload", "--wait", "--json", *inspector.args)
-        assert (code, json.loads(out)["reason"], err) == (ExitCode.FAILED, "SyntaxError: x", expected)
+        assert (code, json.loads(out)["reason"]) == (ExitCode.FAILED, "SyntaxError: x")
+        assert err == expected.format(FIRST_OPERATION + 1)
         assert run("inspect", "operation", "3f2a9c01d4e8", *inspector.args)[0] == ExitCode.FAILED
 
     @pytest.mark.parametrize("timeout", ["0", "0.3"])
     def test_the_end_of_the_time_is_told_apart(
         self, inspector: FakeInspector, run: Run, timeout: str
     ) -> None:
-        inspector.operation_states = [operation()]
+        inspector.steps = [operation("pending"), operation()]
         code, out, err = run("inspect", "reload", "--wait", f"--timeout={timeout}", *inspector.args)
         assert (code, out) == (ExitCode.STILL_RUNNING, "")
         assert err == "sanic-worker: Reload 3f2a9c01d4e8 running: 3 of 8 workers replaced\n"
@@ -224,7 +231,6 @@ class TestWaiting:
     def test_a_restart_of_the_inspector_does_not_end_the_wait(
         self, inspector: FakeInspector, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        inspector.operation_states = [operation()]
         args = ["inspect", "reload", "--wait", *inspector.args]
         codes: list[Any] = []
 
@@ -232,7 +238,7 @@ class TestWaiting:
         client.start()
         until(lambda: len(inspector.requests) > 2, "a wait")
         inspector.stop()
-        inspector.operation_states = [operation("done")]
+        inspector.end(inspector.operations[0], "done", seconds=1.2)
         inspector.start()
         client.join(20)
         assert codes == [0]
@@ -242,7 +248,7 @@ class TestWaiting:
 class TestProgress:
     @pytest.mark.slow
     def test_a_terminal_shows_a_bar_and_then_the_outcome(self, inspector: FakeInspector) -> None:
-        inspector.operation_states = [operation("pending"), operation(), operation("done", text="all done")]
+        inspector.steps = [operation("pending"), operation(), operation("done", text="all done")]
         command = [sys.executable, "-m", "worker", "inspect", "reload", "--wait", *inspector.args]
         with Terminal(*command) as terminal:
             assert terminal.ended() == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.canned_inspector import FakeInspector, event, operation, status, worker
+from support.fake_inspector import FakeInspector, operation, servers, worker
 from support.running import until
 from support.terminals import Terminal, Tmux
 
@@ -26,6 +26,7 @@ FOOT = "q quit"
 @pytest.fixture
 def inspector() -> Iterator[FakeInspector]:
     with FakeInspector() as found:
+        found.log("process_exited", "Sanic-Server-0-0 [4001] exited", "error")
         yield found
 
 
@@ -41,8 +42,9 @@ def command(inspector: FakeInspector, *args: str) -> list[str]:
 
 
 def show(inspector: FakeInspector, **fields: Any) -> None:
-    """Set another status."""
-    inspector.change(lambda: setattr(inspector, "status", {**inspector.status, **fields}))
+    """Send another status, a second later."""
+    vars(inspector).update(fields)
+    inspector.push()
 
 
 def line_of(frame: list[str], name: str) -> list[str]:
@@ -54,32 +56,32 @@ def line_of(frame: list[str], name: str) -> list[str]:
 class TestFrames:
     def test_rates_follow_from_two_statuses(self, inspector: FakeInspector, top: Terminal) -> None:
         for second in (1, 2, 3):
-            new = status(worker(requests=1000 + 250 * second, cpu_seconds=12.5 + second / 2), second=second)
-            inspector.change(lambda new=new: setattr(inspector, "status", new))
+            show(inspector, workers=[worker(requests=1000 + 250 * second, cpu_seconds=12.5 + second / 2)])
             frame = top.shows(f":00:0{second}")
         frame = top.shows("req/s 250")
-        assert line_of(frame, "Sanic-Server-0-0")[1:6] == ["ready", "4243", "1m15s", "0", "250"]
+        assert line_of(frame, "Sanic-Server-0-0")[1:6] == ["ready", "4250", "1m01s", "0", "250"]
         assert "cpu 50 %" in frame[1]
 
     def test_the_header_has_the_totals(self, top: Terminal) -> None:
         first, second = top.frame[:2]
-        assert first.startswith("shop [4242]  up 1h01m  sanic-worker 0.1.0 (native), Sanic 25.12.1")
-        assert second.startswith("workers 2/2 ready  req/s -  in flight 4  cpu -  rss 96.0 MiB  restarts 2")
+        assert first.startswith("shop [4249]  up 1h02m  sanic-worker 1.0.0 (native), Sanic 25.12.1")
+        assert second.startswith("workers 2/2 ready  req/s -  in flight 4  cpu -  rss 160 MiB  restarts 2")
 
     def test_a_running_operation_has_a_bar(self, inspector: FakeInspector, top: Terminal) -> None:
         show(inspector, operations=[operation()])
         frame = top.shows("3 of 8 workers replaced")
-        assert re.match(r"reload 3f2a9c01d4e8 \S{20} 3 of 8 workers replaced, by inspector", frame[2])
+        assert re.match(r"restart 3f2a9c01d4e8 \S{20} 3 of 8 workers replaced, by inspector", frame[2])
         show(inspector, operations=[])
         top.until(lambda frame: frame[2].startswith("NAME"), "no bar")
 
     def test_events_come_as_they_happen(self, inspector: FakeInspector, top: Terminal) -> None:
         top.shows("[4001] exited")
-        inspector.add_event(event(3, "a new one \x1b[31m", "warning"))
+        inspector.log("process_ready", "a new one \x1b[31m", "warning")
+        inspector.push()
         assert "a new one \\x1b[31m" in "\n".join(top.shows("a new one"))
 
     def test_a_frame_fills_the_screen_at_every_size(self, inspector: FakeInspector, top: Terminal) -> None:
-        show(inspector, workers=[worker(f"Sanic-Server-{number}-0") for number in range(64)])
+        show(inspector, workers=servers(64))
         top.shows("Sanic-Server-9-0")
         for rows, columns in ((50, 160), (10, 60), (6, 40), (24, 80)):
             top.resize(rows, columns)
@@ -91,7 +93,7 @@ class TestFrames:
             assert any(line.startswith("Sanic-Server-0-0") for line in frame)
 
     def test_the_selected_worker_stays_on_the_screen(self, inspector: FakeInspector, top: Terminal) -> None:
-        show(inspector, workers=[worker(f"Sanic-Server-{number}-0") for number in range(64)])
+        show(inspector, workers=servers(64))
         top.shows("Sanic-Server-9-0")
         top.type("\x1b[F")
         assert any(line.startswith("Sanic-Server-63-0") for line in top.shows("Sanic-Server-63-0"))
@@ -122,17 +124,16 @@ class TestKeys:
         top.shows(question)
         top.type("n")
         top.shows(FOOT)
-        assert inspector.posted() == []
+        assert inspector.posted == []
         top.type(keys[-1] + "y")
         top.shows("3f2a9c01d4e8 pending")
-        ((_, path, headers, body),) = [one for one in inspector.requests if one[0] == "POST"]
-        assert (path, body) == ({"R": "/restart", "Z": "/reload", "-": "/scale"}[keys[-1]], posted)
-        assert headers["Prefer"] == "respond-async"
+        path = {"R": "/restart", "Z": "/reload", "-": "/scale"}[keys[-1]]
+        assert inspector.posted == [(path, posted, "respond-async")]
 
     def test_one_more_worker_is_started_at_once(self, inspector: FakeInspector, top: Terminal) -> None:
         top.type("+")
         top.shows("Scale 3f2a9c01d4e8 pending")
-        assert inspector.posted() == [("/scale", {"replicas": "+1"})]
+        assert inspector.posted == [("/scale", {"replicas": "+1"}, "respond-async")]
 
     def test_a_refused_request_is_shown(self, inspector: FakeInspector, top: Terminal) -> None:
         inspector.refusals["/scale"] = (400, "replicas would be 65: 64 at most")
@@ -160,7 +161,7 @@ class TestConnection:
         inspector.stop()
         frame = top.shows("Trying again. ")
         assert any(line.startswith("Sanic-Server-0-0") for line in frame)
-        inspector.status = status(worker("Sanic-Server-7-0"), second=9)
+        inspector.workers = [worker("Sanic-Server-7-0")]
         inspector.start()
         top.shows("Sanic-Server-7-0")
         top.shows(FOOT)
@@ -174,7 +175,7 @@ class TestConnection:
     def test_the_interval_is_that_of_the_stream(self, inspector: FakeInspector) -> None:
         with Terminal(*command(inspector, "--interval", "0.5")) as terminal:
             terminal.shows(FOOT)
-            until(lambda: any(one[1] == "/status?interval=0.5" for one in inspector.requests), "a stream")
+            until(lambda: any(one.path == "/status?interval=0.5" for one in inspector.requests), "a stream")
 
 
 class TestTheEnd:
@@ -209,7 +210,9 @@ class TestTheEnd:
     def test_the_terminal_is_restored_after_an_exception(
         self, inspector: FakeInspector, top: Terminal
     ) -> None:
-        show(inspector, server={})
+        nameless = worker()
+        del nameless["name"]
+        show(inspector, workers=[nameless])
         assert top.ended() == 1
         assert top.is_restored
         # The reason is readable: it stands below, on the screen of the shell.
@@ -222,7 +225,7 @@ class TestTmux:
         with Tmux(tmp_path) as tmux:
             tmux.type(shlex.join(command(inspector)), "Enter")
             screen = tmux.shows(FOOT)
-            assert screen.startswith("shop [4242]")
+            assert screen.startswith("shop [4249]")
             assert "READY$" not in screen
             tmux.type("Down")
             tmux.type("R")
@@ -231,7 +234,7 @@ class TestTmux:
             tmux.shows("Restart 3f2a9c01d4e8 pending")
             tmux.type("q")
             screen = tmux.shows("READY$", 2)
-            assert "shop [4242]" not in screen
+            assert "shop [4249]" not in screen
             # Keys are shown again.
             tmux.type("echo visible")
             assert "READY$ echo visible" in tmux.shows("visible")
@@ -244,10 +247,10 @@ class TestTmux:
             tmux.shows(FOOT)
             tmux.type("C-z")
             screen = tmux.shows("Stopped")
-            assert "shop [4242]" not in screen
+            assert "shop [4249]" not in screen
             tmux.type("echo visible", "Enter")
             tmux.shows("READY$ echo visible")
             tmux.type("fg", "Enter")
-            tmux.shows("shop [4242]")
+            tmux.shows("shop [4249]")
             tmux.type("q")
             tmux.shows("READY$ fg")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support.canned_inspector import FakeInspector
+from support.fake_inspector import FakeInspector
 from support.running import environment
 
 from worker import cli, settings

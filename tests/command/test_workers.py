@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.canned_inspector import status, worker
+from support.fake_inspector import status, worker
 
 from worker.cli.inspect.terminal import keys_in
 from worker.cli.inspect.text import duration, one_line, short_number, size
