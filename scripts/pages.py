@@ -101,7 +101,7 @@ def situations(phase: Phase) -> Iterator[Situation]:
             record=SlotRecord(phase, exits=exits),
             state=ProcessState.STARTED,
             is_server=True,
-            is_reloader=False,
+            absence="",
             restart_policy=policy,
             is_alive=is_alive,
             is_occupied=is_occupied,

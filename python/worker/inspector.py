@@ -91,6 +91,8 @@ class Inspector:
     """It sets handlers of its own for a stop (:mod:`worker._spawn.processes`)."""
     restart_policy = "always"
     """It is replaced when it exits (:meth:`worker.manager.WorkerManager.manage`)."""
+    absence = "It answers nobody until it runs."
+    """The effect of its absence: it is never FAILED, and does not hold the stop of the server up."""
 
     def __init__(
         self,

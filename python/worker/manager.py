@@ -429,7 +429,7 @@ class WorkerManager:
     def kill(self) -> None:
         """Kill every process at once, also those that are stopping; then raise ``ServerKilled``."""
         for process in filter(WorkerProcess.is_alive, self.processes):
-            logger.info("Killing %s [%s]", excerpt(process.name, NAME_LIMIT), process.pid)
+            self._supervisor.log.append(reports.killed_at_once(process.name, process.pid))
             with suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)
         self._supervisor.children.kill()

@@ -210,6 +210,12 @@ class WorkerProcess:
         return getattr(self.target, "is_reloader", False) is True
 
     @property
+    def absence(self) -> str:
+        """The effect of its absence in words, if its target says so: it is never FAILED. Else empty."""
+        text = getattr(self.target, "absence", "")
+        return text if isinstance(text, str) else ""
+
+    @property
     def is_supervised(self) -> bool:
         """Whether a loop runs, whose supervisor reads the slot's messages."""
         return self.mailbox is not None and self.mailbox.is_open

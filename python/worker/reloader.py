@@ -66,6 +66,7 @@ class Reloader:
     restart_policy = "always"
     """It is replaced when it exits (:meth:`worker.manager.WorkerManager.manage`)."""
     is_reloader = True
+    absence = "No file change is noticed until it runs."
     """While it runs, a change may repair servers that do not start."""
     INTERVAL = 1.0
     """The default time from one scan to the next, seconds."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import Pipe
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from support.inspecting import Served, Shared, ask, make, shared_state
 
 from worker._control.send import OPERATION, send
 from worker._inspect import operations
-from worker._inspect.operations import Operations
 from worker.inspector import Inspector
 
 
@@ -89,7 +88,8 @@ class TestAnswers:
     ) -> None:
         answer = call("POST", f"/{name}", data)
         assert (answer.status, answer.json) == (200, {"meta": {"action": name}, "result": result})
-        ((verb, sent, ident, by),) = publisher.sent
+        ((verb, sent, ident, by, made_at),) = publisher.sent
+        assert abs(made_at - time()) < 60
         assert (verb, sent, by) == (OPERATION, command, "inspector mockserver")
         assert answer.headers["location"] == f"/operations/{ident}"
         assert len(ident) == 12
@@ -167,12 +167,27 @@ class TestList:
             *("done", "total", "text", "reason", "rolled_back"),
         }
 
-    def test_pending_operations_are_bounded(self, publisher: FakePublisher, shared: Shared) -> None:
-        known = Operations(publisher, shared.state)
-        for _ in range(operations.MAX_PENDING + 10):
-            known.request("restart", "__ALL_PROCESSES__:")
-        found = [one["id"] for one in known.list()]
-        assert found == [message[2] for message in publisher.sent[: -operations.MAX_PENDING - 1 : -1]]
+    def test_operations_under_way_are_bounded(
+        self, call: Call, publisher: FakePublisher, shared: Shared
+    ) -> None:
+        for _ in range(operations.MAX_UNDER_WAY):
+            assert call("POST", "/reload").status == 200
+        answer = call("POST", "/reload")
+        assert answer.status == 429
+        assert answer.json["message"].startswith(f"{operations.MAX_UNDER_WAY} operations are under way")
+        assert len(publisher.sent) == operations.MAX_UNDER_WAY
+        for message in publisher.sent:
+            shared.show_operation(message[2], "done")
+        assert call("POST", "/reload").status == 200
+
+    def test_an_operation_that_was_overwritten_is_not_pending(
+        self, call: Call, publisher: FakePublisher, shared: Shared
+    ) -> None:
+        call("POST", "/reload")
+        call("POST", "/reload")
+        shared.show_operation(publisher.sent[1][2], "done")
+        assert [one["status"] for one in call("GET", "/operations").json["result"]["operations"]] == ["done"]
+        assert call("GET", f"/operations/{publisher.sent[0][2]}").status == 404
 
 
 class TestOne:

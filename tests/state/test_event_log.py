@@ -76,6 +76,27 @@ def test_the_last_hundred_operations_are_kept_newest_first(state: Any) -> None:
     assert found[0] == {"id": "101", "status": "done"}
 
 
+def test_an_operation_that_runs_is_kept_while_others_come(state: Any) -> None:
+    log = EventLog(state)
+    slow = log.new_operation()
+    log.show_operation(slow, {"id": "slow", "status": "running"})
+    for _ in range(250):
+        number = log.new_operation()
+        log.show_operation(number, {"id": f"{number}", "status": "done"})
+    log.show_operation(slow, {"id": "slow", "status": "done"})
+    found = [operation["id"] for operation in read_operations(state)]
+    assert found == [*(str(number) for number in range(251, 152, -1)), "slow"]
+
+
+def test_an_operation_that_lost_its_cell_takes_no_other(state: Any) -> None:
+    log = EventLog(state)
+    for number in range(1, 102):
+        log.new_operation()
+        log.show_operation(number, {"id": f"{number}", "status": "running"})
+    log.show_operation(1, {"id": "1", "status": "done"})
+    assert [operation["id"] for operation in read_operations(state)] == [str(n) for n in range(101, 1, -1)]
+
+
 @pytest.mark.parametrize("letter", ["x", "\N{SNOWMAN}", "\U0001f40d", "\udc80", '"', "\x00"])
 def test_an_event_that_is_too_long_is_cut(state: Any, letter: str) -> None:
     files = tuple(f"{letter * 300}{number}" for number in range(100))
@@ -97,6 +118,7 @@ def test_totals_are_counted(state: Any) -> None:
         events.ProcessExited(text="", slot="a", pid=None, exit_code=None, signal=None, uptime=0.0),
         events.ProcessReady(text="", slot="a", pid=7, seconds=0.3),
         events.ProcessReady(text="", slot="a", pid=7, seconds=1_000.0),
+        events.ProcessReady(text="", slot="inspector", pid=9, seconds=0.0, server=False),
     ):
         log.append(event)
     totals = read_totals(state)

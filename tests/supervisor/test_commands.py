@@ -108,7 +108,7 @@ class Waiting:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.log = EventLog({})
-        self.operations = Operations(monotonic, lambda slot: False, self.log)
+        self.operations = Operations(monotonic, lambda slot: False, lambda slot: False, self.log)
 
     def name_of(self, pid: int | None) -> str:
         return f"process {pid}"

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from support.running import House, logged, until
 
 from worker._control import send
 from worker._state.event_log import read_events, read_operations, read_pong, read_totals
+from worker._supervisor.supervisor import HELPER_GRACE
 
 pytestmark = pytest.mark.slow
 
@@ -186,6 +188,31 @@ class TestOperations:
 
         run(tmp_path, act)
 
+    def test_a_scaling_down_is_done_when_the_process_has_exited(self, tmp_path: Path) -> None:
+        house = House(tmp_path, "leaves_behind_the_gate", number=2)
+
+        def act() -> None:
+            ready(house, 2)
+            told(house, "server_ready")
+            send.request(house.publisher, "__SCALE__:1", "abd1", "me")
+            house.said("SIGINT")
+            (operation,) = read_operations(house.state)
+            assert (operation["status"], operation["done"], operation["total"]) == ("running", 0, 1)
+            house.open_gate()
+            assert ended(house, "abd1")["text"] == "1 of 1 worker stopped"
+            house.open_gate()
+
+        house.run(act)
+
+    def test_an_operation_counts_from_its_request(self, tmp_path: Path) -> None:
+        def act(house: House) -> None:
+            message = ("__OPERATION__", ALL, "abd2", "me", time() - 60)
+            house.send(message)
+            operation = ended(house, "abd2")
+            assert 60 < operation["seconds"] < 120
+
+        run(tmp_path, act)
+
     def test_a_scaling_without_a_change_is_done(self, tmp_path: Path) -> None:
         def act(house: House) -> None:
             send.request(house.publisher, "__SCALE__:1", "abc6", "me")
@@ -199,7 +226,6 @@ class TestOperations:
             ("__SCALE__:1000000", "Cannot scale to 1000000 workers"),
             ("__SCALE__:0", "Cannot scale to 0 workers."),
             ("Sanic-Nothing-0:", "no process was restarted"),
-            ("__SCALE__", "it had no effect"),
         ],
     )
     def test_a_refused_command_is_a_failed_operation(self, command: str, reason: str, tmp_path: Path) -> None:
@@ -259,6 +285,51 @@ class TestOperations:
             assert ended(house, "abc9")["by"] == "you"
 
         house.run(act)
+
+
+class TestHelpers:
+    """Processes that serve an operator: the inspector, for one."""
+
+    class Answers:
+        restart_policy = "always"
+        absence = "It answers nobody until it runs."
+
+        def __init__(self, journal: Any) -> None:
+            self.journal = journal
+
+        def __call__(self) -> None:
+            self.journal.send((os.environ["SANIC_WORKER_NAME"], os.getpid(), "helps"))
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, signal.SIG_IGN)
+            while True:
+                signal.pause()
+
+    def test_are_never_failed(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        limits = {"max_consecutive_failures": 2, "backoff_initial": 0.01, "backoff_max": 0.02}
+        house = House(tmp_path, graceful_timeout=30, **limits)
+        house.manager.manage("Helper", self.Answers(house.kwargs["journal"]), {})
+
+        def act() -> None:
+            for number in range(1, 5):
+                os.kill(house.said("helps", number)[-1].pid, signal.SIGKILL)
+            house.said("helps", 5)
+            logged(caplog, "It answers nobody until it runs.")
+
+        house.run(act)
+
+    def test_do_not_hold_a_stop_up(self, tmp_path: Path) -> None:
+        house = House(tmp_path, graceful_timeout=60)
+        house.manager.manage("Helper", self.Answers(house.kwargs["journal"]), {})
+
+        def act() -> None:
+            house.said("helps")
+            told(house, "server_ready")
+            os.kill(os.getpid(), signal.SIGTERM)
+            (killed,) = told(house, "process_killed")
+            assert killed["slot"] == "Sanic-Helper-0"
+            assert f"did not exit within {HELPER_GRACE:g} s" in killed["text"]
+
+        house.run(act, stops=False)
 
 
 class TestStops:

@@ -89,16 +89,17 @@ class TestBackoff:
         """It goes on at the longest backoff, says so, and does not keep all that has been."""
         row, limits = Row(), settings(max_consecutive_failures=3, backoff_initial=1, backoff_max=30)
         decisions = [
-            row.decide(Exit("X", 1, code), "always", limits, EVEN, never_fails=True) for code in range(100)
+            row.decide(Exit("X", 1, code), "always", limits, EVEN, absence="It is missed.")
+            for code in range(100)
         ]
         assert [decision.delay for decision in decisions] == [1, 2, *[30] * 98]
         assert not any(decision.failed for decision in decisions)
         assert row.exits == ("exit code 97", "exit code 98", "exit code 99")
         assert decisions[-1].reason == (
             "Restarting it in 30.00 s, after 3 failures or more in a row (exit code 97; exit code 98; exit "
-            "code 99). No file change is noticed until it runs."
+            "code 99). It is missed."
         )
-        assert row.decide(Exit("X", 1, 0), "never", limits, EVEN, never_fails=True).delay == math.inf
+        assert row.decide(Exit("X", 1, 0), "never", limits, EVEN, absence="It is missed.").delay == math.inf
 
     @pytest.mark.parametrize(
         ("exits", "words"),

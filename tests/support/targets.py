@@ -286,6 +286,7 @@ class Watches:
     journal: Connection
     restart_policy = "always"
     is_reloader = True
+    absence = "No file change is noticed until it runs."
 
     def __call__(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)

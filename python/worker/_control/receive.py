@@ -24,11 +24,17 @@ from worker._core.messages import (
     Ping,
     Received,
     Requested,
+    Restart,
+    Scale,
     Stop,
+    Terminate,
 )
 
 __all__ = ["ConnectionMonitor", "MonitorProtocol", "decode_command", "interpret", "open_monitor"]
 
+# The largest length of an id, and of the token of a ping.
+MAX_ID = 32
+SHORT = f"has at most {MAX_ID} characters"
 # How often a connection that cannot wake its reader is polled, seconds.
 TICK = 0.1
 
@@ -109,10 +115,13 @@ def _interpreted(message: Any) -> Command:
 def _verb(message: tuple[Any, ...]) -> Command | None:
     """Return the command of a tuple that begins with a verb."""
     match message:
-        case (str(verb), str(text), str(id_), str(origin)) if verb == OPERATION:
-            return Requested(parse(text), id_, origin)
+        case (str(verb), str(text), str(id_), str(origin), float(made_at)) if verb == OPERATION:
+            command = parse(text)
+            if len(id_) > MAX_ID or not (isinstance(command, (Restart, Scale)) or command == Terminate()):
+                return Invalid(message, f"an operation is a restart, a scaling or a stop; its id {SHORT}")
+            return Requested(command, id_, origin, made_at)
         case (str(verb), str(token)) if verb == PING:
-            return Ping(token)
+            return Ping(token) if len(token) <= MAX_ID else Invalid(message, f"the token of a ping {SHORT}")
         case _:
             return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from collections import deque
 from threading import RLock
 from typing import Any, Protocol
@@ -85,7 +86,7 @@ def request(publisher: Publisher, command: str, id: str, origin: str) -> None:  
     Raises:
         OSError: As for :func:`send`.
     """
-    send(publisher, (OPERATION, command, id, origin))
+    send(publisher, (OPERATION, command, id, origin, time.time()))
 
 
 def ping(publisher: Publisher, token: str) -> None:

@@ -99,14 +99,16 @@ class Manage:
 
 @dataclass(frozen=True, slots=True)
 class Requested:
-    """``("__OPERATION__", <text>, <id>, <origin>)``: execute the command of a text as a named operation.
+    """``("__OPERATION__", <text>, <id>, <origin>, <time>)``: execute a command as an operation.
 
-    ``id`` is the id of the operation. ``origin`` is the origin of the request in words.
+    The command is a restart, a scaling or a stop. ``id`` is the id of the operation. ``origin`` is the origin
+    of the request in words. ``made_at`` is the time of the request, in seconds since 1970.
     """
 
     command: Command
     id: str
     origin: str
+    made_at: float
 
 
 @dataclass(frozen=True, slots=True)

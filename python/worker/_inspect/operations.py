@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from sanic import Sanic
-from sanic.exceptions import NotFound, ServiceUnavailable
+from sanic.exceptions import NotFound, SanicException, ServiceUnavailable
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
@@ -32,10 +32,17 @@ __all__ = ["Operations", "Publisher"]
 Operation = dict[str, Any]
 Respond = Callable[[Request, Any], Awaitable[HTTPResponse]]
 
-# The number of operations that are remembered until the main process has taken them up.
-MAX_PENDING = 100
+# The number of operations of clients that may be under way at a time. The state keeps 100 operations.
+MAX_UNDER_WAY = 50
 # The time from one look at the state to the next, while a client waits, seconds.
 LOOK_AGAIN = 0.05
+
+
+class TooManyOperationsError(SanicException):
+    """More operations are under way than may be at a time."""
+
+    status_code = 429
+    quiet = True
 
 
 class Call:
@@ -83,6 +90,7 @@ class Operations:
         Raises:
             OSError: The main process is gone.
             ServiceUnavailable: The main process does not read its commands, and no more can be sent.
+            TooManyOperationsError: Too many operations are under way.
         """
         # A send would hold up all clients.
         if not has_room(self._publisher):
@@ -90,13 +98,15 @@ class Operations:
         if not self._has_operations():
             send(self._publisher, command)
             return
+        self._read(LOOK_AGAIN)
+        under_way = len(self._pending) + sum(not has_ended(one) for one in self._written)
+        if under_way >= MAX_UNDER_WAY:
+            raise TooManyOperationsError(f"{under_way} operations are under way. Wait until one has ended")
         call = _call.get() or Call("inspector")
         ident = token_hex(6)
         request(self._publisher, command, ident, call.by)
         call.ids.append(ident)
         self._pending[ident] = _pending(ident, kind, call.by)
-        if len(self._pending) > MAX_PENDING:
-            del self._pending[next(iter(self._pending))]
 
     @contextmanager
     def called_by(self, request: Request) -> Iterator[Call]:
@@ -180,8 +190,11 @@ class Operations:
         self._read_at = now
         with reading_state():
             self._written = read_operations(self._state)
-        for one in self._written:
-            self._pending.pop(one["id"], None)
+        written = {one["id"] for one in self._written}
+        taken_up = [number for number, ident in enumerate(self._pending) if ident in written]
+        # The main process takes operations up in their order. One that was overwritten since has ended.
+        for ident in [*self._pending][: max(taken_up, default=-1) + 1]:
+            del self._pending[ident]
 
 
 def has_ended(operation: Operation) -> bool:

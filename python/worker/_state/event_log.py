@@ -47,6 +47,9 @@ class EventLog:
         self._mapping = state
         self._events = 0
         self._operations = 0
+        # The cells of the kept operations, by their numbers, and the numbers of those that have ended.
+        self._cells: dict[int, int] = {}
+        self._ended: set[int] = set()
         self._totals = _Totals()
 
     def append(self, event: events.Event) -> None:
@@ -74,8 +77,24 @@ class EventLog:
         return self._operations
 
     def show_operation(self, number: int, operation: Mapping[str, Any]) -> None:
-        """Keep the present state of an operation."""
-        self._write("operations", number, {"number": number, **operation})
+        """Keep the present state of an operation, in place of the oldest one that has ended."""
+        cell = self._cells.get(number)
+        if cell is None:
+            if self._cells and number < max(self._cells):
+                # A later one has taken its cell.
+                return
+            cell = self._cells[number] = self._free_cell()
+        if operation["status"] != "running":
+            self._ended.add(number)
+        self._write("operations", cell, {"number": number, **operation})
+
+    def _free_cell(self) -> int:
+        kept, _ = schema.SHEETS["operations"]
+        if len(self._cells) < kept:
+            return len(self._cells)
+        oldest = next((number for number in self._cells if number in self._ended), next(iter(self._cells)))
+        self._ended.discard(oldest)
+        return self._cells.pop(oldest)
 
     def pong(self, token: str) -> None:
         """Answer a ping by its token."""
@@ -149,7 +168,8 @@ def _seq(cell: bytes) -> int:
 
 
 def _encode(record: Any) -> bytes:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode(errors="backslashreplace")
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=str)
+    return text.encode(errors="backslashreplace")
 
 
 def _shortened(record: Mapping[str, Any], limit: int) -> dict[str, Any]:
@@ -193,7 +213,7 @@ class _Totals:
             case events.ProcessExited(exit_code=code, signal=name):
                 status = name or ("unknown" if code is None else str(code))
                 values["exits"][status] = values["exits"].get(status, 0) + 1
-            case events.ProcessReady(seconds=seconds):
+            case events.ProcessReady(server=True, seconds=seconds):
                 _observe(values["start_seconds"], seconds)
             case events.OperationEnded(kind="restart" | "reload", outcome="done", seconds=seconds):
                 _observe(values["rollout_seconds"], seconds)

@@ -81,11 +81,13 @@ class ProcessReady(Event):
         slot: The name of the slot.
         pid: The pid of the process.
         seconds: The time since its start.
+        server: Whether it is a server.
     """
 
     slot: str
     pid: int
     seconds: float
+    server: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -183,10 +183,10 @@ class Commands:
 
     def _obey(self, command: Command, sender: int | None) -> None:
         match command:
-            case Requested(requested, id_, origin):
-                self._execute(requested, sender, Origin(excerpt(origin, NAME_LIMIT), id_))
+            case Requested(requested, id_, origin, made_at):
+                self._execute(requested, Origin(excerpt(origin, NAME_LIMIT), id_, made_at))
             case Restart() | Scale() | ScaleBy() | Terminate(early=False):
-                self._execute(command, sender, Origin(self._name_of(sender)))
+                self._execute(command, Origin(self._name_of(sender)))
             case Ping():
                 self._supervisor.log.pong(command.token)
             case Manage():
@@ -204,7 +204,7 @@ class Commands:
             case _:
                 _no_branch(command)
 
-    def _execute(self, command: Command, sender: int | None, origin: Origin) -> None:
+    def _execute(self, command: Command, origin: Origin) -> None:
         """Execute a command by the verb of the manager, as a request of an origin."""
         manager = self._manager
         with self._supervisor.operations.requested_by(origin, KINDS.get(type(command), Kind.RESTART)):
@@ -219,11 +219,8 @@ class Commands:
                     manager.scale(command.num_workers)
                 case ScaleBy():
                     manager.scale(manager.num_server + command.change)
-                case Terminate(early=False):
-                    manager.shutdown()
                 case _:
-                    # An operation carries any text.
-                    self._obey(command, sender)
+                    manager.shutdown()
 
     def _report_invalid(self, invalid: Invalid, sender: int | None) -> None:
         self.throttle.log(

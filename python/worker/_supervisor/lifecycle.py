@@ -79,7 +79,7 @@ class Lifecycle:
         self.server = ServerPhase.NEW
         self.waits_for_change = False
         self._log = log
-        self.operations = Operations(clock, accepts, log)
+        self.operations = Operations(clock, accepts, is_occupied, log)
 
     # Records
 
@@ -213,7 +213,7 @@ class Lifecycle:
             record=self.record(slot),
             state=slot.state,
             is_server=slot.is_server,
-            is_reloader=slot.is_reloader,
+            absence=slot.absence,
             restart_policy=slot.restart_policy,
             is_alive=slot.is_alive(),
             is_occupied=self._is_occupied(slot),
@@ -252,6 +252,8 @@ class Lifecycle:
                 slot.acknowledge()
             case model.KillUnready(child):
                 child.ready_by = math.inf
+                # The line of its exit has the reason.
+                self._log.append(reports.killed(child, child.error, level=logging.NOTSET))
                 child.kill()
             case model.SetState(state, force):
                 slot.set_state(state, force)

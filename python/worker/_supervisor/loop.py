@@ -299,7 +299,7 @@ class Loop:
         command: Restart | ScaleBy = ScaleBy(1 if signum == MORE else -1)
         if signum == RELOAD:
             command = Restart(None, order=RestartOrder.STARTUP_FIRST)
-        return Requested(command, "", f"signal {name}")
+        return Requested(command, "", f"signal {name}", 0.0)
 
     # Deadlines
 

@@ -133,7 +133,7 @@ class Situation:
         record: The slot's own record.
         state: The state of its current process.
         is_server: Whether it serves requests.
-        is_reloader: Whether its process reports changes of the code.
+        absence: The effect of its absence in words, if it must never be FAILED; else empty.
         restart_policy: Its restart policy.
         is_alive: Whether its current process runs.
         is_occupied: Whether any process runs in the slot, or has not been collected.
@@ -149,7 +149,7 @@ class Situation:
     record: SlotRecord
     state: ProcessState
     is_server: bool
-    is_reloader: bool
+    absence: str
     restart_policy: str
     is_alive: bool
     is_occupied: bool

@@ -21,10 +21,12 @@ class Origin:
     Attributes:
         name: The origin in words: ``signal SIGHUP``, ``Sanic-Reloader-0 [77]``.
         id: The id of the requested operation, if the request has one; else empty.
+        made_at: When the request was made, in seconds since 1970; 0 if that is now.
     """
 
     name: str
     id: str = ""
+    made_at: float = 0.0
 
 
 class Kind(Enum):
@@ -62,6 +64,7 @@ class Operation:
         files: The changed files that are the reason; empty if there are none.
         total: The number of its workers.
         waiting: The slots whose new process is not ready yet.
+        leaving: The removed slots whose process has not exited yet.
         passed: The slots that are done. Previous processes may still accept connections there.
         failure: Why it was aborted; empty if it was not.
         rolled_back: The names of the slots in which the previous process was kept.
@@ -87,6 +90,7 @@ class Operation:
         self.files: tuple[str, ...] = ()
         self.total = 0
         self.waiting: set[WorkerProcess] = set()
+        self.leaving: set[WorkerProcess] = set()
         self.passed: set[WorkerProcess] = set()
         self.failure = ""
         self.rolled_back: list[str] = []
@@ -99,7 +103,7 @@ class Operation:
 
     def add_removed(self, slot: WorkerProcess) -> None:
         """Count one more slot that is removed."""
-        self.passed.add(slot)
+        self.leaving.add(slot)
         self.total += 1
 
     def drop(self, slot: WorkerProcess) -> None:
@@ -116,10 +120,15 @@ class Operation:
             self.passed.add(slot)
         return is_new
 
+    def mark_left(self, slot: WorkerProcess) -> None:
+        """Count a removed slot as done, because its process has exited."""
+        self.leaving.remove(slot)
+        self.passed.add(slot)
+
     @property
     def done(self) -> int:
         """The number of workers that are done."""
-        return self.total - len(self.waiting)
+        return self.total - len(self.waiting) - len(self.leaving)
 
     @property
     def progress(self) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from worker._state import events
@@ -30,6 +31,7 @@ class Operations:
     Args:
         clock (Callable): Returns the time, seconds.
         accepts (Callable): Returns whether a stopping process still accepts connections in a slot.
+        is_occupied (Callable): Returns whether a process runs in a slot, or has not been collected.
         log (EventLog): Takes the events and the state of the operations.
 
     Attributes:
@@ -37,10 +39,15 @@ class Operations:
     """
 
     def __init__(
-        self, clock: Callable[[], float], accepts: Callable[[WorkerProcess], bool], log: EventLog
+        self,
+        clock: Callable[[], float],
+        accepts: Callable[[WorkerProcess], bool],
+        is_occupied: Callable[[WorkerProcess], bool],
+        log: EventLog,
     ) -> None:
         self._clock = clock
         self._accepts = accepts
+        self._is_occupied = is_occupied
         self._log = log
         self._open: list[Operation] = []
         self._current: Operation | None = None
@@ -90,11 +97,15 @@ class Operations:
             self._begin(operation)
 
     def _make(self, kind: Kind, *, proven: bool) -> Operation:
+        now = get_now()
+        # Another clock may have been set back meanwhile.
+        age = max(0.0, now.timestamp() - self.origin.made_at) if self.origin.made_at else 0.0
+        began, requested_at = self._clock() - age, now - timedelta(seconds=age)
         operation = Operation(
-            kind, self._clock(), get_now(), self._log.new_operation(), self.origin, proven=proven
+            kind, began, requested_at, self._log.new_operation(), self.origin, proven=proven
         )
         # The id is that of one operation.
-        self.origin = replace(self.origin, id="")
+        self.origin = replace(self.origin, id="", made_at=0.0)
         return operation
 
     def _begin(self, operation: Operation) -> None:
@@ -123,16 +134,20 @@ class Operations:
         """Count a slot as done in operations, because its new process is ready."""
         for operation in operations:
             if operation.mark_ready(slot):
-                self._log.append(
-                    events.RolloutStep(
-                        text=f"{operation.kind}: {operation.progress}.",
-                        operation=operation.id,
-                        slot=slot.name,
-                        done=operation.done,
-                        total=operation.total,
-                    )
-                )
-                self._show(operation, Status.RUNNING)
+                self._step(operation, slot)
+
+    def _step(self, operation: Operation, slot: WorkerProcess) -> None:
+        """Report that a slot is done."""
+        self._log.append(
+            events.RolloutStep(
+                text=f"{operation.kind}: {operation.progress}.",
+                operation=operation.id,
+                slot=slot.name,
+                done=operation.done,
+                total=operation.total,
+            )
+        )
+        self._show(operation, Status.RUNNING)
 
     def abort(self, operations: Iterable[Operation], reason: str, kept: WorkerProcess | None = None) -> None:
         """Abort operations.
@@ -172,13 +187,18 @@ class Operations:
                 pending = requests.get(slot), record(slot).request
                 if slot not in slots or not any(one and operation in one.operations for one in pending):
                     operation.drop(slot)
-            if not operation.failure and (operation.waiting or any(map(self._accepts, operation.passed))):
+            for slot in [slot for slot in operation.leaving if not self._is_occupied(slot)]:
+                operation.mark_left(slot)
+                self._step(operation, slot)
+            is_under_way = operation.waiting or operation.leaving or any(map(self._accepts, operation.passed))
+            if is_under_way and not operation.failure:
                 continue
             # The line of the exit that aborted an operation says so too.
             self._end(operation, logging.DEBUG if operation.failure else logging.INFO)
             self._open.remove(operation)
             # Slots refer to the operation. Breaking the cycle frees the descriptors of removed slots at once.
             operation.waiting.clear()
+            operation.leaving.clear()
             operation.passed.clear()
 
     def _end(self, operation: Operation, level: int) -> None:

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from worker._state import events
-from worker.constants import MAIN_NAME
+from worker.constants import MAIN_NAME, NAME_LIMIT, excerpt
 
 if TYPE_CHECKING:
     from worker._supervisor.child import ChildProcess
@@ -18,6 +18,7 @@ __all__ = [
     "exited",
     "gave_up",
     "killed",
+    "killed_at_once",
     "ready",
     "scaled",
     "server_ready",
@@ -40,18 +41,25 @@ def ready(child: ChildProcess) -> events.Event:
         slot=child.slot.name,
         pid=child.base.pid,
         seconds=seconds,
+        server=child.slot.is_server,
     )
 
 
-def killed(child: ChildProcess, reason: str) -> events.Event:
+def killed(child: ChildProcess, reason: str, level: int = logging.ERROR) -> events.Event:
     """Return the event of a process that the manager kills."""
     return events.ProcessKilled(
         text=f"{child} {reason}. Killing it.",
-        level=logging.ERROR,
+        level=level,
         slot=child.slot.name,
         pid=child.base.pid,
         reason=reason,
     )
+
+
+def killed_at_once(slot: str, pid: int) -> events.Event:
+    """Return the event of a process that is killed with all others."""
+    text, reason = f"Killing {excerpt(slot, NAME_LIMIT)} [{pid}]", "all processes are killed"
+    return events.ProcessKilled(text=text, level=logging.INFO, slot=slot, pid=pid, reason=reason)
 
 
 def exited(

@@ -131,7 +131,7 @@ def decide(
     settings: Settings,
     chance: float,
     *,
-    never_fails: bool = False,
+    absence: str = "",
 ) -> Decision:
     """Decide whether and when the next process is started after an exit.
 
@@ -141,8 +141,8 @@ def decide(
         policy (str): ``always``, ``on-failure`` or ``never``.
         settings (Settings): The limits.
         chance (float): A random number from 0 to 1, for the jitter.
-        never_fails (bool): Go on at the longest backoff after ``max_consecutive_failures`` exits in a row.
-            Defaults to ``False``.
+        absence (str): The effect of its absence in words, for a process that goes on at the longest backoff
+            after ``max_consecutive_failures`` exits in a row. Defaults to none: it is FAILED then.
     """
     # The policy applies to processes that ran. One that could not be started has to be tried again.
     if exit.has_run and (policy == NEVER or (policy == ON_FAILURE and exit.code == 0)):
@@ -160,11 +160,11 @@ def decide(
         delay *= jitter
         tally = f"failure {count} of {limit} in a row"
         return Decision(delay, False, f"Restarting it in {delay:.2f} s ({tally}).", exits)
-    if never_fails:
+    if absence:
         exits = exits[-limit:]
         reason = (
             f"Restarting it in {longest * jitter:.2f} s, after {limit} failures or more in a row "
-            f"({summarize(exits)}). No file change is noticed until it runs."
+            f"({summarize(exits)}). {absence}"
         )
         return Decision(longest * jitter, False, reason, exits)
     failures = "1 failure" if count == 1 else f"{count} failures in a row"

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessTable", "Supervisor"]
 
+# How long the inspector and its like may take to stop until they are killed, seconds.
+HELPER_GRACE = 3.0
+
 
 class ProcessTable(Protocol):
     """The manager, as the supervisor sees it."""
@@ -357,6 +360,9 @@ class Supervisor:
     def _kill_overdue(self, child: ChildProcess, now: float) -> float:
         """Kill a process that has not stopped within the graceful timeout; return when that is."""
         grace = self._table.settings.graceful_timeout
+        if child.slot.absence and not child.slot.is_reloader:
+            # It has nothing of the application's to finish.
+            grace = min(grace, HELPER_GRACE)
         if now >= child.kill_at(grace):
             child.escalate_stop()
             self.log.append(reports.killed(child, f"did not exit within {grace:g} s of the stop"))

@@ -201,7 +201,7 @@ def _after_exit(slot: Situation, exit: Exit) -> Actions:  # noqa: A002
         decision = Decision(math.inf, True, reason, record.exits)
     else:
         decision = decide(
-            record.exits, exit, slot.restart_policy, slot.settings, slot.chance, never_fails=slot.is_reloader
+            record.exits, exit, slot.restart_policy, slot.settings, slot.chance, absence=slot.absence
         )
     actions += [
         *aborted,
