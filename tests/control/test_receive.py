@@ -28,9 +28,7 @@ from worker._core.messages import (
     Invalid,
     Manage,
     Opaque,
-    Ping,
     Received,
-    Requested,
     Restart,
     Scale,
     Stop,
@@ -433,40 +431,3 @@ def test_an_object_of_an_unknown_module_is_invalid(tmp_path: Path) -> None:
     command = decode_command(Opaque(payload))
     assert isinstance(command, Invalid)
     assert "No module named 'support.nowhere'" in command.reason
-
-
-class TestVerbsOfTuples:
-    def test_an_operation_carries_a_command(self) -> None:
-        message = ("__OPERATION__", "__SCALE__:4", "3f2a", "inspector 127.0.0.1", 1.5)
-        assert interpret(message) == Requested(Scale(4), "3f2a", "inspector 127.0.0.1", 1.5)
-
-    @pytest.mark.parametrize("text", ["", "__TERMINATE_EARLY__", "__SCALE__"])
-    def test_an_operation_is_a_restart_a_scaling_or_a_stop(self, text: str) -> None:
-        found = interpret(("__OPERATION__", text, "3f2a", "me", 1.5))
-        assert isinstance(found, Invalid)
-        assert found.reason.startswith("an operation is a restart, a scaling or a stop")
-
-    @pytest.mark.parametrize(
-        "message", [("__OPERATION__", "__SCALE__:4", "x" * 33, "me", 1.5), ("__PING__", "x" * 33)]
-    )
-    def test_a_long_id_is_refused(self, message: Any) -> None:
-        found = interpret(message)
-        assert isinstance(found, Invalid)
-        assert "at most 32 characters" in found.reason
-
-    @pytest.mark.parametrize(
-        "message",
-        [
-            ("__OPERATION__", "__SCALE__:4", "3f2a", "me"),
-            ("__OPERATION__", "__SCALE__:4", 3, "me", 1.5),
-            ("__PING__", 1),
-            ("__PONG__", "1"),
-        ],
-    )
-    def test_other_tuples_manage_no_process(self, message: Any) -> None:
-        found = interpret(message)
-        assert isinstance(found, Invalid)
-        assert found.reason.startswith("a tuple of ")
-
-    def test_a_ping_has_a_token(self) -> None:
-        assert interpret(("__PING__", "one")) == Ping("one")
