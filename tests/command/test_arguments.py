@@ -74,6 +74,8 @@ class TestOptions:
             ("top -i 0.1", "cannot be 0.1: it takes a number of seconds from 0.2 to 60"),
             ("ps extra", "unrecognized arguments: extra"),
             ("events --since yesterday", "cannot be 'yesterday': it takes 10m, 2h or 1d"),
+            ("events --since 800000d", "cannot be '800000d': it takes 10m, 2h or 1d"),
+            ("events --since 99999999999d", "cannot be '99999999999d': it takes 10m, 2h or 1d"),
         ],
     )
     def test_a_wrong_argument_is_named(self, text: str, reason: str) -> None:

@@ -34,9 +34,12 @@ def parse_since(text: str) -> Since:
     """
     if text.isascii() and text.isdigit():
         return int(text)
-    if ago := AGO.fullmatch(text):
-        return datetime.now(timezone.utc) - timedelta(**{UNITS[ago[2]]: float(ago[1])})
-    return parse_time(text)
+    try:
+        if ago := AGO.fullmatch(text):
+            return datetime.now(timezone.utc) - timedelta(**{UNITS[ago[2]]: float(ago[1])})
+        return parse_time(text)
+    except OverflowError:
+        raise ValueError(f"{text} is before the first year") from None
 
 
 def read(client: Client, since: Since, limit: int | None = None) -> dict[str, Any]:
