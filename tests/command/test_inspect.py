@@ -14,6 +14,9 @@ from support.fake_inspector import FIRST_OPERATION, FakeInspector, event, operat
 from support.running import until
 from support.terminals import ESCAPES, Terminal
 
+from worker.cli.inspect.address import Address
+from worker.cli.inspect.client import Client
+from worker.cli.inspect.events import follow
 from worker.cli.inspect.exits import ExitCode
 
 from .conftest import Run, exit_code, running
@@ -133,6 +136,36 @@ class TestEvents:
             assert next_one() == 1
             client.send_signal(signal.SIGINT)
             assert client.wait(20) == ExitCode.INTERRUPTED
+
+    def test_follow_goes_on_over_a_restart_long_after_the_last_event(
+        self, inspector: FakeInspector, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def start_with_a_new_event() -> None:
+            inspector.events.append(event(2))
+            inspector.start()
+
+        # The first pause is after the end of the stream, the second one after an attempt that was refused.
+        times, pauses = [0.0], iter([lambda: None, start_with_a_new_event])
+
+        class Pause:
+            def wait(self, _: float) -> None:
+                next(pauses)()
+
+        def stop_after_a_quiet_hour() -> None:
+            until(lambda: len(inspector.requests) == 3, "the stream and the check of its numbers")
+            times.append(3600.0)
+            inspector.stop()
+
+        monkeypatch.setattr("worker.cli.inspect.events.monotonic", lambda: times[-1])
+        monkeypatch.setattr("worker.cli.inspect.events.Pause", Pause)
+        inspector.events = [event(1)]
+        followed = follow(Client(Address("127.0.0.1", inspector.port)), 0)
+        assert next(followed)["seq"] == 1
+        stopper = threading.Thread(target=stop_after_a_quiet_hour)
+        stopper.start()
+        assert next(followed)["seq"] == 2
+        stopper.join()
+        followed.close()
 
 
 class TestActions:

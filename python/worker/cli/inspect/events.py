@@ -79,13 +79,14 @@ def follow(client: Client, since: Since, limit: int | None = None) -> Iterator[E
                     last = 0
                     continue
                 for message in stream:
-                    deadline = monotonic() + RECONNECT
                     last = message.data["seq"]
                     yield message.data
             except (OSError, HTTPException):
                 # The inspector was stopped; its event log is kept.
-                deadline = monotonic() + RECONNECT
+                pass
             finally:
+                # A stream that was cut may end like one that is complete, long after its last event.
+                deadline = monotonic() + RECONNECT
                 stream.release()
         except CommandError as error:
             if error.code is not ExitCode.UNREACHABLE or monotonic() > deadline:
