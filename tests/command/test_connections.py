@@ -145,6 +145,17 @@ class TestKey:
         monkeypatch.setenv("SANIC_INSPECTOR_API_KEY", "wrong")
         assert run("ps", *locked.args, "-k", KEY)[0] == 0
 
+    @pytest.mark.parametrize("key", ["schl\u00fcssel", "\u6771\u4eac"])
+    def test_it_is_sent_as_utf_8(self, run: Run, key: str) -> None:
+        with FakeInspector(key=key) as inspector:
+            assert run("ps", *inspector.args, "-k", key)[0] == 0
+
+    def test_one_that_is_no_utf_8_is_sent_as_it_is(self, locked: FakeInspector, run: Run) -> None:
+        code, _, err = run("ps", *locked.args, "-k", os.fsdecode(b"\xff"))
+        assert code == ExitCode.REFUSED, err
+        sent = locked.requests[0].headers["Authorization"]
+        assert sent.encode("latin-1") == b"Bearer \xff"
+
     def test_a_key_that_http_cannot_send_is_not_printed(self, locked: FakeInspector, run: Run) -> None:
         code, _, err = run("ps", *locked.args, "-k", "se\ncret")
         assert code == ExitCode.USAGE

@@ -177,10 +177,12 @@ class Client:
         self, method: str, path: str, body: bytes | None, headers: dict[str, str], timeout: float | None
     ) -> tuple[socket.socket, HTTPResponse]:
         connection = self._connection(timeout)
+        sent: dict[str, str | bytes] = {**headers}
         if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
+            # Text would be sent as latin-1. A key from the environment may be no UTF-8.
+            sent["Authorization"] = f"Bearer {self._key}".encode(errors="surrogateescape")
         try:
-            connection.request(method, path, body, headers)
+            connection.request(method, path, body, sent)
             # The connection forgets its socket if the server is going to close it.
             return connection.sock, connection.getresponse()
         except (OSError, HTTPException) as error:
