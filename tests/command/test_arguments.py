@@ -68,6 +68,7 @@ class TestOptions:
             ("inspect -p x", "cannot be 'x': it takes a whole number"),
             ("inspect ps -p 70000", "cannot be 70000: it takes a port, from 1 to 65535"),
             ("inspect ps --timeout -3", "--timeout"),
+            ("inspect ps --timeout 0", "cannot be '0': it takes a number of seconds above 0"),
             ("inspect ps --timeout inf", "cannot be 'inf': it takes a number of seconds"),
             ("inspect reload --zero", "unrecognized arguments: --zero"),
             ("inspect --nonsense", "unrecognized arguments: --nonsense"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import sys
 import threading
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -252,14 +254,31 @@ class TestWaiting:
         assert err == expected.format(FIRST_OPERATION + 1)
         assert run("inspect", "operation", "3f2a9c01d4e8", *inspector.args)[0] == ExitCode.FAILED
 
-    @pytest.mark.parametrize("timeout", ["0", "0.3"])
-    def test_the_end_of_the_time_is_told_apart(
-        self, inspector: FakeInspector, run: Run, timeout: str
-    ) -> None:
+    def test_the_end_of_the_time_is_told_apart(self, inspector: FakeInspector, run: Run) -> None:
         inspector.steps = [operation("pending"), operation()]
-        code, out, err = run("inspect", "reload", "--wait", f"--timeout={timeout}", *inspector.args)
+        code, out, err = run("inspect", "reload", "--wait", "--timeout=1", *inspector.args)
         assert (code, out) == (ExitCode.STILL_RUNNING, "")
         assert err == "sanic-worker: Reload 3f2a9c01d4e8 running: 3 of 8 workers replaced\n"
+
+    def test_an_action_that_is_not_answered_in_time(self, run: Run) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            args = ["-H127.0.0.1", f"-p{silent.getsockname()[1]}", "--timeout=0.3"]
+            before = monotonic()
+            code, _, err = run("inspect", "reload", "--wait", *args)
+        assert (code, "in time" in err) == (ExitCode.UNREACHABLE, True)
+        assert monotonic() - before < 20
+
+    def test_an_inspector_that_hangs_during_the_wait(
+        self, inspector: FakeInspector, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        answer = inspector.look_at
+        monkeypatch.setattr(inspector, "look_at", lambda one, _: answer(one, 60))
+        inspector.begin("reload")
+        before = monotonic()
+        args = ["--wait", "--timeout=0.3", *inspector.args]
+        code, _, err = run("inspect", "operation", f"{FIRST_OPERATION:x}", *args)
+        assert (code, "in time" in err) == (ExitCode.UNREACHABLE, True)
+        assert monotonic() - before < 20
 
     def test_a_restart_of_the_inspector_does_not_end_the_wait(
         self, inspector: FakeInspector, capsys: pytest.CaptureFixture[str]

@@ -242,8 +242,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < 1e9:
-        raise ArgumentTypeError(f"cannot be {text!r}: it takes a number of seconds from 0 on")
+    if not 0 < seconds < 1e9:
+        raise ArgumentTypeError(f"cannot be {text!r}: it takes a number of seconds above 0")
     return seconds
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from time import monotonic
 
 from worker.cli.inspect import address, arguments, verbs
 from worker.cli.inspect.client import Client
@@ -27,9 +28,9 @@ def run(args: Sequence[str]) -> int:
         options = arguments.parse(args)
         where = address.find(options, os.environ)
         key = options.get("api_key") or os.environ.get("SANIC_INSPECTOR_API_KEY", "")
-        # With --wait, the timeout is that of the operation.
-        for_answer = None if options.get("wait") else options.get("timeout")
-        limit = for_answer or (None if "arguments" in options else TIMEOUT)
+        if timeout := options.get("timeout"):
+            options["deadline"] = monotonic() + timeout
+        limit = timeout or (None if "arguments" in options else TIMEOUT)
         code = verbs.run(Client(where, key, limit), options)
         sys.stdout.flush()
     except CommandError as error:

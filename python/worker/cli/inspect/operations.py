@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from threading import Event
 from time import monotonic
 from typing import Any
@@ -21,6 +22,8 @@ ENDED = ("done", "failed")
 STEP = 0.5
 # An inspector that exits is started again within this time, in seconds.
 RECONNECT = 10.0
+# The time that the last answer may take after the end of the wait, in seconds.
+GRACE = 1.0
 PAUSE = 0.2
 
 Operation = dict[str, Any]
@@ -55,36 +58,36 @@ def exit_code(operation: Operation) -> ExitCode:
     return ExitCode.FAILED if operation["status"] == "failed" else ExitCode.DONE
 
 
-def wait(client: Client, operation_id: str, timeout: float | None, *, shows: bool) -> Operation:
+def wait(client: Client, operation_id: str, deadline: float | None, *, shows: bool) -> Operation:
     """Wait until an operation has ended; return its last state.
 
     Args:
         client (Client): Sends the requests.
         operation_id (str): The operation.
-        timeout (float | None): The longest time to wait, in seconds; ``None`` for no limit.
+        deadline (float | None): The end of the wait, in seconds of the monotonic clock; ``None`` for no
+            limit.
         shows (bool): Show a progress bar on stderr, if that is a terminal.
 
     Raises:
         CommandError: The operation is unknown, or the inspector has not answered for 10 s.
     """
-    deadline = None if timeout is None else monotonic() + timeout
     with _progress(shows) as show:
         while True:
-            left = None if deadline is None else max(0.0, deadline - monotonic())
-            hold = STEP if left is None else min(STEP, left)
-            operation: Operation = _ask(client, f"{path_of(operation_id)}?wait={hold:.3f}", left)
+            left = inf if deadline is None else max(0.0, deadline - monotonic())
+            path = f"{path_of(operation_id)}?wait={min(STEP, left):.3f}"
+            operation: Operation = _ask(client, path, left)
             show(operation)
             if has_ended(operation) or left == 0.0:
                 return operation
 
 
-def _ask(client: Client, path: str, left: float | None) -> Any:
+def _ask(client: Client, path: str, left: float) -> Any:
     """Send a request, and again while the inspector is being started anew."""
-    deadline = monotonic() + (RECONNECT if left is None else min(RECONNECT, left))
+    deadline = monotonic() + min(RECONNECT, left)
     pause = Event()
     while True:
         try:
-            return client.get(path)
+            return client.get(path, min(STEP + RECONNECT, left + GRACE))
         except CommandError as error:
             if error.code is not ExitCode.UNREACHABLE or monotonic() > deadline:
                 raise

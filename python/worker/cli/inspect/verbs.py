@@ -108,7 +108,7 @@ def _operation(client: Client, options: Options) -> ExitCode:
 
 def _wait(client: Client, options: Options, operation_id: str) -> ExitCode:
     as_json = bool(options.get("json"))
-    operation = operations.wait(client, operation_id, options.get("timeout"), shows=not as_json)
+    operation = operations.wait(client, operation_id, options.get("deadline"), shows=not as_json)
     if as_json:
         _print_json(operation)
     code = operations.exit_code(operation)
