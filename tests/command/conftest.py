@@ -19,7 +19,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no other server of this machine be found."""
-    for variable in ("HOST", "PORT", "API_KEY", "TLS_CERT"):
+    for variable in ("HOST", "PORT", "API_KEY", "TLS_KEY", "TLS_CERT"):
         monkeypatch.delenv(f"SANIC_INSPECTOR_{variable}", raising=False)
     monkeypatch.delenv("SANIC_WORKER_INSPECTOR_UNIX", raising=False)
     monkeypatch.setattr("worker.cli.inspect.address.directories", list)

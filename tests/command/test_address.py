@@ -15,6 +15,8 @@ from worker._listen import runtime
 from worker.cli.inspect.address import Address, find, parse
 from worker.cli.inspect.exits import CommandError, ExitCode
 
+TLS = {"SANIC_INSPECTOR_TLS_KEY": "k.pem", "SANIC_INSPECTOR_TLS_CERT": "c.pem"}
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -55,12 +57,24 @@ def gone() -> int:
         ({}, {"SANIC_INSPECTOR_HOST": "there"}, "http://there:6457"),
         ({}, {"SANIC_INSPECTOR_HOST": "0.0.0.0", "SANIC_INSPECTOR_PORT": "9"}, "http://127.0.0.1:9"),
         ({}, {"SANIC_INSPECTOR_HOST": "::", "SANIC_INSPECTOR_PORT": "9"}, "http://[::1]:9"),
-        ({}, {"SANIC_INSPECTOR_PORT": "9", "SANIC_INSPECTOR_TLS_CERT": "c.pem"}, "https://localhost:9"),
+        ({}, {"SANIC_INSPECTOR_PORT": "9", **TLS}, "https://localhost:9"),
+        ({}, {"SANIC_INSPECTOR_PORT": "9", "SANIC_INSPECTOR_TLS_CERT": "c.pem"}, "http://localhost:9"),
+        ({"host": "there"}, TLS, "https://there:6457"),
+        ({"host": "http://there"}, TLS, "http://there:6457"),
+        ({"host": "http://there", "secure": True}, TLS, "https://there:6457"),
+        ({"unix": "/run/x"}, TLS, "unix:/run/x"),
         ({"port": 7}, {"SANIC_INSPECTOR_HOST": "there", "SANIC_INSPECTOR_PORT": "9"}, "http://there:7"),
         ({"host": "here"}, {"SANIC_INSPECTOR_PORT": "9"}, "http://here:9"),
         ({}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y"}, "unix:/run/y"),
         ({"port": 7}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y"}, "http://localhost:7"),
-        ({}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y", "SANIC_INSPECTOR_PORT": "9"}, "http://localhost:9"),
+        ({}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y", "SANIC_INSPECTOR_PORT": "9"}, "unix:/run/y"),
+        ({}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y", "SANIC_INSPECTOR_HOST": "there"}, "unix:/run/y"),
+        ({}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y", "SANIC_INSPECTOR_PORT": "x"}, "unix:/run/y"),
+        ({}, {"SANIC_WORKER_INSPECTOR_UNIX": "/run/y", **TLS}, "unix:/run/y"),
+        ({}, {"SANIC_INSPECTOR_PORT": "0"}, "http://127.0.0.1:1"),
+        ({}, {"SANIC_INSPECTOR_HOST": "there", "SANIC_INSPECTOR_PORT": "0"}, "http://127.0.0.1:1"),
+        ({}, TLS, "http://127.0.0.1:1"),
+        ({"host": "there"}, {"SANIC_INSPECTOR_PORT": "0"}, "http://there:6457"),
     ],
 )
 def test_the_first_source_wins(
@@ -68,7 +82,8 @@ def test_the_first_source_wins(
 ) -> None:
     if options or environment:
         leave(folder, "http://127.0.0.1:1")
-    assert str(find(options, environment)) == expected
+    where = find(options, environment)
+    assert (str(where), where.tls) == (expected, expected.startswith("https:"))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +93,11 @@ def test_the_first_source_wins(
         ({"unix": "/x", "host": "there"}, {}),
         ({"host": "ftp://there"}, {}),
         ({"host": "http://there:x"}, {}),
+        ({"unix": "/x", "secure": True}, {}),
+        ({"secure": True}, {"SANIC_WORKER_INSPECTOR_UNIX": "/x"}),
         ({}, {"SANIC_INSPECTOR_PORT": "x"}),
+        ({}, {"SANIC_INSPECTOR_PORT": "65536"}),
+        ({"host": "there"}, {"SANIC_INSPECTOR_PORT": "99999"}),
     ],
 )
 def test_a_wrong_address_is_refused(options: dict[str, Any], environment: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ __all__ = ["Address", "find", "parse"]
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 6457
+PORTS = range(65536)
 # A server that listens on all addresses is reached on the loopback one.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 UNIX = "unix:"
@@ -41,8 +42,8 @@ class Address(NamedTuple):
 def find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Address:
     """Return the address of the inspector.
 
-    Options come first, then ``SANIC_INSPECTOR_HOST`` and ``SANIC_INSPECTOR_PORT``, then
-    ``SANIC_WORKER_INSPECTOR_UNIX``, then the one server of this user that runs here, then Sanic's default.
+    Options come first, then ``SANIC_WORKER_INSPECTOR_UNIX``, then ``SANIC_INSPECTOR_HOST`` and
+    ``SANIC_INSPECTOR_PORT``, then the one server of this user that runs here, then Sanic's default.
 
     Args:
         options (Mapping[str, Any]): The given ones of ``host``, ``port``, ``unix`` and ``secure``.
@@ -51,18 +52,33 @@ def find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Address:
     Raises:
         CommandError: An option or a variable is wrong, or several servers run.
     """
+    where = _find(options, environment)
+    if not options.get("secure"):
+        return where
+    if where.unix:
+        raise CommandError(f"--secure cannot be combined with {where}: it has no TLS", ExitCode.USAGE)
+    return where._replace(tls=True)
+
+
+def _find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Address:
     host, port = options.get("host"), options.get("port")
-    tls = bool(options.get("secure") or environment.get("SANIC_INSPECTOR_TLS_CERT"))
+    # Like the server, which takes both.
+    tls = all(environment.get(f"SANIC_INSPECTOR_TLS_{name}") for name in ("KEY", "CERT"))
     if unix := options.get("unix"):
         if host or port:
             raise CommandError("--unix cannot be combined with --host or --port", ExitCode.USAGE)
-        return parse(UNIX + unix, tls)
-    host_there, port_there = environment.get("SANIC_INSPECTOR_HOST"), environment.get("SANIC_INSPECTOR_PORT")
-    if host or port or host_there or port_there:
-        port = port or _port_in(port_there)
-        return parse(str(host or host_there or DEFAULT_HOST), tls, DEFAULT_PORT if port is None else port)
+        return Address(unix=unix)
+    host_there = environment.get("SANIC_INSPECTOR_HOST")
+    if host or port:
+        port = port or _port_in(environment) or DEFAULT_PORT
+        return parse(str(host or host_there or DEFAULT_HOST), tls, port)
+    # The server opens no port then.
     if unix := environment.get("SANIC_WORKER_INSPECTOR_UNIX"):
-        return parse(UNIX + unix, tls)
+        return Address(unix=unix)
+    port_there = _port_in(environment)
+    # With port 0 the system has chosen one, which only the file of the server tells.
+    if port_there or (host_there and port_there is None):
+        return parse(host_there or DEFAULT_HOST, tls, port_there or DEFAULT_PORT)
     found = running()
     if len(found) > 1:
         shown = "".join(f"\n  {one_line(one['app'])} [{one['pid']}]  {_option(one['url'])}" for one in found)
@@ -73,11 +89,16 @@ def find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Address:
 def parse(text: str, tls: bool = False, port: int = DEFAULT_PORT) -> Address:
     """Return the address in a URL, a host name or ``unix:<path>``.
 
+    Args:
+        text (str): The address.
+        tls (bool): Whether a host name without a scheme has TLS.
+        port (int): The port of a URL without one.
+
     Raises:
         CommandError: It is none.
     """
     if text.startswith(UNIX):
-        return Address(unix=text[len(UNIX) :], tls=tls)
+        return Address(unix=text[len(UNIX) :])
     if "://" not in text:
         bare = text.strip("[]")
         return Address(LOOPBACK.get(bare, bare), port, tls)
@@ -88,7 +109,7 @@ def parse(text: str, tls: bool = False, port: int = DEFAULT_PORT) -> Address:
         host = ""
     if not host or url.scheme not in ("http", "https"):
         raise CommandError(f"{one_line(text)} is not the URL of an inspector", ExitCode.USAGE)
-    return Address(LOOPBACK.get(host, host), port, tls or url.scheme == "https")
+    return Address(LOOPBACK.get(host, host), port, url.scheme == "https")
 
 
 def running() -> list[RunningServer]:
@@ -107,11 +128,14 @@ def running() -> list[RunningServer]:
     return [found[key] for key in sorted(found)]
 
 
-def _port_in(text: str | None) -> int | None:
-    if text and not (text.isascii() and text.isdigit()):
-        message = f"SANIC_INSPECTOR_PORT cannot be {one_line(text)!r}: it takes a number"
+def _port_in(environment: Mapping[str, str]) -> int | None:
+    text = environment.get("SANIC_INSPECTOR_PORT")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and int(text) in PORTS):
+        message = f"SANIC_INSPECTOR_PORT cannot be {one_line(text)!r}: it takes a port, from 0 to {PORTS[-1]}"
         raise CommandError(message, ExitCode.USAGE)
-    return int(text) if text else None
+    return int(text)
 
 
 def _option(url: str) -> str:

@@ -40,8 +40,9 @@ Any other verb is a command of the application's own inspector:
 calls its method mine("one", "two", key="value", flag=True, other=False). After such a verb, only Sanic's own
 options (--host, --port, --secure, --api-key, --raw) belong to this command; give the others before it.
 
-The address is that of the options, else that of SANIC_INSPECTOR_HOST and SANIC_INSPECTOR_PORT, else that of
-SANIC_WORKER_INSPECTOR_UNIX, else that of the one server of this user that runs here, else localhost:6457.
+The address is that of the options, else that of SANIC_WORKER_INSPECTOR_UNIX, else that of
+SANIC_INSPECTOR_HOST and SANIC_INSPECTOR_PORT, else that of the one server of this user that runs here, else
+localhost:6457.
 
 exit codes:
   0    done

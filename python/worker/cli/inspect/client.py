@@ -205,7 +205,7 @@ class Client:
     def _connection(self, timeout: float | None) -> HTTPConnection:
         address = self.address
         if address.unix:
-            return _UnixConnection(address, timeout)
+            return _UnixConnection(address.unix, timeout)
         if address.tls:
             context = ssl.create_default_context()
             return HTTPSConnection(address.host, address.port, timeout=timeout, context=context)
@@ -233,17 +233,15 @@ class Client:
 class _UnixConnection(HTTPConnection):
     """A connection to a unix socket."""
 
-    def __init__(self, address: Address, timeout: float | None) -> None:
+    def __init__(self, path: str, timeout: float | None) -> None:
         super().__init__("localhost", timeout=timeout)
-        self._address = address
+        self._path = path
 
     def connect(self) -> None:
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.settimeout(self.timeout)
-            sock.connect(self._address.unix)
-            if self._address.tls:
-                sock = ssl.create_default_context().wrap_socket(sock, server_hostname="localhost")
+            sock.connect(self._path)
         except BaseException:
             sock.close()
             raise
