@@ -67,6 +67,24 @@ class TestErrors:
         code, _, err = run("ps", "-H", "nowhere.invalid")
         assert code == ExitCode.UNREACHABLE
         assert err.startswith("sanic-worker: Cannot connect to http://nowhere.invalid:6457: ")
+        assert "--secure" not in err
+
+    def test_a_unix_socket_that_closes_the_connection(self, run: Run, tmp_path: Path) -> None:
+        path = str(tmp_path / "x")
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(path)
+            other.listen()
+
+            def close() -> None:
+                other.accept()[0].close()
+
+            thread = threading.Thread(target=close)
+            thread.start()
+            code, _, err = run("ps", f"--unix={path}")
+            thread.join()
+        assert code == ExitCode.UNREACHABLE
+        assert err.startswith(f"sanic-worker: Cannot connect to unix:{path}: ")
+        assert "--secure" not in err
 
     def test_no_answer_in_time(self, run: Run) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -87,28 +87,30 @@ def _find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Address
 
 
 def parse(text: str, tls: bool = False, port: int = DEFAULT_PORT) -> Address:
-    """Return the address in a URL, a host name or ``unix:<path>``.
+    """Return the address in a URL, a host with or without a port, or ``unix:<path>``.
 
     Args:
         text (str): The address.
-        tls (bool): Whether a host name without a scheme has TLS.
-        port (int): The port of a URL without one.
+        tls (bool): Whether an address without a scheme has TLS.
+        port (int): The port of an address without one.
 
     Raises:
         CommandError: It is none.
     """
     if text.startswith(UNIX):
         return Address(unix=text[len(UNIX) :])
+    url_text = text
     if "://" not in text:
-        bare = text.strip("[]")
-        return Address(LOOPBACK.get(bare, bare), port, tls)
+        # An IPv6 address alone needs no brackets.
+        url_text = f"//[{text}]" if text.count(":") > 1 and "[" not in text else f"//{text}"
     try:
-        url = urlsplit(text)
+        url = urlsplit(url_text, "https" if tls else "http")
         host, port = url.hostname or "", url.port or port
     except ValueError:
         host = ""
     if not host or url.scheme not in ("http", "https"):
-        raise CommandError(f"{one_line(text)} is not the URL of an inspector", ExitCode.USAGE)
+        message = f"{one_line(text)!r} is neither a host, with or without a port, nor a URL of http or https"
+        raise CommandError(message, ExitCode.USAGE)
     return Address(LOOPBACK.get(host, host), port, url.scheme == "https")
 
 

@@ -134,7 +134,9 @@ def make_verb_parser(verb: str, program: str) -> ArgumentParser:
 def _add_stock(parser: ArgumentParser) -> None:
     """Add the options that Sanic's own client has, too."""
     group = parser.add_argument_group("connection")
-    group.add_argument("-H", "--host", default=SUPPRESS, help="host or URL of the inspector [localhost]")
+    group.add_argument(
+        "-H", "--host", default=SUPPRESS, help="host, HOST:PORT or URL of the inspector [localhost]"
+    )
     group.add_argument("-p", "--port", type=_port, default=SUPPRESS, help="its port [6457]")
     group.add_argument("-s", "--secure", action="store_true", default=SUPPRESS, help="connect by TLS")
     group.add_argument(

@@ -225,7 +225,8 @@ class Client:
         elif isinstance(error, PermissionError):
             message = f"Cannot connect to {address}: {reason}. The socket belongs to another user."
         else:
-            hint = "" if address.tls else " If the inspector has TLS, add --secure."
+            is_tls_possible = not (address.tls or address.unix or isinstance(error, socket.gaierror))
+            hint = " If the inspector has TLS, add --secure." if is_tls_possible else ""
             message = f"Cannot connect to {address}: {reason}.{hint}"
         return CommandError(message, ExitCode.UNREACHABLE)
 
