@@ -24,14 +24,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     found = tmp_path / "sanic-worker"
     found.mkdir(0o700)
     monkeypatch.setattr("worker.cli.inspect.address.directories", lambda: [str(found)])
+    monkeypatch.setattr(runtime, "directories", lambda: [str(found)])
     return found
 
 
-def leave(folder: Path, url: str, pid: int = 0, app: str = "shop") -> int:
-    """Leave the file of a server; return its pid."""
+def leave(url: str, pid: int = 0, app: str = "shop") -> Path:
+    """Leave the file of a server; return it."""
     pid = pid or os.getpid()
-    (folder / f"{pid}.json").write_text(json.dumps({"pid": pid, "app": app, "url": url, "started": ""}))
-    return pid
+    runtime.write({"pid": pid, "app": app, "url": url, "started": ""})
+    return Path(runtime.directories()[0]) / f"{pid}.json"
 
 
 @pytest.fixture
@@ -83,11 +84,9 @@ def gone() -> int:
         ({"host": "there"}, {"SANIC_INSPECTOR_PORT": "0"}, "http://there:6457"),
     ],
 )
-def test_the_first_source_wins(
-    options: dict[str, Any], environment: dict[str, str], expected: str, folder: Path
-) -> None:
+def test_the_first_source_wins(options: dict[str, Any], environment: dict[str, str], expected: str) -> None:
     if options or environment:
-        leave(folder, "http://127.0.0.1:1")
+        leave("http://127.0.0.1:1")
     where = find(options, environment)
     assert (str(where), where.tls) == (expected, expected.startswith("https:"))
 
@@ -117,18 +116,18 @@ def test_a_wrong_address_is_refused(options: dict[str, Any], environment: dict[s
 
 class TestRunningServers:
     @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "https://localhost:9", "unix:/run/x"])
-    def test_the_only_one_is_taken(self, folder: Path, url: str) -> None:
-        leave(folder, url)
+    def test_the_only_one_is_taken(self, url: str) -> None:
+        leave(url)
         assert find({}, {}) == parse(url)
         assert str(parse(url)) == url
 
-    def test_the_key_alone_is_no_address(self, folder: Path) -> None:
-        leave(folder, "http://127.0.0.1:9")
+    def test_the_key_alone_is_no_address(self) -> None:
+        leave("http://127.0.0.1:9")
         assert find({"api_key": "x"}, {"SANIC_INSPECTOR_API_KEY": "x"}).port == 9
 
-    def test_several_are_listed(self, folder: Path) -> None:
-        leave(folder, "http://127.0.0.1:9")
-        leave(folder, "unix:/run/x", os.getppid(), "other\x1b[2J")
+    def test_several_are_listed(self) -> None:
+        leave("http://127.0.0.1:9")
+        leave("unix:/run/x", os.getppid(), "other\x1b[2J")
         with pytest.raises(CommandError) as caught:
             find({}, {})
         first, *others = str(caught.value).splitlines()
@@ -139,10 +138,10 @@ class TestRunningServers:
         }
         assert caught.value.code is ExitCode.USAGE
 
-    def test_one_that_is_gone_does_not_count(self, folder: Path, gone: int) -> None:
-        leave(folder, "http://127.0.0.1:8", gone)
+    def test_one_that_is_gone_does_not_count(self, gone: int) -> None:
+        leave("http://127.0.0.1:8", gone)
         assert find({}, {}) == Address()
-        leave(folder, "http://127.0.0.1:9")
+        leave("http://127.0.0.1:9")
         assert find({}, {}).port == 9
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"pid": 1}', '{"pid": "x", "app": "", "url": ""}'])
@@ -150,16 +149,23 @@ class TestRunningServers:
         (folder / "1.json").write_text(text)
         assert find({}, {}) == Address()
 
+    def test_one_whose_pid_another_process_has_does_not_count(self) -> None:
+        path = leave("http://127.0.0.1:9")
+        file = json.loads(path.read_text())
+        file["start_ticks"] -= 1
+        path.write_text(json.dumps(file))
+        assert find({}, {}) == Address()
+
+    def test_one_without_a_name_is_told_as_such(self) -> None:
+        leave("http://127.0.0.1:9", app="")
+        leave("http://127.0.0.1:8", os.getppid())
+        with pytest.raises(CommandError) as caught:
+            find({}, {})
+        assert f"  (no name) [{os.getpid()}]  --host http://127.0.0.1:9" in str(caught.value).splitlines()
+
     def test_a_directory_that_others_can_write_to_does_not_count(self, folder: Path) -> None:
-        leave(folder, "http://127.0.0.1:9")
+        leave("http://127.0.0.1:9")
         folder.chmod(0o770)
         assert find({}, {}) == Address()
         folder.chmod(0o700)
         assert find({}, {}).port == 9
-
-    def test_the_file_that_a_server_writes_is_read(
-        self, folder: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(runtime, "directories", lambda: [str(folder)])
-        runtime.write({"pid": os.getpid(), "app": "shop", "url": "unix:/run/x", "started": "2026-01-31"})
-        assert str(find({}, {})) == "unix:/run/x"

@@ -19,6 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
+from worker._listen import runtime
+
 from .harness import Response, Server, UnixConnection
 from .tools import TIMEOUT, free_port, wait_until
 
@@ -285,13 +287,15 @@ class TestRuntimeFile:
         wait_until(path.exists, "the file")
         shown = json.loads(path.read_text())
         started = datetime.fromisoformat(shown.pop("started"))
+        assert runtime.is_running(shown)
+        ticks = shown.pop("start_ticks")
         assert shown == {"pid": server.pid, "app": "inspected", "url": url}
         assert started.tzinfo is not None
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         killed(server)
         again = json.loads(path.read_text())
-        assert again == {**shown, "started": started.isoformat()}
+        assert again == {**shown, "started": started.isoformat(), "start_ticks": ticks}
         assert server.stop() == 0
         assert not [*path.parent.iterdir()]
 

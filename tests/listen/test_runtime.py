@@ -70,7 +70,8 @@ class TestWrite:
         path = folder / f"{os.getpid()}.json"
         runtime.remove(os.getpid())
         runtime.write(SERVER)
-        assert json.loads(path.read_text()) == SERVER
+        found = json.loads(path.read_text())
+        assert found == {**SERVER, "start_ticks": found["start_ticks"]}
         assert [file.stat().st_mode & 0o777 for file in (folder, path)] == [0o700, 0o600]
         # The inspector was started again.
         runtime.write({**SERVER, "url": "unix:/a"})
@@ -81,6 +82,17 @@ class TestWrite:
         runtime.remove(os.getpid())
         runtime.remove(os.getpid())
         assert not [*folder.iterdir()]
+
+    def test_a_later_process_of_the_pid_is_not_the_server(self, folder: Path) -> None:
+        runtime.write(SERVER)
+        found = json.loads((folder / f"{os.getpid()}.json").read_text())
+        assert runtime.is_running(found)
+        assert not runtime.is_running({**found, "start_ticks": found["start_ticks"] - 1})
+        assert not runtime.is_running(SERVER)
+        with subprocess.Popen(["true"]) as gone:
+            runtime.write({**SERVER, "pid": gone.pid})
+            file = json.loads((folder / f"{gone.pid}.json").read_text())
+        assert not runtime.is_running(file)
 
     def test_a_file_of_a_process_that_is_gone_is_removed(self, folder: Path) -> None:
         gone = subprocess.Popen(["true"])

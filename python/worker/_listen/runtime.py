@@ -3,9 +3,12 @@
 The inspector writes ``<directory>/<pid of the main process>.json`` when it listens, and removes it at its
 end. Its contents::
 
-    {"pid": 4242, "app": "shop", "url": "http://127.0.0.1:6457", "started": "2026-01-31T12:00:00+00:00"}
+    {"pid": 4242, "app": "shop", "url": "http://127.0.0.1:6457", "started": "2026-01-31T12:00:00+00:00",
+     "start_ticks": 1234567}
 
-The URL of a unix socket is ``unix:<path>``.
+The URL of a unix socket is ``unix:<path>``. ``start_ticks`` is the start of the main process in clock ticks
+since boot: a later process of the same pid has another one. ``started`` does not tell, as the clock may be
+set meanwhile.
 """
 
 from __future__ import annotations
@@ -13,17 +16,18 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TypedDict
+from typing import Any, TypedDict
 
-__all__ = ["RunningServer", "directories", "is_private", "remove", "write"]
+__all__ = ["RunningServer", "directories", "is_private", "is_running", "remove", "write"]
 
 NAME = "sanic-worker"
 SUFFIX = ".json"
 
 
 class RunningServer(TypedDict):
-    """The contents of one file.
+    """A server, as its file describes it beside ``start_ticks``.
 
     Attributes:
         pid: The pid of the main process.
@@ -57,6 +61,12 @@ def is_private(directory: str) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
+def is_running(file: Mapping[str, Any]) -> bool:
+    """Return whether the main process of a server still runs, by the contents of its file."""
+    ticks = _start_ticks(file["pid"])
+    return ticks is not None and ticks == file.get("start_ticks")
+
+
 def write(server: RunningServer) -> None:
     """Write the file of a server as a whole, and remove those of servers that are gone.
 
@@ -82,7 +92,7 @@ def _write_into(directory: str, server: RunningServer) -> None:
     path = os.path.join(directory, f"{server['pid']}{SUFFIX}")
     draft = f"{path}.{os.getpid()}"
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump(server, file)
+        json.dump({**server, "start_ticks": _start_ticks(server["pid"])}, file)
     os.replace(draft, path)
 
 
@@ -102,6 +112,17 @@ def _remove_stale(directory: str) -> None:
 def _unlink(path: str) -> None:
     with suppress(OSError):
         os.unlink(path)
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Return the start of a process in clock ticks since boot; ``None`` if it does not run."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            data = file.read()
+    except OSError:
+        return None
+    # The name of the program may hold any character; the fields after it are numbers.
+    return int(data[data.rfind(b")") + 2 :].split()[19])
 
 
 def _exists(pid: int) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from worker._listen.runtime import RunningServer, directories, is_private
+from worker._listen.runtime import RunningServer, directories, is_private, is_running
 from worker.cli.inspect.exits import CommandError, ExitCode
 from worker.cli.inspect.text import one_line
 
@@ -81,7 +80,7 @@ def _find(options: Mapping[str, Any], environment: Mapping[str, str]) -> Address
         return parse(host_there or DEFAULT_HOST, tls, port_there or DEFAULT_PORT)
     found = running()
     if len(found) > 1:
-        shown = "".join(f"\n  {one_line(one['app'])} [{one['pid']}]  {_option(one['url'])}" for one in found)
+        shown = "".join(f"\n  {_name(one)} [{one['pid']}]  {_option(one['url'])}" for one in found)
         raise CommandError(f"{len(found)} servers run here. Choose one of them:{shown}", ExitCode.USAGE)
     return parse(found[0]["url"], tls) if found else Address(tls=tls)
 
@@ -125,8 +124,8 @@ def running() -> list[RunningServer]:
             # A file may be of another format, or of a server that was killed.
             with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
                 server: RunningServer = json.loads(path.read_bytes())
-                os.kill(server["pid"], 0)
-                found[server["pid"], str(server["app"]), str(server["url"])] = server
+                if is_running(server):
+                    found[server["pid"], str(server["app"]), str(server["url"])] = server
     return [found[key] for key in sorted(found)]
 
 
@@ -138,6 +137,10 @@ def _port_in(environment: Mapping[str, str]) -> int | None:
         message = f"SANIC_INSPECTOR_PORT cannot be {one_line(text)!r}: it takes a port, from 0 to {PORTS[-1]}"
         raise CommandError(message, ExitCode.USAGE)
     return int(text)
+
+
+def _name(server: RunningServer) -> str:
+    return one_line(server["app"] or "") or "(no name)"
 
 
 def _option(url: str) -> str:
