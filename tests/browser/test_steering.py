@@ -139,14 +139,29 @@ def test_a_wrong_number_is_not_sent(page: Any, inspector: FakeInspector, expect:
     assert wait_action(inspector)[0] == "/reload"
 
 
-def test_a_number_that_is_being_typed_is_left_alone(page: Any, inspector: FakeInspector, expect: Any) -> None:
+def test_a_typed_number_stays_until_it_is_sent_or_given_up(
+    page: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    def update(uptime: float, shown: str) -> None:
+        inspector.server["uptime"] = uptime
+        inspector.push()
+        expect(page.locator("#about")).to_contain_text(shown)
+
     field = page.get_by_role("textbox", name="Number of workers")
     expect(field).to_have_value("2")
     field.fill("17")
-    inspector.server["uptime"] = 100_000.0
-    inspector.push()
-    expect(page.locator("#about")).to_contain_text("up 1 d 3 h")
+    update(100_000.0, "up 1 d 3 h")
     expect(field).to_have_value("17")
+    # It also stays on the way to the button.
+    page.keyboard.press("Tab")
+    update(200_000.0, "up 2 d 7 h")
+    expect(field).to_have_value("17")
+    field.press("Escape")
+    expect(field).to_have_value("2")
+    scale_to("18")(page)
+    assert wait_action(inspector)[1] == {"replicas": 18}
+    update(300_000.0, "up 3 d 11 h")
+    expect(field).to_have_value("2")
 
 
 def test_the_last_worker_cannot_be_taken_away(page: Any, inspector: FakeInspector, expect: Any) -> None:

@@ -51,8 +51,13 @@ element("roll").addEventListener("click", () => act("Rolling restart", "reload",
 element("stop").addEventListener("click", stop);
 element("fewer").addEventListener("click", () => scale("-1"));
 element("more").addEventListener("click", () => scale("+1"));
+element("replicas").addEventListener("input", () => { isNumberTyped = true; });
+element("replicas").addEventListener("keydown", (event) => {
+  if (event.key === "Escape") showNumber(last?.server.workers_wanted ?? "");
+});
 element("scale").addEventListener("submit", (event) => {
   event.preventDefault();
+  isNumberTyped = false;
   scale(Number(element("replicas").value));
 });
 element("workers").addEventListener("click", (event) => {

@@ -4,6 +4,9 @@
 const MAX_FULL_TILES = 12;
 const SHORT_NAME = /^Sanic-Server-(?=.)/;
 
+// A typed number of workers stays in its field until it is sent or given up.
+let isNumberTyped = false;
+
 const element = (id) => document.getElementById(id);
 
 function fromTemplate(id) {
@@ -60,8 +63,13 @@ function showServer(status) {
       setText(item.querySelector("dd"), value);
       item.dataset.mark = mark ?? "";
     });
-  if (document.activeElement !== element("replicas")) element("replicas").value = server.workers_wanted ?? "";
+  if (!isNumberTyped) showNumber(server.workers_wanted ?? "");
   element("fewer").disabled = server.workers_wanted <= 1;
+}
+
+function showNumber(wanted) {
+  isNumberTyped = false;
+  if (element("replicas").value !== String(wanted)) element("replicas").value = wanted;
 }
 
 function showWorkers(workers) {
