@@ -165,6 +165,7 @@ def test_the_server_is_stopped_after_a_confirmation(show: Show, expect: Any) -> 
     press(page, "Stop the server")
     assert server.wait() == 0
     expect(page.locator("#connection")).to_contain_text("Connection lost", timeout=TIMEOUT_MS)
+    expect(last_operation(page)).to_contain_text("The server has stopped")
 
 
 def test_a_wrong_key_shows_nothing(show: Show, expect: Any) -> None:

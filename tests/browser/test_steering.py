@@ -167,9 +167,14 @@ def test_a_typed_number_stays_until_it_is_sent_or_given_up(
 def test_the_last_worker_cannot_be_taken_away(page: Any, inspector: FakeInspector, expect: Any) -> None:
     fewer = page.get_by_role("button", name="One worker less")
     expect(fewer).to_be_enabled()
+    fewer.focus()
     del inspector.workers[1]
     inspector.push()
     expect(fewer).to_be_disabled()
+    expect(fewer).to_be_focused()
+    fewer.dispatch_event("click")
+    press("Rolling restart")(page)
+    assert wait_action(inspector)[0] == "/reload"
 
 
 def test_the_key_is_asked_for_once_and_kept_for_the_tab(

@@ -47,6 +47,12 @@ function scale(replicas) {
   return act("Scale", "scale", { replicas });
 }
 
+// Enter in the field presses the button, too.
+document.addEventListener("click", (event) => {
+  if (!event.target.closest?.("[aria-disabled=true]")) return;
+  event.preventDefault();
+  event.stopPropagation();
+}, { capture: true });
 element("roll").addEventListener("click", () => act("Rolling restart", "reload", { zero_downtime: true }));
 element("stop").addEventListener("click", stop);
 element("fewer").addEventListener("click", () => scale("-1"));

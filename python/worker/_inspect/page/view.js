@@ -64,7 +64,15 @@ function showServer(status) {
       item.dataset.mark = mark ?? "";
     });
   if (!isNumberTyped) showNumber(server.workers_wanted ?? "");
-  element("fewer").disabled = server.workers_wanted <= 1;
+}
+
+// A button without an effect keeps the focus, which the attribute `disabled` would take from it.
+function showControls() {
+  const isLive = element("connection").dataset.state === "live";
+  for (const button of document.querySelectorAll("header button, .restart")) {
+    const isAtEnd = button.id === "fewer" && last?.server.workers_wanted <= 1;
+    button.setAttribute("aria-disabled", String(!isLive || isAtEnd));
+  }
 }
 
 function showNumber(wanted) {
@@ -81,6 +89,7 @@ function showWorkers(workers) {
   element("legend").hidden = !isCompact;
   reconcile(element("workers"), servers, (worker) => worker.name, newTile,
     (tile, worker) => showTile(tile, worker, highest, isCompact));
+  showControls();
   element("others-section").hidden = others.length === 0;
   reconcile(element("others"), others, (worker) => worker.name, () => fromTemplate("other-template"),
     showOther);
