@@ -119,6 +119,7 @@ def test_workers_are_restarted_and_scaled(show: Show, expect: Any) -> None:
     field = page.get_by_role("textbox", name="Number of workers")
     field.fill("1")
     field.press("Enter")
+    press(page, "Scale down")
     expect(page.locator("#workers > li")).to_have_count(1, timeout=TIMEOUT_MS)
     server.settled(1)
 
