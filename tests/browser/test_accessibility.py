@@ -5,18 +5,54 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.fake_inspector import FakeInspector, operation, worker
+from support.fake_inspector import FakeInspector, operation, servers, worker
 
 # The ratio of WCAG 2.2, AA, for text; large text is not treated apart.
 CONTRAST = 4.5
 
-# Return each text with a contrast below the least one: its text and its ratio.
-LOW_CONTRAST = """least => {
+# The ratio of the border of a control, and the least size of a target in pixels.
+BORDER_CONTRAST, TARGET = 3, 24
+
+LUMINANCE = """
     const numbers = (color) => color.match(/[\\d.]+/g).map(Number);
     const luminance = (color) => {
         const [r, g, b] = numbers(color).slice(0, 3).map((value) => value / 255)
             .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4));
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ratioOf = (one, other) => {
+        const [a, b] = [one, other].map(luminance);
+        return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    };
+"""
+
+# Return each control whose border has a contrast below the least one against the colour around it.
+LOW_BORDERS = f"""least => {{{LUMINANCE}
+    const around = getComputedStyle(document.querySelector("header")).backgroundColor;
+    return [...document.querySelectorAll("header button, header input")]
+        .filter((one) => ratioOf(getComputedStyle(one).borderTopColor, around) < least)
+        .map((one) => one.id);
+}}"""
+
+# Return each text with a contrast below the least one: its text and its ratio.
+LOW_CONTRAST = (
+    "least => {"
+    + LUMINANCE
+    + """
+    const ground = getComputedStyle(document.body).backgroundColor;
+    // The colour as it is drawn: below the opacity and the loss of colour of the elements around it.
+    const drawn = (node, color) => {
+        let mixed = numbers(color).slice(0, 3);
+        for (; node; node = node.parentElement) {
+            const { opacity, filter } = getComputedStyle(node);
+            if (filter === "grayscale(1)") {
+                const gray = 0.2126 * mixed[0] + 0.7152 * mixed[1] + 0.0722 * mixed[2];
+                mixed = [gray, gray, gray];
+            }
+            const below = numbers(ground);
+            mixed = mixed.map((value, index) => opacity * value + (1 - opacity) * below[index]);
+        }
+        return `rgb(${mixed})`;
     };
     const background = (node) => {
         for (; node; node = node.parentElement) {
@@ -30,12 +66,12 @@ LOW_CONTRAST = """least => {
         const text = [...node.childNodes].filter((one) => one.nodeType === 3).map((one) => one.data).join("");
         const box = node.getBoundingClientRect();
         if (!(text.trim() || node.value) || !box.width || node.closest("script, template")) continue;
-        const [a, b] = [getComputedStyle(node).color, background(node)].map(luminance);
-        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        const ratio = ratioOf(drawn(node, getComputedStyle(node).color), drawn(node, background(node)));
         if (ratio < least) found.push([text.trim(), ratio.toFixed(2)]);
     }
     return found;
 }"""
+)
 PHASES = ["starting", "ready", "replacing", "draining", "backoff", "failed", "stopping", "stopped"]
 
 
@@ -68,6 +104,7 @@ def test_every_text_has_contrast(open_tab: Any, busy: FakeInspector, expect: Any
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]")
     assert (int(ground) > 128) is (scheme == "light")
     assert page.evaluate(LOW_CONTRAST, CONTRAST) == []
+    assert page.evaluate(LOW_BORDERS, BORDER_CONTRAST) == []
     page.get_by_role("button", name="Stop…").click()
     expect(page.get_by_role("dialog")).to_be_visible()
     assert page.evaluate(LOW_CONTRAST, CONTRAST) == []
@@ -171,3 +208,40 @@ def test_the_focus_survives_an_update(page: Any, inspector: FakeInspector, expec
     inspector.push()
     expect(page.locator("#workers > li")).to_have_count(3)
     expect(button).to_be_focused()
+
+
+def test_a_small_tile_tells_why_and_its_button_is_large_enough(
+    open_tab: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    inspector.workers = servers(64)
+    inspector.workers[3].update(phase="failed", why="exited with code 1 after 3.2 s")
+    page = open_tab()
+    page.goto(inspector.url)
+    expect(page.locator("#workers > li")).to_have_count(64)
+    tile = page.get_by_role("listitem", name="Sanic-Server-3-0", exact=True)
+    # A screen reader reads it in the tile; everybody sees it at the focus.
+    why = tile.get_by_text("exited with code 1 after 3.2 s")
+    assert "exited with code 1" in tile.aria_snapshot()
+    assert why.bounding_box()["width"] == 1
+    page.get_by_role("button", name="Restart Sanic-Server-3-0").focus()
+    expect(why).to_be_in_viewport(ratio=1)
+    assert why.bounding_box()["width"] > 100
+    boxes = page.get_by_role("button").evaluate_all(
+        "all => all.map((one) => one.getBoundingClientRect()).map(({ width, height }) => [width, height])"
+    )
+    assert len(boxes) == 69
+    assert min(map(min, boxes)) >= TARGET
+
+
+def test_text_from_outside_does_not_turn_its_neighbours(
+    page: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    name = "\u202eyfitnuoc"
+    inspector.workers.append(worker(name, server=False, phase="ready"))
+    inspector.push()
+    shown = page.get_by_role("list", name="Other processes").get_by_role("listitem")
+    expect(shown.locator(".name")).to_have_text(name)
+    assert (
+        shown.locator("> *").evaluate_all("all => all.map((one) => getComputedStyle(one).unicodeBidi)")
+        == ["isolate"] * 3
+    )

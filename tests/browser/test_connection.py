@@ -30,11 +30,48 @@ def test_a_lost_connection_is_shown_and_found_again(page: Any, inspector: FakeIn
     expect(page.locator("#events li")).to_have_count(3)
 
 
-def test_an_action_without_a_connection_is_told(page: Any, inspector: FakeInspector, expect: Any) -> None:
-    inspector.stop()
-    expect(page.locator("#connection")).to_contain_text("Connection lost")
+def test_an_action_that_does_not_arrive_is_told(page: Any, expect: Any) -> None:
+    page.route("**/reload", lambda route: route.abort())
     page.get_by_role("button", name="Rolling restart").click()
     expect(page.locator("#notice")).to_have_text("Rolling restart: the inspector cannot be reached")
+
+
+def test_nothing_is_sent_without_a_connection(page: Any, inspector: FakeInspector, expect: Any) -> None:
+    buttons = page.locator("header button, .restart")
+    expect(buttons).to_have_count(7)
+    for button in buttons.all():
+        expect(button).to_be_enabled()
+    inspector.stop()
+    expect(page).to_have_title("Connection lost · shop")
+    for button in buttons.all():
+        expect(button).to_be_disabled()
+        button.dispatch_event("click")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    field = page.get_by_role("textbox", name="Number of workers")
+    field.fill("7")
+    field.press("Enter")
+    inspector.start()
+    expect(page).to_have_title("2/2 ready · shop")
+    buttons.nth(2).click()
+    expect(page.locator("#operations > li")).to_have_count(1)
+    assert [action[:2] for action in inspector.posted] == [("/scale", {"replicas": 7})]
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_stop_ends_when_the_server_cannot_be_reached(
+    page: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    page.get_by_role("button", name="Stop…").click()
+    page.get_by_role("button", name="Stop the server").click()
+    shown = page.get_by_role("list", name="Operations").get_by_role("listitem")
+    expect(shown).to_contain_text("Pending")
+    inspector.stop()
+    expect(shown.locator(".outcome")).to_have_text("The server has stopped")
+    expect(shown.get_by_role("progressbar")).to_have_count(0)
+    expect(page.locator("#announcer p")).to_have_text("The server has stopped")
+    # The server was only cut off.
+    inspector.start()
+    expect(shown.locator(".outcome")).to_have_text("Pending")
 
 
 def test_an_operation_that_ends_during_a_loss_is_shown(

@@ -119,6 +119,7 @@ def test_workers_are_restarted_and_scaled(show: Show, expect: Any) -> None:
     field = page.get_by_role("textbox", name="Number of workers")
     field.fill("1")
     field.press("Enter")
+    press(page, "Scale down")
     expect(page.locator("#workers > li")).to_have_count(1, timeout=TIMEOUT_MS)
     server.settled(1)
 
@@ -165,6 +166,7 @@ def test_the_server_is_stopped_after_a_confirmation(show: Show, expect: Any) -> 
     press(page, "Stop the server")
     assert server.wait() == 0
     expect(page.locator("#connection")).to_contain_text("Connection lost", timeout=TIMEOUT_MS)
+    expect(last_operation(page)).to_contain_text("The server has stopped")
 
 
 def test_a_wrong_key_shows_nothing(show: Show, expect: Any) -> None:

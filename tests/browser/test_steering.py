@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.fake_inspector import FakeInspector, operation
+from support.fake_inspector import FakeInspector, operation, servers
 
 KEY = "clé ключ"
 REASON = "Sanic-Server-0-0 did not become ready: SyntaxError: invalid syntax (shop.py, line 12)"
@@ -79,6 +79,28 @@ def test_a_stop_takes_a_confirmation(page: Any, inspector: FakeInspector, expect
     assert wait_action(inspector) == ("/shutdown", None, "respond-async")
 
 
+def test_fewer_workers_by_number_take_a_confirmation(
+    page: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    inspector.workers = servers(12)
+    inspector.push()
+    field = page.get_by_role("textbox", name="Number of workers")
+    expect(field).to_have_value("12")
+    dialog = page.get_by_role("dialog", name="Scale down from 12 to 1?")
+    scale_to("1")(page)
+    expect(dialog).to_contain_text("11 workers will end.")
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_hidden()
+    # It can be corrected.
+    expect(field).to_have_value("1")
+    expect(field).to_be_focused()
+    assert inspector.posted == []
+    field.press("Enter")
+    press("Scale down")(page)
+    assert wait_action(inspector) == ("/scale", {"replicas": 1}, "respond-async")
+
+
 def test_a_roll_that_fails_shows_the_reason(page: Any, inspector: FakeInspector, expect: Any) -> None:
     press("Rolling restart")(page)
     wait_action(inspector)
@@ -131,7 +153,7 @@ def test_an_action_that_is_refused_is_told(page: Any, inspector: FakeInspector, 
     expect(notice).to_be_hidden()
 
 
-@pytest.mark.parametrize("number", ["", "-3", "many", "1.5"])
+@pytest.mark.parametrize("number", ["", "0", "00", "-3", "many", "1.5"])
 def test_a_wrong_number_is_not_sent(page: Any, inspector: FakeInspector, expect: Any, number: str) -> None:
     scale_to(number)(page)
     assert page.evaluate("document.querySelector('#scale').matches(':invalid')")
@@ -139,22 +161,42 @@ def test_a_wrong_number_is_not_sent(page: Any, inspector: FakeInspector, expect:
     assert wait_action(inspector)[0] == "/reload"
 
 
-def test_a_number_that_is_being_typed_is_left_alone(page: Any, inspector: FakeInspector, expect: Any) -> None:
+def test_a_typed_number_stays_until_it_is_sent_or_given_up(
+    page: Any, inspector: FakeInspector, expect: Any
+) -> None:
+    def update(uptime: float, shown: str) -> None:
+        inspector.server["uptime"] = uptime
+        inspector.push()
+        expect(page.locator("#about")).to_contain_text(shown)
+
     field = page.get_by_role("textbox", name="Number of workers")
     expect(field).to_have_value("2")
     field.fill("17")
-    inspector.server["uptime"] = 100_000.0
-    inspector.push()
-    expect(page.locator("#about")).to_contain_text("up 1 d 3 h")
+    update(100_000.0, "up 1 d 3 h")
     expect(field).to_have_value("17")
+    # It also stays on the way to the button.
+    page.keyboard.press("Tab")
+    update(200_000.0, "up 2 d 7 h")
+    expect(field).to_have_value("17")
+    field.press("Escape")
+    expect(field).to_have_value("2")
+    scale_to("18")(page)
+    assert wait_action(inspector)[1] == {"replicas": 18}
+    update(300_000.0, "up 3 d 11 h")
+    expect(field).to_have_value("2")
 
 
 def test_the_last_worker_cannot_be_taken_away(page: Any, inspector: FakeInspector, expect: Any) -> None:
     fewer = page.get_by_role("button", name="One worker less")
     expect(fewer).to_be_enabled()
+    fewer.focus()
     del inspector.workers[1]
     inspector.push()
     expect(fewer).to_be_disabled()
+    expect(fewer).to_be_focused()
+    fewer.dispatch_event("click")
+    press("Rolling restart")(page)
+    assert wait_action(inspector)[0] == "/reload"
 
 
 def test_the_key_is_asked_for_once_and_kept_for_the_tab(

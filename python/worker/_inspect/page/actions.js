@@ -35,25 +35,50 @@ async function followOperation(operation) {
   }
 }
 
-async function stop() {
-  const dialog = element("stop-dialog");
+async function isConfirmed(dialog) {
   dialog.returnValue = "";
   dialog.showModal();
   await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  if (dialog.returnValue === "stop") await act("Stop", "shutdown");
+  return dialog.returnValue === "yes";
+}
+
+async function stop() {
+  if (await isConfirmed(element("stop-dialog"))) await act("Stop", "shutdown");
 }
 
 function scale(replicas) {
   return act("Scale", "scale", { replicas });
 }
 
+// A missing digit must not end most of the workers.
+async function scaleToTyped() {
+  const typed = Number(element("replicas").value), wanted = last.server.workers_wanted;
+  if (typed < wanted) {
+    setText(element("scale-heading"), `Scale down from ${wanted} to ${typed}?`);
+    setText(element("scale-text"), `${counted(wanted - typed, "worker")} will end.`);
+    if (!await isConfirmed(element("scale-dialog"))) return;
+  }
+  isNumberTyped = false;
+  await scale(typed);
+}
+
+// Enter in the field presses the button, too.
+document.addEventListener("click", (event) => {
+  if (!event.target.closest?.("[aria-disabled=true]")) return;
+  event.preventDefault();
+  event.stopPropagation();
+}, { capture: true });
 element("roll").addEventListener("click", () => act("Rolling restart", "reload", { zero_downtime: true }));
 element("stop").addEventListener("click", stop);
 element("fewer").addEventListener("click", () => scale("-1"));
 element("more").addEventListener("click", () => scale("+1"));
+element("replicas").addEventListener("input", () => { isNumberTyped = true; });
+element("replicas").addEventListener("keydown", (event) => {
+  if (event.key === "Escape") showNumber(last?.server.workers_wanted ?? "");
+});
 element("scale").addEventListener("submit", (event) => {
   event.preventDefault();
-  scale(Number(element("replicas").value));
+  scaleToTyped();
 });
 element("workers").addEventListener("click", (event) => {
   const name = event.target.closest(".restart")?.dataset.name;

@@ -32,6 +32,17 @@ function learnOperations(found, areNews = true) {
   showOperations();
 }
 
+// A server that cannot be reached after a stop was requested has stopped. If it answers after all, its own
+// account of the operation replaces this one.
+function concludeStops() {
+  for (const operation of operations.values()) {
+    if (operation.kind !== "shutdown" || operation.status === "stopped" || hasEnded(operation)) continue;
+    operation.status = "stopped";
+    announce(outcome(operation));
+  }
+  showOperations();
+}
+
 function showOperations() {
   const newest = [...operations.values()].sort((a, b) => (a.requested_at < b.requested_at ? 1 : -1));
   for (const { id } of newest.splice(MAX_OPERATIONS)) operations.delete(id);
@@ -49,7 +60,7 @@ function showOperation(item, operation) {
   setText(item.querySelector(".outcome"), outcome(operation));
   const bar = item.querySelector("progress");
   bar.setAttribute("aria-label", title(operation));
-  bar.hidden = hasEnded(operation);
+  bar.hidden = hasEnded(operation) || operation.status === "stopped";
   if (operation.total > 0) {
     bar.max = operation.total;
     bar.value = operation.done;
@@ -73,6 +84,7 @@ function outcome(operation) {
     if (back.length) parts.push(`The previous process serves on: ${back.join(", ")}`);
     return parts.join(". ");
   }
+  if (operation.status === "stopped") return "The server has stopped";
   return operation.status === "pending" ? "Pending" : `Running${text && ": "}${text}`;
 }
 

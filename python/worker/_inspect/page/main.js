@@ -8,10 +8,13 @@ let abort = new AbortController();
 let wake = () => {};
 let last = null;
 
-function showConnection(state, text) {
+function showConnection(state, text, details = "") {
   element("connection").dataset.state = state;
   document.body.classList.toggle("stale", state !== "live");
-  setText(element("connection"), text);
+  setText(element("connection"), text + details);
+  // While it is live, the title has the number of ready workers.
+  if (state !== "live") document.title = `${text} \u00b7 ${element("app").textContent}`;
+  showControls();
 }
 
 function showStatus(status) {
@@ -83,6 +86,7 @@ async function pause(seconds) {
 
 async function watch() {
   let delayed = FIRST_RETRY;
+  showConnection("waiting", "Connecting");
   for (;;) {
     if (document.hidden) {
       showConnection("waiting", "Paused");
@@ -100,10 +104,11 @@ async function watch() {
         await askForKey(error.message);
         continue;
       }
-      if (!(error instanceof Unreachable)) reason = `: ${error.message}`;
+      if (error instanceof Unreachable) concludeStops();
+      else reason = `: ${error.message}`;
     }
     if (document.hidden) continue;
-    showConnection("lost", `Connection lost${reason}. Trying again`);
+    showConnection("lost", "Connection lost", `${reason}. Trying again`);
     await pause(delayed);
     delayed = Math.min(2 * delayed, LAST_RETRY);
   }

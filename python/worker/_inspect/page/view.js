@@ -4,6 +4,9 @@
 const MAX_FULL_TILES = 12;
 const SHORT_NAME = /^Sanic-Server-(?=.)/;
 
+// A typed number of workers stays in its field until it is sent or given up.
+let isNumberTyped = false;
+
 const element = (id) => document.getElementById(id);
 
 function fromTemplate(id) {
@@ -60,8 +63,21 @@ function showServer(status) {
       setText(item.querySelector("dd"), value);
       item.dataset.mark = mark ?? "";
     });
-  if (document.activeElement !== element("replicas")) element("replicas").value = server.workers_wanted ?? "";
-  element("fewer").disabled = server.workers_wanted <= 1;
+  if (!isNumberTyped) showNumber(server.workers_wanted ?? "");
+}
+
+// A button without an effect keeps the focus, which the attribute `disabled` would take from it.
+function showControls() {
+  const isLive = element("connection").dataset.state === "live";
+  for (const button of document.querySelectorAll("header button, .restart")) {
+    const isAtEnd = button.id === "fewer" && last?.server.workers_wanted <= 1;
+    button.setAttribute("aria-disabled", String(!isLive || isAtEnd));
+  }
+}
+
+function showNumber(wanted) {
+  isNumberTyped = false;
+  if (element("replicas").value !== String(wanted)) element("replicas").value = wanted;
 }
 
 function showWorkers(workers) {
@@ -73,6 +89,7 @@ function showWorkers(workers) {
   element("legend").hidden = !isCompact;
   reconcile(element("workers"), servers, (worker) => worker.name, newTile,
     (tile, worker) => showTile(tile, worker, highest, isCompact));
+  showControls();
   element("others-section").hidden = others.length === 0;
   reconcile(element("others"), others, (worker) => worker.name, () => fromTemplate("other-template"),
     showOther);
