@@ -135,6 +135,21 @@ class TestKeys:
         top.shows("Scale 3f2a9c01d4e8 pending")
         assert inspector.posted == [("/scale", {"replicas": "+1"}, "respond-async")]
 
+    @pytest.mark.parametrize(
+        ("state", "shown"),
+        [("done", "done in 1.2 s: 3 of 8 workers"), ("failed", "failed in 1.2 s: 3 of 8 workers")],
+    )
+    def test_the_end_of_a_request_is_shown(
+        self, inspector: FakeInspector, top: Terminal, state: str, shown: str
+    ) -> None:
+        top.type("Zy")
+        top.shows("Reload 3f2a9c01d4e8 pending")
+        # Any key brings back the line of the keys.
+        top.type("j")
+        top.shows(FOOT)
+        inspector.end(inspector.operations[0], state, seconds=1.2)
+        top.shows(f"Reload 3f2a9c01d4e8 {shown}")
+
     def test_a_refused_request_is_shown(self, inspector: FakeInspector, top: Terminal) -> None:
         inspector.refusals["/scale"] = (400, "replicas would be 65: 64 at most")
         top.type("+")
