@@ -37,7 +37,7 @@ def _ps(client: Client, options: Options) -> ExitCode:
     from worker.cli.inspect import table, workers
 
     console = table.console()
-    console.print(table.workers_table(table.PS, workers.rows(status), console.width))
+    console.print(table.ps(workers.sorted_rows(workers.rows(status), "name"), console.width))
     return ExitCode.DONE
 
 
@@ -125,7 +125,8 @@ def _operations(client: Client, options: Options) -> ExitCode:
         return _print_json(found)
     from worker.cli.inspect import table
 
-    table.console().print(table.operations_table(found["operations"]))
+    console = table.console()
+    console.print(table.operations_table(found["operations"], console.width))
     return ExitCode.DONE
 
 
