@@ -177,6 +177,13 @@ class TestActions:
     ) -> None:
         assert run("inspect", *inspector.args, *args) == (0, out, "")
 
+    def test_a_text_that_steers_a_terminal_is_escaped_there(self, inspector: FakeInspector, run: Run) -> None:
+        args = ["inspect", *inspector.args, "steer"]
+        assert run(*args) == (0, "a\x1b[2J\tb\r\nc\n", "")
+        with Terminal(sys.executable, "-m", "worker", *args) as terminal:
+            assert terminal.ended() == 0
+        assert terminal.output.split() == ["a\\x1b[2J", "b\\r", "c"]
+
     def test_an_action_is_one_segment_of_the_path(self, inspector: FakeInspector, run: Run) -> None:
         assert run("inspect", *inspector.args, "../a b?c")[0] == ExitCode.FAILED
         assert inspector.posted == [("/..%2Fa%20b%3Fc", None, "")]

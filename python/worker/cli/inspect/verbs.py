@@ -11,7 +11,7 @@ from urllib.parse import quote
 from worker.cli.inspect import events, operations
 from worker.cli.inspect.client import Answer, Client
 from worker.cli.inspect.exits import CommandError, ExitCode
-from worker.cli.inspect.text import UNKNOWN, duration, one_line, size
+from worker.cli.inspect.text import UNKNOWN, duration, harmless, one_line, size
 
 __all__ = ["run"]
 
@@ -160,8 +160,7 @@ def _shutdown(client: Client, options: Options) -> ExitCode:
 
 
 def _metrics(client: Client, options: Options) -> ExitCode:
-    sys.stdout.write(client.request("GET", "/metrics").body.decode())
-    return ExitCode.DONE
+    return _print_text(client.request("GET", "/metrics").body.decode(), end="")
 
 
 def _info(client: Client, options: Options) -> ExitCode:
@@ -174,17 +173,23 @@ def _own_command(client: Client, options: Options) -> ExitCode:
 
 
 def _print_answer(answer: Answer, options: Options) -> ExitCode:
-    """Print a result: text as it is, anything else as JSON, and the operation that it belongs to."""
+    """Print a result: text as text, anything else as JSON, and the operation that it belongs to."""
     result = answer.result
     if options.get("json"):
         return _print_json(result)
     if isinstance(result, str):
-        print(result)
+        _print_text(result)
     elif result is not None:
         _print_json(result)
     if answer.location:
         name = one_line(answer.location.rpartition("/")[2])
         print(f"Requested as operation {name}")
+    return ExitCode.DONE
+
+
+def _print_text(text: str, end: str = "\n") -> ExitCode:
+    """Print text of a server: into a file as it is, and in a terminal without characters that steer it."""
+    print(harmless(text) if sys.stdout.isatty() else text, end=end)
     return ExitCode.DONE
 
 
