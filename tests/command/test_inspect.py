@@ -159,8 +159,14 @@ class TestActions:
     def test_the_text_of_the_server_is_printed(self, inspector: FakeInspector, run: Run) -> None:
         out = run("inspect", "scale", "3", *inspector.args)[1]
         assert out == "Scaling to 3\nRequested as operation 3f2a9c01d4e8\n"
-        assert run("inspect", "scale", "3", "--json", *inspector.args)[1] == '"Scaling to 3"\n'
-        assert run("inspect", "reload", "--raw", *inspector.args)[1] == "null\n"
+
+    @pytest.mark.parametrize("action", [["reload"], ["restart", "A"], ["scale", "3"], ["shutdown"]])
+    @pytest.mark.parametrize("flag", ["--json", "--raw"])
+    def test_json_has_the_operation(
+        self, inspector: FakeInspector, run: Run, action: list[str], flag: str
+    ) -> None:
+        code, out, err = run("inspect", *action, flag, *inspector.args)
+        assert (code, json.loads(out), err) == (0, inspector.operations[0], "")
 
     @pytest.mark.parametrize(
         ("args", "out"),

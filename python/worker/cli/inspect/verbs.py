@@ -86,8 +86,10 @@ def _scale(client: Client, options: Options) -> ExitCode:
 def _operate(client: Client, options: Options, arguments: dict[str, Any]) -> ExitCode:
     """Send an action that creates an operation; wait for its end if asked to."""
     path = f"/{options['verb']}"
-    if not options["wait"]:
-        return _print_answer(client.request("POST", path, arguments), options)
+    if not options.get("wait"):
+        # An answer of the stock form names the operation in a header only.
+        prefer = "respond-async" if options.get("json") else ""
+        return _print_answer(client.request("POST", path, arguments, prefer=prefer), options)
     operation = client.request("POST", path, arguments, prefer="respond-async").result
     if not isinstance(operation, dict) or "id" not in operation:
         message = "The inspector has no operations to wait for: the server is older than the command"
@@ -156,7 +158,7 @@ def _event_printer() -> Callable[[events.Event], Any]:
 
 
 def _shutdown(client: Client, options: Options) -> ExitCode:
-    return _print_answer(client.request("POST", "/shutdown"), options)
+    return _operate(client, options, {})
 
 
 def _metrics(client: Client, options: Options) -> ExitCode:
