@@ -199,10 +199,11 @@ class TestTheEnd:
         [
             (lambda top: top.type("q"), 0),
             (lambda top: top.type("\x03"), ExitCode.INTERRUPTED),
+            (lambda top: top.type("\x1c"), 128 + signal.SIGQUIT),
             (lambda top: top.process.send_signal(signal.SIGTERM), 128 + signal.SIGTERM),
             (lambda top: top.process.send_signal(signal.SIGHUP), 128 + signal.SIGHUP),
         ],
-        ids=["q", "Ctrl-C", "SIGTERM", "SIGHUP"],
+        ids=["q", "Ctrl-C", "Ctrl-backslash", "SIGTERM", "SIGHUP"],
     )
     @pytest.mark.parametrize("connected", [True, False])
     def test_the_terminal_is_restored(
@@ -221,6 +222,14 @@ class TestTheEnd:
         assert top.ended() == code
         assert top.is_restored
         assert "Traceback" not in top.output
+
+    def test_a_terminal_that_takes_no_output_does_not_keep_it(
+        self, inspector: FakeInspector, top: Terminal
+    ) -> None:
+        top.hold()
+        show(inspector, workers=servers(64))
+        top.process.send_signal(signal.SIGTERM)
+        assert top.process.wait(10) == 128 + signal.SIGTERM
 
     def test_the_terminal_is_restored_after_an_exception(
         self, inspector: FakeInspector, top: Terminal
