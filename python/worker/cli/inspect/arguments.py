@@ -44,13 +44,7 @@ The address is that of the options, else that of SANIC_INSPECTOR_HOST and SANIC_
 SANIC_WORKER_INSPECTOR_UNIX, else that of the one server of this user that runs here, else localhost:6457.
 
 exit codes:
-  0    done
-  1    the server refused the request as wrong, or the operation failed
-  2    the command is wrong
-  3    nothing listens, or no inspector answers
-  4    the key is wrong, or the request is forbidden
-  5    the operation still runs when --timeout is over
-  130  Ctrl-C
+{codes}
 """
 
 
@@ -99,7 +93,8 @@ def parse(args: Sequence[str]) -> dict[str, Any]:
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of ``inspect`` with all its verbs."""
-    parser = _Parser(program, description=ABOUT, epilog=EPILOG.format(program=program))
+    codes = "\n".join(f"  {code:<5}{code.meaning}" for code in ExitCode)
+    parser = _Parser(program, description=ABOUT, epilog=EPILOG.format(program=program, codes=codes))
     _add_inspect(parser, program)
     return parser
 
@@ -130,8 +125,8 @@ def make_verb_parser(verb: str, program: str) -> ArgumentParser:
     return parser
 
 
-def _add_stock(parser: ArgumentParser) -> None:
-    """Add the options that Sanic's own client has, too."""
+def _add_stock(parser: ArgumentParser) -> Any:
+    """Add the options that Sanic's own client has, too; return their group."""
     group = parser.add_argument_group("connection")
     group.add_argument("-H", "--host", default=SUPPRESS, help="host or URL of the inspector [localhost]")
     group.add_argument("-p", "--port", type=_port, default=SUPPRESS, help="its port [6457]")
@@ -144,12 +139,13 @@ def _add_stock(parser: ArgumentParser) -> None:
         help="its key; other users may see it in the list of processes: better set SANIC_INSPECTOR_API_KEY",
     )
     group.add_argument("--raw", dest="json", action="store_true", default=SUPPRESS, help="the same as --json")
+    return group
 
 
 def _add_connection(parser: ArgumentParser) -> None:
-    _add_stock(parser)
+    connection = _add_stock(parser)
+    connection.add_argument("--unix", metavar="PATH", default=SUPPRESS, help="unix socket of the inspector")
     group = parser.add_argument_group("output and time")
-    group.add_argument("--unix", metavar="PATH", default=SUPPRESS, help="unix socket of the inspector")
     group.add_argument(
         "--json", action="store_true", default=SUPPRESS, help="print the result of the server as JSON"
     )
