@@ -30,6 +30,12 @@ class TestShowing:
         assert first.split()[:6] == ["Sanic-Server-0-0", "ready", "4250", "1m01s", "0", "1000"]
         assert second.rstrip().endswith("next start in 2.5 s; exit code 1")
 
+    def test_ps_is_sorted_by_name(self, inspector: FakeInspector, run: Run) -> None:
+        names = ["Sanic-Server-10-0", "Sanic-Inspector-0", "Sanic-Server-2-0"]
+        inspector.workers = [worker(name, server="Server" in name) for name in names]
+        out = run("ps", *inspector.args)[1]
+        assert [line.split()[0] for line in out.splitlines()[1:]] == [names[2], names[0], names[1]]
+
     def test_a_table_in_a_file_is_not_cut(self, inspector: FakeInspector, run: Run) -> None:
         why = "reason " * 50
         inspector.workers = [worker(why=why)]
