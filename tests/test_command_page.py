@@ -76,11 +76,11 @@ class TestExamples:
         assert server.wait() == 0
 
 
-def rows(heading: str) -> list[str]:
-    """Return the first cells of the rows of a table, which follows a heading."""
+def rows(heading: str, column: int = 1) -> list[str]:
+    """Return the cells of one column of the table that follows a heading."""
     section = re.split(rf"^## {heading}$", PAGE, flags=re.MULTILINE)[1].partition("\n## ")[0]
     table = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)[0]
-    return [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    return [line.split("|")[column].strip() for line in table.splitlines()[2:]]
 
 
 def test_every_verb_is_described() -> None:
@@ -89,6 +89,8 @@ def test_every_verb_is_described() -> None:
 
 def test_every_exit_code_is_described() -> None:
     assert [int(row) for row in rows("Exit codes")] == [*map(int, ExitCode)]
+    meanings = [cell.replace("`", "") for cell in rows("Exit codes", 2)]
+    assert meanings == [code.meaning for code in ExitCode]
 
 
 def test_every_key_is_described() -> None:

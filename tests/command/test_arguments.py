@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from worker.cli.inspect.arguments import SHORT, VERBS, parse
+from worker.cli.inspect.arguments import SHORT, VERBS, make_parser, parse
 from worker.cli.inspect.exits import CommandError, ExitCode
 
 
@@ -90,6 +91,13 @@ class TestOptions:
         shown = capsys.readouterr().out
         assert all(f"\n    {verb} " in shown for verb in VERBS)
         assert all(f"\n  {code.value:<3}  " in shown for code in ExitCode)
+
+    def test_the_help_has_groups_and_exit_codes(self) -> None:
+        shown = make_parser("x").format_help()
+        connection, _, others = shown.partition("connection:")[2].partition("output and time:")
+        assert "--unix" in connection
+        assert "--unix" not in others.partition("verbs:")[0]
+        assert all(re.search(rf"^  {code:d} +{code.meaning}$", shown, re.MULTILINE) for code in ExitCode)
 
     @pytest.mark.parametrize("verb", VERBS)
     def test_each_verb_has_its_help(self, verb: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from worker import cli, settings
 from worker._core import core_info
 from worker.cli import sanic_command
+from worker.cli.inspect import arguments, command
 from worker.constants import RestartOrder
 
 
@@ -27,13 +29,50 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     return calls
 
 
-@pytest.mark.parametrize("args", [["hello:app", "--workers", "2"], ["top:app"], ["kill", "--pid", "1"], []])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["hello:app", "--workers", "2"],
+        ["top:app"],
+        ["kill", "--pid", "1"],
+        ["--host", "top", "a:b"],
+        ["-p", "8000", "top:app"],
+        ["--name", "ps", "a:b"],
+        ["-p", "8000"],
+        [],
+    ],
+)
 def test_the_command_of_sanic_runs_after_install(
     ran: list[Any], args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.main(args)
     assert ran == ["install", args]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ps -p 7", "ps -p 7"),
+        ("-p 7 ps", "ps -p 7"),
+        ("-p7 --host=x -s --json ps", "ps -p7 --host=x -s --json"),
+        ("--port 7 inspect scale 2", "inspect --port 7 scale 2"),
+        ("-H ps -k top events -f", "events -H ps -k top -f"),
+        ("--unix x inspect mine --x=1", "inspect --unix x mine --x=1"),
+    ],
+)
+def test_options_of_the_client_may_come_first(
+    text: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(command, "run", commands.append)
+    cli.main(text.split())
+    assert commands == [expected.split()]
+
+
+def test_every_option_of_the_connection_may_come_first() -> None:
+    shown = arguments.make_parser("x").format_help().partition("\nconnection:")[2].partition("\nverbs:")[0]
+    assert {*cli.VALUED, *cli.FLAGS} == {*re.findall(r"(?<!\S)--?[A-Za-z][a-z-]*", shown)}
 
 
 def test_the_arguments_of_the_process_are_the_default(

@@ -35,6 +35,12 @@ class TestShowing:
         assert first.split()[:6] == ["Sanic-Server-0-0", "ready", "4250", "1m01s", "0", "1000"]
         assert second.rstrip().endswith("next start in 2.5 s; exit code 1")
 
+    def test_ps_is_sorted_by_name(self, inspector: FakeInspector, run: Run) -> None:
+        names = ["Sanic-Server-10-0", "Sanic-Inspector-0", "Sanic-Server-2-0"]
+        inspector.workers = [worker(name, server="Server" in name) for name in names]
+        out = run("ps", *inspector.args)[1]
+        assert [line.split()[0] for line in out.splitlines()[1:]] == [names[2], names[0], names[1]]
+
     def test_a_table_in_a_file_is_not_cut(self, inspector: FakeInspector, run: Run) -> None:
         why = "reason " * 50
         inspector.workers = [worker(why=why)]
@@ -194,8 +200,14 @@ class TestActions:
     def test_the_text_of_the_server_is_printed(self, inspector: FakeInspector, run: Run) -> None:
         out = run("inspect", "scale", "3", *inspector.args)[1]
         assert out == "Scaling to 3\nRequested as operation 3f2a9c01d4e8\n"
-        assert run("inspect", "scale", "3", "--json", *inspector.args)[1] == '"Scaling to 3"\n'
-        assert run("inspect", "reload", "--raw", *inspector.args)[1] == "null\n"
+
+    @pytest.mark.parametrize("action", [["reload"], ["restart", "A"], ["scale", "3"], ["shutdown"]])
+    @pytest.mark.parametrize("flag", ["--json", "--raw"])
+    def test_json_has_the_operation(
+        self, inspector: FakeInspector, run: Run, action: list[str], flag: str
+    ) -> None:
+        code, out, err = run("inspect", *action, flag, *inspector.args)
+        assert (code, json.loads(out), err) == (0, inspector.operations[0], "")
 
     @pytest.mark.parametrize(
         ("args", "out"),
@@ -211,6 +223,13 @@ class TestActions:
         self, inspector: FakeInspector, run: Run, args: list[str], out: str
     ) -> None:
         assert run("inspect", *inspector.args, *args) == (0, out, "")
+
+    def test_a_text_that_steers_a_terminal_is_escaped_there(self, inspector: FakeInspector, run: Run) -> None:
+        args = ["inspect", *inspector.args, "steer"]
+        assert run(*args) == (0, "a\x1b[2J\tb\r\nc\n", "")
+        with Terminal(sys.executable, "-m", "worker", *args) as terminal:
+            assert terminal.ended() == 0
+        assert terminal.output.split() == ["a\\x1b[2J", "b\\r", "c"]
 
     def test_an_action_is_one_segment_of_the_path(self, inspector: FakeInspector, run: Run) -> None:
         assert run("inspect", *inspector.args, "../a b?c")[0] == ExitCode.FAILED

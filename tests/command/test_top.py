@@ -135,6 +135,21 @@ class TestKeys:
         top.shows("Scale 3f2a9c01d4e8 pending")
         assert inspector.posted == [("/scale", {"replicas": "+1"}, "respond-async")]
 
+    @pytest.mark.parametrize(
+        ("state", "shown"),
+        [("done", "done in 1.2 s: 3 of 8 workers"), ("failed", "failed in 1.2 s: 3 of 8 workers")],
+    )
+    def test_the_end_of_a_request_is_shown(
+        self, inspector: FakeInspector, top: Terminal, state: str, shown: str
+    ) -> None:
+        top.type("Zy")
+        top.shows("Reload 3f2a9c01d4e8 pending")
+        # Any key brings back the line of the keys.
+        top.type("j")
+        top.shows(FOOT)
+        inspector.end(inspector.operations[0], state, seconds=1.2)
+        top.shows(f"Reload 3f2a9c01d4e8 {shown}")
+
     def test_a_refused_request_is_shown(self, inspector: FakeInspector, top: Terminal) -> None:
         inspector.refusals["/scale"] = (400, "replicas would be 65: 64 at most")
         top.type("+")
@@ -184,10 +199,11 @@ class TestTheEnd:
         [
             (lambda top: top.type("q"), 0),
             (lambda top: top.type("\x03"), ExitCode.INTERRUPTED),
+            (lambda top: top.type("\x1c"), 128 + signal.SIGQUIT),
             (lambda top: top.process.send_signal(signal.SIGTERM), 128 + signal.SIGTERM),
             (lambda top: top.process.send_signal(signal.SIGHUP), 128 + signal.SIGHUP),
         ],
-        ids=["q", "Ctrl-C", "SIGTERM", "SIGHUP"],
+        ids=["q", "Ctrl-C", "Ctrl-backslash", "SIGTERM", "SIGHUP"],
     )
     @pytest.mark.parametrize("connected", [True, False])
     def test_the_terminal_is_restored(
@@ -206,6 +222,14 @@ class TestTheEnd:
         assert top.ended() == code
         assert top.is_restored
         assert "Traceback" not in top.output
+
+    def test_a_terminal_that_takes_no_output_does_not_keep_it(
+        self, inspector: FakeInspector, top: Terminal
+    ) -> None:
+        top.hold()
+        show(inspector, workers=servers(64))
+        top.process.send_signal(signal.SIGTERM)
+        assert top.process.wait(10) == 128 + signal.SIGTERM
 
     def test_the_terminal_is_restored_after_an_exception(
         self, inspector: FakeInspector, top: Terminal

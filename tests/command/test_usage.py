@@ -14,6 +14,7 @@ from support.running import environment
 from worker import cli, settings
 from worker.cli import usage
 from worker.cli.inspect.arguments import SHORT, VERBS
+from worker.constants import POLICIES
 
 
 @pytest.fixture
@@ -66,10 +67,14 @@ class TestCompletion:
         for word in ["operations", "max-surge", "workers", *SHORT]:
             assert word in script, word
 
-    @pytest.mark.parametrize("args", [["--print-completion"], ["--print-completion=basic"]])
-    def test_an_unknown_shell_is_refused(self, args: list[str]) -> None:
-        with pytest.raises(SystemExit, match="it takes one of bash, zsh"):
+    @pytest.mark.parametrize(
+        "args", [["--print-completion"], ["--print-completion=basic"], ["--print-completion=ksh"]]
+    )
+    def test_an_unknown_shell_is_refused(self, args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
             cli.main(args)
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.endswith("it takes one of bash, zsh, fish, tcsh\n")
 
     @pytest.mark.parametrize(
         ("words", "expected"),
@@ -81,6 +86,9 @@ class TestCompletion:
             (["sanic-worker", "--work"], {"--workers"}),
             (["sanic-worker", "inspect", "reload", "--z"], {"--zero-downtime"}),
             (["sanic-worker", "events", "--fo"], {"--follow"}),
+            (["sanic-worker", "--print-completion", ""], {*usage.SHELLS}),
+            (["sanic-worker", "--restart-policy", ""], {*POLICIES}),
+            (["sanic-worker", "--reload-order", "ST"], {"STARTUP_FIRST"}),
         ],
     )
     def test_bash_completes_verbs_and_options(

@@ -136,6 +136,7 @@ def test_values_as_text(function: Any, value: Any, expected: str) -> None:
         (b"jjR", ["j", "j", "R"]),
         (b"\x1b[A\x1b[B\x1bOA\x1bOB", ["up", "down", "up", "down"]),
         (b"\x1b[5~\x1b[6~\x1b[H\x1b[F", ["page up", "page down", "home", "end"]),
+        (b"\x1b[1~\x1b[4~\x1bOH\x1bOF\x1b[7~\x1b[8~", ["home", "end"] * 3),
         (b"\x1b", ["escape"]),
         (b"\r\n", ["enter", "enter"]),
         (b"\x1b[1;5Dq", ["q"]),

@@ -26,7 +26,7 @@ ENDED = ("done", "failed")
 # The longest time without a message in a stream, seconds. A client that has gone is noticed by a message.
 KEEP_ALIVE = 0.5
 # The results of the commands that its application has added. It has `echo`, too.
-CUSTOM = {"greet": "hello", "nothing": None}
+CUSTOM = {"greet": "hello", "nothing": None, "steer": "a\x1b[2J\tb\r\nc"}
 
 
 def worker(name: str = "Sanic-Server-0-0", **given: Any) -> Json:

@@ -74,6 +74,10 @@ class Terminal:
         """Send keys."""
         os.write(self._master, keys.encode())
 
+    def hold(self) -> None:
+        """Take no more output, as after Ctrl-S: a program that writes is blocked."""
+        termios.tcflow(self._slave, termios.TCOOFF)
+
     @property
     def frame(self) -> list[str]:
         """The lines of the last frame that was drawn as a whole, without colours."""

@@ -24,13 +24,14 @@ _shown: bytes | None = None
 
 
 def title_of(name: str, application: str) -> str:
-    """Return the title of a process.
+    """Return the title of a process; characters that could steer the terminal of ``ps`` are escaped.
 
     Args:
         name (str): The name of its slot.
         application (str): The application, as it was named on the command line, or by its own name.
     """
-    return " ".join(filter(None, (PREFIX, name, application)))
+    title = " ".join(filter(None, (PREFIX, name, application)))
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in title)
 
 
 def set_title(title: str) -> None:

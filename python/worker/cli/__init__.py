@@ -8,6 +8,9 @@ __all__ = ["main"]
 
 # The words that make a command one of the inspector's client, and not of Sanic's command.
 CLIENT = ("inspect", "ps", "top", "events")
+# The options of the client, which may stand before the verb: those with a value, and those without.
+VALUED = ("-H", "--host", "-p", "--port", "-k", "--api-key", "--unix", "--timeout")
+FLAGS = ("-s", "--secure", "--json", "--raw")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -24,12 +27,26 @@ def main(args: list[str] | None = None) -> None:
             Sanic's command it is 2 for a mistake, 1 for a failure, or the exit code of Sanic.
     """
     given = sys.argv[1:] if args is None else args
-    if given and given[0] in CLIENT:
+    place = _place_of_verb(given)
+    if place is not None:
         from worker.cli.inspect import command
 
-        if code := command.run(given):
+        if code := command.run([given[place], *given[:place], *given[place + 1 :]]):
             sys.exit(code)
     else:
         from worker.cli import sanic_command
 
         sanic_command.run(args)
+
+
+def _place_of_verb(given: list[str]) -> int | None:
+    """Return the index of the client's verb; ``None`` if the command is not one of the client."""
+    words = iter(enumerate(given))
+    for index, word in words:
+        if not word.startswith("-"):
+            return index if word in CLIENT else None
+        if word in VALUED:
+            next(words, None)
+        elif word not in FLAGS and word.partition("=")[0] not in VALUED and word[:2] not in VALUED:
+            return None
+    return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, HelpFormatter
+import sys
+from argparse import Action, ArgumentParser, HelpFormatter
 from typing import Any
 
 from worker import settings
@@ -12,6 +13,7 @@ from worker.cli.program import PROGRAM
 __all__ = ["add_settings", "is_asked_for", "make_parser", "show"]
 
 COMPLETION = "--print-completion"
+SHELLS = ("bash", "zsh", "fish", "tcsh")
 USAGE = f"""\
 {PROGRAM} TARGET [options]
        {PROGRAM} ps | top | events [options]
@@ -44,6 +46,15 @@ class _Formatter(HelpFormatter):
         return [part for line in text.expandtabs(2).splitlines() for part in split(line, width)]
 
 
+class _Options(ArgumentParser):
+    """Has no target: a verb stands in its place, and a shell knows nothing of targets."""
+
+    def add_argument(self, *names: Any, **given: Any) -> Action:
+        if names[0].startswith("-"):
+            return super().add_argument(*names, **given)
+        return Action([], names[0])
+
+
 def is_asked_for(given: list[str]) -> bool:
     """Return whether a command asks for the help of ``sanic-worker``, or for its completion."""
     if not given:
@@ -62,40 +73,51 @@ def show(given: list[str]) -> None:
         SystemExit: There is no completion for the shell (exit code 2).
     """
     shell = next((arg for arg in given if arg.partition("=")[0] == COMPLETION), None)
-    parser = make_parser()
     if shell is None:
-        print(parser.format_help(), end="")
+        print(make_parser().format_help(), end="")
         return
+    name = shell.partition("=")[2] or "".join(given[given.index(shell) + 1 :][:1])
+    if name not in SHELLS:
+        known = ", ".join(SHELLS)
+        print(f"{PROGRAM}: {COMPLETION} cannot be {name!r}: it takes one of {known}", file=sys.stderr)
+        raise SystemExit(2)
     import shtab
 
-    name = shell.partition("=")[2] or "".join(given[given.index(shell) + 1 :][:1])
-    if name not in shtab.SUPPORTED_SHELLS:
-        known = ", ".join(shtab.SUPPORTED_SHELLS)
-        raise SystemExit(f"{PROGRAM}: {COMPLETION} cannot be {name!r}: it takes one of {known}")
-    # A verb stands in the place of the target, of which nothing is known to a shell.
-    parser._actions[:] = [action for action in parser._actions if action.option_strings]
+    parser = make_parser(_Options)
     arguments.add_verbs(parser)
     print(shtab.complete(parser, name))
 
 
-def make_parser() -> ArgumentParser:
+def make_parser(kind: type[ArgumentParser] = ArgumentParser) -> ArgumentParser:
     """Return a parser with all arguments of the command. It only describes them: Sanic parses its own."""
     from sanic.cli.arguments import Group
 
-    parser = ArgumentParser(PROGRAM, USAGE, DESCRIPTION, EPILOG, formatter_class=_Formatter)
-    parser.add_argument(COMPLETION, metavar="SHELL", help="print the completion for bash, zsh, fish or tcsh")
+    parser = kind(PROGRAM, USAGE, DESCRIPTION, EPILOG, formatter_class=_Formatter)
+    shells = f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}"
+    parser.add_argument(
+        COMPLETION, metavar="SHELL", choices=SHELLS, help=f"print the completion for {shells}"
+    )
     groups: Any = Group
     for group in groups._registry:
         group.create(parser).attach()
-    add_settings(parser)
+    add_settings(parser, describes=True)
     return parser
 
 
-def add_settings(parser: ArgumentParser) -> None:
-    """Add the flag of each setting to a parser."""
+def add_settings(parser: ArgumentParser, *, describes: bool = False) -> None:
+    """Add the flag of each setting to a parser.
+
+    Args:
+        parser (ArgumentParser): The parser.
+        describes (bool): Add the choices, too. Where flags are parsed, the setting refuses a wrong value.
+    """
     group = parser.add_argument_group(f"settings of {PROGRAM}")
     for setting in settings.SETTINGS:
         text = f"{setting.meaning} Default: {setting.default_text}. [env: {setting.variable}]"
         group.add_argument(
-            setting.flag, dest=setting.name, metavar="X", help=text.replace("`", "").replace("%", "%%")
+            setting.flag,
+            dest=setting.name,
+            metavar="X",
+            choices=(describes and setting.choices) or None,
+            help=text.replace("`", "").replace("%", "%%"),
         )

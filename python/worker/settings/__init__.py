@@ -8,7 +8,7 @@ all settings once. They travel to the children on their process object.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sanic.log import logger
@@ -71,6 +71,7 @@ class Setting(NamedTuple):
         default_text: The default in words.
         native: Whether the setting needs the native core, and is refused without it.
         library: The library that the setting needs to be on, and is refused without.
+        choices: All allowed values, if they are few.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Setting(NamedTuple):
     default_text: str
     native: bool = False
     library: str = ""
+    choices: Sequence[str] = ()
 
     @property
     def variable(self) -> str:
@@ -131,6 +133,7 @@ SETTINGS = (
         "one of " + ", ".join(POLICIES),
         "When a server that exits unasked is started again: always, on-failure (exit code not 0) or never.",
         ALWAYS,
+        choices=POLICIES,
     ),
     Setting(
         "backoff_initial",
@@ -201,6 +204,7 @@ SETTINGS = (
         "Order of a restart after a change of files. With STARTUP_FIRST, code that does not start stops no "
         "worker that serves.",
         "STARTUP_FIRST",
+        choices=[order.value for order in RestartOrder],
     ),
     Setting(
         "reload_ignore",

@@ -45,13 +45,7 @@ SANIC_INSPECTOR_HOST and SANIC_INSPECTOR_PORT, else that of the one server of th
 localhost:6457.
 
 exit codes:
-  0    done
-  1    the server refused the request as wrong, or the operation failed
-  2    the command is wrong
-  3    nothing listens, or no inspector answers
-  4    the key is wrong, or the request is forbidden
-  5    the operation still runs when --timeout is over
-  130  Ctrl-C
+{codes}
 """
 
 
@@ -100,7 +94,8 @@ def parse(args: Sequence[str]) -> dict[str, Any]:
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of ``inspect`` with all its verbs."""
-    parser = _Parser(program, description=ABOUT, epilog=EPILOG.format(program=program))
+    codes = "\n".join(f"  {code:<5}{code.meaning}" for code in ExitCode)
+    parser = _Parser(program, description=ABOUT, epilog=EPILOG.format(program=program, codes=codes))
     _add_inspect(parser, program)
     return parser
 
@@ -131,8 +126,8 @@ def make_verb_parser(verb: str, program: str) -> ArgumentParser:
     return parser
 
 
-def _add_stock(parser: ArgumentParser) -> None:
-    """Add the options that Sanic's own client has, too."""
+def _add_stock(parser: ArgumentParser) -> Any:
+    """Add the options that Sanic's own client has, too; return their group."""
     group = parser.add_argument_group("connection")
     group.add_argument(
         "-H", "--host", default=SUPPRESS, help="host, HOST:PORT or URL of the inspector [localhost]"
@@ -147,12 +142,13 @@ def _add_stock(parser: ArgumentParser) -> None:
         help="its key; other users may see it in the list of processes: better set SANIC_INSPECTOR_API_KEY",
     )
     group.add_argument("--raw", dest="json", action="store_true", default=SUPPRESS, help="the same as --json")
+    return group
 
 
 def _add_connection(parser: ArgumentParser) -> None:
-    _add_stock(parser)
+    connection = _add_stock(parser)
+    connection.add_argument("--unix", metavar="PATH", default=SUPPRESS, help="unix socket of the inspector")
     group = parser.add_argument_group("output and time")
-    group.add_argument("--unix", metavar="PATH", default=SUPPRESS, help="unix socket of the inspector")
     group.add_argument(
         "--json", action="store_true", default=SUPPRESS, help="print the result of the server as JSON"
     )

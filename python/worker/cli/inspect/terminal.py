@@ -9,6 +9,7 @@ import sys
 import termios
 import tty
 from contextlib import suppress
+from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -27,10 +28,20 @@ SEQUENCES = {
     b"\x1b[6~": "page down",
     b"\x1b[H": "home",
     b"\x1b[F": "end",
+    b"\x1bOH": "home",
+    b"\x1bOF": "end",
+    b"\x1b[1~": "home",
+    b"\x1b[4~": "end",
+    b"\x1b[7~": "home",
+    b"\x1b[8~": "end",
 }
 # A control sequence ends with a byte of this range.
 FINAL = range(0x40, 0x7F)
 ESCAPE = 0x1B
+# The signals that end the command.
+ENDS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+# The longest wait for a terminal that takes no output, at the end, in seconds.
+LEAVE_LIMIT = 0.5
 
 
 def keys_in(data: bytes) -> list[str]:
@@ -55,8 +66,8 @@ def keys_in(data: bytes) -> list[str]:
 class Terminal:
     """The terminal of this process, as a context manager.
 
-    At the end it is as before, also after an exception, Ctrl-C, SIGTERM or SIGHUP. While the process is
-    suspended (Ctrl-Z), it is as before, too.
+    At the end it is as before, also after an exception, Ctrl-C, Ctrl-\\, SIGTERM or SIGHUP. While the process
+    is suspended (Ctrl-Z), it is as before, too.
     """
 
     def __init__(self) -> None:
@@ -72,8 +83,7 @@ class Terminal:
         self._attributes = termios.tcgetattr(self._fd)
         self._wakeup_fd = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         handlers = {
-            signal.SIGTERM: _end,
-            signal.SIGHUP: _end,
+            **dict.fromkeys(ENDS, _end),
             signal.SIGTSTP: self._suspend,
             signal.SIGWINCH: _pass,
         }
@@ -89,7 +99,7 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Another signal must not end the process before the terminal is restored.
-        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *ENDS})
         # The terminal may be gone.
         with suppress(OSError, termios.error):
             self._leave()
@@ -147,8 +157,9 @@ class Terminal:
         self._write(ENTER_SCREEN)
 
     def _leave(self) -> None:
-        self._write(LEAVE_SCREEN)
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, self._attributes)
+        # A terminal that takes no output (Ctrl-S, a hung connection) must not keep the process.
+        self._write(LEAVE_SCREEN, LEAVE_LIMIT)
+        termios.tcsetattr(self._fd, termios.TCSANOW, self._attributes)
 
     def _suspend(self, signum: int, frame: FrameType | None) -> None:
         self._leave()
@@ -158,10 +169,24 @@ class Terminal:
         signal.signal(signal.SIGTSTP, ours)
         self._enter()
 
-    def _write(self, text: str) -> None:
-        stdout = sys.stdout
-        stdout.buffer.write(text.encode(stdout.encoding or "utf-8", "replace"))
-        stdout.buffer.flush()
+    def _write(self, text: str, limit: float | None = None) -> None:
+        """Write text; give up what the terminal does not take within ``limit`` (seconds)."""
+        # Not through a buffer, which would be flushed again at the end of the process.
+        stdout = sys.stdout.fileno()
+        data = text.encode(sys.stdout.encoding or "utf-8", "replace")
+        if limit is None:
+            while data:
+                data = data[os.write(stdout, data) :]
+            return
+        deadline = monotonic() + limit
+        os.set_blocking(stdout, False)
+        try:
+            while data and select.select([], [stdout], [], max(0.0, deadline - monotonic()))[1]:
+                data = data[os.write(stdout, data) :]
+        except BlockingIOError:
+            pass
+        finally:
+            os.set_blocking(stdout, True)
 
 
 def _end(signum: int, frame: FrameType | None) -> None:

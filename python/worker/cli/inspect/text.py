@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-__all__ = ["UNKNOWN", "duration", "one_line", "parse_time", "short_number", "size"]
+__all__ = ["UNKNOWN", "duration", "harmless", "one_line", "parse_time", "short_number", "size"]
 
 UNKNOWN = "-"
 # Seconds.
@@ -14,8 +14,12 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 def one_line(value: Any) -> str:
     """Return text from a server on one line, without characters that could steer a terminal."""
-    text = " ".join(str(value).split())
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return harmless(" ".join(str(value).split()))
+
+
+def harmless(text: str) -> str:
+    """Return text from a server, its lines kept, without characters that could steer a terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
 
 
 def duration(seconds: float | None) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from worker.cli.inspect import events, screen
 from worker.cli.inspect.client import Client, Stream
 from worker.cli.inspect.exits import CommandError, ExitCode
-from worker.cli.inspect.operations import PAUSE, outcome
+from worker.cli.inspect.operations import PAUSE, outcome, wait
 from worker.cli.inspect.terminal import Terminal
 from worker.cli.inspect.view import Action, View
 from worker.cli.inspect.workers import Status, rows
@@ -98,17 +98,23 @@ class Feed:
         self._thread.join(JOIN)
 
     def send(self, action: Action) -> None:
-        """Send an action from a thread of its own; its result becomes the message."""
+        """Send an action from a thread of its own; the message follows its operation to the end."""
         self.message = f"{action.text} ..."
         Thread(target=self._send, args=(action,), daemon=True).start()
 
     def _send(self, action: Action) -> None:
         try:
             answer = self._client.request("POST", f"/{action.name}", action.arguments, prefer="respond-async")
-            operation = answer.result
-            self.message = outcome(operation) if isinstance(operation, dict) else f"{action.text}: requested"
+            if isinstance(operation := answer.result, dict):
+                self._say(outcome(operation))
+                self._say(outcome(wait(self._client, operation["id"], None, shows=False)))
+            else:
+                self._say(f"{action.text}: requested")
         except CommandError as error:
-            self.message = f"{action.text}: {error}"
+            self._say(f"{action.text}: {error}")
+
+    def _say(self, message: str) -> None:
+        self.message = message
         self._terminal.wake()
 
     def _follow(self) -> None:

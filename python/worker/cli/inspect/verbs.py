@@ -11,7 +11,7 @@ from urllib.parse import quote
 from worker.cli.inspect import events, operations
 from worker.cli.inspect.client import Answer, Client
 from worker.cli.inspect.exits import CommandError, ExitCode
-from worker.cli.inspect.text import UNKNOWN, duration, one_line, size
+from worker.cli.inspect.text import UNKNOWN, duration, harmless, one_line, size
 
 __all__ = ["run"]
 
@@ -37,7 +37,7 @@ def _ps(client: Client, options: Options) -> ExitCode:
     from worker.cli.inspect import table, workers
 
     console = table.console()
-    console.print(table.workers_table(table.PS, workers.rows(status), console.width))
+    console.print(table.ps(workers.sorted_rows(workers.rows(status), "name"), console.width))
     return ExitCode.DONE
 
 
@@ -86,8 +86,10 @@ def _scale(client: Client, options: Options) -> ExitCode:
 def _operate(client: Client, options: Options, arguments: dict[str, Any]) -> ExitCode:
     """Send an action that creates an operation; wait for its end if asked to."""
     path = f"/{options['verb']}"
-    if not options["wait"]:
-        return _print_answer(client.request("POST", path, arguments), options)
+    if not options.get("wait"):
+        # An answer of the stock form names the operation in a header only.
+        prefer = "respond-async" if options.get("json") else ""
+        return _print_answer(client.request("POST", path, arguments, prefer=prefer), options)
     operation = client.request("POST", path, arguments, prefer="respond-async").result
     if not isinstance(operation, dict) or "id" not in operation:
         message = "The inspector has no operations to wait for: the server is older than the command"
@@ -125,7 +127,8 @@ def _operations(client: Client, options: Options) -> ExitCode:
         return _print_json(found)
     from worker.cli.inspect import table
 
-    table.console().print(table.operations_table(found["operations"]))
+    console = table.console()
+    console.print(table.operations_table(found["operations"], console.width))
     return ExitCode.DONE
 
 
@@ -155,12 +158,11 @@ def _event_printer() -> Callable[[events.Event], Any]:
 
 
 def _shutdown(client: Client, options: Options) -> ExitCode:
-    return _print_answer(client.request("POST", "/shutdown"), options)
+    return _operate(client, options, {})
 
 
 def _metrics(client: Client, options: Options) -> ExitCode:
-    sys.stdout.write(client.request("GET", "/metrics").body.decode())
-    return ExitCode.DONE
+    return _print_text(client.request("GET", "/metrics").body.decode(), end="")
 
 
 def _info(client: Client, options: Options) -> ExitCode:
@@ -173,17 +175,23 @@ def _own_command(client: Client, options: Options) -> ExitCode:
 
 
 def _print_answer(answer: Answer, options: Options) -> ExitCode:
-    """Print a result: text as it is, anything else as JSON, and the operation that it belongs to."""
+    """Print a result: text as text, anything else as JSON, and the operation that it belongs to."""
     result = answer.result
     if options.get("json"):
         return _print_json(result)
     if isinstance(result, str):
-        print(result)
+        _print_text(result)
     elif result is not None:
         _print_json(result)
     if answer.location:
         name = one_line(answer.location.rpartition("/")[2])
         print(f"Requested as operation {name}")
+    return ExitCode.DONE
+
+
+def _print_text(text: str, end: str = "\n") -> ExitCode:
+    """Print text of a server: into a file as it is, and in a terminal without characters that steer it."""
+    print(harmless(text) if sys.stdout.isatty() else text, end=end)
     return ExitCode.DONE
 
 
