@@ -335,7 +335,7 @@ class Inspector:
         return await self._respond(request, {**state, "info": _displayable(state["info"])})
 
     async def _respond(self, request: Request, output: Any) -> HTTPResponse:
-        name = request.match_info.get("action") or request.path.split("/")[1] or "info"
+        name = request.match_info.get("action") or request.path.partition("/")[2].partition("/")[0] or "info"
         return json({"meta": {"action": name}, "result": output})
 
     def _state_to_json(self) -> dict[str, Any]:
