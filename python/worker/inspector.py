@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache, partial
 from inspect import isawaitable
+from math import isfinite
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +31,9 @@ __all__ = ["Inspector", "action"]
 Method = TypeVar("Method")
 
 # JSON holds these as they are.
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_PLAIN = frozenset({str, int, bool, type(None)})
+# The largest depth of lists and mappings. JSON encoders have limits, too.
+_MAX_DEPTH = 100
 
 
 def action(*, read_only: bool = False, hidden: bool = False) -> Callable[[Method], Method]:
@@ -321,7 +324,7 @@ class Inspector:
             if isawaitable(output):
                 output = await output
         output, status, headers = await self._operations.complete(request, call, output)
-        response = await self._respond(request, output)
+        response = await self._respond(request, self._make_safe(output))
         response.status = status
         response.headers.update(headers)
         return response
@@ -347,29 +350,38 @@ class Inspector:
         return read_state(self.worker_state)
 
     @staticmethod
-    def _make_safe(obj: Any) -> Any:
-        """Return a copy of ``obj`` that JSON can hold: times in ISO 8601, unknown types as text."""
+    def _make_safe(obj: Any, above: tuple[int, ...] = ()) -> Any:
+        """Return a copy of ``obj`` that JSON can hold: times in ISO 8601, unknown types as text.
+
+        A number that is not finite becomes ``None``, and an object inside itself or too deep ``"..."``.
+        """
         # Nearly all values are of these types. The check of an abstract class takes longer than the rest.
         kind = type(obj)
         if kind in _PLAIN:
             return obj
         if kind is datetime:
             return _iso(obj, obj.tzinfo, obj.fold)
+        if isinstance(obj, float):
+            return obj if isfinite(obj) else None
+        safe = Inspector._make_safe
+        if kind is dict or isinstance(obj, (Mapping, list, tuple, set, frozenset)):
+            if id(obj) in above or len(above) == _MAX_DEPTH:
+                return "..."
+            above = (*above, id(obj))
         if kind is dict or isinstance(obj, Mapping):
-            safe = Inspector._make_safe
             return {
                 key: value
                 if (kind := type(value)) in _PLAIN
                 else _iso(value, value.tzinfo, value.fold)
                 if kind is datetime
-                else safe(value)
+                else safe(value, above)
                 for key, value in obj.items()
             }
         if isinstance(obj, datetime):
             return obj.isoformat()
         if isinstance(obj, (list, tuple, set, frozenset)):
-            return [Inspector._make_safe(value) for value in obj]
-        return obj if isinstance(obj, (str, int, float)) else str(obj)
+            return [safe(value, above) for value in obj]
+        return obj if isinstance(obj, (str, int)) else str(obj)
 
 
 @lru_cache(maxsize=4096)
