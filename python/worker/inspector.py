@@ -82,7 +82,8 @@ class Inspector:
         worker_state (MutableMapping[str, Any]): The state of all processes, name to entry.
         host (str): The host to listen on.
         port (int): The port to listen on.
-        api_key (str): The token that a request must carry; empty for none.
+        api_key (str): The token that a request must carry; empty for none. For a number or a boolean, the
+            text in ``SANIC_INSPECTOR_API_KEY`` is the key: Sanic has converted it.
         tls_key (Path | str | Default): The path of the TLS key; TLS takes both it and the certificate.
         tls_cert (Path | str | Default): The path of the TLS certificate.
     """
@@ -108,12 +109,15 @@ class Inspector:
         tls_key: Path | str | Default,
         tls_cert: Path | str | Default,
     ) -> None:
+        # Imported on use: every server imports this module.
+        from worker._inspect.key import key_text
+
         self._publisher = publisher
         self.app_info = app_info
         self.worker_state = worker_state
         self.host = host
         self.port = port
-        self.api_key = api_key
+        self.api_key = key_text(api_key)
         self.tls_key = tls_key
         self.tls_cert = tls_cert
 
@@ -262,9 +266,7 @@ class Inspector:
 
     @property
     def _has_key(self) -> bool:
-        # A key of digits alone in the environment arrives as a number.
-        key: Any = self.api_key
-        return bool(key) or type(key) is int
+        return bool(self.api_key)
 
     def _is_open(self, request: Request) -> bool:
         """Return whether a request needs neither a key nor an origin."""
