@@ -197,10 +197,10 @@ class Inspector:
         from worker._inspect import arguments
 
         most = bootstrap.current_settings().max_workers
-        num_workers = arguments.replicas(replicas, most, self._snapshot)
+        num_workers = arguments.replicas(replicas, most, self._num_servers)
         log_msg = f"Scaling to {num_workers}"
         logger.info(log_msg)
-        self._operations.request("scale", f"__SCALE__:{num_workers}")
+        self._operations.scale(num_workers)
         return log_msg
 
     def shutdown(self) -> None:
@@ -345,6 +345,12 @@ class Inspector:
 
     def _state_to_json(self) -> dict[str, Any]:
         return {"info": self.app_info, "workers": self._make_safe(self._snapshot())}
+
+    def _num_servers(self) -> int:
+        from worker._inspect import arguments
+
+        scaling = self._operations.scaling()
+        return arguments.num_servers(self._snapshot()) if scaling is None else scaling
 
     def _snapshot(self) -> dict[str, Any]:
         from worker._inspect.responses import read_state
