@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache, partial
 from inspect import isawaitable
+from math import isfinite
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +31,9 @@ __all__ = ["Inspector", "action"]
 Method = TypeVar("Method")
 
 # JSON holds these as they are.
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+_PLAIN = frozenset({str, int, bool, type(None)})
+# The largest depth of lists and mappings. JSON encoders have limits, too.
+_MAX_DEPTH = 100
 
 
 def action(*, read_only: bool = False, hidden: bool = False) -> Callable[[Method], Method]:
@@ -79,7 +82,8 @@ class Inspector:
         worker_state (MutableMapping[str, Any]): The state of all processes, name to entry.
         host (str): The host to listen on.
         port (int): The port to listen on.
-        api_key (str): The token that a request must carry; empty for none.
+        api_key (str): The token that a request must carry; empty for none. For a number or a boolean, the
+            text in ``SANIC_INSPECTOR_API_KEY`` is the key: Sanic has converted it.
         tls_key (Path | str | Default): The path of the TLS key; TLS takes both it and the certificate.
         tls_cert (Path | str | Default): The path of the TLS certificate.
     """
@@ -105,12 +109,15 @@ class Inspector:
         tls_key: Path | str | Default,
         tls_cert: Path | str | Default,
     ) -> None:
+        # Imported on use: every server imports this module.
+        from worker._inspect.key import key_text
+
         self._publisher = publisher
         self.app_info = app_info
         self.worker_state = worker_state
         self.host = host
         self.port = port
-        self.api_key = api_key
+        self.api_key = key_text(api_key)
         self.tls_key = tls_key
         self.tls_cert = tls_cert
 
@@ -190,10 +197,10 @@ class Inspector:
         from worker._inspect import arguments
 
         most = bootstrap.current_settings().max_workers
-        num_workers = arguments.replicas(replicas, most, self._snapshot)
+        num_workers = arguments.replicas(replicas, most, self._num_servers)
         log_msg = f"Scaling to {num_workers}"
         logger.info(log_msg)
-        self._operations.request("scale", f"__SCALE__:{num_workers}")
+        self._operations.scale(num_workers)
         return log_msg
 
     def shutdown(self) -> None:
@@ -259,9 +266,7 @@ class Inspector:
 
     @property
     def _has_key(self) -> bool:
-        # A key of digits alone in the environment arrives as a number.
-        key: Any = self.api_key
-        return bool(key) or type(key) is int
+        return bool(self.api_key)
 
     def _is_open(self, request: Request) -> bool:
         """Return whether a request needs neither a key nor an origin."""
@@ -321,7 +326,7 @@ class Inspector:
             if isawaitable(output):
                 output = await output
         output, status, headers = await self._operations.complete(request, call, output)
-        response = await self._respond(request, output)
+        response = await self._respond(request, self._make_safe(output))
         response.status = status
         response.headers.update(headers)
         return response
@@ -335,11 +340,17 @@ class Inspector:
         return await self._respond(request, {**state, "info": _displayable(state["info"])})
 
     async def _respond(self, request: Request, output: Any) -> HTTPResponse:
-        name = request.match_info.get("action") or request.path.split("/")[1] or "info"
+        name = request.match_info.get("action") or request.path.partition("/")[2].partition("/")[0] or "info"
         return json({"meta": {"action": name}, "result": output})
 
     def _state_to_json(self) -> dict[str, Any]:
         return {"info": self.app_info, "workers": self._make_safe(self._snapshot())}
+
+    def _num_servers(self) -> int:
+        from worker._inspect import arguments
+
+        scaling = self._operations.scaling()
+        return arguments.num_servers(self._snapshot()) if scaling is None else scaling
 
     def _snapshot(self) -> dict[str, Any]:
         from worker._inspect.responses import read_state
@@ -347,29 +358,38 @@ class Inspector:
         return read_state(self.worker_state)
 
     @staticmethod
-    def _make_safe(obj: Any) -> Any:
-        """Return a copy of ``obj`` that JSON can hold: times in ISO 8601, unknown types as text."""
+    def _make_safe(obj: Any, above: tuple[int, ...] = ()) -> Any:
+        """Return a copy of ``obj`` that JSON can hold: times in ISO 8601, unknown types as text.
+
+        A number that is not finite becomes ``None``, and an object inside itself or too deep ``"..."``.
+        """
         # Nearly all values are of these types. The check of an abstract class takes longer than the rest.
         kind = type(obj)
         if kind in _PLAIN:
             return obj
         if kind is datetime:
             return _iso(obj, obj.tzinfo, obj.fold)
+        if isinstance(obj, float):
+            return obj if isfinite(obj) else None
+        safe = Inspector._make_safe
+        if kind is dict or isinstance(obj, (Mapping, list, tuple, set, frozenset)):
+            if id(obj) in above or len(above) == _MAX_DEPTH:
+                return "..."
+            above = (*above, id(obj))
         if kind is dict or isinstance(obj, Mapping):
-            safe = Inspector._make_safe
             return {
                 key: value
                 if (kind := type(value)) in _PLAIN
                 else _iso(value, value.tzinfo, value.fold)
                 if kind is datetime
-                else safe(value)
+                else safe(value, above)
                 for key, value in obj.items()
             }
         if isinstance(obj, datetime):
             return obj.isoformat()
         if isinstance(obj, (list, tuple, set, frozenset)):
-            return [Inspector._make_safe(value) for value in obj]
-        return obj if isinstance(obj, (str, int, float)) else str(obj)
+            return [safe(value, above) for value in obj]
+        return obj if isinstance(obj, (str, int)) else str(obj)
 
 
 @lru_cache(maxsize=4096)

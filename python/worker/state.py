@@ -15,9 +15,9 @@ __all__ = ["SharedState", "WorkerState"]
 class WorkerState(Mapping[str, Any]):
     """One process's own entry in the state of all, as a mapping.
 
-    Any key can be read. The keys in :attr:`RESTRICTED` belong to the manager. Any other key may be set,
-    updated and deleted, and every process sees the change. Values must be picklable. A process that the
-    worker has forked reads and writes the entry of the worker.
+    Any key can be read. The keys in :attr:`RESTRICTED`, and a few that Sanic does not have, belong to the
+    manager. Any other key may be set, updated and deleted, and every process sees the change. Values must be
+    picklable. A process that the worker has forked reads and writes the entry of the worker.
 
     Args:
         state (MutableMapping[str, Any]): The state of all processes, name to entry.
@@ -109,7 +109,7 @@ class WorkerState(Mapping[str, Any]):
         return adapted(self._state).entry(self._name, identity.worker_pid())
 
     def _refuse_restricted(self, keys: Mapping[str, Any] | tuple[str, ...]) -> None:
-        restricted = [key for key in keys if key in self.RESTRICTED or key in schema.NUMBERS]
+        restricted = [key for key in keys if key in self.RESTRICTED or key in schema.REFUSED]
         if restricted:
             plural = "s" if len(restricted) > 1 else ""
             names = ", ".join(restricted)

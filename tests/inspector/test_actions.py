@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 from support.fakes import FakePublisher
-from support.inspecting import Shared, ask, make, shared_state
+from support.inspecting import Served, Shared, ask, make, shared_state
 
 from worker.inspector import Inspector, action
 
@@ -186,6 +187,7 @@ REFUSED = [
     ("/restart", {"names": ["Sanic-Main"]}, 400, ["names", "'Sanic-Main'", "Sanic-Server-1-0"]),
     ("/restart", {"names": [["Sanic-Server-0-0"]]}, 400, ["names", "[['Sanic-Server-0-0']]"[1:-1]]),
     ("/restart", {"names": ["Sanic-Server-0-0"], "zero_downtime": 0}, 400, ["zero_downtime", "0"]),
+    ("/echo", {"self": 1}, 400, ["Cannot call echo", "'self'", "**values"]),
     ("/look", {"args": {"a": 1}}, 400, ["args", "{'a': 1}", "JSON array"]),
 ]
 BODIES = [
@@ -305,6 +307,13 @@ class TestCommands:
             assert ask(inspector, method, path).status == 503
         assert ask(inspector, "POST", "/shutdown").status == 200
         assert publisher.sent == ["__TERMINATE__"]
+
+
+@pytest.mark.slow
+def test_a_path_without_a_slash_is_the_information(shared: Shared) -> None:
+    with Served(shared.state) as served, closing(served.connect()) as sock:
+        sock.sendall(b"GET * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert sock.makefile("rb").readline().split()[1] == b"200"
 
 
 def test_all_answers_have_security_headers(call: Call) -> None:

@@ -292,6 +292,22 @@ class Unreachable(dict[str, Any]):
         raise ConnectionRefusedError("the process of the state is gone")
 
 
+class Closed(Unreachable):
+    """One that has sheets."""
+
+    def merge(self, name: str, changes: Any) -> None:
+        raise EOFError
+
+    def cells(self, sheet: str) -> Any:
+        raise EOFError
+
+
+def test_livez_of_a_state_that_cannot_be_reached() -> None:
+    response = answers("/livez", Closed())
+    assert (response.status, response.json["status"]) == (503, "failed")
+    assert "cannot be reached" in response.json["reason"]
+
+
 @pytest.mark.native
 def test_livez(state: SharedState, monkeypatch: pytest.MonkeyPatch) -> None:
     main = Main(state)

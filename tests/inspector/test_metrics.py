@@ -212,6 +212,12 @@ def test_what_is_not_known_is_left_out() -> None:
     assert "NaN" not in text
 
 
+@pytest.mark.parametrize("version", ["foo", "1.x"])
+def test_a_malformed_version_gets_the_text_format(version: str) -> None:
+    accept = f"application/openmetrics-text; version={version}"
+    assert expose(Whole(STATE, {}), accept)[1].startswith("text/plain; version=0.0.4")
+
+
 def test_openmetrics_where_it_is_asked_for() -> None:
     body, content_type = expose(Whole(STATE, {"app": "shop"}), OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")

@@ -72,6 +72,27 @@ def test_a_full_channel_holds_no_client_up(shared: Shared) -> None:
         assert "does not read its commands" in answer.json["message"]
 
 
+class TestScalingByAChange:
+    def test_counts_from_the_scaling_that_has_not_ended(
+        self, call: Call, publisher: FakePublisher, shared: Shared
+    ) -> None:
+        assert [call("POST", "/scale", {"replicas": "+1"}).status for _ in range(3)] == [200] * 3
+        assert [sent[1] for sent in publisher.sent] == ["__SCALE__:3", "__SCALE__:4", "__SCALE__:5"]
+        for message in publisher.sent:
+            shared.show_operation(message[2], "running", kind="scale")
+        assert call("POST", "/scale", {"replicas": "-2"}).json["result"] == "Scaling to 3"
+
+    @pytest.mark.parametrize("ends", [True, False])
+    def test_counts_the_servers_after_its_end_or_a_later_scaling(
+        self, call: Call, publisher: FakePublisher, shared: Shared, ends: bool
+    ) -> None:
+        call("POST", "/scale", {"replicas": 7})
+        shared.show_operation(publisher.sent[0][2], "failed" if ends else "running", kind="scale")
+        if not ends:
+            shared.show_operation("by a signal", "running", kind="scale")
+        assert call("POST", "/scale", {"replicas": "+1"}).json["result"] == "Scaling to 3"
+
+
 class TestAnswers:
     @pytest.mark.parametrize(
         ("name", "data", "result", "command"),

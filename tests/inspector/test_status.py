@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -18,7 +19,9 @@ from support.processes import Children
 from support.running import until
 
 from worker._inspect import proc, status
+from worker._inspect.health import readiness
 from worker._inspect.listen_queue import ListenQueue
+from worker._inspect.metrics import expose
 from worker._inspect.status import Sampler
 from worker._state import event_log, events, schema
 from worker._state.event_log import EventLog
@@ -205,6 +208,17 @@ class TestSnapshot:
         assert only(Sampler(state, {}))["name"] == ONE
         settle()
 
+    @pytest.mark.parametrize("value", ["x", -1, pytest.param(10**400, id="huge"), math.nan, b"x", [1], None])
+    def test_a_value_of_another_type_counts_as_absent(self, state: SharedState, value: Any) -> None:
+        state[ONE] = entry(os.getpid(), restarts=value, requests_before=value, why=[value])
+        sampler = Sampler(state, {})
+        state.beat(2)
+        worker = only(sampler)
+        assert (worker["restarts"], worker["requests"], worker["why"]) == (0, 2, None)
+        assert readiness(sampler)["status"] == "ok"
+        assert b'sanic_worker_requests_total{slot="Sanic-Server-0-0"} 2.0' in expose(sampler, "")[0]
+        settle()
+
     def test_the_requests_of_a_slot_never_become_fewer(self, state: SharedState) -> None:
         state[ONE] = entry(os.getpid(), requests_before=40)
         sampler = Sampler(state, {})
@@ -269,6 +283,17 @@ def test_a_plain_mapping_shows_what_it_has() -> None:
     server = found["server"]
     assert (server["workers_wanted"], server["workers_ready"]) == (3, 1)
     assert (server["state_bytes"], server["state_max_bytes"], server["last_event"]) == (None, None, 0)
+    settle()
+
+
+def test_a_plain_mapping_may_hold_anything() -> None:
+    broken = {"requests": "x", "in_flight": math.nan, "last_beat": 3, "serving": "x", "next_restart_at": 4}
+    state = {MAIN_NAME: {"pid": os.getpid()}, "a": {"server": True, "state": 7, "pid": os.getpid(), **broken}}
+    sampler = Sampler(state, {})
+    worker = only(sampler)
+    assert {worker[key] for key in ("state", "requests", "in_flight", "next_restart_in")} == {None}
+    assert readiness(sampler)["status"] == "failed"
+    assert expose(sampler, "")
     settle()
 
 

@@ -186,6 +186,13 @@ class TestRestricted:
             state.update({"fine": 1, key: 2})
         assert state == {key: 1}
 
+    @pytest.mark.parametrize("key", ["last_exit", "last_exit_at", "next_restart_at", "requests_before"])
+    def test_a_key_that_the_manager_alone_has_is_refused(self, key: str) -> None:
+        state = state_of()
+        with pytest.raises(LookupError, match=f"^Cannot set restricted key on WorkerState: {key}$"):
+            state[key] = 1
+        assert state == {}
+
     def test_several_restricted_keys_are_refused(self) -> None:
         state = state_of()
         with pytest.raises(LookupError, match=r"^Cannot set restricted key on WorkerState: last_beat$"):

@@ -75,6 +75,9 @@ def check_arguments(
     parameters = signature(method)
     try:
         parameters.bind(*args, **kwargs)
+        # With `**kwargs`, a bound method seems to take the name of its own first parameter.
+        function: Any = method
+        signature(function.__func__).bind(function.__self__, *args, **kwargs)
     except TypeError as error:
         given = {**({"args": [*args]} if args else {}), **kwargs}
         raise BadRequest(

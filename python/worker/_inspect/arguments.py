@@ -10,7 +10,7 @@ from sanic.exceptions import BadRequest
 
 from worker.constants import MAIN_NAME, NAME_LIMIT, excerpt, listed
 
-__all__ = ["names", "order", "replicas"]
+__all__ = ["names", "num_servers", "order", "replicas"]
 
 State = Mapping[str, Mapping[str, Any]]
 
@@ -43,13 +43,13 @@ def names(value: Any, state: State) -> list[str]:
     return [*dict.fromkeys(found)]
 
 
-def replicas(value: Any, most: int, state: Callable[[], State]) -> int:
+def replicas(value: Any, most: int, current: Callable[[], int]) -> int:
     """Return the number of servers that a scaling asks for. 0 and an empty value stand for 1.
 
     Args:
         value (Any): The number; or, as text with a sign, the change of it.
         most (int): The largest number that is allowed.
-        state (Callable): Returns the state, if it is needed.
+        current (Callable): Returns the present number, if it is needed.
 
     Raises:
         BadRequest: It is no such number, or out of range.
@@ -60,7 +60,7 @@ def replicas(value: Any, most: int, state: Callable[[], State]) -> int:
         with suppress(ValueError):
             number, least = int(value), 0
             if isinstance(value, str) and value.strip()[0] in "+-":
-                number, least = number + _num_servers(state()), 1
+                number, least = number + current(), 1
             if least <= number <= most:
                 return number or 1
     raise BadRequest(
@@ -69,7 +69,7 @@ def replicas(value: Any, most: int, state: Callable[[], State]) -> int:
     )
 
 
-def _num_servers(state: State) -> int:
+def num_servers(state: State) -> int:
     """Return the number of servers that are to run."""
     return sum(entry.get("server") is True and entry.get("phase") != "stopping" for entry in state.values())
 

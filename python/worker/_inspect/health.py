@@ -159,7 +159,10 @@ def add_routes(app: Sanic[Any, Any], publisher: Publisher, sampler: Sampler) -> 
     check = MainCheck(publisher, sampler, DEADLINE)
 
     async def livez(request: Request) -> HTTPResponse:
-        reason = await check.failure()
+        try:
+            reason = await check.failure()
+        except (OSError, EOFError) as error:
+            reason = _unreachable(error)
         return _answer({"status": "failed", "reason": reason} if reason else {"status": "ok"})
 
     async def readyz(request: Request) -> HTTPResponse:
@@ -167,8 +170,7 @@ def add_routes(app: Sanic[Any, Any], publisher: Publisher, sampler: Sampler) -> 
         try:
             return _answer(readiness(sampler, minimum))
         except (OSError, EOFError) as error:
-            reason = f"The state of the workers cannot be reached: {excerpt(error)}"
-            return _answer({"status": "failed", "reason": reason})
+            return _answer({"status": "failed", "reason": _unreachable(error)})
 
     async def metrics(request: Request) -> HTTPResponse:
         # Costly to import, and needed only where somebody asks for metrics.
@@ -180,6 +182,10 @@ def add_routes(app: Sanic[Any, Any], publisher: Publisher, sampler: Sampler) -> 
 
     for handler in (livez, readyz, metrics):
         app.add_route(handler, f"/{handler.__name__}")
+
+
+def _unreachable(error: Exception) -> str:
+    return f"The state of the workers cannot be reached: {excerpt(error)}"
 
 
 def _answer(found: dict[str, Any]) -> HTTPResponse:

@@ -124,7 +124,11 @@ def expose(sampler: Sampler, accept: str) -> tuple[bytes, str]:
     Raises:
         OSError, EOFError: The state cannot be reached.
     """
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):
+        # The encoder compares versions, and fails at one that is no number.
+        encode, content_type = choose_encoder("")
     # No name needs to be escaped in any scheme. This one does not look at each character.
     body = encode(ServerCollector(sampler), escaping=ALLOWUTF8)  # type: ignore[call-arg]
     return body, content_type

@@ -77,15 +77,34 @@ class Operations:
         self._pending: dict[str, Operation] = {}
         self._written: list[Operation] = []
         self._read_at = 0.0
+        # The last scaling that was requested here: its operation, and the number of servers.
+        self._scaling = ("", 0)
         self.stopping = asyncio.Event()
         """Set when the inspector stops: nothing is waited for any more."""
 
-    def request(self, kind: str, command: str) -> None:
+    def scale(self, servers: int) -> None:
+        """Request a scaling to a number of servers, as :meth:`request` does."""
+        if ident := self.request("scale", f"__SCALE__:{servers}"):
+            self._scaling = (ident, servers)
+
+    def scaling(self) -> int | None:
+        """Return the number of servers of the last scaling, if it was requested here and has not ended.
+
+        The state shows it only later. Of several clients that each ask for one server more, each gets one.
+        """
+        last = next((one for one in self.list() if one["kind"] == "scale"), None)
+        ident, servers = self._scaling
+        return servers if last is not None and last["id"] == ident and not has_ended(last) else None
+
+    def request(self, kind: str, command: str) -> str:
         """Send a command to the main process, as an operation of its own.
 
         Args:
             kind (str): The kind of the operation, e.g. ``reload``.
             command (str): The command of the control channel.
+
+        Returns:
+            str: The id of the operation; empty if the state cannot hold operations.
 
         Raises:
             OSError: The main process is gone.
@@ -97,7 +116,7 @@ class Operations:
             raise ServiceUnavailable("The main process does not read its commands. Try again later")
         if not self._has_operations():
             send(self._publisher, command)
-            return
+            return ""
         self._read(LOOK_AGAIN)
         under_way = len(self._pending) + sum(not has_ended(one) for one in self._written)
         if under_way >= MAX_UNDER_WAY:
@@ -107,6 +126,7 @@ class Operations:
         request(self._publisher, command, ident, call.by)
         call.ids.append(ident)
         self._pending[ident] = _pending(ident, kind, call.by)
+        return ident
 
     @contextmanager
     def called_by(self, request: Request) -> Iterator[Call]:

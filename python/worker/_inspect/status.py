@@ -33,6 +33,10 @@ KEYS = (
     "why",
     "next_restart_at",
 )
+# The types of all values that are read. A worker, or a state of another kind, may hold anything under a key.
+KINDS = {key.name: key.kind for key in schema.SCHEMA}
+# The largest number that is shown.
+LARGEST = 2**63
 # The numbers of a process that are shown as they are.
 NUMBERS = ("in_flight", "connections", "loop_lag_p50", "loop_lag_p99")
 # In these phases no process runs. The entry still has the pid of the last one.
@@ -209,12 +213,12 @@ class Sampler:
     def _entries(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         state = self.worker_state
         if not isinstance(state, SharedState):
-            yield from snapshot(state).items()
+            yield from ((name, _trusted(entry)) for name, entry in snapshot(state).items())
             return
         for name in state:
             # It was removed in between, or is damaged: the main process makes it anew.
             with suppress(KeyError, RuntimeError):
-                yield name, state.read_keys(name, KEYS)
+                yield name, _trusted(state.read_keys(name, KEYS))
 
 
 class _ProportionalMemory:
@@ -245,6 +249,16 @@ class _ProportionalMemory:
             self._values[pid] = (now, value)
             if now - began > PSS_BUDGET:
                 break
+
+
+def _trusted(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an entry that have the type of their key. One of another type counts as absent."""
+    return {key: value for key, value in entry.items() if type(value) is KINDS.get(key) and _is_shown(value)}
+
+
+def _is_shown(value: Any) -> bool:
+    """Return whether a value is no number, or one that JSON and the metrics can hold."""
+    return type(value) not in (int, float) or 0 <= value <= LARGEST
 
 
 def _phase(entry: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ __all__ = [
     "NUMBERS",
     "OBSERVED",
     "OWNER",
+    "REFUSED",
     "REQUESTS",
     "RESTRICTED",
     "SCHEMA",
@@ -42,6 +43,8 @@ class Key(NamedTuple):
         name: The key.
         kind: The type of its value.
         restricted: Only the manager may set it, as in Sanic.
+        reserved: Only the manager may set it, and Sanic has no such key. Names that an application may use
+            are not reserved.
         essential: No process can start without it. In a full state, it may use the reserved space.
         observed: The supervisor decides by it. A value of another type counts as absent.
         number: A process writes it about itself, with :meth:`~worker.state.SharedState.beat` and
@@ -51,6 +54,7 @@ class Key(NamedTuple):
     name: str
     kind: type
     restricted: bool = False
+    reserved: bool = False
     essential: bool = False
     observed: bool = False
     number: bool = False
@@ -67,11 +71,11 @@ SCHEMA = (
     Key("start_error", str, observed=True),
     Key("ready_at", datetime),
     Key("phase", str),
-    Key("last_exit", str),
-    Key("last_exit_at", datetime),
-    Key("next_restart_at", datetime),
+    Key("last_exit", str, reserved=True),
+    Key("last_exit_at", datetime, reserved=True),
+    Key("next_restart_at", datetime, reserved=True),
     Key("restarts", int),
-    Key("requests_before", int),
+    Key("requests_before", int, reserved=True),
     Key("why", str),
     Key("address", str),
     # Sanic restricts it, too.
@@ -88,6 +92,8 @@ RESTRICTED = tuple(sorted(key.name for key in SCHEMA if key.restricted))
 ESSENTIAL = tuple(key.name for key in SCHEMA if key.essential)
 OBSERVED = {key.name: key.kind for key in SCHEMA if key.observed}
 NUMBERS = tuple(key.name for key in SCHEMA if key.number)
+REFUSED = frozenset(key.name for key in SCHEMA if key.restricted or key.reserved or key.number)
+"""The keys that a worker cannot set by its :class:`~worker.state.WorkerState`."""
 
 SHEETS = {"events": (1000, 1024), "operations": (100, 1024), "totals": (1, 8192), "pong": (1, 64)}
 """The sheets beside the entries: tables with a number of cells, and a number of bytes for each cell."""
