@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import re
 import resource
 import select
 import socket
@@ -172,6 +174,34 @@ class TestEndlessRequests:
                 assert not select.select([sock], [], [], 0.05)[0]
                 sock.sendall(request[20:])
                 assert b"200 OK" in sock.recv(4096)
+
+
+def test_a_client_that_sends_many_requests_at_once_does_not_hold_others() -> None:
+    context = multiprocessing.get_context("fork")
+    has_begun, may_go_on = context.Event(), context.Event()
+    requests = 1000
+
+    class Counting(Announced):
+        number = 0
+
+        def count(self) -> str:
+            # The loop turns again when the requests of both clients have arrived.
+            has_begun.set()
+            assert may_go_on.wait(TIMEOUT)
+            self.number += 1
+            return f"number {self.number}."
+
+    request = b"POST /count HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with Served({}, Counting) as served, served.connect() as greedy, served.connect() as other:
+        other.sendall(b"GET /operations HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in other.recv(4096)
+        greedy.sendall(request * requests)
+        assert has_begun.wait(TIMEOUT)
+        other.sendall(request)
+        may_go_on.set()
+        found = re.search(rb"number ([0-9]+)\.", other.recv(4096))
+        assert found is not None
+        assert int(found[1]) < requests / 10
 
 
 @pytest.mark.parametrize(

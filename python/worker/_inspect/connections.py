@@ -8,6 +8,7 @@ from typing import Any
 
 from sanic import Sanic
 from sanic.http import Stage
+from sanic.request import Request
 from sanic.server import HttpProtocol
 
 __all__ = ["Connection", "prepare"]
@@ -48,6 +49,12 @@ def prepare(app: Sanic[Any, Any], stopping: asyncio.Event) -> None:
             connection.end(app.config.GRACEFUL_SHUTDOWN_TIMEOUT)
 
     app.before_server_stop(stop)
+    app.on_request(_give_way)
+
+
+async def _give_way(_: Request) -> None:
+    """Let other connections run: Sanic answers all buffered requests of one in a row."""
+    await asyncio.sleep(0)
 
 
 class Connection(HttpProtocol):
