@@ -225,6 +225,35 @@ def test_no_client_holds_the_stop(open_one: Callable[[Any], None]) -> None:
         assert all(map(is_closed, opened))
 
 
+MALFORMED = {
+    b"GET /\r\n\r\n": 400,
+    b"GET / HTTP/9\r\n\r\n": 400,
+    b"NONE /\r\n\r\n": 400,
+    b"GET /\xc3\xa4 HTTP/1.1\r\n%b\r\n": 400,
+    b"GET / HTTP/1.1\r\n%bbroken\r\n\r\n": 400,
+    b"POST /scale HTTP/1.1\r\n%bContent-Length: -5\r\n\r\n": 400,
+    b"POST /scale HTTP/1.1\r\n%bContent-Length: abc\r\n\r\n": 400,
+    b"POST /scale HTTP/1.1\r\n%bContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}": 400,
+    b"POST /scale HTTP/1.1\r\n%bContent-Length: 2\r\nExpect: foo\r\n\r\n": 417,
+    b"GET / HTTP/1.1\r\n%bX: " + 9000 * b"x" + b"\r\n\r\n": 413,
+}
+
+
+@pytest.mark.parametrize("key", ["", "secret"])
+def test_a_malformed_request_is_told_its_fault(key: str, capfd: pytest.CaptureFixture[str]) -> None:
+    headers = b"Host: localhost\r\nAuthorization: Bearer secret\r\n"
+    with Served({}, api_key=key) as served:
+        for request, status in MALFORMED.items():
+            with served.connect() as sock:
+                sock.sendall(request.replace(b"%b", headers))
+                assert sock.recv(65_536).startswith(b"HTTP/1.1 %d " % status), request
+        assert "bad API key" not in capfd.readouterr().err
+        # A request of this method that is not malformed is no way around the check.
+        with served.connect() as sock:
+            sock.sendall(b"NONE / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+            assert sock.recv(65_536).startswith(b"HTTP/1.1 %d " % (401 if key else 403))
+
+
 @pytest.mark.parametrize(
     "garbage", [b"\r\n\r\n", b"GARBAGE\r\n\r\n", b"\x16\x03\x01" * 5000, b"GET / HTTP/9\r\n\r\n", b"\0" * 100]
 )
