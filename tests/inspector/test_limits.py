@@ -7,12 +7,15 @@ import re
 import resource
 import select
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
+import trustme
 from support.inspecting import TIMEOUT, Announced, Served
 from support.running import until
 
@@ -113,6 +116,61 @@ class TestIdleConnections:
         with Served({}) as served, served.connect() as sock:
             assert select.select([sock], [], [], TIMEOUT)[0]
             assert sock.recv(1) == b""
+
+
+class TestHandshakes:
+    """Clients of TLS that open a connection and send nothing."""
+
+    @pytest.fixture
+    def tls(self, tmp_path: Path) -> dict[str, str]:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+        certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+        return {"tls_key": str(tmp_path / "key.pem"), "tls_cert": str(tmp_path / "cert.pem")}
+
+    @staticmethod
+    def is_served(served: Served, tls: dict[str, str]) -> bool:
+        context = ssl.create_default_context(cafile=str(Path(tls["tls_key"]).with_name("ca.pem")))
+        with served.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as secure:
+            # A whole answer on a kept connection, and the next one.
+            for _ in range(2):
+                secure.sendall(b"GET /operations HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                if b"200 OK" not in secure.recv(4096):
+                    return False
+        return True
+
+    def test_a_thousand_are_too_many(self, tls: dict[str, str]) -> None:
+        with Served({}, **tls) as served, ExitStack() as stack:
+            before = served.sockets()
+            opened = [stack.enter_context(served.connect()) for _ in range(IDLE_CONNECTIONS)]
+            until(lambda: is_closed(opened[0]), "the oldest has made room")
+            until(lambda: served.sockets() <= before + connections.MAX_CONNECTIONS, "the limit")
+            assert not is_closed(opened[-1])
+            assert self.is_served(served, tls)
+            assert served.stop() == 0
+            assert all(map(is_closed, opened))
+
+    def test_a_handshake_has_its_time(self, tls: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "HANDSHAKE_TIMEOUT", 0.3)
+        with Served({}, **tls) as served, served.connect() as sock:
+            assert select.select([sock], [], [], TIMEOUT)[0]
+            assert is_closed(sock)
+            assert self.is_served(served, tls)
+
+    def test_a_client_that_speaks_no_tls_is_dropped(
+        self, tls: dict[str, str], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with Served({}, **tls) as served:
+            before = served.sockets()
+            for _ in range(20):
+                with served.connect() as sock, suppress(ConnectionError):
+                    sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    sock.recv(4096)
+            assert self.is_served(served, tls)
+            until(lambda: served.sockets() <= before, "no connection is left")
+        assert "Traceback" not in capfd.readouterr().err
 
 
 ENDLESS = [
