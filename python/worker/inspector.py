@@ -271,8 +271,10 @@ class Inspector:
     def _is_open(self, request: Request) -> bool:
         """Return whether a request needs neither a key nor an origin."""
         from worker._inspect.health import is_probe
+        from worker._inspect.requests import is_malformed
 
-        return is_probe(request) and bootstrap.current_settings().health_open
+        # The answer to a malformed one names its fault. The request is not handled.
+        return is_malformed(request) or (is_probe(request) and bootstrap.current_settings().health_open)
 
     def _authentication(self, request: Request) -> None:
         from worker._inspect.guard import is_key

@@ -52,11 +52,10 @@ class TestGuessing:
         answers = guesses(asked, 1000)
         assert [type(one) for one in answers] == [Unauthorized] * 1000
 
-    def test_a_client_tries_few_keys_in_a_time(self) -> None:
+    def test_few_failures_of_a_client_wait_at_a_time(self) -> None:
         asked = Guard(check, asyncio.Event())
         answers = guesses(asked, 1000)
         kinds = [type(one) for one in answers]
-        # The others were not even checked.
         assert kinds.count(Unauthorized) <= guard.MAX_WAITING
         assert kinds.count(TooManyFailures) == 1000 - guard.MAX_WAITING
         refusal = next(one for one in answers if isinstance(one, TooManyFailures))
@@ -102,6 +101,26 @@ class TestGuessing:
             await failing
 
         asyncio.run(run())
+
+    def test_the_right_key_is_accepted_while_others_of_its_address_guess(self) -> None:
+        async def run() -> None:
+            asked = Guard(check, asyncio.Event())
+            wrong = [sent("wrong") for _ in range(100)]
+            guessing = asyncio.create_task(outcomes(asked, *wrong))
+            while not asked._failures or asked._failures["10.0.0.1"].waiting < guard.MAX_WAITING:
+                await asyncio.wait({guessing}, timeout=0.001)
+            assert await outcomes(asked, sent(KEY)) == [None]
+            assert not guessing.done()
+            await guessing
+
+        asyncio.run(run())
+
+    def test_clients_of_ipv4_are_told_apart_on_a_socket_of_ipv6(self) -> None:
+        async def run() -> list[Any]:
+            asked = Guard(check, asyncio.Event())
+            return await outcomes(asked, *(sent("wrong", f"::ffff:10.0.0.{number}") for number in range(100)))
+
+        assert not any(isinstance(one, TooManyFailures) for one in asyncio.run(run()))
 
     def test_a_site_of_ipv6_is_one_client(self) -> None:
         async def run() -> list[Any]:

@@ -26,6 +26,8 @@ from sanic.helpers import Default
 from sanic_testing.testing import SanicASGITestClient
 from support.fakes import FakePublisher
 
+from worker._inspect import serving
+from worker._inspect.connections import Connection
 from worker.inspector import Inspector
 
 NOW = datetime(2024, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
@@ -417,24 +419,22 @@ class TestServing:
         assert inspector.app.name == "Inspector"
         (options,) = served
         assert options["single_process"] is True
-        assert options["ssl"] is None
+        assert options["protocol"] is Connection
         assert options["sock"].fileno() == -1
 
     @pytest.mark.parametrize(("key", "cert"), [("k", Default()), (Default(), "c"), ("k", ""), (None, "c")])
     def test_tls_needs_key_and_cert(self, monkeypatch: pytest.MonkeyPatch, key: Any, cert: Any) -> None:
-        served: list[dict[str, Any]] = []
-        monkeypatch.setattr(Sanic, "run", lambda self, **options: served.append(options))
+        served: list[Any] = []
+        monkeypatch.setattr(serving, "serve", lambda app, sock, state, tls: served.append(tls))
         make(port=0, tls_key=key, tls_cert=cert)()
         make(port=0, tls_key="k", tls_cert="c")()
-        assert [options["ssl"] for options in served] == [None, {"key": "k", "cert": "c"}]
+        assert served == [None, {"key": "k", "cert": "c"}]
 
     def test_a_unix_socket_has_no_tls(self, monkeypatch: pytest.MonkeyPatch) -> None:
         served: list[Any] = []
-        monkeypatch.setattr(Sanic, "run", lambda self, **options: served.append(options))
+        monkeypatch.setattr(serving, "serve", lambda app, sock, state, tls: served.append((sock.family, tls)))
         with TemporaryDirectory() as directory:
             monkeypatch.setenv("SANIC_WORKER_INSPECTOR_UNIX", f"{directory}/inspector")
             make(tls_key="k", tls_cert="c")()
             assert os.listdir(directory) == []
-        (options,) = served
-        assert options["ssl"] is None
-        assert options["sock"].family == socket.AF_UNIX
+        assert served == [(socket.AF_UNIX, None)]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import re
 import resource
 import select
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
+import trustme
 from support.inspecting import TIMEOUT, Announced, Served
 from support.running import until
 
@@ -113,6 +118,61 @@ class TestIdleConnections:
             assert sock.recv(1) == b""
 
 
+class TestHandshakes:
+    """Clients of TLS that open a connection and send nothing."""
+
+    @pytest.fixture
+    def tls(self, tmp_path: Path) -> dict[str, str]:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost")
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+        certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+        return {"tls_key": str(tmp_path / "key.pem"), "tls_cert": str(tmp_path / "cert.pem")}
+
+    @staticmethod
+    def is_served(served: Served, tls: dict[str, str]) -> bool:
+        context = ssl.create_default_context(cafile=str(Path(tls["tls_key"]).with_name("ca.pem")))
+        with served.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as secure:
+            # A whole answer on a kept connection, and the next one.
+            for _ in range(2):
+                secure.sendall(b"GET /operations HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                if b"200 OK" not in secure.recv(4096):
+                    return False
+        return True
+
+    def test_a_thousand_are_too_many(self, tls: dict[str, str]) -> None:
+        with Served({}, **tls) as served, ExitStack() as stack:
+            before = served.sockets()
+            opened = [stack.enter_context(served.connect()) for _ in range(IDLE_CONNECTIONS)]
+            until(lambda: is_closed(opened[0]), "the oldest has made room")
+            until(lambda: served.sockets() <= before + connections.MAX_CONNECTIONS, "the limit")
+            assert not is_closed(opened[-1])
+            assert self.is_served(served, tls)
+            assert served.stop() == 0
+            assert all(map(is_closed, opened))
+
+    def test_a_handshake_has_its_time(self, tls: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "HANDSHAKE_TIMEOUT", 0.3)
+        with Served({}, **tls) as served, served.connect() as sock:
+            assert select.select([sock], [], [], TIMEOUT)[0]
+            assert is_closed(sock)
+            assert self.is_served(served, tls)
+
+    def test_a_client_that_speaks_no_tls_is_dropped(
+        self, tls: dict[str, str], capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with Served({}, **tls) as served:
+            before = served.sockets()
+            for _ in range(20):
+                with served.connect() as sock, suppress(ConnectionError):
+                    sock.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    sock.recv(4096)
+            assert self.is_served(served, tls)
+            until(lambda: served.sockets() <= before, "no connection is left")
+        assert "Traceback" not in capfd.readouterr().err
+
+
 ENDLESS = [
     pytest.param(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ", b"x", id="header"),
     pytest.param(
@@ -174,6 +234,34 @@ class TestEndlessRequests:
                 assert b"200 OK" in sock.recv(4096)
 
 
+def test_a_client_that_sends_many_requests_at_once_does_not_hold_others() -> None:
+    context = multiprocessing.get_context("fork")
+    has_begun, may_go_on = context.Event(), context.Event()
+    requests = 1000
+
+    class Counting(Announced):
+        number = 0
+
+        def count(self) -> str:
+            # The loop turns again when the requests of both clients have arrived.
+            has_begun.set()
+            assert may_go_on.wait(TIMEOUT)
+            self.number += 1
+            return f"number {self.number}."
+
+    request = b"POST /count HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with Served({}, Counting) as served, served.connect() as greedy, served.connect() as other:
+        other.sendall(b"GET /operations HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in other.recv(4096)
+        greedy.sendall(request * requests)
+        assert has_begun.wait(TIMEOUT)
+        other.sendall(request)
+        may_go_on.set()
+        found = re.search(rb"number ([0-9]+)\.", other.recv(4096))
+        assert found is not None
+        assert int(found[1]) < requests / 10
+
+
 @pytest.mark.parametrize(
     "open_one",
     [
@@ -193,6 +281,35 @@ def test_no_client_holds_the_stop(open_one: Callable[[Any], None]) -> None:
         assert served.stop() == 0
         assert monotonic() - began < 5
         assert all(map(is_closed, opened))
+
+
+MALFORMED = {
+    b"GET /\r\n\r\n": 400,
+    b"GET / HTTP/9\r\n\r\n": 400,
+    b"NONE /\r\n\r\n": 400,
+    b"GET /\xc3\xa4 HTTP/1.1\r\n%b\r\n": 400,
+    b"GET / HTTP/1.1\r\n%bbroken\r\n\r\n": 400,
+    b"POST /scale HTTP/1.1\r\n%bContent-Length: -5\r\n\r\n": 400,
+    b"POST /scale HTTP/1.1\r\n%bContent-Length: abc\r\n\r\n": 400,
+    b"POST /scale HTTP/1.1\r\n%bContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}": 400,
+    b"POST /scale HTTP/1.1\r\n%bContent-Length: 2\r\nExpect: foo\r\n\r\n": 417,
+    b"GET / HTTP/1.1\r\n%bX: " + 9000 * b"x" + b"\r\n\r\n": 413,
+}
+
+
+@pytest.mark.parametrize("key", ["", "secret"])
+def test_a_malformed_request_is_told_its_fault(key: str, capfd: pytest.CaptureFixture[str]) -> None:
+    headers = b"Host: localhost\r\nAuthorization: Bearer secret\r\n"
+    with Served({}, api_key=key) as served:
+        for request, status in MALFORMED.items():
+            with served.connect() as sock:
+                sock.sendall(request.replace(b"%b", headers))
+                assert sock.recv(65_536).startswith(b"HTTP/1.1 %d " % status), request
+        assert "bad API key" not in capfd.readouterr().err
+        # A request of this method that is not malformed is no way around the check.
+        with served.connect() as sock:
+            sock.sendall(b"NONE / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+            assert sock.recv(65_536).startswith(b"HTTP/1.1 %d " % (401 if key else 403))
 
 
 @pytest.mark.parametrize(

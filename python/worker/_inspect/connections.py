@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from contextlib import suppress
+from socket import socket
 from time import monotonic
 from typing import Any
 
 from sanic import Sanic
 from sanic.http import Stage
+from sanic.request import Request
 from sanic.server import HttpProtocol
 
-__all__ = ["Connection", "prepare"]
+__all__ = ["Connection", "Handshake", "prepare"]
 
 # The largest number of open connections. One more takes the place of the oldest that waits for its client.
 MAX_CONNECTIONS = 100
+# The time for a TLS handshake, seconds.
+HANDSHAKE_TIMEOUT = 5.0
 # The time for a whole request to arrive, seconds, from its first byte on.
 RECEIVE_TIMEOUT = 10.0
 # The time that a connection may be idle, seconds.
@@ -28,7 +34,7 @@ def prepare(app: Sanic[Any, Any], stopping: asyncio.Event) -> None:
     """Set the limits of an application, and end connections that would hold its stop.
 
     Args:
-        app (Sanic): The application, to be run with the protocol :class:`Connection`.
+        app (Sanic): The application, to be run with the protocol :class:`Connection` or :class:`Handshake`.
         stopping (asyncio.Event): Set when the application begins to stop.
     """
     app.config.update(
@@ -48,22 +54,30 @@ def prepare(app: Sanic[Any, Any], stopping: asyncio.Event) -> None:
             connection.end(app.config.GRACEFUL_SHUTDOWN_TIMEOUT)
 
     app.before_server_stop(stop)
+    app.on_request(_give_way)
+
+
+async def _give_way(_: Request) -> None:
+    """Let other connections run: Sanic answers all buffered requests of one in a row."""
+    await asyncio.sleep(0)
 
 
 class Connection(HttpProtocol):
     """A connection that waits for its client only for a bounded time, and gives way to newer ones."""
 
-    __slots__ = ("_began",)
+    __slots__ = ("_began", "_handshake")
+
+    def __init__(self, *, handshake: Handshake | None = None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._handshake = handshake
 
     def connection_made(self, transport: Any) -> None:
         """Open the connection, and close another one if there are too many."""
         super().connection_made(transport)  # type: ignore[no-untyped-call]
         self._began = monotonic()
         opened = self.app.ctx.connections
-        opened[self] = None
-        if len(opened) > MAX_CONNECTIONS:
-            # The newest one has to go if all others are being answered.
-            next(one for one in opened if one.waits).drop()
+        opened.pop(self._handshake, None)
+        _admit(self, opened)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -108,3 +122,60 @@ class Connection(HttpProtocol):
     @property
     def _stage(self) -> Stage:
         return self.http.stage if self.http is not None else Stage.IDLE
+
+
+class Handshake(asyncio.Protocol):
+    """A connection of TLS until its handshake is done: then a :class:`Connection` takes its place.
+
+    It is counted from its begin on, and gives way to newer ones. A server that is given the TLS context hides
+    it until the end of the handshake.
+
+    Args:
+        **settings (Any): The arguments of :class:`Connection`. The context is ``app.ctx.tls``.
+    """
+
+    waits = True
+
+    def __init__(self, **settings: Any) -> None:
+        self._settings = settings
+        self._app: Sanic[Any, Any] = settings["app"]
+        self._loop: asyncio.AbstractEventLoop = settings["loop"]
+        self._task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin the handshake, and close another connection if there are too many."""
+        # A transport may read before it can be upgraded (uvloop). A new one for the same socket does not.
+        sock = socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        sock.setblocking(False)
+        transport.abort()
+        opened = self._app.ctx.connections
+        self._task = self._loop.create_task(self._run(sock))
+        self._task.add_done_callback(lambda _: opened.pop(self, None))
+        _admit(self, opened)
+
+    async def _run(self, sock: socket) -> None:
+        # The client has left, does not speak TLS, or takes too long.
+        with suppress(OSError):
+            await self._loop.connect_accepted_socket(
+                lambda: Connection(handshake=self, **self._settings),
+                sock,
+                ssl=self._app.ctx.tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+            )
+
+    def drop(self) -> None:
+        """Close the connection at once."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def end(self, _: float) -> None:
+        """Close the connection because the inspector stops."""
+        self.drop()
+
+
+def _admit(newest: Connection | Handshake, opened: dict[Connection | Handshake, None]) -> None:
+    """Count a connection, and close the oldest one that waits for its client if there are too many."""
+    opened[newest] = None
+    if len(opened) > MAX_CONNECTIONS:
+        # The newest one has to go if all others are being answered.
+        next(one for one in opened if one.waits).drop()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from hmac import compare_digest
 from inspect import isawaitable
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from time import monotonic
 from typing import Any
 
@@ -39,7 +39,7 @@ Check = Callable[[Request], Awaitable[None] | None]
 
 
 class TooManyFailures(SanicException):
-    """A client has guessed too often, so this request was not even checked."""
+    """A client has guessed too often, so this failure gets no answer of its own."""
 
     status_code = 429
     quiet = True
@@ -58,8 +58,7 @@ class Guard:
     """Middleware that lets requests pass a check of their key.
 
     The answer to a failed request is delayed, the more the more often its client has failed. A right key is
-    never delayed: it is refused only while too many failures of the same address wait. Other addresses are
-    not affected. The memory is bounded.
+    never delayed nor refused, also while others of its address guess. The memory is bounded.
 
     Args:
         check (Callable): Raises ``Unauthorized`` unless a request has the key.
@@ -89,25 +88,23 @@ class Guard:
 
         Raises:
             Unauthorized: It does not have the key.
-            TooManyFailures: It was not checked, because its client has guessed too often.
+            TooManyFailures: It does not, and too many failures of its client wait already.
         """
-        address = _network(client(request))
-        known = self._failures.get(address)
-        if known is not None and known.waiting >= self._max_waiting:
-            raise TooManyFailures(
-                f"{known.count} requests from {address} had a bad API key; try again later",
-                headers={"Retry-After": str(int(self._max_delay) or 1)},
-            )
         try:
             outcome = self._check(request)
             if isawaitable(outcome):
                 await outcome
         except Unauthorized:
-            await self._delay(address)
+            await self._delay(_network(client(request)))
             raise
 
     async def _delay(self, address: str) -> None:
         failures = self._failed(address)
+        if failures.waiting >= self._max_waiting:
+            raise TooManyFailures(
+                f"{failures.count} requests from {address} had a bad API key; try again later",
+                headers={"Retry-After": str(int(self._max_delay) or 1)},
+            ) from None
         delay = min(FIRST_DELAY * 2.0 ** min(max(failures.count - FREE, 0), 16), self._max_delay)
         self._log(address, failures.count, delay)
         failures.waiting += 1
@@ -156,9 +153,11 @@ def is_key(token: Any, key: Any) -> bool:
 
 def _network(address: str) -> str:
     """Return the name of a client: for IPv6 its network, which has more addresses than fit into memory."""
-    if ":" not in address:
-        return address
     try:
-        return str(ip_network((address.partition("%")[0], PREFIX), strict=False))
+        ip = ip_address(address.partition("%")[0])
     except ValueError:
         return address
+    if isinstance(ip, IPv4Address):
+        return str(ip)
+    # A socket of IPv6 shows all clients of IPv4 in one network.
+    return str(ip.ipv4_mapped or ip_network((str(ip), PREFIX), strict=False))

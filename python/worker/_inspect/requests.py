@@ -21,6 +21,7 @@ __all__ = [
     "UnsupportedType",
     "arguments",
     "client",
+    "is_malformed",
     "json_object",
     "preferences",
     "query",
@@ -125,6 +126,11 @@ def preferences(request: Request) -> Preferences:
 def client(request: Request) -> str:
     """Return the address of a client; of one that came over a unix socket, ``unix``."""
     return request.ip or "unix"
+
+
+def is_malformed(request: Request) -> bool:
+    """Return whether Sanic could not parse a request: it then makes an empty one, for the answer alone."""
+    return request.method == "NONE" and not request.head
 
 
 def _number(name: str, text: str, least: float, greatest: float) -> float:

@@ -8,8 +8,9 @@ from socket import socket
 from typing import Any
 
 from sanic import Sanic
+from sanic.http.tls import process_to_context
 
-from worker._inspect.connections import Connection
+from worker._inspect.connections import Connection, Handshake
 from worker._state.shared import SharedState
 
 __all__ = ["serve"]
@@ -34,7 +35,9 @@ def serve(
         if served is not app:
             served.state.server_info.clear()
     app.after_server_start(partial(_show_stoppable, state))
-    app.run(sock=sock, single_process=True, ssl=tls, protocol=Connection)  # type: ignore[arg-type]
+    app.ctx.tls = process_to_context(dict(tls)) if tls else None
+    protocol = Handshake if tls else Connection
+    app.run(sock=sock, single_process=True, protocol=protocol)
 
 
 def _show_stoppable(state: Mapping[str, Any], app: Any) -> None:
