@@ -153,6 +153,16 @@ def test_an_action_that_is_refused_is_told(page: Any, inspector: FakeInspector, 
     expect(notice).to_be_hidden()
 
 
+@pytest.mark.parametrize("answer", [None, "done", {}])
+def test_an_answer_without_an_operation_is_told(page: Any, expect: Any, answer: Any) -> None:
+    page.route("**/reload", lambda route: route.fulfill(json={"meta": {}, "result": answer}))
+    press("Rolling restart")(page)
+    expect(page.locator("#notice")).to_have_text(
+        "Rolling restart: sent. The answer names no operation, so the outcome is not known"
+    )
+    expect(page.locator("#operations > li")).to_have_count(0)
+
+
 @pytest.mark.parametrize("number", ["", "0", "00", "-3", "many", "1.5"])
 def test_a_wrong_number_is_not_sent(page: Any, inspector: FakeInspector, expect: Any, number: str) -> None:
     scale_to(number)(page)

@@ -14,7 +14,10 @@ async function act(name, action, data) {
   notify("");
   try {
     const options = { method: "POST", data, headers: { Prefer: "respond-async" } };
-    await followOperation(await result(action, options));
+    const operation = await result(action, options);
+    // An inspector whose application has replaced the action may answer with anything.
+    if (operation?.id) await followOperation(operation);
+    else notify(`${name}: sent. The answer names no operation, so the outcome is not known`);
   } catch (error) {
     notify(`${name}: ${error.message}`);
   }
