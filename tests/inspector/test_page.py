@@ -16,6 +16,7 @@ from sanic_testing.testing import SanicASGITestClient
 from support.fakes import FakePublisher
 
 from worker._inspect.page import document
+from worker._inspect.responses import HEADERS
 from worker.inspector import Inspector
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -106,6 +107,15 @@ def test_the_page_is_served_without_the_key_and_nothing_else_is() -> None:
     assert ask(key="secret", accept="application/json").status == 401
     assert ask("/scale", "POST", key="secret", accept=CHROME).status == 401
     assert ask("/workers", key="secret", accept=CHROME).status != 200
+
+
+def test_the_page_has_the_headers_of_all_answers_unless_it_needs_others() -> None:
+    page = {name.lower(): value for name, value in document().headers.items()}
+    assert page.keys() == {"content-security-policy", "cache-control", "etag", "vary"}
+    for if_none_match in ("", page["etag"]):
+        answered = ask(accept=CHROME, if_none_match=if_none_match).headers
+        for name, value in {**HEADERS, **page}.items():
+            assert answered.get_list(name) == [value], name
 
 
 def test_a_foreign_host_gets_no_page() -> None:

@@ -24,7 +24,7 @@ STYLE_SLOT, SCRIPT_SLOT = "/* page.css */", "/* scripts */"
 
 
 class Document(NamedTuple):
-    """The page, ready to be sent: its body and its headers."""
+    """The page, ready to be sent: its body and the headers of its own."""
 
     body: bytes
     headers: dict[str, str]
@@ -74,14 +74,12 @@ def document() -> Document:
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ]
+    # The other security headers are those of all answers.
     headers = {
         "Content-Security-Policy": "; ".join(policy),
         "Cache-Control": "no-cache",
         "ETag": f'"{sha256(body).hexdigest()[:32]}"',
-        "Referrer-Policy": "no-referrer",
         "Vary": "Accept",
-        "X-Content-Type-Options": "nosniff",
-        "X-Frame-Options": "DENY",
     }
     return Document(body, headers)
 
