@@ -237,8 +237,11 @@ def test_text_from_outside_does_not_turn_its_neighbours(
     page: Any, inspector: FakeInspector, expect: Any
 ) -> None:
     name = "\u202eyfitnuoc"
-    inspector.workers.append(worker(name, server=False, phase="ready"))
+    inspector.workers += [worker(name, pid=98), worker(name, server=False, phase="ready")]
     inspector.push()
+    inspector.refusals["/restart"] = (400, "a refusal")
+    page.get_by_role("button", name=f"Restart {name}").click()
+    expect(page.locator("#notice")).to_have_text(f"Restart of \u2068{name}\u2069: a refusal")
     shown = page.get_by_role("list", name="Other processes").get_by_role("listitem")
     expect(shown.locator(".name")).to_have_text(name)
     assert (

@@ -85,5 +85,5 @@ element("scale").addEventListener("submit", (event) => {
 });
 element("workers").addEventListener("click", (event) => {
   const name = event.target.closest(".restart")?.dataset.name;
-  if (name !== undefined) act(`Restart of ${name}`, "restart", { names: [name], zero_downtime: true });
+  if (name !== undefined) act(`Restart of ${isolated(name)}`, "restart", { names: [name], zero_downtime: true });
 });

@@ -56,6 +56,11 @@ function clock(iso) {
   return Number.isNaN(time.getTime()) ? UNKNOWN : time.toLocaleTimeString([], { hour12: false });
 }
 
+// A name within a sentence cannot turn the direction of the text behind it.
+function isolated(name) {
+  return `\u2068${name}\u2069`;
+}
+
 function counted(number, noun) {
   return `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 }
