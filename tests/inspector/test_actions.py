@@ -11,6 +11,7 @@ import pytest
 from support.fakes import FakePublisher
 from support.inspecting import Served, Shared, ask, make, shared_state
 
+from worker.constants import MAIN_NAME, WORKER_PREFIX, prefixed
 from worker.inspector import Inspector, action
 
 
@@ -289,6 +290,16 @@ class TestCommands:
         inspector = make(publisher=publisher, worker_state={"a:b": {}, "c,d": {}})(run=False)
         for name in ("a:b", "c,d"):
             assert ask(inspector, "POST", "/restart", {"names": [name]}).status == 400
+        assert publisher.sent == []
+
+    @pytest.mark.parametrize("name", ["Inspector-0", "Reloader-0", "Health-0"])
+    def test_a_process_of_the_manager_cannot_be_restarted(self, publisher: FakePublisher, name: str) -> None:
+        name = prefixed(WORKER_PREFIX, name)
+        state = {MAIN_NAME: {}, name: {}, "a": {"server": True}, "b": {}}
+        inspector = make(publisher=publisher, worker_state=state)(run=False)
+        answer = ask(inspector, "POST", "/restart", {"names": ["a", name]})
+        assert answer.status == 400
+        assert answer.json["message"].endswith(f"no restart may name: '{name}'; workers: a, b")
         assert publisher.sent == []
 
     def test_a_state_that_cannot_be_reached(self, publisher: FakePublisher) -> None:

@@ -300,6 +300,12 @@ def test_a_plain_mapping_may_hold_anything() -> None:
     settle()
 
 
+def test_a_process_that_does_not_start_by_itself_is_stopped() -> None:
+    state = {MAIN_NAME: {"pid": os.getpid()}, "idle": {"server": False, "state": "NONE"}}
+    worker = only(Sampler(state, {}))
+    assert (worker["phase"], worker["pid"]) == ("stopped", None)
+
+
 class TestProportionalMemory:
     def test_is_read_behind_the_request_and_shown_by_a_later_one(self) -> None:
         memory = status._ProportionalMemory()

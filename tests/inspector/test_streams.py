@@ -98,6 +98,9 @@ class TestEvents:
             ("?since=2", [3, 4, 5], 5),
             ("?since=1&limit=2", [2, 3], 3),
             ("?since=5", [], 5),
+            # The client has seen a server that ran before this one.
+            ("?since=6", [1, 2, 3, 4, 5], 5),
+            ("?since=5000&limit=2", [1, 2], 2),
             ("?limit=1000", [1, 2, 3, 4, 5], 5),
         ],
     )
@@ -110,8 +113,9 @@ class TestEvents:
         assert answer["result"]["last"] == last
 
     def test_an_empty_list(self) -> None:
-        answer = ask(make()(run=False), "GET", "/events").json
-        assert answer["result"] == {"events": [], "last": 0}
+        for query in ("", "?since=7"):
+            answer = ask(make()(run=False), "GET", f"/events{query}").json
+            assert answer["result"] == {"events": [], "last": 0}
 
 
 @pytest.mark.usefixtures("numbered")

@@ -8,11 +8,14 @@ from typing import Any
 
 from sanic.exceptions import BadRequest
 
-from worker.constants import MAIN_NAME, NAME_LIMIT, excerpt, listed
+from worker.constants import MAIN_NAME, NAME_LIMIT, WORKER_PREFIX, excerpt, listed, prefixed
 
 __all__ = ["names", "num_servers", "order", "replicas"]
 
 State = Mapping[str, Mapping[str, Any]]
+
+# The manager's own processes, which no restart may name.
+OWN = frozenset(prefixed(WORKER_PREFIX, f"{ident}-0") for ident in ("Inspector", "Reloader", "Health"))
 
 
 def order(zero_downtime: Any) -> str:
@@ -30,16 +33,17 @@ def names(value: Any, state: State) -> list[str]:
     """Return the names of workers, each once, from a list or from text with commas.
 
     Raises:
-        BadRequest: It is neither, or a worker is unknown.
+        BadRequest: It is neither, or a worker is unknown or cannot be restarted.
     """
     # These characters end a name in the command.
-    known = [name for name in state if name != MAIN_NAME and {*":,"}.isdisjoint(name)]
+    known = [name for name in state if name not in (MAIN_NAME, *OWN) and {*":,"}.isdisjoint(name)]
     found = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
     if not isinstance(found, (list, tuple)) or not found:
         raise BadRequest(f"names must be a list of names, not {_shown(value)}; workers: {listed(known)}")
     for name in found:
         if name not in known:
-            raise BadRequest(f"names has an unknown worker: {_shown(name)}; workers: {listed(known)}")
+            fault = "a process that no restart may name" if name in [*OWN] else "an unknown worker"
+            raise BadRequest(f"names has {fault}: {_shown(name)}; workers: {listed(known)}")
     return [*dict.fromkeys(found)]
 
 
@@ -47,7 +51,7 @@ def replicas(value: Any, most: int, current: Callable[[], int]) -> int:
     """Return the number of servers that a scaling asks for. 0 and an empty value stand for 1.
 
     Args:
-        value (Any): The number; or, as text with a sign, the change of it.
+        value (Any): The number, also as text or as a whole float; or, as text with a sign, the change of it.
         most (int): The largest number that is allowed.
         current (Callable): Returns the present number, if it is needed.
 
@@ -56,6 +60,8 @@ def replicas(value: Any, most: int, current: Callable[[], int]) -> int:
     """
     if not value:
         return 1
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):
             number, least = int(value), 0

@@ -117,7 +117,7 @@ class Operations:
         if not self._has_operations():
             send(self._publisher, command)
             return ""
-        self._read(LOOK_AGAIN)
+        self._read(0.0)
         under_way = len(self._pending) + sum(not has_ended(one) for one in self._written)
         if under_way >= MAX_UNDER_WAY:
             raise TooManyOperationsError(f"{under_way} operations are under way. Wait until one has ended")

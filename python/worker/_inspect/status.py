@@ -41,7 +41,9 @@ LARGEST = 2**63
 NUMBERS = ("in_flight", "connections", "loop_lag_p50", "loop_lag_p99")
 # In these phases no process runs. The entry still has the pid of the last one.
 VACANT = frozenset(phase.name.lower() for phase in (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED))
-STARTING, STOPPING = Phase.STARTING.name.lower(), Phase.STOPPING.name.lower()
+STARTING, STOPPED, STOPPING = (
+    phase.name.lower() for phase in (Phase.STARTING, Phase.STOPPED, Phase.STOPPING)
+)
 READY = frozenset(phase.name.lower() for phase in (Phase.READY, Phase.REPLACING))
 UNENDED = frozenset({"pending", "running"})
 
@@ -266,6 +268,9 @@ def _phase(entry: Mapping[str, Any]) -> str | None:
     phase = entry.get("phase")
     if phase is not None:
         return str(phase)
+    if entry.get("state") == ProcessState.NONE.name:
+        # It was not started yet: one with `auto_start=False`, for example.
+        return STOPPED
     if entry.get("state") == ProcessState.TERMINATED.name:
         return STOPPING
     return "ready" if entry.get("serving") else STARTING

@@ -129,6 +129,7 @@ class Streams:
             if _wants_stream(request):
                 await self._serve(request, _Client(self._resume(request, since), None))
                 return None
+            since = self._known(since)
             with reading_state():
                 found = read_events(self._state, since)
             limit = int(asked.get("limit", len(found)))
@@ -148,9 +149,11 @@ class Streams:
     def _resume(self, request: Request, default: int) -> int:
         """Return the number of the last event that a client has."""
         text = request.headers.get("last-event-id", "")
-        last = int(text) if text.isascii() and text.isdecimal() and len(text) < 17 else default
-        # A number beyond the newest is from before a restart of the server.
-        return last if last <= self._newest() else 0
+        return self._known(int(text) if text.isascii() and text.isdecimal() and len(text) < 17 else default)
+
+    def _known(self, seq: int) -> int:
+        """Return the number of an event; 0 for one beyond the newest, from before a restart of the server."""
+        return seq if seq <= self._newest() else 0
 
     async def _serve(self, request: Request, client: _Client) -> None:
         if len(self._clients) >= MAX_STREAMS:
