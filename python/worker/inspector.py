@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sanic import Sanic
-from sanic.exceptions import BadRequest, Forbidden, MethodNotAllowed, Unauthorized
+from sanic.exceptions import BadRequest, Forbidden, Unauthorized
 from sanic.helpers import Default
 from sanic.log import error_logger, logger
 from sanic.request import Request
@@ -224,9 +224,11 @@ class Inspector:
         Streams(self.worker_state, sampler, stopping).add_routes(app, self._respond)
         health.add_routes(app, self._publisher, sampler)
         openapi.add_route(app, self._actions, has_key=self._has_key)
-        # A route of a fixed path hides an action of that name.
-        for name in {*self._actions} & {route.path for route in app.router.routes}:
-            app.add_route(partial(self._action, action=name), f"/{name}", methods=["POST"], name=f"{name}_")
+        # A fixed path comes before an action of that name, which only POST calls then.
+        fixed = {route.path for route in app.router.routes}
+        for name, (_, is_read_only) in self._actions.items():
+            methods = ["GET", "POST"] if is_read_only and name not in fixed else ["POST"]
+            app.add_route(partial(self._action, action=name), f"/{name}", methods=methods, name=f"{name}_")
         check: Any = Guard(self._authentication, stopping) if self._has_key else self._same_origin
         app.on_request(lambda request: None if self._is_open(request) else check(request))
         environ["SANIC_IGNORE_PRODUCTION_WARNING"] = "true"
@@ -312,13 +314,9 @@ class Inspector:
         logger.info("Incoming inspector action: %s", excerpt(action))
         if action not in self._actions:
             raise actions.unknown(action, self._actions)
-        method, is_read_only = self._actions[action]
-        if request.method == "GET":
-            if not is_read_only:
-                raise MethodNotAllowed(f"{action} changes the server", "GET", ["POST"])
-            kwargs = requests.arguments(request)
-        else:
-            kwargs = requests.json_object(request)
+        method, _ = self._actions[action]
+        is_get = request.method == "GET"
+        kwargs = requests.arguments(request) if is_get else requests.json_object(request)
         args = kwargs.pop("args", [])
         if not isinstance(args, list):
             raise BadRequest(f"args must be a JSON array, not {excerpt(args, NAME_LIMIT, quoted=True)}")

@@ -47,7 +47,8 @@ def guesses(asked: Guard, count: int) -> list[Any]:
 
 
 class TestGuessing:
-    def test_the_attack_works_without_limits(self) -> None:
+    def test_the_attack_works_without_limits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(guard, "MAX_WAITING_OF_ALL", 10_000)
         asked = Guard(check, asyncio.Event(), max_delay=0, max_waiting=10_000)
         answers = guesses(asked, 1000)
         assert [type(one) for one in answers] == [Unauthorized] * 1000
@@ -115,10 +116,19 @@ class TestGuessing:
 
         asyncio.run(run())
 
+    def test_few_failures_of_all_clients_wait_at_a_time(self) -> None:
+        async def run() -> list[Any]:
+            asked = Guard(check, asyncio.Event())
+            return await outcomes(asked, *(sent("wrong", f"10.0.0.{number}") for number in range(200)))
+
+        kinds = [type(one) for one in asyncio.run(run())]
+        assert kinds.count(Unauthorized) == guard.MAX_WAITING_OF_ALL
+        assert kinds.count(TooManyFailures) == 200 - guard.MAX_WAITING_OF_ALL
+
     def test_clients_of_ipv4_are_told_apart_on_a_socket_of_ipv6(self) -> None:
         async def run() -> list[Any]:
             asked = Guard(check, asyncio.Event())
-            return await outcomes(asked, *(sent("wrong", f"::ffff:10.0.0.{number}") for number in range(100)))
+            return await outcomes(asked, *(sent("wrong", f"::ffff:10.0.0.{number}") for number in range(20)))
 
         assert not any(isinstance(one, TooManyFailures) for one in asyncio.run(run()))
 

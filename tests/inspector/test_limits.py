@@ -106,6 +106,33 @@ class TestIdleConnections:
                 sock.setblocking(True)
                 assert b"waited" in sock.recv(4096)
 
+    def test_slow_actions_leave_connections_for_probes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connections, "MAX_CONNECTIONS", 10)
+        monkeypatch.setattr(connections, "MAX_REQUESTS", 5)
+
+        class Slow(Announced):
+            async def wait(self) -> str:
+                await self._operations.stopping.wait()
+                return "waited"
+
+        with Served({}, Slow) as served, ExitStack() as stack:
+            waiting = [stack.enter_context(served.connect()) for _ in range(15)]
+            for sock in waiting:
+                sock.sendall(b"POST /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            until(lambda: served.get("/")[0] == 503, "too many requests are held")
+            status, ready = served.get("/readyz")
+            assert (status, ready["status"]) == (503, "failed")
+            assert served.stop() == 0
+            answers = [self.received(sock) for sock in waiting]
+            assert sum(b"waited" in one for one in answers) == 5
+
+    @staticmethod
+    def received(sock: socket.socket) -> bytes:
+        try:
+            return sock.recv(4096)
+        except ConnectionError:
+            return b""
+
     @staticmethod
     def is_full(served: Served) -> bool:
         with served.connect() as sock:

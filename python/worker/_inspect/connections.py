@@ -10,14 +10,20 @@ from time import monotonic
 from typing import Any
 
 from sanic import Sanic
+from sanic.exceptions import ServiceUnavailable
 from sanic.http import Stage
 from sanic.request import Request
 from sanic.server import HttpProtocol
+
+from worker._inspect.health import is_probe
 
 __all__ = ["Connection", "Handshake", "prepare"]
 
 # The largest number of open connections. One more takes the place of the oldest that waits for its client.
 MAX_CONNECTIONS = 100
+# The largest number of requests that are answered at the same time. The other connections are for probes, and
+# for clients that get an error.
+MAX_REQUESTS = 80
 # The time for a TLS handshake, seconds.
 HANDSHAKE_TIMEOUT = 5.0
 # The time for a whole request to arrive, seconds, from its first byte on.
@@ -54,12 +60,25 @@ def prepare(app: Sanic[Any, Any], stopping: asyncio.Event) -> None:
             connection.end(app.config.GRACEFUL_SHUTDOWN_TIMEOUT)
 
     app.before_server_stop(stop)
-    app.on_request(_give_way)
+    app.on_request(_take_turn)
 
 
-async def _give_way(_: Request) -> None:
-    """Let other connections run: Sanic answers all buffered requests of one in a row."""
+async def _take_turn(request: Request) -> None:
+    """Let other connections run first, and refuse a request if too many are held.
+
+    Raises:
+        ServiceUnavailable: Too many are; it is not a probe.
+    """
+    # Sanic answers all buffered requests of a connection in a row.
     await asyncio.sleep(0)
+    held = sum(not one.waits for one in request.app.ctx.connections)
+    # The request itself is among them.
+    if held > MAX_REQUESTS and not is_probe(request):
+        raise ServiceUnavailable(
+            f"{MAX_REQUESTS} requests are being answered, and no more are allowed; try again later",
+            quiet=True,
+            headers={"Retry-After": "1"},
+        )
 
 
 class Connection(HttpProtocol):

@@ -26,6 +26,8 @@ FIRST_DELAY = 0.1
 MAX_DELAY = 2.0
 # The largest number of failures of one client that wait for their answer at the same time.
 MAX_WAITING = 8
+# The same for all clients together. Requests with the right key have the rest of the connections.
+MAX_WAITING_OF_ALL = 40
 # The number of clients that are remembered, and for how long after their last failure, seconds.
 MAX_CLIENTS = 1000
 FORGET_AFTER = 60.0
@@ -79,6 +81,7 @@ class Guard:
         self._stopping = stopping
         self._max_delay = max_delay
         self._max_waiting = max_waiting
+        self._waiting = 0
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
         self._lines = 0
         self._span_began = monotonic()
@@ -88,7 +91,7 @@ class Guard:
 
         Raises:
             Unauthorized: It does not have the key.
-            TooManyFailures: It does not, and too many failures of its client wait already.
+            TooManyFailures: It does not, and too many failures wait already.
         """
         try:
             outcome = self._check(request)
@@ -100,7 +103,7 @@ class Guard:
 
     async def _delay(self, address: str) -> None:
         failures = self._failed(address)
-        if failures.waiting >= self._max_waiting:
+        if failures.waiting >= self._max_waiting or self._waiting >= MAX_WAITING_OF_ALL:
             raise TooManyFailures(
                 f"{failures.count} requests from {address} had a bad API key; try again later",
                 headers={"Retry-After": str(int(self._max_delay) or 1)},
@@ -108,11 +111,13 @@ class Guard:
         delay = min(FIRST_DELAY * 2.0 ** min(max(failures.count - FREE, 0), 16), self._max_delay)
         self._log(address, failures.count, delay)
         failures.waiting += 1
+        self._waiting += 1
         try:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
         finally:
             failures.waiting -= 1
+            self._waiting -= 1
 
     def _failed(self, address: str) -> _Failures:
         now = monotonic()
