@@ -197,4 +197,7 @@ def _admit(newest: Connection | Handshake, opened: dict[Connection | Handshake, 
     opened[newest] = None
     if len(opened) > MAX_CONNECTIONS:
         # The newest one has to go if all others are being answered.
-        next(one for one in opened if one.waits).drop()
+        oldest = next(one for one in opened if one.waits)
+        # It is lost only in the next turn of the loop. More may be opened in this one.
+        del opened[oldest]
+        oldest.drop()
