@@ -60,6 +60,18 @@ def trickle(served: Served, begin: bytes, piece: bytes, seconds: float) -> float
     return None
 
 
+class Slow(Announced):
+    """An inspector with an action that lasts until the stop, and is reported when it begins."""
+
+    async def wait(self) -> str:
+        self._publisher.send("waits")
+        await self._operations.stopping.wait()
+        return "waited"
+
+
+REQUEST = b"POST /wait HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
 class TestIdleConnections:
     def open_many(self, served: Served, stack: ExitStack) -> list[socket.socket]:
         return [stack.enter_context(served.connect()) for _ in range(IDLE_CONNECTIONS)]
@@ -88,16 +100,11 @@ class TestIdleConnections:
     def test_requests_under_way_are_not_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
 
-        class Slow(Announced):
-            async def wait(self) -> str:
-                await self._operations.stopping.wait()
-                return "waited"
-
         with Served({}, Slow) as served, ExitStack() as stack:
-            request = b"POST /wait HTTP/1.1\r\nHost: localhost\r\n\r\n"
             waiting = [stack.enter_context(served.connect()) for _ in range(5)]
             for sock in waiting:
-                sock.sendall(request)
+                sock.sendall(REQUEST)
+                assert served.command() == "waits"
             # The requests are under way when no idle connection can take the place of one.
             until(lambda: self.is_full(served), "only the newest connection is closed")
             assert not any(map(is_closed, waiting))
@@ -110,15 +117,11 @@ class TestIdleConnections:
         monkeypatch.setattr(connections, "MAX_CONNECTIONS", 10)
         monkeypatch.setattr(connections, "MAX_REQUESTS", 5)
 
-        class Slow(Announced):
-            async def wait(self) -> str:
-                await self._operations.stopping.wait()
-                return "waited"
-
         with Served({}, Slow) as served, ExitStack() as stack:
-            waiting = [stack.enter_context(served.connect()) for _ in range(15)]
+            waiting = [stack.enter_context(served.connect()) for _ in range(5)]
             for sock in waiting:
-                sock.sendall(b"POST /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                sock.sendall(REQUEST)
+                assert served.command() == "waits"
             until(lambda: served.get("/")[0] == 503, "too many requests are held")
             status, ready = served.get("/readyz")
             assert (status, ready["status"]) == (503, "failed")
