@@ -30,7 +30,7 @@ SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 
-.PHONY: help run check test lint build dist test-sanic-lts test-pythons test-upstream soak chaos model fuzz bench bench-quick bench-serving coverage clean
+.PHONY: help run check test test-browser lint build dist test-sanic-lts test-pythons test-upstream soak chaos model fuzz bench bench-quick bench-serving coverage clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -50,13 +50,16 @@ run: $(NATIVE) ## start the example: two workers, reloading, with an inspector
 	@exec $(PY) scripts/foreground.py $(BIN)/sanic-worker $(APP) --host $(HOST) --port $(PORT) --workers $(WORKERS) --reload
 
 check: $(NATIVE) $(RUST_TESTED) ## run the tests that start no server, within 30 s
-	$(PY) -m pytest $(PARALLEL) -m 'not slow and not soak and not chaos' $(ARGS)
+	$(PY) -m pytest $(PARALLEL) -m 'not slow and not soak and not chaos and not browser' $(ARGS)
 
 test: $(NATIVE) ## run the tests of both languages
 	cargo test --quiet --locked --no-default-features
 	@touch $(RUST_TESTED)
-	$(PY) scripts/browser.py
 	$(PY) -m pytest $(PARALLEL) $(ARGS)
+
+test-browser: $(NATIVE) ## run the tests of the page in Chromium, which is installed first if it can be
+	$(PY) scripts/browser.py
+	$(PY) -m pytest $(PARALLEL) -m browser $(ARGS)
 
 lint: $(NATIVE) ## check style, types, the stub and the rules of the project
 	$(BIN)/ruff check .

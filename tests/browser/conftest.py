@@ -19,7 +19,7 @@ OpenTab = Callable[..., Any]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "browser" in item.path.parts:
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.browser)
 
 
 # While Playwright runs, this thread has an event loop: the tests of other folders could not run one.

@@ -301,6 +301,7 @@ def switches(pid: int) -> int:
     return found
 
 
+@pytest.mark.soak
 def test_a_process_for_probes_sleeps_while_nobody_asks(shared: Probed) -> None:
     shared.metrics()
     with_key(shared, "/metrics")

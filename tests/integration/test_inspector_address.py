@@ -143,6 +143,7 @@ class TestTaken:
             server.signal(SIGKILL)
             wait_until(lambda: not server.processes(), "all processes gone")
 
+    @pytest.mark.soak
     def test_a_waiting_inspector_hardly_runs(self, run: Run) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             server = start(run, port=taken.getsockname()[1])
