@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
-from worker._control.send import OPERATION, PING
+from worker._control.send import OPERATION, PING, fileno
 from worker._core import Monitor, parse
 from worker._core.messages import (
     Command,
@@ -30,7 +30,7 @@ from worker._core.messages import (
     Terminate,
 )
 
-__all__ = ["ConnectionMonitor", "MonitorProtocol", "decode_command", "interpret", "open_monitor"]
+__all__ = ["ConnectionMonitor", "MonitorProtocol", "decode_command", "fileno", "interpret", "open_monitor"]
 
 # The largest length of an id, and of the token of a ping.
 MAX_ID = 32
@@ -59,15 +59,6 @@ class MonitorProtocol(Protocol):
 
     def close(self) -> None:
         """Close the file descriptors."""
-
-
-def fileno(connection: Any) -> int | None:
-    """Return the file descriptor of a connection; ``None`` if it has none that can be polled."""
-    try:
-        number = connection.fileno()
-    except (AttributeError, OSError, ValueError):
-        return None
-    return number if type(number) is int and number >= 0 else None
 
 
 def open_monitor(connection: Any, notify_fd: int | None = None) -> MonitorProtocol:

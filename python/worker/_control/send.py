@@ -9,7 +9,7 @@ from collections import deque
 from threading import RLock
 from typing import Any, Protocol
 
-__all__ = ["OPERATION", "PING", "Publisher", "has_room", "ping", "request", "send"]
+__all__ = ["OPERATION", "PING", "Publisher", "fileno", "has_room", "ping", "request", "send"]
 
 # The verbs of messages that are tuples.
 OPERATION, PING = "__OPERATION__", "__PING__"
@@ -102,6 +102,15 @@ def ping(publisher: Publisher, token: str) -> None:
     send(publisher, (PING, token))
 
 
+def fileno(connection: Any) -> int | None:
+    """Return the file descriptor of a connection; ``None`` if it has none that can be polled."""
+    try:
+        number = connection.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+    return number if type(number) is int and number >= 0 else None
+
+
 def has_room(publisher: Publisher, seconds: float = 0.0) -> bool:
     """Return whether the control channel takes a short message, at once or within a time.
 
@@ -112,9 +121,9 @@ def has_room(publisher: Publisher, seconds: float = 0.0) -> bool:
         publisher (Publisher): As for :func:`send`.
         seconds (float): How long to wait for room. Defaults to 0.
     """
-    fileno = getattr(publisher, "fileno", None)
-    if fileno is None:
+    number = fileno(publisher)
+    if number is None:
         return True
     poll = select.poll()
-    poll.register(fileno(), select.POLLOUT)
+    poll.register(number, select.POLLOUT)
     return bool(poll.poll(seconds * 1000))
