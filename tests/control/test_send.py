@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.fakes import FakePublisher
 
-from worker._control.send import send
+from worker._control.send import has_room, send
 
 
 def test_messages_are_sent_unchanged() -> None:
@@ -84,3 +84,16 @@ def test_a_child_forked_during_a_send_can_send() -> None:
         assert receiver.recv() == "from the child"
     assert child.exitcode == 0
     child.close()
+
+
+def test_a_publisher_without_a_real_descriptor_has_room() -> None:
+    """Such as the Mock of a test, or a queue."""
+
+    class Odd:
+        def fileno(self) -> object:
+            return object()
+
+        def send(self, obj: object) -> None:
+            raise AssertionError
+
+    assert has_room(Odd())
