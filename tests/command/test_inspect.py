@@ -87,6 +87,7 @@ class TestShowing:
         assert as_json == {"operations": inspector.operations}
 
 
+@pytest.mark.slow
 class TestEvents:
     def test_each_is_a_line(self, inspector: FakeInspector, run: Run) -> None:
         inspector.events = [event(1, "one"), event(2, "two \x1b[2J", "error")]
@@ -236,6 +237,7 @@ class TestActions:
         assert inspector.posted == [("/..%2Fa%20b%3Fc", None, "")]
 
 
+@pytest.mark.slow
 class TestWaiting:
     STATES = (operation("pending"), operation(), operation(done=6), operation("done", text="8 of 8 replaced"))
 

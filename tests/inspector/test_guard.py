@@ -46,6 +46,7 @@ def guesses(asked: Guard, count: int) -> list[Any]:
     return asyncio.run(run())
 
 
+@pytest.mark.slow
 class TestGuessing:
     def test_the_attack_works_without_limits(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(guard, "MAX_WAITING_OF_ALL", 10_000)

@@ -188,6 +188,7 @@ class TestList:
             *("done", "total", "text", "reason", "rolled_back"),
         }
 
+    @pytest.mark.slow
     def test_operations_under_way_are_bounded(
         self, call: Call, publisher: FakePublisher, shared: Shared
     ) -> None:
