@@ -151,7 +151,6 @@ class Guard:
 
 def is_key(token: Any, key: Any) -> bool:
     """Return whether a token is the key, in a time that does not tell where they differ."""
-    # A key of digits alone in the environment arrives as a number.
     first, second = (str(one).encode(errors="surrogatepass") for one in (token or "", key))
     return compare_digest(first, second)
 

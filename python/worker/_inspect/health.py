@@ -20,7 +20,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse, json, raw
 
 from worker._control.send import Publisher, has_room, ping
-from worker._inspect.responses import reading_state
+from worker._inspect.responses import reading_state, unreachable
 from worker._inspect.status import Sampler
 from worker._state.event_log import read_pong
 from worker.constants import NAME_LIMIT, excerpt
@@ -162,7 +162,7 @@ def add_routes(app: Sanic[Any, Any], publisher: Publisher, sampler: Sampler) -> 
         try:
             reason = await check.failure()
         except (OSError, EOFError) as error:
-            reason = _unreachable(error)
+            reason = unreachable(error)
         return _answer({"status": "failed", "reason": reason} if reason else {"status": "ok"})
 
     async def readyz(request: Request) -> HTTPResponse:
@@ -170,7 +170,7 @@ def add_routes(app: Sanic[Any, Any], publisher: Publisher, sampler: Sampler) -> 
         try:
             return _answer(readiness(sampler, minimum))
         except (OSError, EOFError) as error:
-            return _answer({"status": "failed", "reason": _unreachable(error)})
+            return _answer({"status": "failed", "reason": unreachable(error)})
 
     async def metrics(request: Request) -> HTTPResponse:
         # Costly to import, and needed only where somebody asks for metrics.
@@ -182,10 +182,6 @@ def add_routes(app: Sanic[Any, Any], publisher: Publisher, sampler: Sampler) -> 
 
     for handler in (livez, readyz, metrics):
         app.add_route(handler, f"/{handler.__name__}")
-
-
-def _unreachable(error: Exception) -> str:
-    return f"The state of the workers cannot be reached: {excerpt(error)}"
 
 
 def _answer(found: dict[str, Any]) -> HTTPResponse:

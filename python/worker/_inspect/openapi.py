@@ -42,9 +42,9 @@ ERRORS = {
     "405": "The method is not allowed.",
     "413": "The body or the header is too large.",
     "415": "The body is not JSON.",
-    "429": "The client has sent too many bad API keys.",
+    "429": "The client has sent too many bad API keys, or too many operations are under way.",
     "500": "The action has failed.",
-    "503": "The state cannot be reached, or too many streams are open.",
+    "503": "The state or the main process cannot be reached, or too many requests or streams are open.",
 }
 
 

@@ -16,7 +16,7 @@ from sanic.response import BaseHTTPResponse, HTTPResponse
 from worker._state.foreign import snapshot
 from worker.constants import excerpt
 
-__all__ = ["Errors", "prepare", "read_state", "reading_state", "secure"]
+__all__ = ["Errors", "prepare", "read_state", "reading_state", "secure", "unreachable"]
 
 # A page has a policy of its own; all else is data, from which a browser must load and run nothing.
 HEADERS = {
@@ -42,7 +42,12 @@ def reading_state() -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError) as error:
-        raise ServiceUnavailable(f"The state of the workers cannot be reached: {excerpt(error)}") from error
+        raise ServiceUnavailable(unreachable(error)) from error
+
+
+def unreachable(error: Exception) -> str:
+    """Return the message of an answer without the shared state."""
+    return f"The state of the workers cannot be reached: {excerpt(error)}"
 
 
 def read_state(state: Mapping[str, Any]) -> dict[str, Any]:

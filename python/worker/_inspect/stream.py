@@ -17,7 +17,7 @@ from sanic.response import HTTPResponse
 
 from worker._inspect.requests import query
 from worker._inspect.responses import reading_state
-from worker._state.event_log import read_events
+from worker._state.event_log import last_seq, read_events
 
 __all__ = ["Streams"]
 
@@ -110,6 +110,7 @@ class Streams:
         self._stopping = stopping
         self._clients: set[_Client] = set()
         self._feeder: asyncio.Task[None] | None = None
+        self._last_seq = 0
 
     def add_routes(self, app: Sanic[Any, Any], respond: Respond) -> None:
         """Add the routes that answer with one status or a list of events, or with a stream of them."""
@@ -143,8 +144,8 @@ class Streams:
 
     def _newest(self) -> int:
         with reading_state():
-            found = read_events(self._state)
-        return int(found[-1]["seq"]) if found else 0
+            self._last_seq = last_seq(self._state, self._last_seq)
+        return self._last_seq
 
     def _resume(self, request: Request, default: int) -> int:
         """Return the number of the last event that a client has."""

@@ -191,7 +191,7 @@ def _now() -> str:
 
 
 class _Totals:
-    """What the events amount to since the start of the main process."""
+    """Sums over all events since the start of the main process."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {

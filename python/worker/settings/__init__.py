@@ -245,8 +245,8 @@ SETTINGS = (
         values.yes_or_no,
         lambda: False,
         "true or false",
-        "Whether the inspector answers `/livez` and `/readyz` without its API key, and whatever page or host "
-        "name the request comes from.",
+        "Whether the inspector answers `/livez` and `/readyz` without its API key, and to requests from any "
+        "page and with any host name.",
         "false",
     ),
     Setting(
