@@ -36,7 +36,7 @@ DESKTOP: ViewportSize = {"width": 1440, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 
 
-# What is unknown of a slot without a process.
+# The values that a slot without a process does not have.
 MEASURED = ("pid", "uptime", "requests", "in_flight", "loop_lag_p99", "rss_bytes", "pss_bytes", "cpu_seconds")
 
 

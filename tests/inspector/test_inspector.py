@@ -24,6 +24,7 @@ from sanic.cli import inspector_client
 from sanic.exceptions import BadRequest
 from sanic.helpers import Default
 from sanic_testing.testing import SanicASGITestClient
+from support import inspecting
 from support.fakes import FakePublisher
 
 from worker._inspect import serving
@@ -67,18 +68,8 @@ class Custom(Inspector):
         raise AssertionError("not public")
 
 
-def make(publisher: Any = None, **given: Any) -> Custom:
-    options: dict[str, Any] = {
-        "publisher": publisher or FakePublisher(),
-        "app_info": {},
-        "worker_state": {},
-        "host": "localhost",
-        "port": 6457,
-        "api_key": "",
-        "tls_key": Default(),
-        "tls_cert": Default(),
-    }
-    return Custom(**{**options, **given})
+def make(publisher: Any = None, **given: Any) -> Any:
+    return inspecting.make(Custom, publisher, **given)
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ class Inspected:
 Secured = tuple[Inspected, Path]
 
 
-@pytest.fixture(scope="module")
-def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inspected]:
+@contextmanager
+def inspecting(cwd: Path) -> Iterator[Inspected]:
+    """Run a server of two workers, and its inspector, in the body."""
     port = free_port()
-    cwd = tmp_path_factory.mktemp("inspected")
     with Server.run("apps.inspected:app", cwd=cwd, env={"SANIC_INSPECTOR_PORT": str(port)}) as server:
         server.wait_ready()
         server.settled(2)
@@ -58,6 +59,12 @@ def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inspected]:
         wait_until(found.listens, "the inspector")
         yield found
         assert port_is_free(port) or server.exit_code is None
+
+
+@pytest.fixture(scope="module")
+def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inspected]:
+    with inspecting(tmp_path_factory.mktemp("inspected")) as found:
+        yield found
 
 
 def inspect(inspected: Inspected, *args: str, env: dict[str, str] | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Whatever a client sends, according to the description or not, the inspector never fails."""
+"""The inspector never fails, whether a request follows its description or not."""
 
 from __future__ import annotations
 

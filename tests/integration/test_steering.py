@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from .harness import Response, Server
-from .test_inspection import Inspected, inspect
+from .test_inspection import Inspected, inspect, inspecting
 from .tools import TIMEOUT, free_port, wait_until
 
 pytestmark = pytest.mark.ours
@@ -27,13 +27,7 @@ INSPECTOR = "Sanic-Inspector-0"
 
 @pytest.fixture(scope="module")
 def inspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inspected]:
-    port = free_port()
-    cwd = tmp_path_factory.mktemp("steered")
-    with Server.run("apps.inspected:app", cwd=cwd, env={"SANIC_INSPECTOR_PORT": str(port)}) as server:
-        server.wait_ready()
-        server.settled(2)
-        found = Inspected(server, port)
-        wait_until(found.listens, "the inspector")
+    with inspecting(tmp_path_factory.mktemp("steered")) as found:
         yield found
 
 
