@@ -1,6 +1,6 @@
 //! The entries of a shared table, read through a cache and decoded.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -18,7 +18,7 @@ use crate::state::table::SharedTable;
 /// A shared table, its schema, and the cache of this process.
 pub struct Entries {
     /// The table.
-    pub table: SharedTable,
+    pub table: Arc<SharedTable>,
     /// The keys with a meaning.
     pub schema: Schema,
     /// Never locked while Python code runs, which could call back into the table.
@@ -29,7 +29,7 @@ impl Entries {
     /// Read this table, with an empty cache.
     pub fn new(table: SharedTable, schema: Schema) -> Self {
         Self {
-            table,
+            table: Arc::new(table),
             schema,
             cache: Mutex::new(Cache::default()),
         }

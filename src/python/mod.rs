@@ -14,6 +14,7 @@ mod keys;
 mod messages;
 mod monitor;
 mod parent_watch;
+mod questions;
 mod scanner;
 mod schema;
 mod table;
@@ -36,6 +37,8 @@ mod _native {
     use super::monitor::Monitor;
     #[pymodule_export]
     use super::parent_watch::ParentWatch;
+    #[pymodule_export]
+    use super::questions::Questions;
     #[pymodule_export]
     use super::scanner::Scanner;
     #[pymodule_export]

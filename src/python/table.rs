@@ -1,7 +1,7 @@
 //! The class `Table`.
 
 use std::os::fd::RawFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -357,6 +357,11 @@ impl Table {
         }
     }
 
+    /// Return the time of the last heartbeat of a process.
+    fn last_beat(&self, pid: u32) -> Option<f64> {
+        self.entries.table.numbers(pid)?.last_beat()
+    }
+
     /// Write a cell of a sheet.
     fn write_cell(&self, sheet: &Bound<'_, PyString>, index: i64, data: &[u8]) -> PyResult<()> {
         let its = self.sheet(sheet)?;
@@ -407,6 +412,11 @@ impl Table {
 }
 
 impl Table {
+    /// Return the table itself, without its cache.
+    pub fn shared(&self) -> Arc<SharedTable> {
+        Arc::clone(&self.entries.table)
+    }
+
     fn sheet(&self, name: &Bound<'_, PyString>) -> PyResult<Sheet> {
         let number = self.sheets.iter().position(|one| name == one.as_str());
         let number = number.ok_or_else(|| missing(name))?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::heap::{GRANULE, GRANULES, SEGMENT};
 
 /// The first word of the memory, before the number of words of the sheets is added.
-const MAGIC: u64 = u64::from_le_bytes(*b"sanicwk2");
+const MAGIC: u64 = u64::from_le_bytes(*b"sanicwk3");
 
 /// The single words at the beginning.
 #[derive(Debug, Clone, Copy)]
@@ -28,8 +28,8 @@ pub enum Header {
     Freed,
 }
 
-/// Words in a process record: its identity, and its numbers.
-pub const RECORD: usize = 10;
+/// Words in a process record: its identity, its numbers, and the questions to it.
+pub const RECORD: usize = 15;
 const HEADERS: usize = 8;
 
 /// The size of each part.

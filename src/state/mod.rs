@@ -5,7 +5,8 @@
 //! 1. [`heap`] fills and copies blocks; [`layout`] places every part of the memory; [`memory`] gives access
 //!    to it.
 //! 2. [`segments`] holds the owners of blocks, [`records`] the processes that write, [`numbers`] those that
-//!    they write about themselves, [`dirty_bits`] the changed buckets. [`liveness`] tells whether a process
+//!    they write about themselves, [`questions`] those that others put to them, [`dirty_bits`] the changed
+//!    buckets. [`liveness`] tells whether a process
 //!    has exited.
 //! 3. [`node`] encodes entries as words. [`read`] reads entries while they may change. [`sheet`] writes and
 //!    reads cells, which are beside the entries.
@@ -21,6 +22,7 @@ pub mod liveness;
 pub mod memory;
 pub mod node;
 pub mod numbers;
+pub mod questions;
 pub mod read;
 pub mod reclaim;
 pub mod records;

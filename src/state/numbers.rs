@@ -1,5 +1,7 @@
 //! The numbers that a process writes about itself into its record.
 
+use std::time::Duration;
+
 use super::memory::Memory;
 use super::records::{Field, GAUGES, Record};
 
@@ -39,6 +41,11 @@ impl Numbers {
             gauges: std::array::from_fn(gauge),
             flags: flags & !WRITTEN,
         })
+    }
+
+    /// Return the time of the last heartbeat, in seconds of the monotonic clock.
+    pub fn last_beat(&self) -> Option<f64> {
+        (self.beat != 0).then(|| Duration::from_nanos(self.beat).as_secs_f64())
     }
 }
 

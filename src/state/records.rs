@@ -2,9 +2,10 @@
 
 use super::layout::{Header, RECORD};
 use super::memory::Memory;
+use super::sync::AtomicU64;
 use super::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-/// A number in a record. Only its process writes it, and the processes forked from it.
+/// A number in a record. Its process writes it, and the processes forked from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     /// The time of the last heartbeat, in nanoseconds of the monotonic clock.
@@ -17,10 +18,18 @@ pub enum Field {
     Flags,
     /// The gauge of this number: a value that goes up and down.
     Gauge(usize),
+    /// The number of the last question to the process; 0 if it takes none. Any process may add to it.
+    Question,
+    /// The last question that its native thread has answered.
+    NativeAnswer,
+    /// The last question that its interpreter has answered.
+    InterpreterAnswer,
+    /// The signal at which it dumps its stacks; 0 for none.
+    StackSignal,
 }
 
 /// The number of gauges.
-pub const GAUGES: usize = 4;
+pub const GAUGES: usize = 5;
 
 impl Field {
     /// Return its place in the record.
@@ -31,6 +40,10 @@ impl Field {
             Self::Count => SERIAL + 3,
             Self::Flags => SERIAL + 4,
             Self::Gauge(number) => SERIAL + 5 + number,
+            Self::Question => SERIAL + 5 + GAUGES,
+            Self::NativeAnswer => SERIAL + 6 + GAUGES,
+            Self::InterpreterAnswer => SERIAL + 7 + GAUGES,
+            Self::StackSignal => SERIAL + 8 + GAUGES,
         }
     }
 }
@@ -134,6 +147,11 @@ impl Record {
     /// Return a number.
     pub fn get(self, memory: Memory<'_>, field: Field) -> u64 {
         memory.record(self.number, field.word()).load(Relaxed)
+    }
+
+    /// Return the word of a number, to use it in another order than the methods above.
+    pub(super) fn word(self, memory: Memory<'_>, field: Field) -> &AtomicU64 {
+        memory.record(self.number, field.word())
     }
 
     /// Free the record, unless it was claimed anew since `word` was its identity word.

@@ -264,6 +264,11 @@ impl SharedTable {
         })
     }
 
+    /// Return the record of the calling process.
+    pub fn own_record(&self) -> Result<Record, Refused> {
+        self.with_writer(|state| state.numbers)
+    }
+
     /// Return the numbers of a process, if it has written any.
     pub fn numbers(&self, pid: u32) -> Option<Numbers> {
         let memory = self.memory();

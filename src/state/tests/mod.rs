@@ -14,6 +14,8 @@ mod orders;
 #[cfg(not(loom))]
 mod processes;
 #[cfg(not(loom))]
+mod questions;
+#[cfg(not(loom))]
 mod reclaim;
 #[cfg(not(loom))]
 mod sheets;

@@ -6,6 +6,8 @@ use loom::thread;
 use super::*;
 use crate::state::dirty_bits;
 use crate::state::heap::{self, Class, Kind, Ref};
+use crate::state::questions::{self, Answerer, FIRST};
+use crate::state::records::{Field, Record};
 
 /// Try every order, with at most that many preemptions.
 fn in_every_order(preemptions: usize, act: impl Fn() + Sync + Send + 'static) {
@@ -165,5 +167,66 @@ fn no_wakeup_is_lost() {
         let is_dirty = dirty_bits::arm(room.memory());
         let wakes = writer.join().unwrap();
         assert!(is_dirty || wakes);
+    });
+}
+
+/// Return the memory with the record of a process that takes questions.
+fn asked() -> (Arc<Room>, Record) {
+    let room = Room::new(1);
+    let record = Record::claim(room.memory(), Identity::undated(7)).unwrap();
+    questions::open(room.memory(), record);
+    (room, record)
+}
+
+#[test]
+fn an_answer_shows_all_that_was_written_before_it() {
+    in_every_order(4, || {
+        let (room, record) = asked();
+        let responder = {
+            let room = room.clone();
+            thread::spawn(move || {
+                let last = questions::last(room.memory(), record);
+                if last != FIRST {
+                    record.set(room.memory(), Field::Count, last);
+                    questions::answer(room.memory(), record, Answerer::Interpreter, last);
+                }
+                last
+            })
+        };
+        let number = questions::ask(room.memory(), record);
+        if questions::answers(room.memory(), record).1 == number {
+            assert_eq!(record.get(room.memory(), Field::Count), number);
+        }
+        let seen = responder.join().unwrap();
+        assert!(seen == FIRST || seen == number);
+    });
+}
+
+#[test]
+fn no_question_is_lost_or_put_twice() {
+    in_every_order(4, || {
+        let (room, record) = asked();
+        let ask = |room: Arc<Room>| move || questions::ask(room.memory(), record);
+        let other = thread::spawn(ask(room.clone()));
+        let own = ask(room.clone())();
+        let other = other.join().unwrap();
+        assert_eq!(own.min(other), FIRST + 1);
+        assert_eq!(own.max(other), FIRST + 2);
+        assert_eq!(questions::last(room.memory(), record), FIRST + 2);
+    });
+}
+
+#[test]
+fn no_question_is_taken_after_the_close() {
+    in_every_order(4, || {
+        let (room, record) = asked();
+        let asker = {
+            let room = room.clone();
+            thread::spawn(move || questions::ask(room.memory(), record))
+        };
+        questions::close(room.memory(), record);
+        let number = asker.join().unwrap();
+        assert!(number == 0 || number == FIRST + 1);
+        assert_eq!(questions::last(room.memory(), record), 0);
     });
 }
