@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from worker._listen import unix
+from worker._system import unix
 
 MODE = 0o600
 

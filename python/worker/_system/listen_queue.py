@@ -1,7 +1,7 @@
 """Counts the connections that wait in the listening sockets of the server until a worker accepts them.
 
-The kernel reports the queue of each socket by its inode (``sock_diag(7)``). The server's sockets are those
-that both the main process and a worker hold.
+The kernel reports the queue of each socket by its inode (``sock_diag(7)``). To another process than the main
+process, the server's sockets are those that both the main process and a worker hold.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
-__all__ = ["ListenQueue"]
+__all__ = ["ListenQueue", "queue_length"]
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -48,13 +48,22 @@ class ListenQueue:
             # A server that has just begun may not have its sockets yet.
             self._inodes = _sockets_of(main) & _sockets_of(server)
             self._pids = (main, server)
-        if not self._inodes:
-            return None
-        try:
-            found = [queue for inode, queue in _listening() if inode in self._inodes]
-        except OSError:
-            return None
-        return sum(found) if found else None
+        return queue_length(self._inodes)
+
+
+def queue_length(inodes: Collection[int]) -> int | None:
+    """Return how many connections wait to be accepted in the sockets with these inodes.
+
+    Returns:
+        int | None: The sum over all sockets; ``None`` if there are none, or the kernel does not tell.
+    """
+    if not inodes:
+        return None
+    try:
+        found = [queue for inode, queue in _listening() if inode in inodes]
+    except OSError:
+        return None
+    return sum(found) if found else None
 
 
 def _sockets_of(pid: int) -> frozenset[int]:

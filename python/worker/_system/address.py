@@ -10,6 +10,8 @@ from typing import Any
 
 from sanic.exceptions import ServerError
 
+from worker._system.errors import BeginError
+
 __all__ = ["AddressError", "naming_address"]
 
 # The largest number of characters of an address in an error.
@@ -22,11 +24,8 @@ ADVICE = {
 }
 
 
-class AddressError(OSError):
+class AddressError(BeginError):
     """The server cannot listen on an address; the message has the address, the reason and the remedy."""
-
-    def __str__(self) -> str:
-        return str(self.strerror)
 
 
 def naming_address(configure_socket: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:

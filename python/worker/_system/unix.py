@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from sanic.server.socket import bind_unix_socket
 
-__all__ = ["bind", "remove", "remove_all", "remove_stale"]
+__all__ = ["adopt", "bind", "bound", "keep", "remove", "remove_all", "remove_stale"]
 
 # How long a probe of the socket may take, seconds. The kernel answers it for the server.
 PROBE_TIMEOUT = 1.0
@@ -32,6 +32,22 @@ def bind(path: str, mode: int, backlog: int) -> socket.socket:
     sock = bind_unix_socket(path, mode=mode, backlog=backlog)
     _bound[path] = _identity(path)
     return sock
+
+
+def bound() -> list[str]:
+    """Return the paths that this process has bound."""
+    return [*_bound]
+
+
+def adopt(path: str) -> None:
+    """Count a path as bound by this process: it has taken over the socket."""
+    with suppress(FileNotFoundError):
+        _bound[path] = _identity(path)
+
+
+def keep(path: str) -> None:
+    """Leave a path that this process has bound to another one."""
+    _bound.pop(path, None)
 
 
 def remove(path: str | os.PathLike[str] | None) -> None:

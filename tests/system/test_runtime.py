@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from worker._listen import runtime
-from worker._listen.runtime import RunningServer
+from worker._system import runtime
+from worker._system.runtime import RunningServer
 
 SERVER: RunningServer = {
     "pid": os.getpid(),

@@ -1,1 +1,0 @@
-"""The listening sockets of the main process, and their errors."""

@@ -1,0 +1,1 @@
+"""The operating system: listening sockets and their errors, ``/proc``, control groups, systemd."""

@@ -1,0 +1,12 @@
+"""The errors by which a server cannot begin."""
+
+from __future__ import annotations
+
+__all__ = ["BeginError"]
+
+
+class BeginError(OSError):
+    """The system refuses a server to begin; the message has the object, the reason and the remedy."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
