@@ -2,7 +2,8 @@
 """The native core: the control channel, the wait of the main process, the shared state, the scan of files.
 
 It is written in Rust. :mod:`worker._core.pure` stands in where it is missing. That core returns the same
-results but has no :class:`Table`. Only :mod:`worker._core` imports either of them.
+results but has no :class:`Table` and no :class:`Questions`. Only :mod:`worker._core` imports either of them.
+It is longer than 450 lines: it is one module, with the documentation of every class.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -11,7 +12,18 @@ from typing import Any, Literal, final
 
 from worker._core.messages import Command, Event, Opaque
 
-__all__ = ["LIMIT", "PROFILE", "Framer", "Monitor", "ParentWatch", "Scanner", "Table", "decode", "parse"]
+__all__ = [
+    "LIMIT",
+    "PROFILE",
+    "Framer",
+    "Monitor",
+    "ParentWatch",
+    "Questions",
+    "Scanner",
+    "Table",
+    "decode",
+    "parse",
+]
 
 LIMIT: int
 """The largest payload of a frame that is accepted, in bytes: 16 MiB."""
@@ -181,6 +193,54 @@ class Monitor:
         """
 
 @final
+class Questions:
+    """Questions between the processes of one table whether one of them is stuck.
+
+    A question is a number, 2 for the first one of a process, and an answer is the number of the last question
+    that was answered. Each process that has called :meth:`open` has two threads that wait for questions to
+    it: a native one, which answers at once and never waits for the GIL, and a thread of Python in
+    :meth:`next`. Both wait for a futex in the shared memory, without a descriptor and without a timeout. In a
+    fork of such a process, nothing answers, and the methods without a ``pid`` do nothing.
+    """
+
+    def __new__(cls, table: Table) -> Questions: ...
+    def ask(self, pid: int) -> int:
+        """Put a question to a process; return its number, or 0 if that process takes none."""
+
+    def answers(self, pid: int) -> tuple[int, int]:
+        """Return the last questions that the native thread of a process, and its interpreter, have answered.
+
+        Both are 0 for a process that never took any.
+        """
+
+    def signal(self, pid: int) -> int:
+        """Return the number of the signal at which a process dumps its stacks; 0 if there is none."""
+
+    def open(self) -> None:
+        """Take questions to this process, and start its native thread, with the signal mask of this thread.
+
+        :exc:`OSError` if the thread cannot be started, :exc:`MemoryError` without room for the process.
+        """
+
+    def next(self, after: int) -> int:
+        """Wait, without the GIL, until the last question is another one than ``after``, and return it.
+
+        1 is the number before the first question. The result is 0 if the process takes no questions.
+        """
+
+    def answer(self, number: int) -> None:
+        """Note that the interpreter of this process has answered a question."""
+
+    def set_signal(self, signum: int) -> None:
+        """Publish the signal at which this process dumps its stacks, after its handler was set; 0 for none.
+
+        The native thread withdraws it when it finds another handler at a question.
+        """
+
+    def close(self) -> None:
+        """Take no more questions: :meth:`next` returns 0, and the native thread ends. May be repeated."""
+
+@final
 class Scanner:
     """Finds changes of files, and the files of the loaded modules.
 
@@ -273,7 +333,7 @@ class Table:
 
     **Schema.** The table knows the keys with a meaning by the names that it is opened with. ``owner`` holds
     the pid of the process to which the entry belongs. ``beat``, ``count``, ``gauges`` (whole numbers),
-    ``seconds`` (durations; at most 4 together with the gauges) and ``flags`` (at most 63) are the names of
+    ``seconds`` (durations; at most 5 together with the gauges) and ``flags`` (at most 63) are the names of
     the numbers that :meth:`beat` and :meth:`flag` write. A change of ``essential`` keys alone may use the
     space that is reserved for a full table.
 
@@ -387,6 +447,9 @@ class Table:
 
     def numbers(self, pid: int) -> dict[str, Any]:
         """Return the last beat, the count, the gauges and the flags of a process; empty if it has none."""
+
+    def last_beat(self, pid: int) -> float | None:
+        """Return when a process has last beaten, seconds of the monotonic clock; ``None``: never."""
 
     def write_cell(self, sheet: str, index: int, data: bytes) -> None:
         """Write a cell of a sheet; for one process at a time.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from worker._core.messages import Command, Event, Opaque, Received, Restart
 
@@ -59,7 +58,7 @@ class Coalescing:
     def _settle(self) -> None:
         for event, command, names in self._alike.values():
             union = command.names is not None and len(names) != len(command.names)
-            restart = replace(command, names=tuple(names)) if union else command
+            restart = command.replace(names=tuple(names)) if union else command
             self._events.append(Received(restart, event.sender) if union else event)
         self._alike.clear()
 

@@ -8,12 +8,15 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from math import isfinite
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
-from worker._control.send import OPERATION, PING, fileno
+from worker._control.send import BUSY, OPERATION, PING, RECYCLE, UPGRADE, fileno
 from worker._core import Monitor, parse
 from worker._core.messages import (
+    RECYCLE_CAUSES,
+    Busy,
     Command,
     Corrupt,
     Event,
@@ -23,11 +26,13 @@ from worker._core.messages import (
     Opaque,
     Ping,
     Received,
+    Recycle,
     Requested,
     Restart,
     Scale,
     Stop,
     Terminate,
+    Upgrade,
 )
 
 __all__ = ["ConnectionMonitor", "MonitorProtocol", "decode_command", "fileno", "interpret", "open_monitor"]
@@ -111,8 +116,18 @@ def _verb(message: tuple[Any, ...]) -> Command | None:
             if len(id_) > MAX_ID or not (isinstance(command, (Restart, Scale)) or command == Terminate()):
                 return Invalid(message, f"an operation is a restart, a scaling or a stop; its id {SHORT}")
             return Requested(command, id_, origin, made_at)
+        case (str(verb), str(id_), str(origin), float(made_at)) if verb == UPGRADE:
+            if len(id_) > MAX_ID:
+                return Invalid(message, f"the id of an upgrade {SHORT}")
+            return Requested(Upgrade(), id_, origin, made_at)
         case (str(verb), str(token)) if verb == PING:
             return Ping(token) if len(token) <= MAX_ID else Invalid(message, f"the token of a ping {SHORT}")
+        case (str(verb), str(cause), int() | float() as value, int() | float() as limit) if verb == RECYCLE:
+            if cause not in RECYCLE_CAUSES or not (isfinite(value) and isfinite(limit)):
+                return Invalid(message, f"a limit is one of {', '.join(RECYCLE_CAUSES)}, and finite")
+            return Recycle(cause, value, limit)
+        case (str(verb),) if verb == BUSY:
+            return Busy()
         case _:
             return None
 

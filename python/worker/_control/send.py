@@ -9,10 +9,25 @@ from collections import deque
 from threading import RLock
 from typing import Any, Protocol
 
-__all__ = ["OPERATION", "PING", "Publisher", "fileno", "has_room", "ping", "request", "send"]
+__all__ = [
+    "BUSY",
+    "OPERATION",
+    "PING",
+    "RECYCLE",
+    "UPGRADE",
+    "Publisher",
+    "fileno",
+    "has_room",
+    "ping",
+    "recycle",
+    "report_busy",
+    "request",
+    "send",
+]
 
 # The verbs of messages that are tuples.
-OPERATION, PING = "__OPERATION__", "__PING__"
+BUSY, OPERATION, PING, RECYCLE = "__BUSY__", "__OPERATION__", "__PING__", "__RECYCLE__"
+UPGRADE = "__UPGRADE__"
 
 
 class Publisher(Protocol):
@@ -79,14 +94,15 @@ def request(publisher: Publisher, command: str, id: str, origin: str) -> None:  
 
     Args:
         publisher (Publisher): As for :func:`send`.
-        command (str): The command, such as ``__SCALE__:4``.
+        command (str): The command, such as ``__SCALE__:4``, or :data:`UPGRADE`.
         id (str): The id of the operation: a new one, of 1 to 32 characters.
         origin (str): The origin of the request in words, for the log: ``inspector 127.0.0.1``.
 
     Raises:
         OSError: As for :func:`send`.
     """
-    send(publisher, (OPERATION, command, id, origin, time.time()))
+    verb = (UPGRADE,) if command == UPGRADE else (OPERATION, command)
+    send(publisher, (*verb, id, origin, time.time()))
 
 
 def ping(publisher: Publisher, token: str) -> None:
@@ -100,6 +116,40 @@ def ping(publisher: Publisher, token: str) -> None:
         OSError: As for :func:`send`.
     """
     send(publisher, (PING, token))
+
+
+def recycle(publisher: Publisher, cause: str, value: float, limit: float) -> bool:
+    """Tell the main process that this server has reached a limit; return whether there was room for it.
+
+    Args:
+        publisher (Publisher): As for :func:`send`; this call never blocks.
+        cause (str): The setting: ``max_rss``.
+        value (float): The figure that has reached the limit.
+        limit (float): The limit.
+
+    Raises:
+        OSError: As for :func:`send`.
+    """
+    return _send_if_room(publisher, (RECYCLE, cause, value, limit))
+
+
+def report_busy(publisher: Publisher) -> bool:
+    """Tell the main process that this server has become busy; return whether there was room for it.
+
+    Args:
+        publisher (Publisher): As for :func:`send`; this call never blocks.
+
+    Raises:
+        OSError: As for :func:`send`.
+    """
+    return _send_if_room(publisher, (BUSY,))
+
+
+def _send_if_room(publisher: Publisher, message: tuple[Any, ...]) -> bool:
+    if not has_room(publisher):
+        return False
+    send(publisher, message)
+    return True
 
 
 def fileno(connection: Any) -> int | None:

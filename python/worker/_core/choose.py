@@ -2,7 +2,7 @@
 
 ``WORKER_CORE`` in the environment chooses: ``auto`` (the default: the native core where it was
 built, else the pure one), ``native`` or ``pure``. Both decode, frame, wait and scan with the same results;
-the native one alone has a ``Table``.
+the native one alone has a ``Table`` and ``Questions``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from worker._native import LIMIT, Framer, Monitor, ParentWatch, Scanner, Table, decode, parse
+    from worker._native import LIMIT, Framer, Monitor, ParentWatch, Questions, Scanner, Table, decode, parse
 
 __all__ = [
     "IS_NATIVE",
@@ -21,6 +21,7 @@ __all__ = [
     "Framer",
     "Monitor",
     "ParentWatch",
+    "Questions",
     "Scanner",
     "Table",
     "core_info",
@@ -82,6 +83,7 @@ if not TYPE_CHECKING:
     Framer = _chosen.Framer
     ParentWatch = _chosen.ParentWatch
     Monitor = _chosen.Monitor
+    Questions = getattr(_chosen, "Questions", None)
     Scanner = _chosen.Scanner
     Table = getattr(_chosen, "Table", None)
     decode = _chosen.decode

@@ -1,6 +1,6 @@
 """The commands of the control channel, and the events of the main process's wait.
 
-Every class is frozen and compares by value. Both cores build these classes, so a test compares their results
+Both cores build these classes, so a test compares their results
 with ``==``.
 """
 
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
+from worker._core.record import Record
 from worker.constants import RestartOrder, excerpt
 
 __all__ = [
+    "RECYCLE_CAUSES",
+    "Busy",
     "Command",
     "Corrupt",
     "Event",
@@ -23,28 +25,31 @@ __all__ = [
     "Opaque",
     "Ping",
     "Received",
+    "Recycle",
     "Requested",
     "Restart",
     "Scale",
     "ScaleBy",
     "Stop",
     "Terminate",
+    "Upgrade",
     "decoded_files",
     "encoded_files",
 ]
+
+RECYCLE_CAUSES = ("max_requests", "max_lifetime", "max_rss", "max_memory_percent")
+"""The settings that limit a server, at which a new process replaces it."""
 
 # The bytes to encode: those that would end a path or the message, and those that are not text.
 _TO_ENCODE = re.compile("[%:,\r\n\udc80-\udcff]")
 _ENCODED = re.compile("%(25|3A|2C|0D|0A|[89A-F][0-9A-F])")
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Record):
     """A falsy message (``None``, ``""``): end the loop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terminate:
+class Terminate(Record):
     """``__TERMINATE__``: stop the server.
 
     ``early`` is for ``__TERMINATE_EARLY__``: the sender itself failed to start.
@@ -53,22 +58,19 @@ class Terminate:
     early: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+class Scale(Record):
     """``__SCALE__:<n>``: run ``num_workers`` servers."""
 
     num_workers: int
 
 
-@dataclass(frozen=True, slots=True)
-class ScaleBy:
+class ScaleBy(Record):
     """A signal, never a message: run ``change`` servers more, or fewer, than there are at its execution."""
 
     change: int
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(Record):
     """``<name>[,<name>...][:<files>][:STARTUP_FIRST]``: restart processes.
 
     ``names`` is ``None`` for all processes (``__ALL_PROCESSES__``). ``files`` is the text between the first
@@ -80,8 +82,7 @@ class Restart:
     order: RestartOrder = RestartOrder.SHUTDOWN_FIRST
 
 
-@dataclass(frozen=True, slots=True)
-class Manage:
+class Manage(Record):
     """A tuple of 8 (or 7: one process): manage a new worker.
 
     The fields are the parameters of :meth:`worker.manager.WorkerManager.manage`, in their order.
@@ -97,12 +98,15 @@ class Manage:
     workers: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Requested:
+class Upgrade(Record):
+    """A signal, or the command of ``("__UPGRADE__", <id>, <origin>, <time>)``: start a new main process."""
+
+
+class Requested(Record):
     """``("__OPERATION__", <text>, <id>, <origin>, <time>)``: execute a command as an operation.
 
-    The command is a restart, a scaling or a stop. ``id`` is the id of the operation. ``origin`` is the origin
-    of the request in words. ``made_at`` is the time of the request, in seconds since 1970.
+    The command is a restart, a scaling, a stop or an upgrade. ``id`` is the id of the operation. ``origin``
+    is the origin of the request in words. ``made_at`` is the time of the request, in seconds since 1970.
     """
 
     command: Command
@@ -111,15 +115,28 @@ class Requested:
     made_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Record):
     """``("__PING__", <token>)``: show the token in the shared state."""
 
     token: str
 
 
-@dataclass(frozen=True, slots=True)
-class Invalid:
+class Recycle(Record):
+    """``("__RECYCLE__", <cause>, <value>, <limit>)``: the sender has reached a limit, replace it.
+
+    ``cause`` is one of :data:`RECYCLE_CAUSES`. ``value`` and ``limit`` are requests, seconds or bytes.
+    """
+
+    cause: str
+    value: float
+    limit: float
+
+
+class Busy(Record):
+    """``("__BUSY__",)``: the sender, a server, has become busy."""
+
+
+class Invalid(Record):
     """A message that is none of the above, and the reason for that in words."""
 
     message: object
@@ -131,26 +148,40 @@ class Invalid:
         return cls(message, f"{fault} ({type(error).__name__}: {excerpt(error)})")
 
 
-@dataclass(frozen=True, slots=True)
-class Opaque:
+class Opaque(Record):
     """The payload of a frame that is not a pickled ``None`` or ``str``: for ``pickle`` to load."""
 
-    payload: bytes = field(repr=False)
+    payload: bytes
+
+    def __repr__(self) -> str:
+        # It may be large.
+        return "Opaque()"
 
 
-Command = Stop | Terminate | Scale | ScaleBy | Restart | Manage | Requested | Ping | Invalid
+Command = (
+    Stop
+    | Terminate
+    | Scale
+    | ScaleBy
+    | Restart
+    | Manage
+    | Upgrade
+    | Requested
+    | Ping
+    | Recycle
+    | Busy
+    | Invalid
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Record):
     """A whole frame was received. ``sender`` is the pid of its sender, if the kernel knows it."""
 
     command: Command | Opaque
     sender: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Corrupt:
+class Corrupt(Record):
     """Bytes that are not a frame were received and dropped.
 
     ``reason`` is the reason in words. ``sample`` holds the first of the bytes (at most 64).
@@ -161,8 +192,7 @@ class Corrupt:
     sender: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(Record):
     """A watched process has exited.
 
     ``exitcode`` is as in :attr:`multiprocessing.Process.exitcode` (negative: the signal that killed

@@ -20,7 +20,15 @@ from worker._state import events, schema
 from worker._state.foreign import adapted
 from worker.constants import NAME_LIMIT, excerpt
 
-__all__ = ["EventLog", "last_seq", "read_events", "read_operations", "read_pong", "read_totals"]
+__all__ = [
+    "EventLog",
+    "last_seq",
+    "read_events",
+    "read_operations",
+    "read_pong",
+    "read_preload",
+    "read_totals",
+]
 
 # The upper bounds of the buckets of the histograms, seconds.
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -100,6 +108,10 @@ class EventLog:
         """Answer a ping by its token."""
         self._write("pong", 0, token)
 
+    def show_preload(self, shown: Mapping[str, Any] | None) -> None:
+        """Keep the present state of the preload process; ``None`` if there is none."""
+        self._write("preload", 0, shown)
+
     def _write(self, sheet: str, number: int, record: Any) -> None:
         cells, size = schema.SHEETS[sheet]
         data = _encode(record)
@@ -157,6 +169,11 @@ def read_pong(state: Mapping[str, Any]) -> str:
     return next(iter(_read(state, "pong")), "")
 
 
+def read_preload(state: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state of the preload process; ``None`` if there is none."""
+    return next(iter(_read(state, "preload")), None)
+
+
 def _read(state: Mapping[str, Any], sheet: str) -> Iterable[Any]:
     cells = adapted(state).cells(sheet)  # type: ignore[arg-type]
     return [json.loads(cell) for cell in cells if cell is not None]
@@ -198,6 +215,9 @@ class _Totals:
             "starts": 0,
             "restarts": dict.fromkeys(RESTART_REASONS, 0),
             "exits": {},
+            "oom_kills": 0,
+            "recycles": {},
+            "hangs": {},
             "start_seconds": _histogram(),
             "rollout_seconds": _histogram(),
         }
@@ -210,9 +230,14 @@ class _Totals:
                 values["starts"] += 1
                 if reason in RESTART_REASONS:
                     values["restarts"][reason] += 1
-            case events.ProcessExited(exit_code=code, signal=name):
+            case events.ProcessExited(exit_code=code, signal=name, oom=oom):
+                values["oom_kills"] += oom
                 status = name or ("unknown" if code is None else str(code))
                 values["exits"][status] = values["exits"].get(status, 0) + 1
+            case events.Recycled(cause=cause):
+                values["recycles"][cause] = values["recycles"].get(cause, 0) + 1
+            case events.HangDetected(cause=cause):
+                values["hangs"][cause] = values["hangs"].get(cause, 0) + 1
             case events.ProcessReady(server=True, seconds=seconds):
                 _observe(values["start_seconds"], seconds)
             case events.OperationEnded(kind="restart" | "reload", outcome="done", seconds=seconds):

@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from worker._core.record import Record
 
 __all__ = [
     "Event",
     "FilesChanged",
+    "HangDetected",
     "OperationEnded",
+    "PreloadFailed",
+    "PreloadReady",
     "ProcessExited",
     "ProcessKilled",
     "ProcessNotStarted",
     "ProcessReady",
     "ProcessStarted",
+    "Recycled",
     "RestartRequested",
     "RolloutStep",
     "Scaled",
     "ServerReady",
     "StopRequested",
+    "UpgradeEnded",
+    "UpgradeRequested",
 ]
 
 NOT_LOGGED = logging.NOTSET
@@ -33,8 +40,7 @@ NOT_LOGGED = logging.NOTSET
 _TYPE = re.compile(r"(?<!^)([A-Z])")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+class Event(Record, kw_only=True):
     """One event.
 
     Attributes:
@@ -53,13 +59,12 @@ class Event:
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of its type, without text and level."""
-        fields = asdict(self)
+        fields = self.asdict()
         del fields["text"], fields["level"]
         return fields
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessStarted(Event):
+class ProcessStarted(Event, kw_only=True):
     """A process was started in a slot.
 
     Attributes:
@@ -73,8 +78,7 @@ class ProcessStarted(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessReady(Event):
+class ProcessReady(Event, kw_only=True):
     """A process is ready.
 
     Attributes:
@@ -90,8 +94,7 @@ class ProcessReady(Event):
     server: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessExited(Event):
+class ProcessExited(Event, kw_only=True):
     """A process has exited.
 
     Attributes:
@@ -104,6 +107,7 @@ class ProcessExited(Event):
         expected: Whether the manager had stopped it.
         attempt: The number of exits in a row of processes that were not ready for long.
         next_restart_in: The time until the next process is started, seconds; ``None``: none is started.
+        oom: Whether the kernel has killed it for want of memory.
     """
 
     slot: str
@@ -115,10 +119,10 @@ class ProcessExited(Event):
     expected: bool = False
     attempt: int = 0
     next_restart_in: float | None = None
+    oom: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessNotStarted(Event):
+class ProcessNotStarted(Event, kw_only=True):
     """The main process could not start a process; the fields are as in :class:`ProcessExited`."""
 
     slot: str
@@ -127,8 +131,7 @@ class ProcessNotStarted(Event):
     next_restart_in: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProcessKilled(Event):
+class ProcessKilled(Event, kw_only=True):
     """The manager killed a process.
 
     Attributes:
@@ -142,8 +145,28 @@ class ProcessKilled(Event):
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class RestartRequested(Event):
+class HangDetected(Event, kw_only=True):
+    """A server hangs: its event loop makes no progress.
+
+    Attributes:
+        slot: The name of the slot.
+        pid: The pid of the process.
+        cause: The part of it that hangs: ``stopped``, ``frozen``, ``uninterruptible``, ``native``,
+            ``interpreter`` or ``loop``.
+        seconds: The time from its last beat until its limit was found to be over.
+        limit: The setting ``hang_timeout``, seconds.
+        request: The request that it handles, in words; empty if there is none, or it is not known.
+    """
+
+    slot: str
+    pid: int
+    cause: str
+    seconds: float
+    limit: float
+    request: str = ""
+
+
+class RestartRequested(Event, kw_only=True):
     """A restart was requested.
 
     Attributes:
@@ -157,8 +180,7 @@ class RestartRequested(Event):
     operation: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class FilesChanged(Event):
+class FilesChanged(Event, kw_only=True):
     """A restart was requested because files have changed.
 
     Attributes:
@@ -172,8 +194,7 @@ class FilesChanged(Event):
     operation: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scaled(Event):
+class Scaled(Event, kw_only=True):
     """Another number of servers was requested.
 
     Attributes:
@@ -181,16 +202,35 @@ class Scaled(Event):
         after: The number from now on.
         by: The origin of the request.
         operation: The id of the operation.
+        reason: Why; empty if it is not known.
     """
 
     before: int
     after: int
     by: str
     operation: str
+    reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RolloutStep(Event):
+class Recycled(Event, kw_only=True):
+    """A server is replaced because it has reached a limit.
+
+    Attributes:
+        slot: The name of the slot.
+        pid: The pid of the process.
+        cause: The setting: ``max_requests``, ``max_lifetime``, ``max_rss`` or ``max_memory_percent``.
+        value: The figure that has reached the limit: requests, seconds or bytes.
+        limit: The limit of this process, in the same unit.
+    """
+
+    slot: str
+    pid: int
+    cause: str
+    value: float
+    limit: float
+
+
+class RolloutStep(Event, kw_only=True):
     """A slot is done in an operation.
 
     Attributes:
@@ -206,8 +246,7 @@ class RolloutStep(Event):
     total: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class OperationEnded(Event):
+class OperationEnded(Event, kw_only=True):
     """An operation has ended.
 
     Attributes:
@@ -229,8 +268,7 @@ class OperationEnded(Event):
     total: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerReady(Event):
+class ServerReady(Event, kw_only=True):
     """All servers are ready for the first time.
 
     Attributes:
@@ -242,14 +280,75 @@ class ServerReady(Event):
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class StopRequested(Event):
+class PreloadReady(Event, kw_only=True):
+    """A preload process has imported its modules, and can fork workers.
+
+    Attributes:
+        pid: Its pid.
+        depth: Its depth: ``framework`` or ``app``.
+        seconds: The time since its start.
+    """
+
+    pid: int
+    depth: str
+    seconds: float
+
+
+class PreloadFailed(Event, kw_only=True):
+    """A preload process has ended, does not answer, cannot import the application, or was not started.
+
+    Attributes:
+        pid: Its pid; ``None`` if it was not started.
+        error: Why it is not used any more.
+        next_start_in: The time until another one is started, seconds; ``None``: not after a backoff.
+    """
+
+    pid: int | None
+    error: str
+    next_start_in: float | None
+
+
+class StopRequested(Event, kw_only=True):
     """The stop of the server was requested.
 
     Attributes:
         by: The origin of the request.
         reason: Why; empty if it is not known.
+        delay: The time until the stop begins, seconds.
     """
 
     by: str
     reason: str = ""
+    delay: float = 0.0
+
+
+class UpgradeRequested(Event, kw_only=True):
+    """A new main process was started, to take the place of this one.
+
+    Attributes:
+        pid: Its pid.
+        by: The origin of the request.
+        operation: The id of the operation.
+    """
+
+    pid: int
+    by: str
+    operation: str
+
+
+class UpgradeEnded(Event, kw_only=True):
+    """A new main process has taken the place of the old one, or the old one stays. Both have this event.
+
+    Attributes:
+        outcome: ``done`` or ``failed``.
+        reason: Why it failed; empty if it did not.
+        seconds: How long it took; for the new main process, the time since it began.
+        pid: The pid of the new main process; ``None`` if it could not be started.
+        operation: The id of the operation; empty for the new main process.
+    """
+
+    outcome: str
+    reason: str
+    seconds: float
+    pid: int | None
+    operation: str

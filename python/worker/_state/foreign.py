@@ -70,6 +70,13 @@ class ForeignState:
         """Return no values: processes write no numbers here."""
         return {}
 
+    def beat(self, requests: int = 0, **numbers: float | None) -> None:
+        """Do nothing: the mapping keeps no numbers."""
+
+    def last_beat(self, pid: int) -> float | None:
+        """Return ``None``: processes write no beats here."""
+        return None
+
     def write_cell(self, sheet: str, index: int, data: bytes) -> None:
         """Write a cell of a sheet, if the mapping has sheets: that of :mod:`worker._spawn.state_process`."""
         if self.merges:

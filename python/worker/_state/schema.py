@@ -23,6 +23,12 @@ __all__ = [
     "SCHEMA",
     "SECONDS",
     "SHEETS",
+    "STACKS",
+    "STACKS_DEBUGGER",
+    "STACKS_FILE",
+    "STACKS_QUESTION",
+    "STACK_SIGNAL",
+    "UNSHOWN",
 ]
 
 OWNER = "pid"
@@ -32,7 +38,15 @@ LAST_BEAT = "last_beat"
 REQUESTS = "requests"
 # In the order of the arguments of `SharedState.beat`.
 GAUGES = ("in_flight", "connections")
-SECONDS = ("loop_lag_p50", "loop_lag_p99")
+SECONDS = ("loop_lag_p50", "loop_lag_p99", "loop_busy")
+
+STACK_SIGNAL = "stack_signal"
+"""The name of the signal's number among the numbers of a process."""
+
+STACKS_FILE = "sanic-worker-stacks"
+"""The name of the file in memory to which this signal dumps the stacks."""
+
+STACKS, STACKS_QUESTION, STACKS_DEBUGGER = "stacks", "stacks_question", "stacks_debugger"
 FLAGS = ("stoppable", "stopping")
 
 
@@ -78,6 +92,13 @@ SCHEMA = (
     Key("requests_before", int, reserved=True),
     Key("why", str),
     Key("address", str),
+    # The answer of a process that was asked for its stacks: text, the number of the question, and the name of
+    # the debugger that is at work in it, or none.
+    Key(STACKS, str, reserved=True),
+    Key(STACKS_QUESTION, int, reserved=True),
+    Key(STACKS_DEBUGGER, str, reserved=True),
+    # In the entry of the main process alone.
+    Key("stop_at", datetime),
     # Sanic restricts it, too.
     Key("health", str, restricted=True),
     Key(LAST_BEAT, datetime, number=True),
@@ -95,5 +116,14 @@ NUMBERS = tuple(key.name for key in SCHEMA if key.number)
 REFUSED = frozenset(key.name for key in SCHEMA if key.restricted or key.reserved or key.number)
 """The keys that a worker cannot set by its :class:`~worker.state.WorkerState`."""
 
-SHEETS = {"events": (1000, 1024), "operations": (100, 1024), "totals": (1, 8192), "pong": (1, 64)}
+UNSHOWN = frozenset({STACKS, STACKS_QUESTION, STACKS_DEBUGGER})
+"""The keys that are no part of a status: they answer a question of one other process."""
+
+SHEETS = {
+    "events": (1000, 1024),
+    "operations": (100, 1024),
+    "totals": (1, 8192),
+    "pong": (1, 64),
+    "preload": (1, 128),
+}
 """The sheets beside the entries: tables with a number of cells, and a number of bytes for each cell."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sys
-import tempfile
 from collections.abc import ItemsView, Iterator, Mapping, MutableMapping, Sequence, ValuesView
 from contextlib import suppress
 from multiprocessing.context import get_spawning_popen
@@ -15,8 +12,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from worker import settings
-from worker._core import IS_NATIVE, Table
+from worker._core import IS_NATIVE, Questions, Table
 from worker._state import identity, schema
+from worker._state.memory import address_space, anonymous_file, notifier
 from worker.settings import values
 
 __all__ = ["SharedState"]
@@ -66,6 +64,9 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         ValueError: ``max_bytes`` is out of range, or the state was closed.
     """
 
+    IS_SUPPORTED = IS_NATIVE
+    """Whether this process can make one: it has the native core."""
+
     def __init__(self, max_bytes: int | None = None) -> None:
         if not IS_NATIVE:
             raise RuntimeError(NO_TABLE)
@@ -77,7 +78,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         is_default = max_bytes is None and size == values.DEFAULT_STATE_BYTES
         smallest = values.MIN_STATE_BYTES if is_default else size
         if is_default:
-            size = max(smallest, min(size, _address_space() // SHARE))
+            size = max(smallest, min(size, address_space() // SHARE))
         while True:
             try:
                 self._make(size)
@@ -90,9 +91,9 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
 
     def _make(self, size: int) -> None:
         """Initialise a new state."""
-        descriptors = [_anonymous_file(size)]
+        descriptors = [anonymous_file(size)]
         try:
-            notify_fd, wake = _notifier()
+            notify_fd, wake = notifier()
             descriptors += {notify_fd, wake}
             self._take(descriptors[0], wake, notify_fd, token_hex(16))
         except BaseException:
@@ -114,6 +115,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             essential=schema.ESSENTIAL,
             sheets=schema.SHEETS,
         )
+        self._questions = Questions(self._table)
         self._damaged: set[str] = set()
         self._memory, self._wake, self._notify_fd, self._token = memory, wake, notify_fd, token
         _open[token] = self
@@ -130,6 +132,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             os.close(descriptor)
         self._notify_fd = None
         self._table = _Closed()  # type: ignore[assignment]
+        self._questions = _Closed()  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         if "_memory" not in self.__dict__:
@@ -259,6 +262,7 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         connections: int | None = None,
         loop_lag_p50: float | None = None,
         loop_lag_p99: float | None = None,
+        loop_busy: float | None = None,
     ) -> None:
         """Note that the calling worker is alive, and add to the number of its requests.
 
@@ -272,8 +276,10 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
             connections (int | None): The open connections.
             loop_lag_p50 (float | None): The median lag of the event loop, seconds.
             loop_lag_p99 (float | None): The lag that 1 % of the samples exceed, seconds.
+            loop_busy (float | None): The share of the time since the last beat in which the event loop was
+                busy, from 0 to 1.
         """
-        gauges = (in_flight, connections, loop_lag_p50, loop_lag_p99)
+        gauges = (in_flight, connections, loop_lag_p50, loop_lag_p99, loop_busy)
         self._table.beat(requests, identity.worker_pid(), gauges)
 
     def flag(self, *, stoppable: bool | None = None, stopping: bool | None = None) -> None:
@@ -284,8 +290,62 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         self._table.flag(stoppable=stoppable, stopping=stopping, pid=identity.worker_pid())
 
     def numbers(self, pid: int) -> dict[str, Any]:
-        """Return the values that :meth:`beat` and :meth:`flag` of a process have written; empty if none."""
-        return self._table.numbers(pid)
+        """Return the values that :meth:`beat` and :meth:`flag` of a process have written; empty if none.
+
+        ``stack_signal`` is among them if the process dumps its stacks at a signal: the number of this signal.
+        """
+        numbers = self._table.numbers(pid)
+        signum = self._questions.signal(pid)
+        return {**numbers, schema.STACK_SIGNAL: signum} if signum else numbers
+
+    # Questions to a process, by which another one finds what of it is stuck
+
+    def ask(self, pid: int) -> int:
+        """Put a question to a process: return its number, or 0 if this process takes no questions.
+
+        The process answers with its stacks. See :mod:`worker._child.responder`.
+        """
+        return self._questions.ask(pid)
+
+    def answers(self, pid: int) -> tuple[int, int]:
+        """Return the numbers of the last questions that a process has answered.
+
+        The first is that of its native thread, which never waits for the interpreter, and the second that of
+        its interpreter. An interpreter that has answered has put its stacks into the entry of its process.
+        """
+        return self._questions.answers(pid)
+
+    def stacks(self, name: str, pid: int, question: int) -> tuple[str, str] | None:
+        """Return the stacks that a process has answered a question with, and the name of its debugger.
+
+        Args:
+            name (str): The entry of the process.
+            pid (int): The process. It may have staged its entry.
+            question (int): The number of the question. An answer to a later one counts, too.
+
+        Returns:
+            tuple[str, str] | None: The debugger is empty without one. ``None``: the entry has no such answer.
+        """
+        keys = (schema.STACKS, schema.STACKS_QUESTION, schema.STACKS_DEBUGGER, schema.OWNER)
+        with suppress(KeyError, RuntimeError):
+            for owner in (0, pid):
+                found = self.read_keys(name, keys, owner)
+                number = found.get(schema.STACKS_QUESTION, 0)
+                if found.get(schema.OWNER, pid) == pid and isinstance(number, int) and number >= question:
+                    return str(found.get(schema.STACKS, "")), str(found.get(schema.STACKS_DEBUGGER, ""))
+        return None
+
+    @property
+    def questions(self) -> Questions:
+        """The questions to the calling process, for the thread that answers them."""
+        return self._questions
+
+    def last_beat(self, pid: int) -> float | None:
+        """Return the time of the last :meth:`beat` of a process on the monotonic clock; ``None`` before it.
+
+        No setting of the clock affects it, unlike the time among its :meth:`numbers`.
+        """
+        return self._table.last_beat(pid)
 
     def write_cell(self, sheet: str, index: int, data: bytes) -> None:
         """Write a cell of a sheet; for one process at a time.
@@ -383,43 +443,3 @@ def _received(memory: Any, wake: Any, token: str) -> SharedState:
     state = SharedState.__new__(SharedState)
     state._take(*descriptors, None, token)
     return state
-
-
-def _anonymous_file(size: int) -> int:
-    """Return a file of zeros, without a name, that takes no memory yet."""
-    try:
-        memory = os.memfd_create("sanic-worker", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    # The system does not have the call, or a filter of system calls refuses it.
-    except (AttributeError, OSError):
-        with tempfile.TemporaryFile(prefix="sanic-worker-") as file:
-            memory = os.dup(file.fileno())
-    try:
-        os.fchmod(memory, 0o600)
-        os.ftruncate(memory, size)
-        # A read behind the end of a shortened file kills the reader. Only a file on disk has no seals.
-        with suppress(OSError, AttributeError):
-            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
-    except BaseException:
-        os.close(memory)
-        raise
-    return memory
-
-
-def _address_space() -> int:
-    """Return the address space limit of this process, bytes."""
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def _notifier() -> tuple[int, int]:
-    """Return the two ends of the notification, to read from and to write to; neither blocks."""
-    if hasattr(os, "eventfd"):
-        notify_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return notify_fd, notify_fd
-    notify_fd, wake = os.pipe()
-    os.set_blocking(notify_fd, False)
-    os.set_blocking(wake, False)
-    return notify_fd, wake

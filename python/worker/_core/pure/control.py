@@ -29,9 +29,9 @@ _SCALE_RANGE = "__SCALE__ wants a number that fits in 64 bits"
 # Far more than the processes of one server, and far fewer than fit into a message.
 _NAMES = 10_000
 _TOO_MANY = "a restart names at most 10,000 processes"
-# The constructor of a frozen dataclass with slots is slow. The most frequent class is made as `copy` does it.
+# The constructor of a record is slow. The most frequent class is made as `copy` does it.
 _new = object.__new__
-_set_names, _set_files, _set_order = (vars(Restart)[name].__set__ for name in Restart.__slots__)
+_set_names, _set_files, _set_order = (vars(Restart)[name].__set__ for name in Restart.__match_args__)
 
 
 def parse(text: str) -> Command:

@@ -34,9 +34,9 @@ _READ = 16 * 1024
 _TAKE = 128 * 1024
 _ENOUGH = 250
 
-# The constructor of a frozen dataclass with slots is slow. The most frequent class is made as `copy` does it.
+# The constructor of a record is slow. The most frequent class is made as `copy` does it.
 _new = object.__new__
-_set_command, _set_sender = (vars(Received)[name].__set__ for name in Received.__slots__)
+_set_command, _set_sender = (vars(Received)[name].__set__ for name in Received.__match_args__)
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _FOREVER_MS = (1 << 31) - 1
