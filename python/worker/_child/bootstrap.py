@@ -18,13 +18,14 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
 from worker._child.descriptors import close_inherited, fill_standard
-from worker._child.logs import label_log
+from worker._child.logs import label_log, on_reopen
 from worker._child.parent_watch import lead_session, watch_parent
-from worker._child.signals import REQUESTS, STOPS
+from worker._child.signals import HANDLED, REOPEN, REQUESTS, STOPS, may_take
 from worker._state import identity
 from worker.settings import Settings, resolve
 
 __all__ = [
+    "ChildSettings",
     "begin",
     "current_settings",
     "current_state",
@@ -39,15 +40,25 @@ __all__ = [
 T = TypeVar("T")
 
 _failed = False
-# A fork server imports this module before it forks: in its children, this is the environment they begin with.
-_inherited = dict(os.environ)
+
+
+class ChildSettings(Protocol):
+    """The part of the settings that the code uses which starts a process."""
+
+    @property
+    def graceful_timeout(self) -> float:
+        """How long a process may take to stop, seconds."""
+
+    @property
+    def process_titles(self) -> bool:
+        """Whether a process gives itself a title."""
 
 
 class Child(Protocol):
     """The part of :class:`worker._spawn.processes.ManagedProcess` that :func:`begin` uses."""
 
     main_pid: int
-    settings: Settings | None
+    settings: ChildSettings | None
     is_server: bool
     title: str
     held: frozenset[int]
@@ -56,9 +67,7 @@ class Child(Protocol):
     begun_writer: Connection | None
 
 
-def unpickle(
-    kind: type[T], set_up: Callable[[], object] | None, from_fork_server: bool, environment: Mapping[str, str]
-) -> T:
+def unpickle(kind: type[T], set_up: Callable[[], object] | None, environment: Mapping[str, str]) -> T:
     """Make the process object of a child that was not forked from the main process.
 
     It is the first call of the unpickling child. Its state comes after it, and may import the application.
@@ -66,13 +75,9 @@ def unpickle(
     Args:
         kind (type): The class of the process.
         set_up (Callable | None): A function to call before anything else is imported.
-        from_fork_server (bool): Whether the child was forked from a fork server that has imported Sanic.
-        environment (Mapping[str, str]): The whole environment, or else additions to it.
+        environment (Mapping[str, str]): Additions to its environment.
     """
-    if from_fork_server:
-        _sync_environment(environment)
-    else:
-        os.environ.update(environment)
+    os.environ.update(environment)
     label_log()
     if set_up is not None:
         set_up()
@@ -104,6 +109,8 @@ def begin(process: Child, *, forked: bool) -> None:
     if not faulthandler.is_enabled():
         with suppress(OSError, ValueError, AttributeError):
             faulthandler.enable()
+    if may_take(REOPEN):
+        signal.signal(REOPEN, on_reopen)
     _open_to_signals(process.held, interruptible=not process.handles_stop_itself)
     assert process.begun_writer is not None
     with process.begun_writer, suppress(BrokenPipeError):
@@ -146,19 +153,10 @@ def started_at() -> float:
     return getattr(multiprocessing.current_process(), "started_at", None) or time.time()
 
 
-def _sync_environment(environment: Mapping[str, str]) -> None:
-    """Bring the environment up to that of the main process; variables set in this process stay."""
-    for name, _ in _inherited.items() ^ environment.items():
-        if name in environment:
-            os.environ[name] = environment[name]
-        else:
-            os.environ.pop(name, None)
-
-
 def _undo_fork(process: Child) -> None:
     signal.set_wakeup_fd(-1)
-    for signum in (*STOPS, *REQUESTS):
-        if signal.getsignal(signum) is not signal.SIG_IGN:
+    for signum in HANDLED:
+        if signal.getsignal(signum) is not signal.SIG_IGN and may_take(signum):
             signal.signal(signum, signal.SIG_DFL)
     close_inherited(process.is_server)
     if process.begun_reader is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
 __all__ = [
+    "SHORTAGES",
     "Closable",
     "Descriptor",
     "close_all",
@@ -20,6 +22,10 @@ __all__ = [
 ]
 
 STANDARD = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+# The errors of a call for which there are too many open files, or too little memory. It may succeed later.
+SHORTAGES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS))
+# As many descriptors are searched one by one where the system does not list them.
+MOST = 65_536
 
 # A forked child is a copy of the main process. It closes the descriptors that only the main process may use,
 # and, unless it is a server, those that only the main process and the servers may use.
@@ -114,8 +120,13 @@ def close_all(*fds: int) -> None:
 
 def inheritable() -> Iterator[int]:
     """Yield the open descriptors above 2 that a program started by this process would inherit."""
-    for entry in os.listdir("/dev/fd"):
-        fd = int(entry)
+    numbers: Iterable[int]
+    try:
+        numbers = map(int, os.listdir("/dev/fd"))
+    except FileNotFoundError:
+        # It is part of /proc, which is not mounted.
+        numbers = range(min(os.sysconf("SC_OPEN_MAX"), MOST))
+    for fd in numbers:
         # The descriptor that has listed the directory is closed by now.
         with suppress(OSError):
             if fd >= len(STANDARD) and os.get_inheritable(fd):

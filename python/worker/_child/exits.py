@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import weakref
 from contextlib import suppress
 from multiprocessing import util
 from typing import NoReturn
 
-__all__ = ["exit_child", "forget_exit_functions"]
+__all__ = ["exit_child", "forget_exit_functions", "leave_shared"]
 
 
 def forget_exit_functions() -> None:
@@ -19,6 +20,16 @@ def forget_exit_functions() -> None:
     """
     atexit._clear()
     atexit.register(util._exit_function)  # type: ignore[attr-defined]
+
+
+def leave_shared() -> None:
+    """Keep the exit of this child of a preload process from removing files that the others use, too.
+
+    A temporary directory that the application has made at its import is one. Exit functions stay: a spawned
+    child, which imports the application itself, would run them.
+    """
+    for finalizer in [*weakref.finalize._registry]:  # type: ignore[attr-defined]
+        finalizer.atexit = False
 
 
 def exit_child(code: int) -> NoReturn:

@@ -13,6 +13,8 @@ from multiprocessing.util import Finalize
 from worker._core import ParentWatch
 
 __all__ = [
+    "LAST",
+    "all_signals_blocked",
     "has_own_session",
     "lead_session",
     "main_is_gone",
@@ -21,8 +23,8 @@ __all__ = [
     "watch_parent",
 ]
 
-# The finalizer of the lowest priority runs last.
 LAST = -1_000_000
+"""The priority of the finalizer that runs last."""
 
 _watch: ParentWatch | None = None
 # Becomes readable when the main process has ended.
@@ -48,12 +50,14 @@ def watch_parent(main: int, grace: float) -> None:
         if parent is None:
             return
         ended = parent.sentinel
-    method = getattr(multiprocessing.current_process(), "_start_method", None)
-    if method in ("fork", "spawn") and os.getppid() != main:
+    process = multiprocessing.current_process()
+    # The parent of a process that was forked from another one is not the main process.
+    is_own_child = getattr(process, "_start_method", None) in ("fork", "spawn")
+    if is_own_child and not getattr(process, "is_preloaded", False) and os.getppid() != main:
         os._exit(1)
 
     # The thread inherits the mask. With a signal unblocked it would take one that the main thread waits for.
-    with _all_signals_blocked():
+    with all_signals_blocked():
         _watch = ParentWatch(ended, grace)
     _main_ended = ended
     # The main process kills the group of a child that has exited. Without it the child does so itself.
@@ -101,7 +105,8 @@ def _kill_group() -> None:
 
 
 @contextmanager
-def _all_signals_blocked() -> Iterator[None]:
+def all_signals_blocked() -> Iterator[None]:
+    """Block all signals while a thread is started that must take none."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield

@@ -10,10 +10,10 @@ import os
 import sys
 from contextlib import suppress
 
-__all__ = ["FORK_SERVER", "STATE_PROCESS", "set_title", "title_of"]
+__all__ = ["PRELOAD", "STATE_PROCESS", "set_title", "title_of"]
 
 PREFIX = "sanic-worker:"
-FORK_SERVER = f"{PREFIX} fork server"
+PRELOAD = f"{PREFIX} preload process"
 STATE_PROCESS = f"{PREFIX} state process"
 
 # Limits the title to the memory of the command line. `setproctitle` reads it once, at its first call.
