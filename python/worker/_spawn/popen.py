@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import io
 import os
-import signal
-from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
 from multiprocessing import popen_fork, popen_spawn_posix, reduction, resource_tracker, spawn, util
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
 from threading import RLock, Thread
 from typing import Any
 
-from worker._child.descriptors import Descriptor, close_all, inheritable
+from worker._child.descriptors import SHORTAGES, Descriptor, close_all
 from worker._child.exits import exit_child, forget_exit_functions
-from worker._child.signals import REQUESTS, at_default, original_mask
+from worker._child.preload.conditions import Conditions, Preparation
+from worker._spawn.program import held_by_spawn, start_program
 
 __all__ = [
     "ForkPopen",
@@ -30,7 +28,7 @@ __all__ = [
     "feed",
     "held_by_spawn",
     "pickled",
-    "start_program",
+    "tracker_fd",
 ]
 
 # The exit code for multiprocessing if the real one is unknown: it needs one.
@@ -55,10 +53,24 @@ class WatchedPopen(popen_fork.Popen):
         self.status_is_lost = False
         self._lock = RLock()
         super().__init__(process_obj)
+        if self.pidfd is None:
+            # Without it, the sentinel has to suffice.
+            with suppress(OSError):
+                self._open_pidfd()
+
+    def _open_pidfd(self) -> None:
+        """Open a pidfd, unless the child has exited already or the system has none.
+
+        Raises:
+            OSError: No further descriptor can be opened now.
+        """
         try:
             self.pidfd = Descriptor(os.pidfd_open(self.pid))
-        except (AttributeError, OSError):
-            # The child has exited already, or the sentinel has to suffice.
+        except AttributeError:
+            return
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             return
         self._closes_pidfd = util.Finalize(self, self.pidfd.close)
 
@@ -160,10 +172,19 @@ class SpawnPopen(WatchedPopen):
         feed(data_end, data)
 
 
-def pickled(popen: Any, process: Any) -> memoryview:
-    """Return the pickled data that a new interpreter needs to become a process of ``multiprocessing``."""
+def pickled(popen: Any, process: Any, conditions: Conditions | None = None) -> memoryview:
+    """Return the pickled data that an interpreter needs to become a process of ``multiprocessing``.
+
+    Args:
+        popen (Popen): Takes the descriptors in the data.
+        process (Process): The process object.
+        conditions (Conditions | None): What a child of a preload process takes over. Defaults to ``None``:
+            the interpreter is started for this process.
+    """
     buffer = io.BytesIO()
-    preparation = spawn.get_preparation_data(process.name)
+    preparation: Any = spawn.get_preparation_data(process.name)
+    if conditions is not None:
+        preparation = Preparation(preparation, conditions)
     set_spawning_popen(popen)
     try:
         reduction.dump(preparation, buffer)
@@ -197,57 +218,6 @@ def _feed_rest(fd: int, data: memoryview) -> None:
     with suppress(BrokenPipeError), open(fd, "wb", buffering=0) as pipe:
         while data:
             data = data[pipe.write(data) :]
-
-
-def start_program(command: list[Any], fds: Iterable[int]) -> int:
-    """Start a program in a session of its own, with the signal mask that the main process was started with.
-
-    Args:
-        command (list[str]): The interpreter and its arguments.
-        fds (Iterable[int]): The only descriptors above 2 that the program has.
-
-    Returns:
-        int: The pid.
-
-    Raises:
-        OSError: The program could not be started.
-    """
-    passed = {*fds}
-    # Duplicating a descriptor onto itself clears its close-on-exec flag, in the child alone: a program that
-    # another thread starts meanwhile does not inherit it.
-    actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in sorted(passed)]
-    actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in inheritable() if fd not in passed]
-    return os.posix_spawn(
-        command[0],
-        command,
-        os.environ,
-        file_actions=actions,
-        setsid=_sets_session(),
-        setsigmask=original_mask() | held_by_spawn(),
-        setsigdef=at_default(),
-    )
-
-
-def held_by_spawn() -> frozenset[int]:
-    """Return the signals that are blocked in a spawned child until it leads its session.
-
-    There are none, unless CPython was built with a libc that cannot give the child its session. A signal to
-    the group of the main process would then end the child half-way.
-    """
-    return frozenset() if _sets_session() else frozenset((signal.SIGINT, *REQUESTS)) - original_mask()
-
-
-@cache
-def _sets_session() -> bool:
-    """Return whether this CPython can start a program in a session of its own."""
-    try:
-        os.posix_spawn("/", ["/"], {}, setsid=True)
-    except NotImplementedError:
-        return False
-    except OSError:
-        # The expected error: a directory cannot be run.
-        pass
-    return True
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:

@@ -16,12 +16,12 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from worker._child import bootstrap, signals
+from worker._child.bootstrap import ChildSettings
 from worker._child.descriptors import fill_standard
 from worker._child.exits import exit_child
 from worker._child.parent_watch import main_is_gone
-from worker.settings import Settings
 
-__all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "set_up_children", "start_fork_server"]
+__all__ = ["NOT_BEGUN", "ManagedProcess", "factory", "preloaded_method", "set_up_children", "set_up_function"]
 
 # The likely reason if a child exits before it has begun.
 NOT_BEGUN = """\
@@ -36,6 +36,9 @@ there, or set Sanic.start_method = "fork" before it.
 
 """
 
+# The variables that name a process.
+NAMES = ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
+
 _set_up_child: Callable[[], object] | None = None
 
 
@@ -49,6 +52,11 @@ def set_up_children(function: Callable[[], object] | None) -> None:
     _set_up_child = function
 
 
+def set_up_function() -> Callable[[], object] | None:
+    """Return the function of :func:`set_up_children`."""
+    return _set_up_child
+
+
 class ManagedProcess(BaseProcess):
     """A process of the manager; mixed into the process class of each start method.
 
@@ -58,9 +66,8 @@ class ManagedProcess(BaseProcess):
         is_server: Whether it serves requests.
         title: The title that it gives itself; empty for none.
         state: The shared state, if its target is the reloader (attribute ``is_reloader``).
-        from_fork_server: Whether it comes from the fork server of :mod:`worker._spawn.preload`.
-        environment: Variables for its environment, for each start method the same: its names, or the whole
-            environment of the main process if it comes from the fork server.
+        is_preloaded: Whether it is forked from a preload process.
+        environment: Variables for its environment, for each start method the same: its names.
         started_at: When it was started, seconds since 1970.
         held: The signals that are blocked when it begins. It unblocks them.
         handles_stop_itself: Whether its target sets handlers for a stop, so that SIGINT raises no
@@ -72,11 +79,11 @@ class ManagedProcess(BaseProcess):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.main_pid = os.getpid()
-        self.settings: Settings | None = None
+        self.settings: ChildSettings | None = None
         self.is_server = False
         self.title = ""
         self.state: MutableMapping[str, Any] | None = None
-        self.from_fork_server = False
+        self.is_preloaded = False
         self.environment: dict[str, str] = {}
         self.started_at = time.time()
         self.held: frozenset[int] = frozenset()
@@ -91,8 +98,7 @@ class ManagedProcess(BaseProcess):
 
         directory.enter(needed=self._start_method != "fork")  # type: ignore[attr-defined]
         self.started_at = time.time()
-        names = os.environ if self.from_fork_server else ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
-        self.environment = {name: value for name in names if (value := os.environ.get(name)) is not None}
+        self.environment = {name: value for name in NAMES if (value := os.environ.get(name)) is not None}
         fill_standard()
         self.begun_reader, self.begun_writer = multiprocessing.Pipe(duplex=False)
         try:
@@ -118,6 +124,9 @@ class ManagedProcess(BaseProcess):
     def run(self) -> None:
         """Begin the child, then run its target; called in the child."""
         bootstrap.begin(self, forked=self._start_method == "fork")  # type: ignore[attr-defined]
+        # The application registers its functions there, when it is preloaded.
+        if hooks := sys.modules.get("worker._child.preload.hooks"):
+            hooks.run_after_fork()
         super().run()
         if bootstrap.has_failed():
             sys.exit(1)
@@ -128,16 +137,20 @@ class ManagedProcess(BaseProcess):
     def __reduce__(self) -> tuple[Any, ...]:
         # The call comes before the state, which may import the application.
         state = {**self.__dict__, "begun_reader": None}
-        return bootstrap.unpickle, (type(self), _set_up_child, self.from_fork_server, self.environment), state
+        return bootstrap.unpickle, (type(self), _set_up_child, self.environment), state
 
 
 class SpawnProcess(ManagedProcess, contexts.SpawnProcess):
-    """A child of the start method ``spawn``."""
+    """A child of the start method ``spawn``, forked from a preload process if that is ready."""
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802
         from worker._spawn.popen import SpawnPopen, held_by_spawn
+        from worker._spawn.preload.popen import fork
 
+        if (forked := fork(process_obj)) is not None:
+            return forked
+        process_obj.is_preloaded = False
         process_obj.held = held_by_spawn()
         return SpawnPopen(process_obj)
 
@@ -168,19 +181,14 @@ class ForkProcess(ManagedProcess, contexts.ForkProcess):
 
 
 class ForkServerProcess(ManagedProcess, contexts.ForkServerProcess):
-    """A child of the start method ``forkserver``; if the fork server fails, it is spawned."""
+    """A child of the start method ``forkserver``: the same, but the start waits for the preload process."""
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802
-        from worker._spawn import preload
-        from worker._spawn.fork_server import ForkServerError, ForkServerPopen
+        from worker._spawn.preload.popen import READY_TIMEOUT, fork
 
-        server = preload.server(is_titled=bool(process_obj.title))
-        if server is not None:
-            try:
-                return ForkServerPopen(process_obj, server, preload.disable)
-            except ForkServerError as error:
-                preload.recover(error)
+        if (forked := fork(process_obj, wait=READY_TIMEOUT)) is not None:
+            return forked
         process_obj.__class__ = SpawnProcess
         return SpawnProcess._Popen(process_obj)
 
@@ -200,7 +208,7 @@ _STOCK: tuple[type[BaseProcess], ...] = (
 
 def factory(
     context: Any,
-    settings: Settings | None = None,
+    settings: ChildSettings | None = None,
     is_server: bool = False,
     state: MutableMapping[str, Any] | None = None,
     application: str = "",
@@ -210,7 +218,7 @@ def factory(
     Args:
         context (BaseContext): From ``multiprocessing.get_context()``. A context that is not from the standard
             library makes processes of its own class.
-        settings (Settings | None): The settings for the child. Defaults to ``None``.
+        settings (ChildSettings | None): The settings for the child. Defaults to ``None``.
         is_server (bool): Whether the processes serve requests. Defaults to ``False``.
         state (MutableMapping[str, Any] | None): The shared state. Defaults to ``None``.
         application (str): The application, for the titles of the processes. Defaults to none.
@@ -220,34 +228,27 @@ def factory(
     """
     if isinstance(context, contexts.BaseContext) and context.Process in _STOCK:  # type: ignore[attr-defined]
         from worker._child.titles import title_of
-        from worker._spawn import preload
 
         method = context.get_start_method()
 
         def make(**kwargs: Any) -> ManagedProcess:
-            from_fork_server = method == "spawn" and preload.is_ready() and is_server
-            process = _CLASSES["forkserver" if from_fork_server else method](**kwargs)
+            process = _CLASSES[method](**kwargs)
             process.settings, process.is_server = settings, is_server
             if settings is not None and settings.process_titles:
                 process.title = title_of(process.name, application)
             if getattr(kwargs.get("target"), "is_reloader", False) is True:
                 process.state = state
-            process.from_fork_server = from_fork_server
             return process
 
         return make
     return context.Process  # type: ignore[no-any-return]
 
 
-def start_fork_server(context: Any, *, is_titled: bool = False) -> None:
-    """Start the fork server from which servers of this context come from now on, if they are spawned.
-
-    Args:
-        context (BaseContext): The context.
-        is_titled (bool): Whether the fork server gives itself a title. Defaults to ``False``.
-    """
-    from worker._spawn import preload
-
+def preloaded_method(context: Any) -> str:
+    """Return the start method of a context, if a preload process can fork its processes; else empty."""
+    if getattr(sys, "frozen", False):
+        # A frozen program has no interpreter to start the preload process with.
+        return ""
     is_ours = isinstance(context, contexts.BaseContext) and context.Process in _STOCK  # type: ignore[attr-defined]
-    if is_ours and context.get_start_method() == "spawn":
-        preload.start(is_titled)
+    method = context.get_start_method() if is_ours else ""
+    return method if method in ("spawn", "forkserver") else ""

@@ -1,10 +1,10 @@
-"""Collects the orphans of workers, which a main process that is PID 1 or a subreaper inherits."""
+"""Collects the orphans of other processes, which a main process that is PID 1 or a subreaper inherits."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,48 +13,57 @@ __all__ = ["Reaper"]
 PROC = Path("/proc")
 # The rest of a worker's group is killed with it, and has exited after this time, seconds.
 RECHECK = 1.0
+# As PID 1: the shortest time from one search to the next, seconds. Many orphans may exit one after another.
+PAUSE = 0.1
+
+# Application code may move the main process to another session, after it has started a child.
+_first_session = os.getsid(0)
 
 
 class Reaper:
-    """Collects the zombies that the main process has adopted from the sessions of its workers, and no others.
+    """Collects the zombies that the main process has adopted, and no others.
 
     Waiting for *any* child would steal the exit status from the code that started it. So the reaper searches
-    ``/proc``, and collects by pid. A process in a worker's session that does not lead it was not started by
-    the main process. The search follows each exit of a managed process, and is repeated a moment later.
+    ``/proc``, and collects by pid. A child of the main process is born in its session, and can leave it only
+    to lead another one. A zombie in a session that it does not lead, and that is not the main process's, was
+    started by another process. Any other zombie may be a child of the application's code, and is left to it.
 
-    Args:
-        is_ours (Callable): Returns whether a pid is that of a managed process that runs.
+    The search follows each exit of a managed process, and is repeated a moment later; as PID 1, it follows
+    each exit of any child (SIGCHLD).
 
     Attributes:
         due: When to :meth:`settle`, on the monotonic clock; ``inf``: after the next exit.
     """
 
-    def __init__(self, is_ours: Callable[[int], bool]) -> None:
-        self._is_ours = is_ours
-        self._ended: set[int] = set()
+    def __init__(self) -> None:
         self._recently_ended: set[int] = set()
+        self._last_search = -math.inf
         self.due = math.inf
 
     def exited(self, pid: int) -> None:
         """Take note that a managed process has exited and was collected."""
-        self._ended.add(pid)
         self._recently_ended.add(pid)
         self.due = -math.inf
+
+    def child_exited(self) -> None:
+        """Take note that a child of any kind has exited."""
+        self.due = min(self.due, self._last_search + PAUSE)
 
     def settle(self, now: float) -> None:
         """Collect the adopted zombies, if it is time to."""
         if now < self.due:
             return
+        self._last_search = now
+        was_exit = self.due == -math.inf
+        # Set before the search: another child may exit meanwhile.
+        self.due = now + RECHECK if was_exit else math.inf
+        ours = {_first_session, os.getsid(0)}
         for pid, session in _zombies():
-            is_adopted = pid != session and (session in self._ended or self._is_ours(session))
             # A child of a fork server that has exited is inherited by the main process.
-            if is_adopted or pid in self._recently_ended:
+            if session not in {pid, *ours} or pid in self._recently_ended:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
-        if self.due == -math.inf:
-            self.due = now + RECHECK
-        else:
-            self.due = math.inf
+        if not was_exit:
             # The pids may be reused.
             self._recently_ended.clear()
 

@@ -25,8 +25,7 @@ from multiprocessing.reduction import ForkingPickler
 from secrets import token_hex
 from typing import Any
 
-from worker import settings
-from worker._child.signals import REQUESTS, STOPS
+from worker._child.signals import HANDLED
 from worker._child.titles import STATE_PROCESS
 from worker._spawn import processes
 
@@ -51,18 +50,19 @@ class StateProcess(BaseManager):
     Args:
         sheets (Mapping[str, tuple[int, int]]): The sheets beside the entries: name to number of cells, and
             bytes per cell.
+        is_titled (bool): Whether the process gives itself a title. Defaults to ``False``.
 
     Raises:
         EOFError: The process exited before it was ready.
     """
 
-    def __init__(self, sheets: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, sheets: Mapping[str, tuple[int, int]], is_titled: bool = False) -> None:
         self._sheets = sheets
         # A child of the fork server would not be a child of the main process.
         context = get_context("fork" if get_context().get_start_method() == "fork" else "spawn")
         # An abstract address: no file is left behind, and no directory needs to be writable.
         address = f"\0sanic-worker-{token_hex(16)}"
-        super().__init__(address, serializer=SERIALIZER, ctx=_Context(_factory(context)))  # type: ignore[arg-type]
+        super().__init__(address, serializer=SERIALIZER, ctx=_Context(_factory(context, is_titled)))  # type: ignore[arg-type]
         try:
             self.start(_ignore_signals)
         except EOFError:
@@ -233,13 +233,12 @@ StateProcess._Server = _Server  # type: ignore[attr-defined]
 StateProcess.register("dict", _Entries, StateProxy, create_method=False)
 
 
-def _factory(context: Any) -> Callable[..., Any]:
+def _factory(context: Any, is_titled: bool) -> Callable[..., Any]:
     make = processes.factory(context)
 
     def titled(**kwargs: Any) -> Any:
         process = make(**kwargs)
-        # It starts before there is a manager with settings of its own.
-        if settings.resolve({}).process_titles:
+        if is_titled:
             process.title = STATE_PROCESS
         return process
 
@@ -254,7 +253,7 @@ class _Context:
 
 
 def _ignore_signals() -> None:
-    for signum in (*STOPS, *REQUESTS):
+    for signum in HANDLED:
         signal.signal(signum, signal.SIG_IGN)
 
 
