@@ -10,8 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from worker._core.messages import Recycle
 from worker._spawn import liveness
 from worker._spawn.processes import ManagedProcess
+from worker._supervisor.oom import OomKills
 from worker._supervisor.restart_policy import Exit
 from worker.constants import NAME_LIMIT, ProcessState, excerpt
 from worker.process import WorkerProcess
@@ -34,6 +36,13 @@ class ChildProcess:
         stop_sent_at: When its stop signal was sent, or its stop first noticed; ``None`` before.
         resend: The stop signal that may be lost; 0 if there is none.
         error: Why its start failed, as far as it is known.
+        grace: How long it may take to stop, seconds, if that is less than ``graceful_timeout``.
+        oom_kills: Tells whether the kernel has killed it for want of memory; ``None`` if that is not known.
+        was_killed: Whether the manager has killed it.
+        recycle: The limit that it has reached; ``None`` before.
+        recycle_asked_at: When it has said so; ``inf`` before.
+        is_busy: Whether it has reported that it became busy, since the main process last looked.
+        is_stuck: Whether it hangs so that a stop signal has no effect.
     """
 
     slot: WorkerProcess
@@ -46,6 +55,13 @@ class ChildProcess:
     stop_sent_at: float | None = None
     resend: int = 0
     error: str = ""
+    grace: float = math.inf
+    oom_kills: OomKills | None = None
+    was_killed: bool = False
+    recycle: Recycle | None = None
+    recycle_asked_at: float = math.inf
+    is_busy: bool = False
+    is_stuck: bool = False
 
     @property
     def is_current(self) -> bool:
@@ -70,6 +86,8 @@ class ChildProcess:
     def exit(self, code: int | None, now: float, others_left: bool) -> Exit:
         """Return the description of its exit."""
         ready_for = now - self.ready_at if self.is_ready else None
+        was_killed = code == -signal.SIGKILL and not self.was_killed
+        oom = self.oom_kills is not None and self.oom_kills.explains(self.base.pid, was_killed=was_killed)
         return Exit(
             self.slot.name,
             self.base.pid,
@@ -79,6 +97,7 @@ class ChildProcess:
             ready_for,
             self.error,
             others_left,
+            oom=oom,
         )
 
     def note_stop(self, now: float) -> None:
@@ -100,6 +119,10 @@ class ChildProcess:
             self.signal(self.resend)
             self.resend = 0
 
+    def stop_limit(self, graceful_timeout: float) -> float:
+        """Return how long it may take to stop, seconds."""
+        return 0.0 if self.is_stuck else min(graceful_timeout, self.grace)
+
     def kill_at(self, grace: float) -> float:
         """Return when it has taken longer than ``grace`` seconds to stop; ``inf`` after it was killed."""
         assert self.stop_sent_at is not None
@@ -117,6 +140,7 @@ class ChildProcess:
 
     def kill(self) -> None:
         """Kill it, and its children with it if it leads a group of its own."""
+        self.was_killed = True
         if liveness.leads_session(self.base):
             self.kill_group()
         else:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 
 from worker._supervisor.child import ChildProcess
+from worker._supervisor.model import ServerPhase
+from worker._supervisor.oom import OomKills
 from worker.constants import ProcessState
 from worker.process import WorkerProcess
 
@@ -16,10 +18,16 @@ KILL_TIMEOUT = 5.0
 
 
 class Children:
-    """The processes that run, or have not been collected, each by the key of its watch."""
+    """The processes that run, or have not been collected, each by the key of its watch.
+
+    Attributes:
+        was_overdue: Whether a process was killed because it took too long for the stop of the server.
+    """
 
     def __init__(self) -> None:
+        self.was_overdue = False
         self._by_key: dict[str, ChildProcess] = {}
+        self._oom_kills = OomKills()
 
     def __iter__(self) -> Iterator[ChildProcess]:
         return iter([*self._by_key.values()])
@@ -34,6 +42,8 @@ class Children:
         """Add a process; return its key."""
         key = str(child)
         self._by_key[key] = child
+        child.oom_kills = self._oom_kills
+        self._oom_kills.note_start(child.base.pid)
         return key
 
     def remove(self, key: str) -> None:
@@ -52,6 +62,12 @@ class Children:
     def may_resend(self) -> bool:
         """Whether a stop signal may be lost, and is to be sent again."""
         return any(child.resend for child in self)
+
+    def escalate_stop(self, child: ChildProcess, phase: ServerPhase) -> None:
+        """Kill a process that has taken too long to stop."""
+        # An inspector and its like have nothing of the application's to lose.
+        self.was_overdue = self.was_overdue or (phase.is_over and not child.slot.absence)
+        child.escalate_stop()
 
     def kill(self) -> None:
         """Kill every process with its children, also those whose slots have left the table."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from traceback import walk_tb
@@ -15,6 +16,7 @@ from worker._control.coalesce import Coalescing
 from worker._control.receive import decode_command
 from worker._control.throttle import LogThrottle
 from worker._core.messages import (
+    Busy,
     Command,
     Corrupt,
     Event,
@@ -22,12 +24,14 @@ from worker._core.messages import (
     Manage,
     Ping,
     Received,
+    Recycle,
     Requested,
     Restart,
     Scale,
     ScaleBy,
     Stop,
     Terminate,
+    Upgrade,
     decoded_files,
 )
 from worker._supervisor.model import ServerPhase
@@ -52,6 +56,7 @@ KINDS = {
     Scale: Kind.SCALE_UP,
     ScaleBy: Kind.SCALE_UP,
     Terminate: Kind.SHUTDOWN,
+    Upgrade: Kind.UPGRADE,
 }
 # How much is shown of each of the two texts from outside in one line, besides a name.
 PART = 110
@@ -92,6 +97,9 @@ class CommandHandler(Protocol):
 
     def shutdown(self) -> None:
         """Stop the server."""
+
+    def upgrade(self) -> None:
+        """Start a new main process, which takes the place of this one."""
 
 
 class Commands:
@@ -185,10 +193,15 @@ class Commands:
         match command:
             case Requested(requested, id_, origin, made_at):
                 self._execute(requested, Origin(excerpt(origin, NAME_LIMIT), id_, made_at))
-            case Restart() | Scale() | ScaleBy() | Terminate(early=False):
+            case Restart() | Scale() | ScaleBy() | Terminate(early=False) | Upgrade():
                 self._execute(command, Origin(self._name_of(sender)))
             case Ping():
                 self._supervisor.log.pong(command.token)
+            case Recycle():
+                self._note_limit(command, sender)
+            case Busy():
+                if (child := self._supervisor.children.by_pid(sender)) is not None:
+                    child.is_busy = True
             case Manage():
                 self._manage(command, sender)
             case Terminate():
@@ -219,8 +232,16 @@ class Commands:
                     manager.scale(command.num_workers)
                 case ScaleBy():
                     manager.scale(manager.num_server + command.change)
+                case Upgrade():
+                    manager.upgrade()
                 case _:
                     manager.shutdown()
+
+    def _note_limit(self, limit: Recycle, sender: int | None) -> None:
+        """Keep the first limit that a process reports, for :mod:`~worker._supervisor.duties.recycling`."""
+        child = self._supervisor.children.by_pid(sender)
+        if child is not None and child.recycle is None:
+            child.recycle, child.recycle_asked_at = limit, time.monotonic()
 
     def _report_invalid(self, invalid: Invalid, sender: int | None) -> None:
         self.throttle.log(

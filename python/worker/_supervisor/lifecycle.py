@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from worker._supervisor.model import (
 )
 from worker._supervisor.operation import Kind, Operation
 from worker._supervisor.operations import Operations
-from worker._supervisor.restart_policy import Exit, describe_exit_code, why_not_started
+from worker._supervisor.restart_policy import Exit, why_not_started
 from worker._supervisor.rollout import merge, plan
 from worker._supervisor.transitions import TRANSITIONS
 from worker.constants import NAME_LIMIT, Phase, ProcessState, RestartOrder, excerpt
@@ -54,6 +53,7 @@ class Lifecycle:
     Attributes:
         server: The phase of the server.
         waits_for_change: Whether a server that fails to start is left until a file changes.
+        holds_requests: Whether a restart request is held back until :meth:`release`.
         operations: The restarts and scalings under way.
     """
 
@@ -76,8 +76,10 @@ class Lifecycle:
         self._started = started
         self._records: dict[WorkerProcess, SlotRecord] = {}
         self._requests: dict[WorkerProcess, RestartRequest] = {}
+        self._held: dict[WorkerProcess, RestartRequest] = {}
         self.server = ServerPhase.NEW
         self.waits_for_change = False
+        self.holds_requests = False
         self._log = log
         self.operations = Operations(clock, accepts, is_occupied, log)
 
@@ -99,6 +101,7 @@ class Lifecycle:
         """Drop all records: they would keep the slots, and thereby the descriptors of processes."""
         self._records.clear()
         self._requests.clear()
+        self._held.clear()
 
     @property
     def next_retry(self) -> float:
@@ -132,7 +135,30 @@ class Lifecycle:
             if files := config.get("reloaded_files"):
                 operation.files = tuple(files.split(","))
         request = RestartRequest(order, self._clock(), config, (operation,))
-        self._requests[slot] = merge(self._requests.get(slot), request)
+        requests = self._held if self.holds_requests else self._requests
+        requests[slot] = merge(requests.get(slot), request)
+
+    @property
+    def held(self) -> int:
+        """The number of slots whose restart is held back."""
+        return len(self._held)
+
+    @property
+    def requested(self) -> tuple[Operation, ...]:
+        """The operations for which slots wait for their turn to be restarted."""
+        return _operations(self._requests.values())
+
+    def release(self) -> None:
+        """Let the requests that were held back wait for their turn, as if they were made now."""
+        now = self._clock()
+        for slot, request in self._held.items():
+            self._requests[slot] = merge(self._requests.get(slot), request.replace(made_at=now))
+        self._held.clear()
+
+    def abort_held(self, reason: str) -> None:
+        """Drop the requests that were held back, and abort their operations."""
+        self.operations.abort(_operations(self._held.values()), reason)
+        self._held.clear()
 
     def start(self, slot: WorkerProcess, operation: Operation | None = None) -> None:
         """Start the first process of a slot. If the system refuses it, the restart policy decides.
@@ -162,6 +188,7 @@ class Lifecycle:
         """
         self.server = server
         self._requests.clear()
+        self._held.clear()
         self.operations.stop()
         for slot in [*self._slots()]:
             self.handle(slot, model.StopSent())
@@ -171,7 +198,7 @@ class Lifecycle:
         if not self.server.starts_processes:
             return
         self._start_due_slots()
-        self.operations.settle([*self._slots()], self._requests, self.record)
+        self.operations.settle([*self._slots()], self._is_pending)
 
     def _start_due_slots(self) -> None:
         now = self._clock()
@@ -186,6 +213,11 @@ class Lifecycle:
             # The start in another slot may have failed meanwhile, and aborted the rollout.
             if slot in self._requests:
                 self.handle(slot, model.RestartDue(mode))
+
+    def _is_pending(self, slot: WorkerProcess, operation: Operation) -> bool:
+        """Return whether a slot waits for its new process in an operation."""
+        requests = self._held.get(slot), self._requests.get(slot), self.record(slot).request
+        return any(request is not None and operation in request.operations for request in requests)
 
     def _view(self, slot: WorkerProcess) -> SlotView:
         record = self.record(slot)
@@ -280,7 +312,7 @@ class Lifecycle:
                 self.operations.abort(operations, reason, slot if rolled_back else None)
 
     def _update(self, slot: WorkerProcess, **changes: Any) -> None:
-        self._records[slot] = replace(self.record(slot), **changes)
+        self._records[slot] = self.record(slot).replace(**changes)
 
     def _start_process(self, slot: WorkerProcess, order: RestartOrder, replaces_starting: bool) -> None:
         request: RestartRequest | None = self._requests.pop(slot, None)
@@ -288,7 +320,7 @@ class Lifecycle:
         if replaces_starting and request is not None and before.request is not None:
             # The operations of the replaced process continue with this one.
             operations = dict.fromkeys((*before.request.operations, *request.operations))
-            request = replace(request, operations=(*operations,))
+            request = request.replace(operations=(*operations,))
         self._update(slot, request=request, has_replaced_starting=replaces_starting, retry_at=math.inf)
         if before.retry_at < math.inf:
             slot.note({"next_restart_at": None})
@@ -332,7 +364,7 @@ class Lifecycle:
         event = reports.exited(exit_, report.consequence, level, delay=delay, attempt=report.attempt)
         slot.note(
             {
-                "last_exit": describe_exit_code(exit_.code),
+                "last_exit": exit_.status,
                 "last_exit_at": now,
                 "restarts": self.record(slot).restarts + (delay < math.inf),
                 "next_restart_at": None if delay == math.inf else now + timedelta(seconds=delay),
@@ -341,3 +373,7 @@ class Lifecycle:
         )
         # Logged last, so that the state shows the exit when its line appears.
         self._log.append(event)
+
+
+def _operations(requests: Iterable[RestartRequest]) -> tuple[Operation, ...]:
+    return tuple(dict.fromkeys(one for request in requests for one in request.operations))

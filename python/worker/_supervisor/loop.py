@@ -18,16 +18,22 @@ from typing import Any, Protocol
 from sanic.log import logger
 
 from worker._child import descriptors
-from worker._child.signals import MORE, RELOAD, REQUESTS, STOPS
+from worker._child.signals import HANDLED, MORE, RELOAD, REOPEN, STOPS, UPGRADE, may_take
 from worker._control.coalesce import coalesce
 from worker._control.receive import ConnectionMonitor, MonitorProtocol, fileno, open_monitor
+from worker._core import messages
 from worker._core.messages import Command, Corrupt, Event, Exited, Received, Requested, Restart, ScaleBy
-from worker._spawn import preload
+from worker._spawn.preload.preloads import preloads
 from worker._spawn.reap import Reaper
 from worker._supervisor.commands import CommandHandler, Commands
+from worker._supervisor.duties import Duty, duties
+from worker._supervisor.duties.delayed_stop import DelayedStop
+from worker._supervisor.duties.upgrade import Upgrade
 from worker._supervisor.model import ServerPhase
+from worker._supervisor.reopen import reopen
 from worker._supervisor.supervisor import ProcessTable, Supervisor
 from worker._supervisor.terminal import Terminal
+from worker._system import init
 from worker.constants import MAIN_NAME, Phase, ProcessState, RestartOrder, listed
 from worker.process import WorkerProcess
 
@@ -40,15 +46,15 @@ SLICE = 0.004
 
 
 @contextmanager
-def signals_given_back(*, stops_ignored: bool = False) -> Iterator[None]:
+def signals_given_back(*, are_ignored: bool = False) -> Iterator[None]:
     """Restore the handlers of the main process's signals at the end, if a loop has set its own.
 
     Args:
-        stops_ignored (bool): Ignore SIGINT and SIGTERM instead. Defaults to ``False``.
+        are_ignored (bool): Ignore them instead. Defaults to ``False``.
     """
-    before = {signum: signal.getsignal(signum) for signum in (*STOPS, *REQUESTS)}
-    if stops_ignored:
-        before.update(dict.fromkeys(STOPS, signal.SIG_IGN))
+    before = {signum: signal.getsignal(signum) for signum in (*HANDLED, signal.SIGCHLD)}
+    if are_ignored:
+        before.update(dict.fromkeys(HANDLED, signal.SIG_IGN))
     try:
         yield
     finally:
@@ -93,6 +99,10 @@ class Loop:
     Args:
         manager (LoopHost): Its verbs are called.
         supervisor (Supervisor): Watches its processes.
+
+    Attributes:
+        delayed_stop: Stops the server on request, after the drain delay.
+        upgrade: Starts another main process, which takes the place of this one.
     """
 
     def __init__(self, manager: LoopHost, supervisor: Supervisor) -> None:
@@ -106,8 +116,11 @@ class Loop:
         self._backlog: deque[Event] = deque()
         self._commands = Commands(manager, supervisor, self._name_of, self._may_be_ended)
         self._terminal = Terminal()
-        self._reaper = Reaper(lambda pid: supervisor.children.by_pid(pid) is not None)
+        self._reaper = Reaper()
         self._sockets: list[socket] = []
+        self.delayed_stop = DelayedStop(supervisor, manager.worker_state, manager.settings.drain_delay)
+        self.upgrade = Upgrade(manager, supervisor, lambda: self.stop_asked or self.delayed_stop.is_waiting)
+        self._duties: list[Duty] = []
 
     @property
     def is_open(self) -> bool:
@@ -140,6 +153,9 @@ class Loop:
         self._monitor = open_monitor(self._manager.monitor_subscriber, self._supervisor.notify_fd)
         self._thread = threading.get_ident()
         self._supervisor.open(self._monitor)
+        others = duties(self._manager, self._supervisor)
+        # The preloading comes last: it may wait for an answer.
+        self._duties = [self.delayed_stop, self.upgrade, *others, self._supervisor.preloading]
         descriptors.close_in_children(self._monitor)
         descriptors.close_in_children(self._manager.monitor_subscriber)
         self._sockets = self._manager.listening_sockets
@@ -169,9 +185,10 @@ class Loop:
     def take_signals(self) -> None:
         """Handle the signals of the main process; a request that was ignored stays ignored."""
         # A handler only queues the signal. The loop handles it, never in the middle of another action.
-        for signum in (*STOPS, *REQUESTS):
-            if signum in STOPS or signal.getsignal(signum) is not signal.SIG_IGN:
-                signal.signal(signum, self.on_signal)
+        for signum in filter(may_take, HANDLED):
+            signal.signal(signum, self.on_signal)
+        if init.is_init() and signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL:
+            signal.signal(signal.SIGCHLD, self.on_signal)
 
     def on_signal(self, signum: int, frame: Any) -> None:
         """Queue a signal for the loop; the handler of the main process's signals.
@@ -179,13 +196,15 @@ class Loop:
         Before the loop and after it, the queue is not read: there, the second stop signal has its default
         action.
         """
+        if signum == signal.SIGCHLD:
+            self._reaper.child_exited()
+            return
         if not self.is_open and self._stop_is_queued and signum in STOPS:
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
+            init.end(signum)
         self._signals.append(signum)
         self._supervisor.wake()
         if signum in STOPS:
-            preload.interrupt()
+            preloads.interrupt()
 
     def do(self, call: Callable[[], None]) -> None:
         """Make a call now, or in the thread of the loop if that is another one."""
@@ -222,6 +241,9 @@ class Loop:
         if now >= self._commands.throttle.flush_at:
             self._commands.throttle.flush()
         self._reaper.settle(now)
+        for duty in self._duties:
+            if now >= duty.due_at:
+                self._commands.guarded(partial(duty.perform, now), os.getpid())
         if self._terminal.has_hung_up(now) and not self.is_over:
             self._manager.shutdown_signal(signal.SIGHUP, None)
         if self._supervisor.needs_reconcile(now):
@@ -257,13 +279,16 @@ class Loop:
                     f"{self._supervisor.failure} If the log does not show the cause, run the application "
                     "with --single-process: it then fails with its own error."
                 )
+        if self.stop_asked and any(self._unacked()):
+            # The signal is handled after this, in the phase RUNNING.
+            self.delayed_stop.skip_delay()
         self._supervisor.end_start()
         self._backlog.extendleft(reversed(self._commands.take_deferred()))
         return ""
 
     def drain(self) -> None:
         """Wait until no process is left."""
-        while self._supervisor.children and self._monitor is not None:
+        while (self._supervisor.children or self.upgrade.is_under_way) and self.is_open:
             self.turn()
 
     # Events of one wait
@@ -290,14 +315,18 @@ class Loop:
             signum = self._signals.popleft()
             if signum in STOPS or (signum == RELOAD and not self.is_over and self._terminal.hangs_up()):
                 self._manager.shutdown_signal(signum, None)
+            elif signum == REOPEN:
+                reopen(self._supervisor.children)
             elif not self.is_over:
                 name = signal.Signals(signum).name
                 logger.info("Received signal %s.", name)
                 self._commands.obey(Received(self._meaning_of(signum, name), os.getpid()))
 
     def _meaning_of(self, signum: int, name: str) -> Command:
-        command: Restart | ScaleBy = ScaleBy(1 if signum == MORE else -1)
-        if signum == RELOAD:
+        command: Command = ScaleBy(1 if signum == MORE else -1)
+        if signum == UPGRADE:
+            command = messages.Upgrade()
+        elif signum == RELOAD:
             command = Restart(None, order=RestartOrder.STARTUP_FIRST)
         return Requested(command, "", f"signal {name}", 0.0)
 
@@ -316,7 +345,7 @@ class Loop:
         if self._backlog or self._calls or self._signals or self._supervisor.has_events:
             return 0.0
         others = (self._commands.throttle.flush_at, self._terminal.check_at, self._reaper.due)
-        deadline = min(self._supervisor.reconcile_at, *others)
+        deadline = min(self._supervisor.reconcile_at, *others, *(duty.due_at for duty in self._duties))
         left = min(max(0.0, deadline - time.monotonic()), math.inf if at_most is None else at_most)
         return None if left == math.inf else left
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from worker._core.record import Record
 from worker.constants import Phase, ProcessState, RestartOrder
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class ServerPhase(Enum):
 # Requests
 
 
-@dataclass(frozen=True)
-class RestartRequest:
+class RestartRequest(Record):
     """A request for a new process in a slot.
 
     Attributes:
@@ -65,7 +65,7 @@ class RestartRequest:
 
     order: RestartOrder
     made_at: float
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = MappingProxyType({})
     operations: tuple[Operation, ...] = ()
 
     @property
@@ -74,8 +74,7 @@ class RestartRequest:
         return all(operation.proven for operation in self.operations)
 
 
-@dataclass(frozen=True)
-class RestartMode:
+class RestartMode(Record):
     """How a slot gets its new process: the order, and whether the start does not wait for the exit."""
 
     order: RestartOrder
@@ -85,8 +84,7 @@ class RestartMode:
 # Slots
 
 
-@dataclass(frozen=True)
-class SlotRecord:
+class SlotRecord(Record):
     """The lifecycle data of a slot.
 
     Attributes:
@@ -108,8 +106,7 @@ class SlotRecord:
     last_exit: Exit | None = None
 
 
-@dataclass(frozen=True)
-class SlotView:
+class SlotView(NamedTuple):
     """A slot as a decision sees it.
 
     Attributes:
@@ -125,8 +122,7 @@ class SlotView:
     has_replaced_starting: bool = False
 
 
-@dataclass(frozen=True)
-class Situation:
+class Situation(Record):
     """The input of a decision about one slot, besides the event.
 
     Attributes:
@@ -165,13 +161,11 @@ class Situation:
 # Events
 
 
-@dataclass(frozen=True)
-class StartAsked:
+class StartAsked(Record):
     """The start of the first process was requested."""
 
 
-@dataclass(frozen=True)
-class Started:
+class Started(Record):
     """A process was started in the slot.
 
     Attributes:
@@ -181,8 +175,7 @@ class Started:
     child: ChildProcess | None
 
 
-@dataclass(frozen=True)
-class StartFailed:
+class StartFailed(Record):
     """The main process could not start a process in the slot.
 
     Attributes:
@@ -196,55 +189,47 @@ class StartFailed:
     is_refused: bool = False
 
 
-@dataclass(frozen=True)
-class RestartDue:
+class RestartDue(Record):
     """The slot is due in a rollout."""
 
     mode: RestartMode
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(Record):
     """The current process is ready."""
 
     child: ChildProcess
 
 
-@dataclass(frozen=True)
-class StartTimedOut:
+class StartTimedOut(Record):
     """The current process was not ready in time."""
 
     child: ChildProcess
 
 
-@dataclass(frozen=True)
-class Exited:
+class Exited(Record):
     """The current process has exited."""
 
     exit: Exit
 
 
-@dataclass(frozen=True)
-class PreviousExited:
+class PreviousExited(Record):
     """The previous process has exited while the current one was starting."""
 
     exit: Exit
 
 
-@dataclass(frozen=True)
-class StoppedExited:
+class StoppedExited(Record):
     """A process that was stopped by the manager has exited."""
 
     exit: Exit
 
 
-@dataclass(frozen=True)
-class BackoffOver:
+class BackoffOver(Record):
     """The backoff is over: the next process is due."""
 
 
-@dataclass(frozen=True)
-class StopSent:
+class StopSent(Record):
     """The processes of the slot were stopped for good."""
 
 
@@ -266,96 +251,81 @@ SlotEvent = (
 # Actions
 
 
-@dataclass(frozen=True)
-class Enter:
+class Enter(Record):
     """Enter a phase, and show it in the state entry."""
 
     phase: Phase
 
 
-@dataclass(frozen=True)
-class Update:
+class Update(Record):
     """Change other fields of the slot's record."""
 
     changes: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class StartProcess:
+class StartProcess(Record):
     """Start the next process, for the waiting request if there is one."""
 
     order: RestartOrder
     replaces_starting: bool = False
 
 
-@dataclass(frozen=True)
-class StopCurrent:
+class StopCurrent(Record):
     """Stop the current process; the next one is started after its exit."""
 
 
-@dataclass(frozen=True)
-class HandOver:
+class HandOver(Record):
     """Hand the state entry over to the current process, and stop the previous one."""
 
 
-@dataclass(frozen=True)
-class RollBack:
+class RollBack(Record):
     """Let the previous process be the current one again."""
 
 
-@dataclass(frozen=True)
-class ContinueAlone:
+class ContinueAlone(Record):
     """Forget the previous process."""
 
 
-@dataclass(frozen=True)
-class ReportStart:
+class ReportStart(Record):
     """Report the start of a process."""
 
     child: ChildProcess
 
 
-@dataclass(frozen=True)
-class MarkReady:
+class MarkReady(Record):
     """Take note that a process is ready, and report it."""
 
     child: ChildProcess
 
 
-@dataclass(frozen=True)
-class Acknowledge:
+class Acknowledge(Record):
     """Count the start of the current process as acknowledged."""
 
 
-@dataclass(frozen=True)
-class KillUnready:
+class KillUnready(Record):
     """Kill a process that was not ready in time."""
 
     child: ChildProcess
 
 
-@dataclass(frozen=True)
-class SetState:
+class SetState(Record):
     """Set the state of the current process."""
 
     state: ProcessState
     force: bool = False
 
 
-@dataclass(frozen=True)
-class ShowNotServing:
+class ShowNotServing(Record):
     """Show in the state entry that no process serves in the slot."""
 
 
-@dataclass(frozen=True)
-class WriteEntry:
+class WriteEntry(Record):
     """Write to the state entry."""
 
     changes: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(Record):
     """Report an exit, and note it in the state entry.
 
     Attributes:
@@ -371,8 +341,7 @@ class Report:
     attempt: int = 0
 
 
-@dataclass(frozen=True)
-class ReportExpected:
+class ReportExpected(Record):
     """Report an exit that is no fault of the process, by a log line of this level of :mod:`logging`."""
 
     exit: Exit
@@ -380,34 +349,29 @@ class ReportExpected:
     level: int
 
 
-@dataclass(frozen=True)
-class QueueRequest:
+class QueueRequest(Record):
     """Let a request wait for the slot's turn."""
 
     request: RestartRequest
 
 
-@dataclass(frozen=True)
-class Forget:
+class Forget(Record):
     """Drop the requests that wait for these slots; by default, that of the slot itself."""
 
     slots: tuple[WorkerProcess, ...] | None = None
 
 
-@dataclass(frozen=True)
-class MarkProven:
+class MarkProven(Record):
     """Mark the code of these operations as known to start."""
 
     operations: tuple[Operation, ...]
 
 
-@dataclass(frozen=True)
-class MarkDone:
+class MarkDone(Record):
     """Count the slot as done in the operations of its request."""
 
 
-@dataclass(frozen=True)
-class Abort:
+class Abort(Record):
     """Abort these operations.
 
     Attributes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
+
+from worker._core.record import Record
 
 if TYPE_CHECKING:
     from worker.process import WorkerProcess
@@ -14,19 +15,20 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "Operation", "Origin", "Status"]
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(Record):
     """The origin of a request.
 
     Attributes:
         name: The origin in words: ``signal SIGHUP``, ``Sanic-Reloader-0 [77]``.
         id: The id of the requested operation, if the request has one; else empty.
         made_at: When the request was made, in seconds since 1970; 0 if that is now.
+        reason: Why it was made; empty if that is not known.
     """
 
     name: str
     id: str = ""
     made_at: float = 0.0
+    reason: str = ""
 
 
 class Kind(Enum):
@@ -36,6 +38,7 @@ class Kind(Enum):
     SCALE_UP = ("Scaling", "started")
     SCALE_DOWN = ("Scaling", "stopped")
     SHUTDOWN = ("Shutdown", "stopped")
+    UPGRADE = ("Upgrade", "replaced")
 
     def __str__(self) -> str:
         return self.value[0]
@@ -63,9 +66,11 @@ class Operation:
             that serve (the canary), and keeps it until the new one serves.
         files: The changed files that are the reason; empty if there are none.
         total: The number of its workers.
+        done: The number of them that are done.
         waiting: The slots whose new process is not ready yet.
         leaving: The removed slots whose process has not exited yet.
         passed: The slots that are done. Previous processes may still accept connections there.
+        note: Its progress in words, if it counts no workers.
         failure: Why it was aborted; empty if it was not.
         rolled_back: The names of the slots in which the previous process was kept.
     """
@@ -89,9 +94,11 @@ class Operation:
         self.proven = proven
         self.files: tuple[str, ...] = ()
         self.total = 0
+        self.done = 0
         self.waiting: set[WorkerProcess] = set()
         self.leaving: set[WorkerProcess] = set()
         self.passed: set[WorkerProcess] = set()
+        self.note = ""
         self.failure = ""
         self.rolled_back: list[str] = []
 
@@ -118,17 +125,14 @@ class Operation:
         if is_new:
             self.waiting.remove(slot)
             self.passed.add(slot)
+            self.done += 1
         return is_new
 
     def mark_left(self, slot: WorkerProcess) -> None:
         """Count a removed slot as done, because its process has exited."""
         self.leaving.remove(slot)
         self.passed.add(slot)
-
-    @property
-    def done(self) -> int:
-        """The number of workers that are done."""
-        return self.total - len(self.waiting) - len(self.leaving)
+        self.done += 1
 
     @property
     def progress(self) -> str:
@@ -138,10 +142,10 @@ class Operation:
 
     @property
     def kind_name(self) -> str:
-        """The name of its kind in the inspector: ``restart``, ``reload``, ``scale`` or ``shutdown``."""
+        """The name of its kind in the inspector: ``restart``, ``reload``, ``scale``, ``shutdown``, ..."""
         if self.files:
             return "reload"
-        return {Kind.RESTART: "restart", Kind.SHUTDOWN: "shutdown"}.get(self.kind, "scale")
+        return "scale" if self.kind in (Kind.SCALE_UP, Kind.SCALE_DOWN) else self.kind.name.lower()
 
     def shown(self, status: Status, ended_at: datetime | None, seconds: float | None) -> dict[str, Any]:
         """Return the operation as the inspector shows it.
@@ -164,7 +168,7 @@ class Operation:
             "seconds": seconds,
             "done": self.done,
             "total": self.total,
-            "text": self.progress if self.total else "",
+            "text": self.progress if self.total else self.note,
             "reason": self.failure,
             "rolled_back": self.rolled_back,
         }

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker._state import events
 from worker._supervisor.operation import Kind, Operation, Origin, Status
@@ -16,7 +15,6 @@ from worker.process import get_now
 
 if TYPE_CHECKING:
     from worker._state.event_log import EventLog
-    from worker._supervisor.model import RestartRequest, SlotRecord
     from worker.process import WorkerProcess
 
 __all__ = ["Operations"]
@@ -50,11 +48,22 @@ class Operations:
         self._is_occupied = is_occupied
         self._log = log
         self._open: list[Operation] = []
+        self._started: set[Operation] = set()
         self._current: Operation | None = None
         self.origin = APPLICATION
 
     def __bool__(self) -> bool:
         return bool(self._open)
+
+    @property
+    def is_upgrading(self) -> bool:
+        """Whether an operation is under way that counts no workers."""
+        return bool(self._started)
+
+    @property
+    def under_way(self) -> list[Operation]:
+        """The operations that have begun and not ended."""
+        return [*self._open]
 
     @contextmanager
     def requested_by(self, origin: Origin, kind: Kind) -> Iterator[None]:
@@ -105,7 +114,7 @@ class Operations:
             kind, began, requested_at, self._log.new_operation(), self.origin, proven=proven
         )
         # The id is that of one operation.
-        self.origin = replace(self.origin, id="", made_at=0.0)
+        self.origin = self.origin.replace(id="", made_at=0.0)
         return operation
 
     def _begin(self, operation: Operation) -> None:
@@ -120,10 +129,40 @@ class Operations:
         else:
             self._show(operation, Status.DONE)
 
-    def _show(self, operation: Operation, status: Status) -> None:
+    def _show(self, operation: Operation, status: Status) -> dict[str, Any]:
         seconds = None if status is Status.RUNNING else self._clock() - operation.began
         ended_at = None if seconds is None else get_now()
-        self._log.show_operation(operation.number, operation.shown(status, ended_at, seconds))
+        shown = operation.shown(status, ended_at, seconds)
+        self._log.show_operation(operation.number, shown)
+        return shown
+
+    def start(self, kind: Kind) -> Operation:
+        """Make an operation that counts no workers, and that :meth:`finish` ends."""
+        operation = self._make(kind, proven=True)
+        self._started.add(operation)
+        self._show(operation, Status.RUNNING)
+        return operation
+
+    def note(self, operation: Operation, note: str) -> None:
+        """Show the progress of such an operation in words."""
+        operation.note = note
+        self._show(operation, Status.RUNNING)
+
+    def finish(self, operation: Operation, note: str = "", failure: str = "") -> dict[str, Any]:
+        """End such an operation; return it as the inspector shows it.
+
+        Args:
+            operation (Operation): The operation.
+            note (str): Its outcome in words. Defaults to none.
+            failure (str): Why it has failed. Defaults to ``""``: it has not.
+        """
+        operation.note, operation.failure = note, failure
+        self._started.discard(operation)
+        return self._show(operation, Status.FAILED if failure else Status.DONE)
+
+    def adopt(self, shown: Mapping[str, Any]) -> None:
+        """Show an operation of another main process that has ended."""
+        self._log.show_operation(self._log.new_operation(), shown)
 
     def add_removed(self, slot: WorkerProcess) -> None:
         """Count a removed slot as part of the operation that is being requested, if there is one."""
@@ -170,22 +209,17 @@ class Operations:
         self._open.clear()
 
     def settle(
-        self,
-        slots: Collection[WorkerProcess],
-        requests: Mapping[WorkerProcess, RestartRequest],
-        record: Callable[[WorkerProcess], SlotRecord],
+        self, slots: Collection[WorkerProcess], is_pending: Callable[[WorkerProcess, Operation], bool]
     ) -> None:
         """Log the outcome of the operations that have ended.
 
         Args:
             slots (Collection[WorkerProcess]): The process table.
-            requests (Mapping[WorkerProcess, RestartRequest]): The requests that wait for their turn.
-            record (Callable): Returns the record of a slot.
+            is_pending (Callable): Returns whether a slot waits for its new process in an operation.
         """
         for operation in [*self._open]:
             for slot in [] if operation.failure else [*operation.waiting]:
-                pending = requests.get(slot), record(slot).request
-                if slot not in slots or not any(one and operation in one.operations for one in pending):
+                if slot not in slots or not is_pending(slot, operation):
                     operation.drop(slot)
             for slot in [slot for slot in operation.leaving if not self._is_occupied(slot)]:
                 operation.mark_left(slot)

@@ -7,8 +7,8 @@ import math
 import signal
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from worker._core.record import Record
 from worker.constants import NAME_LIMIT, NEVER, ON_FAILURE, excerpt
 from worker.settings import Settings
 
@@ -16,6 +16,12 @@ __all__ = ["Decision", "Exit", "decide", "describe_exit_code", "summarize", "why
 
 # A backoff is longer or shorter by this fraction: processes that exit together do not start together.
 JITTER = 0.2
+
+OUT_OF_MEMORY = " (out of memory)"
+# Stands for a kill for want of memory after `min_uptime` of service, among the exits in a row.
+KILLED_IN_SERVICE = f"SIGKILL{OUT_OF_MEMORY} in service"
+# A larger exponent of the backoff overflows; by then any limit is reached.
+MAX_EXPONENT = 60
 
 # Remedies for a process that the system refuses to start.
 REMEDIES = {
@@ -26,8 +32,7 @@ REMEDIES = {
 }
 
 
-@dataclass(frozen=True)
-class Exit:
+class Exit(Record):
     """The exit of a process.
 
     Attributes:
@@ -40,6 +45,7 @@ class Exit:
         error: Why its start failed, as far as it is known; empty if it is not.
         others_left: Whether another process of the same slot has not exited yet.
         has_run: Whether there was a process: ``False`` if the main process could not start it.
+        oom: Whether the kernel has killed it for want of memory.
     """
 
     slot: str
@@ -51,6 +57,12 @@ class Exit:
     error: str = ""
     others_left: bool = False
     has_run: bool = True
+    oom: bool = False
+
+    @property
+    def status(self) -> str:
+        """Its exit code or signal in words: ``exit code 1``, ``SIGKILL (out of memory)``."""
+        return describe_exit_code(self.code) + (OUT_OF_MEMORY if self.oom else "")
 
     @property
     def process(self) -> str:
@@ -71,7 +83,9 @@ class Exit:
     def __str__(self) -> str:
         if not self.has_run:
             return f"{self.process} could not be started: {self.error}"
-        if self.code is not None and self.code < 0:
+        if self.oom:
+            how = "was killed by the kernel for want of memory (SIGKILL)"
+        elif self.code is not None and self.code < 0:
             how = f"was killed by {describe_exit_code(self.code)}"
         else:
             how = f"exited with {'an unknown code' if self.code is None else f'code {self.code}'}"
@@ -83,8 +97,7 @@ class Exit:
         return f"{self.process} {how} {when}{error}"
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(Record):
     """The consequence of an exit.
 
     Attributes:
@@ -147,15 +160,23 @@ def decide(
     # The policy applies to processes that ran. One that could not be started has to be tried again.
     if exit.has_run and (policy == NEVER or (policy == ON_FAILURE and exit.code == 0)):
         return Decision(math.inf, False, f"Not restarting it (restart policy: {policy}).", exits)
-    if exit.ready_for is not None and exit.ready_for >= settings.min_uptime:
+    is_stable = exit.ready_for is not None and exit.ready_for >= settings.min_uptime
+    if is_stable and not exit.oom:
         return Decision(0.0, False, "Restarting it now.")
     limit = settings.max_consecutive_failures
-    exits = (*exits, describe_exit_code(exit.code) if exit.has_run else "not started")
+    # Failures and kills for want of memory after a long service count apart: the latter make no slot FAILED.
+    row = [one for one in exits if (one == KILLED_IN_SERVICE) == is_stable]
+    if is_stable:
+        row = row[-MAX_EXPONENT:]
+    exits = (*row, KILLED_IN_SERVICE if is_stable else exit.status if exit.has_run else "not started")
     count = len(exits)
     longest = max(settings.backoff_initial, settings.backoff_max)
-    # A larger exponent overflows; by then any limit is reached.
-    delay = min(settings.backoff_initial * 2.0 ** min(count - 1, 60), longest)
+    delay = min(settings.backoff_initial * 2.0 ** min(count - 1, MAX_EXPONENT), longest)
     jitter = 1 + JITTER * (2 * chance - 1)
+    if is_stable:
+        # The memory is scarce: another process at once would only be the next one to be killed.
+        reason = f"Restarting it in {delay * jitter:.2f} s (kill {count} in a row)."
+        return Decision(delay * jitter, False, reason, exits)
     if count < limit:
         delay *= jitter
         tally = f"failure {count} of {limit} in a row"

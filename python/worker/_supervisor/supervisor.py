@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sanic.log import error_logger, logger
 
-from worker._spawn import liveness, preload, processes
+from worker._spawn import liveness, processes
 from worker._state.event_log import EventLog
 from worker._state.foreign import adapted
 from worker._supervisor import model, reports
 from worker._supervisor.child import ChildProcess
 from worker._supervisor.children import Children
+from worker._supervisor.duties.preloading import Preloadable, Preloading
 from worker._supervisor.lifecycle import Lifecycle
 from worker._supervisor.mailbox import Mailbox
 from worker._supervisor.model import ServerPhase
@@ -28,10 +29,8 @@ from worker.process import RestartAsked, SlotChanged, SlotStarted, Worker, Worke
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from multiprocessing.context import BaseContext
 
     from worker._control.receive import MonitorProtocol
-    from worker.settings import Settings
 
 __all__ = ["ProcessTable", "Supervisor"]
 
@@ -39,13 +38,10 @@ __all__ = ["ProcessTable", "Supervisor"]
 HELPER_GRACE = 3.0
 
 
-class ProcessTable(Protocol):
+class ProcessTable(Preloadable, Protocol):
     """The manager, as the supervisor sees it."""
 
     THRESHOLD: int
-    settings: Settings
-    context: BaseContext
-    worker_state: MutableMapping[str, Any]
 
     @property
     def workers(self) -> list[Worker]:
@@ -68,6 +64,7 @@ class Supervisor:
         log: Takes the events that an operator is told.
         operations: The restarts and scalings under way.
         children: The processes that are watched.
+        preloading: Keeps the preload process, from which workers are forked.
         mailbox: Takes the messages of the slots.
         gave_up: Whether the server was stopped because no worker was left that could run.
         reconcile_at: When to :meth:`reconcile` again, on the monotonic clock; ``inf``: when an event comes.
@@ -89,6 +86,7 @@ class Supervisor:
             self.log,
         )
         self.operations = self._lifecycle.operations
+        self.preloading = Preloading(table, self._lifecycle, self.log, self.start_limit, self.look_again)
         self.mailbox = Mailbox(self.wake)
         self._monitor: MonitorProtocol | None = None
         self._has_events = False
@@ -118,6 +116,7 @@ class Supervisor:
     def open(self, monitor: MonitorProtocol) -> None:
         """Watch processes from now on, by the monitor of the calling loop."""
         self._monitor = monitor
+        self.preloading.begin(monitor)
         self._opened_at = time.monotonic()
         self.mailbox.open()
 
@@ -127,13 +126,17 @@ class Supervisor:
         self._monitor = None
         self.mailbox.close()
         self._lifecycle.close()
-        preload.reset()
+        self.preloading.close()
 
     def wake(self) -> None:
         """End the wait of the loop; called from any thread, and from a signal handler."""
         monitor = self._monitor
         if monitor is not None:
             monitor.wake()
+
+    def look_again(self) -> None:
+        """Let the loop :meth:`reconcile` before its next wait."""
+        self._has_events = True
 
     def begin_start(self) -> None:
         """Begin the first start of the servers."""
@@ -149,13 +152,9 @@ class Supervisor:
             self.log.append(reports.server_ready(servers, time.monotonic() - self._opened_at))
         self._lifecycle.waits_for_change = False
         self._has_events = True
-        if self.can_wait_for_change:
-            processes.start_fork_server(self._table.context, is_titled=self._table.settings.process_titles)
 
     def stop(self) -> None:
         """Stop every process, and start no more."""
-        if not self.phase.is_over:
-            self.log.append(reports.stop_requested(self.operations.origin.name))
         self._lifecycle.stop()
 
     def end_loop(self) -> None:
@@ -203,10 +202,6 @@ class Supervisor:
             logger.info("%s: starting it again; it was FAILED.", excerpt(slot.name, NAME_LIMIT))
             slot.restart()
         return len(failed)
-
-    def invalidate_fork_server(self, files: Collection[str]) -> None:
-        """Fork no servers any more that have imported one of these changed files."""
-        preload.invalidate_if_changed(files)
 
     def reload_order(self, order: RestartOrder) -> RestartOrder:
         """Return the order of a restart of all servers for changed files; ``order`` was requested."""
@@ -259,6 +254,8 @@ class Supervisor:
     def on_exit(self, key: str, exitcode: int | None) -> None:
         """Handle the exit of a process."""
         self.read_mailbox()
+        if self.preloading.on_exit(key):
+            return
         child = self.children[key]
         slot, base = child.slot, child.base
         has_begun = liveness.has_begun(base)
@@ -317,7 +314,7 @@ class Supervisor:
             if child.slot.name not in names:
                 continue
             entry = self._state_watcher.read(child.slot)
-            child.serves = bool(entry.get("serving"))
+            child.serves |= bool(entry.get("serving"))
             has_acked = child.serves or entry.get("state") == ProcessState.ACKED.name
             if has_acked and child.slot.state < ProcessState.ACKED:
                 child.slot.acknowledge()
@@ -359,13 +356,10 @@ class Supervisor:
 
     def _kill_overdue(self, child: ChildProcess, now: float) -> float:
         """Kill a process that has not stopped within the graceful timeout; return when that is."""
-        grace = self._table.settings.graceful_timeout
-        if child.slot.absence and not child.slot.is_reloader:
-            # It has nothing of the application's to finish.
-            grace = min(grace, HELPER_GRACE)
+        grace = child.stop_limit(self._table.settings.graceful_timeout)
         if now >= child.kill_at(grace):
-            child.escalate_stop()
-            self.log.append(reports.killed(child, f"did not exit within {grace:g} s of the stop"))
+            self.children.escalate_stop(child, self.phase)
+            self.log.append(reports.killed(child, reports.overdue(child, grace)))
         return child.kill_at(grace)
 
     def _slots(self) -> list[WorkerProcess]:
@@ -381,6 +375,9 @@ class Supervisor:
         if type(base.pid) is int and type(sentinel) is int:
             child = ChildProcess(slot, base, now, now + limit, limit)
             child.ready_at = math.inf if slot.is_server else now
+            if slot.absence and not slot.is_reloader:
+                # It has nothing of the application's to finish.
+                child.grace = HELPER_GRACE
             self._monitor.watch(self.children.add(child), base.pid, sentinel)
         self._lifecycle.handle(slot, model.Started(child))
 
