@@ -98,6 +98,8 @@ class Inspector:
     absence = "It answers nobody until it runs."
     """The effect of its absence: it is never FAILED, and does not hold the stop of the server up."""
 
+    _succession: Any = None
+
     def __init__(
         self,
         publisher: Publisher,
@@ -138,8 +140,10 @@ class Inspector:
 
     def __before_start__(self, settings: Any) -> str | None:
         """Return the URL, in the main process; ``None``, and log an error, if the inspector may not start."""
-        from worker._inspect.address import AddressRefusedError
+        from worker._inspect.address import AddressRefusedError, Succession
 
+        # The child is given this object.
+        self._succession = Succession()
         address = self._address(settings)
         try:
             address.check()
@@ -192,12 +196,16 @@ class Inspector:
             str: ``Scaling to <number>``.
 
         Raises:
-            BadRequest: ``replicas`` is no such number, or more than the setting ``max_workers``.
+            BadRequest: ``replicas`` is no such number, more than the setting ``max_workers``, or out of the
+                range of the setting ``workers``.
         """
         from worker._inspect import arguments
 
-        most = bootstrap.current_settings().max_workers
-        num_workers = arguments.replicas(replicas, most, self._num_servers)
+        settings = bootstrap.current_settings()
+        limits, setting = (1, settings.max_workers), "max_workers"
+        if settings.range is not None:
+            limits, setting = settings.range, "workers"
+        num_workers = arguments.replicas(replicas, *limits, setting, self._num_servers)
         log_msg = f"Scaling to {num_workers}"
         logger.info(log_msg)
         self._operations.scale(num_workers)
@@ -206,6 +214,29 @@ class Inspector:
     def shutdown(self) -> None:
         """Stop the whole server."""
         self._operations.request("shutdown", "__TERMINATE__")
+
+    def upgrade(self) -> None:
+        """Start a new main process with new code, which takes the place of this one on the same sockets."""
+        self._operations.request("upgrade", "__UPGRADE__")
+
+    async def stacks(self, name: str) -> dict[str, Any]:
+        """Show the stacks of a process, also of one that is stuck.
+
+        Args:
+            name (str): Its name.
+
+        Returns:
+            dict[str, Any]: ``name``, ``pid``, ``text``, and ``debugger``: the one that is at work in the
+                process, or ``None``. ``way`` is ``interpreter`` if the process has told its stacks itself,
+                ``faulthandler`` if C code holds its GIL, and ``kernel`` if it does not answer.
+
+        Raises:
+            BadRequest: ``name`` is no text.
+            NotFound: There is no process of this name.
+        """
+        from worker._inspect import stacks
+
+        return await stacks.collect(self.worker_state, name)
 
     def _setup(self) -> None:
         # The parts are imported on use: every server imports this module.
@@ -258,6 +289,7 @@ class Inspector:
             unix=settings.inspector_unix,
             is_secure=self._tls is not None and not settings.inspector_unix,
             may_be_open=self._has_key or settings.inspector_open,
+            succession=self._succession,
         )
 
     @property

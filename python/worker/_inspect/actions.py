@@ -12,9 +12,13 @@ from sanic.exceptions import BadRequest, NotFound
 from worker._inspect.marks import Marks, marks_of
 from worker.constants import NAME_LIMIT, excerpt, listed
 
-__all__ = ["BUILT_IN", "Action", "check_arguments", "find", "unknown"]
+__all__ = ["BUILT_IN", "OPERATIONS", "Action", "check_arguments", "find", "unknown"]
 
-BUILT_IN = ("reload", "restart", "scale", "shutdown")
+# They begin operations.
+OPERATIONS = ("reload", "restart", "scale", "shutdown", "upgrade")
+# They change nothing. Their class bears no marks: every server imports it, but not the module of the marks.
+READ_ONLY = ("stacks",)
+BUILT_IN = (*OPERATIONS, *READ_ONLY)
 
 
 class Action(NamedTuple):
@@ -55,7 +59,8 @@ def find(inspector: object, base: type) -> dict[str, Action]:
             is_action = is_own or marks is not None or name in BUILT_IN
             if is_action and not isinstance(member, staticmethod) and not (marks or Marks()).hidden:
                 method = member.__get__(inspector, type(inspector))
-                found[name] = Action(method, marks is not None and marks.read_only)
+                is_read_only = owner is base and name in READ_ONLY if marks is None else marks.read_only
+                found[name] = Action(method, is_read_only)
     return dict(sorted(found.items()))
 
 

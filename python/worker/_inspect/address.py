@@ -17,11 +17,12 @@ from sanic.log import error_logger, logger
 from sanic.server.socket import bind_socket
 
 from worker._inspect.origin import is_loopback
-from worker._listen import runtime, unix
+from worker._inspect.succession import Succession
 from worker._state.foreign import adapted
+from worker._system import runtime, unix
 from worker.constants import NAME_LIMIT, excerpt
 
-__all__ = ["Address", "AddressRefusedError"]
+__all__ = ["Address", "AddressRefusedError", "Succession"]
 
 # The time from one try to take an address that is in use to the next, seconds.
 RETRY_INTERVAL = 3.0
@@ -45,6 +46,7 @@ class Address:
         unix: The path of a unix socket; empty for TCP.
         is_secure: Whether the inspector serves TLS over TCP.
         may_be_open: Whether other machines may reach it: a key protects it, or the operator allows it.
+        succession: The main process before this one, whose inspector may still have the address.
     """
 
     host: str
@@ -52,6 +54,7 @@ class Address:
     unix: str = ""
     is_secure: bool = False
     may_be_open: bool = False
+    succession: Succession | None = None
 
     @property
     def url(self) -> str:
@@ -75,7 +78,7 @@ class Address:
         """Listen while the body runs, as soon as the address is free.
 
         The URL is meanwhile in the state entry of the calling process and in a file for the user's commands
-        (:mod:`worker._listen.runtime`).
+        (:mod:`worker._system.runtime`).
 
         Args:
             state (Mapping[str, Any]): The state of all processes.
@@ -113,6 +116,8 @@ class Address:
                 if not self.port and port:
                     # Another process has taken the port that the system chose before.
                     port = 0
+                    continue
+                if self.succession is not None and self.succession.awaits_address():
                     continue
                 if not waited:
                     self._report(error)

@@ -47,32 +47,35 @@ def names(value: Any, state: State) -> list[str]:
     return [*dict.fromkeys(found)]
 
 
-def replicas(value: Any, most: int, current: Callable[[], int]) -> int:
+def replicas(value: Any, least: int, most: int, setting: str, current: Callable[[], int]) -> int:
     """Return the number of servers that a scaling asks for. 0 and an empty value stand for 1.
 
     Args:
         value (Any): The number, also as text or as a whole float; or, as text with a sign, the change of it.
-        most (int): The largest number that is allowed.
+        least (int): The smallest number that is allowed.
+        most (int): The largest one.
+        setting (str): The setting that limits it.
         current (Callable): Returns the present number, if it is needed.
 
     Raises:
         BadRequest: It is no such number, or out of range.
     """
-    if not value:
-        return 1
+    number = None if value else 1
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, (int, str)) and not isinstance(value, bool):
+    if value and isinstance(value, (int, str)) and not isinstance(value, bool):
         with suppress(ValueError):
-            number, least = int(value), 0
+            number = int(value)
             if isinstance(value, str) and value.strip()[0] in "+-":
-                number, least = number + current(), 1
-            if least <= number <= most:
-                return number or 1
-    raise BadRequest(
-        f"replicas must be a whole number from 1 on, at most {most}, or a change such as '+1', "
-        f"not {_shown(value)}"
-    )
+                number += current()
+            elif number == 0:
+                number = 1
+    if number is None or not least <= number <= most:
+        raise BadRequest(
+            f"replicas must be a whole number from {least} on, at most {most} ({setting}), or a change such "
+            f"as '+1', not {_shown(value)}"
+        )
+    return number
 
 
 def num_servers(state: State) -> int:

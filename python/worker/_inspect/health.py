@@ -75,11 +75,14 @@ class MainCheck:
         began = time.monotonic()
         before = read_pong(state)
         # An answer to any ping since then shows that the loop turns: also to that of another process.
-        if before != self._last_answer or began - self._sent_at > PING_AGAIN:
-            self._last_answer, self._sent_at = before, began
-            self._send()
+        is_due = before != self._last_answer or began - self._sent_at > PING_AGAIN
         pause = FIRST_LOOK
         while read_pong(state) == before:
+            # The thread of the last ping may end only after its answer has come.
+            if is_due and not self._is_sending():
+                is_due = False
+                self._last_answer, self._sent_at = before, began
+                self._send()
             if time.monotonic() - began > self._deadline:
                 reason = "its control channel is full" if self._is_full else "its loop does not turn"
                 return f"The main process did not answer within {self._deadline:g} s: {reason}"
@@ -89,9 +92,11 @@ class MainCheck:
 
     def _send(self) -> None:
         # In a thread: a channel that another sender fills at the same time would block the loop.
-        if self._sender is None or not self._sender.is_alive():
-            self._sender = Thread(target=self._ping, name="ping", daemon=True)
-            self._sender.start()
+        self._sender = Thread(target=self._ping, name="ping", daemon=True)
+        self._sender.start()
+
+    def _is_sending(self) -> bool:
+        return self._sender is not None and self._sender.is_alive()
 
     def _ping(self) -> None:
         is_sent = False
@@ -122,19 +127,23 @@ def readiness(sampler: Sampler, minimum: int | None = None) -> dict[str, Any]:
 
     Returns:
         dict[str, Any]: ``status`` (``ok`` or ``failed``), ``workers_ready``, ``workers_wanted``,
-            ``workers_required``; if it failed, also ``reason`` and ``not_ready``, a list of up to 20 servers.
+            ``workers_required``; if it failed, also ``reason``, and ``not_ready``, a list of up to 20
+            servers, unless the server is about to stop.
     """
     servers = sampler.servers()
     ready = sum(worker.is_ready for worker in servers)
     # A server that stops wants no workers any more, and is not ready.
     required = minimum or max(1, len(servers))
+    is_stopping = sampler.is_stopping()
     found: dict[str, Any] = {
-        "status": "ok" if ready >= required else "failed",
+        "status": "ok" if ready >= required and not is_stopping else "failed",
         "workers_ready": ready,
         "workers_wanted": len(servers),
         "workers_required": required,
     }
-    if ready < required:
+    if is_stopping:
+        found["reason"] = "the server is about to stop"
+    elif ready < required:
         missing = [worker.shown for worker in servers if not worker.is_ready]
         found["reason"] = f"{ready} of {required} workers accept requests"
         found["not_ready"] = [

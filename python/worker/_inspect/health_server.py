@@ -14,6 +14,7 @@ from sanic.log import error_logger, logger
 from sanic.server.socket import bind_socket
 
 from worker._control.send import Publisher
+from worker._inspect.succession import Succession
 from worker.constants import NAME_LIMIT, excerpt
 
 __all__ = ["HealthServer"]
@@ -53,6 +54,7 @@ class HealthServer:
         self._worker_state = worker_state
         self._host = host
         self._port = port
+        self._succession = Succession()
 
     def __call__(self, **_: Any) -> None:
         """Serve until the process is stopped."""
@@ -76,6 +78,8 @@ class HealthServer:
             try:
                 sock = bind_socket(self._host, self._port)
             except (OSError, OverflowError, ValueError) as error:
+                if self._succession.awaits_address():
+                    continue
                 if is_first:
                     error_logger.error(
                         "Health cannot listen on %s:%s: %s. Trying again every %g s. "

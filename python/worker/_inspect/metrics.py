@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
+from worker._core.messages import RECYCLE_CAUSES
 from worker._inspect.status import Sampler
 from worker._state.event_log import read_totals
 
@@ -44,6 +45,7 @@ SLOT_GAUGES = (
     ("uptime_seconds", "uptime", "seconds", "Time since the start of the process."),
     ("requests_in_flight", "in_flight", "", "Requests that are read, handled or answered."),
     ("open_connections", "connections", "", "Connections that clients hold open."),
+    ("event_loop_busy_ratio", "loop_busy", "ratio", "Share of time in which the event loop was busy."),
     ("heartbeat_age_seconds", "heartbeat_age", "seconds", "Time since the last heartbeat of the event loop."),
 )
 SLOT_COUNTERS = (
@@ -54,10 +56,17 @@ QUANTILES = (("0.5", "loop_lag_p50"), ("0.99", "loop_lag_p99"))
 KINDS = (("rss", "rss_bytes"), ("pss", "pss_bytes"))
 MEMORY = "Memory of the process: resident (rss), or with pages that others map shared out (pss)."
 LAG = "Delay of the event loop beyond the time for which it was to wait, over the last minute."
+HANGS = ("frozen", "interpreter", "loop", "native", "stopped", "uninterruptible")
+COUNTERS = (
+    ("starts", "Processes that were started."),
+    ("oom_kills", "Processes that the kernel has killed for want of memory."),
+)
 # By label and key of the totals; the values that are shown from the start on, as 0.
 TOTALS = (
     ("restarts", "reason", ("exit", "request", "reload"), "Processes that were replaced."),
+    ("recycles", "cause", RECYCLE_CAUSES, "Servers that were replaced at a limit."),
     ("exits", "status", ("0",), "Processes that have exited, by exit code or signal."),
+    ("hangs", "cause", HANGS, "Servers that hung, by the part of them that hung."),
 )
 HISTOGRAMS = (
     ("start_duration_seconds", "start_seconds", "Time from the start of a server until it was ready."),
@@ -159,7 +168,8 @@ def _labelled(family: Metric, slots: Slots, label: str, keys: tuple[tuple[str, s
 
 def _totals(totals: Mapping[str, Any]) -> Iterator[Metric]:
     """Yield the counters and histograms that the main process keeps."""
-    yield CounterMetricFamily(f"{PREFIX}_starts", "Processes that were started.", totals.get("starts", 0))
+    for key, text in COUNTERS:
+        yield CounterMetricFamily(f"{PREFIX}_{key}", text, totals.get(key, 0))
     for key, label, usual, text in TOTALS:
         counter = CounterMetricFamily(f"{PREFIX}_{key}", text, labels=[label])
         for value, count in {**dict.fromkeys(usual, 0), **totals.get(key, {})}.items():

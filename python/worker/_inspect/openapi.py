@@ -11,7 +11,7 @@ from sanic import Sanic
 from sanic.request import Request
 from sanic.response import HTTPResponse, json
 
-from worker._inspect.actions import BUILT_IN, Action
+from worker._inspect.actions import OPERATIONS, Action
 from worker._inspect.requests import MAX_WAIT
 from worker._inspect.stream import INTERVALS, MAX_SEQ
 
@@ -38,7 +38,7 @@ ERRORS = {
     "400": "A part of the request is wrong; the message names it, its value and what is allowed.",
     "401": "The API key is missing or wrong.",
     "403": "The request may come from a foreign web page.",
-    "404": "There is no such action or operation.",
+    "404": "There is no such action, operation or process.",
     "405": "The method is not allowed.",
     "413": "The body or the header is too large.",
     "415": "The body is not JSON.",
@@ -69,7 +69,7 @@ def describe(actions: Mapping[str, Action], *, has_key: bool) -> dict[str, Any]:
         path = paths.setdefault(f"/{name}", {})
         path["post"] = _post(name, action)
         if action.read_only:
-            path.setdefault("get", _get(f"Call {name}.", _of(name), parameters=_query(action.method)))
+            path.setdefault("get", _get(f"Call {name}.", _result(name), parameters=_query(action.method)))
     key = {"type": "http", "scheme": "bearer", "description": "INSPECTOR_API_KEY"}
     return {
         "openapi": "3.1.0",
@@ -158,13 +158,13 @@ def _post(name: str, action: Action) -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": (getdoc(action.method) or f"Call {name}.").partition("\n")[0],
         "operationId": f"post_{name}",
-        "responses": _responses(_of(name)),
+        "responses": _responses(_result(name)),
     }
     body = _body(name, action.method)
     if body is not None:
         is_required = bool(body["required"])
         described["requestBody"] = {"content": {JSON: {"schema": body}}, "required": is_required}
-    if name in BUILT_IN:
+    if name in OPERATIONS:
         described["parameters"] = [
             _parameter("Prefer", TEXT, "respond-async, wait=10: answer with the operation.", where="header")
         ]
@@ -186,6 +186,8 @@ def _body(name: str, method: Callable[..., Any]) -> Schema | None:
     if name == "restart":
         names = {"anyOf": [_list(TEXT) | {"minItems": 1}, TEXT]}
         return _strict({"names": names, "zero_downtime": TYPES[bool]}, ["names"])
+    if name == "stacks":
+        return _strict({"name": TEXT}, ["name"])
     parameters = signature(method).parameters.values()
     if not parameters:
         return None
@@ -229,7 +231,7 @@ def _schema(hint: Any) -> Schema:
 def _schemas() -> dict[str, Schema]:
     operation = _object(
         id=OPERATION_ID,
-        kind={"enum": ["restart", "reload", "scale", "shutdown"]},
+        kind={"enum": ["restart", "reload", "scale", "shutdown", "upgrade"]},
         status={"enum": ["pending", "running", "done", "failed"]},
         by=TEXT,
         requested_at=TIME,
@@ -248,8 +250,15 @@ def _schemas() -> dict[str, Schema]:
         workers=_list(_object(name=TEXT, server=TYPES[bool], phase=_nullable(TEXT), pid=_nullable(WHOLE))),
         operations=_list(_ref("Operation")),
     )
+    stacks = _object(
+        name=TEXT,
+        pid=WHOLE,
+        way={"enum": ["interpreter", "faulthandler", "kernel"]},
+        debugger=_nullable(TEXT),
+        text=TEXT,
+    )
     error = _object(description=TEXT, status=WHOLE, message=TEXT)
-    return {"Operation": operation, "Event": event, "Status": status, "Error": error}
+    return {"Operation": operation, "Event": event, "Status": status, "Stacks": stacks, "Error": error}
 
 
 def _get(
@@ -265,6 +274,11 @@ def _responses(schema: Schema) -> dict[str, Any]:
     error = {"content": {JSON: {"schema": _ref("Error")}}}
     answer = {"description": "The answer.", "content": {JSON: {"schema": schema}}}
     return {"200": answer, **{code: {"description": text, **error} for code, text in ERRORS.items()}}
+
+
+def _result(name: str) -> Schema:
+    """Return the schema of the answer of an action."""
+    return _of(name, _ref("Stacks")) if name == "stacks" else _of(name)
 
 
 def _of(action: str, result: Schema | None = None) -> Schema:

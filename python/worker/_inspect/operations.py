@@ -20,7 +20,7 @@ from sanic.exceptions import NotFound, SanicException, ServiceUnavailable
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
-from worker._control.send import Publisher, has_room, request, send
+from worker._control.send import UPGRADE, Publisher, has_room, request, send
 from worker._inspect.requests import MAX_WAIT, client, preferences, query
 from worker._inspect.responses import reading_state
 from worker._state.event_log import read_operations
@@ -115,7 +115,10 @@ class Operations:
         if not has_room(self._publisher):
             raise ServiceUnavailable("The main process does not read its commands. Try again later")
         if not self._has_operations():
-            send(self._publisher, command)
+            if command == UPGRADE:
+                request(self._publisher, command, "", "inspector")
+            else:
+                send(self._publisher, command)
             return ""
         self._read(0.0)
         under_way = len(self._pending) + sum(not has_ended(one) for one in self._written)
@@ -157,8 +160,12 @@ class Operations:
         deadline = monotonic() + seconds
         while (found := self.find(ident)) is not None:
             left = deadline - monotonic()
-            if has_ended(found) or left <= 0 or self.stopping.is_set():
+            if has_ended(found) or left <= 0:
                 return found
+            if self.stopping.is_set():
+                # An upgrade ends just before it stops this inspector.
+                self._read(0.0)
+                return self.find(ident) or found
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), min(left, LOOK_AGAIN))
         raise NotFound(

@@ -13,6 +13,7 @@ from sanic.handlers import ErrorHandler
 from sanic.request import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
+from worker._state import schema
 from worker._state.foreign import snapshot
 from worker.constants import excerpt
 
@@ -51,9 +52,17 @@ def unreachable(error: Exception) -> str:
 
 
 def read_state(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all entries of the shared state, or answer 503."""
+    """Return the entries of the shared state, as they are shown, or answer 503."""
     with reading_state():
-        return snapshot(state)
+        found = snapshot(state)
+    return {name: _shown(entry) for name, entry in found.items()}
+
+
+def _shown(entry: Any) -> Any:
+    """Return an entry without the answers to questions of single clients, if it has any."""
+    if not isinstance(entry, Mapping) or schema.UNSHOWN.isdisjoint(entry):
+        return entry
+    return {key: value for key, value in entry.items() if key not in schema.UNSHOWN}
 
 
 def secure(_: Request, response: BaseHTTPResponse) -> None:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from sanic import __version__ as sanic_version
 
 from worker._core import core_info
-from worker._inspect import proc
-from worker._inspect.listen_queue import ListenQueue
 from worker._state import schema
-from worker._state.event_log import last_seq, read_operations, read_totals
+from worker._state.event_log import last_seq, read_operations, read_preload, read_totals
 from worker._state.foreign import adapted, snapshot
 from worker._state.shared import SharedState
+from worker._system import proc
+from worker._system.listen_queue import ListenQueue
 from worker.constants import MAIN_NAME, Phase, ProcessState
 
 __all__ = ["Sampler", "Worker"]
@@ -32,13 +32,14 @@ KEYS = (
     "requests_before",
     "why",
     "next_restart_at",
+    "stop_at",
 )
 # The types of all values that are read. A worker, or a state of another kind, may hold anything under a key.
 KINDS = {key.name: key.kind for key in schema.SCHEMA}
 # The largest number that is shown.
 LARGEST = 2**63
 # The numbers of a process that are shown as they are.
-NUMBERS = ("in_flight", "connections", "loop_lag_p50", "loop_lag_p99")
+NUMBERS = ("in_flight", "connections", "loop_lag_p50", "loop_lag_p99", "loop_busy")
 # In these phases no process runs. The entry still has the pid of the last one.
 VACANT = frozenset(phase.name.lower() for phase in (Phase.STOPPED, Phase.BACKOFF, Phase.FAILED))
 STARTING, STOPPED, STOPPING = (
@@ -125,7 +126,7 @@ class Sampler:
             OSError, EOFError: The state cannot be reached.
         """
         entries = dict(self._entries())
-        main = _pid(entries.pop(MAIN_NAME, {}))
+        main = entries.pop(MAIN_NAME, {})
         workers = [self._worker(name, entry) for name, entry in entries.items()]
         shown = [worker.shown for worker in workers]
         memory = self._memory.read([one["pid"] for one in shown if one["pid"] is not None])
@@ -143,6 +144,16 @@ class Sampler:
         workers = [self._worker(name, entry) for name, entry in self._entries() if name != MAIN_NAME]
         return [worker for worker in workers if worker.is_wanted]
 
+    def is_stopping(self) -> bool:
+        """Return whether a stop was requested, and the drain delay has begun.
+
+        Raises:
+            OSError, EOFError: The state cannot be reached.
+        """
+        with suppress(KeyError, RuntimeError):
+            return "stop_at" in self._state.read_keys(MAIN_NAME, ("stop_at",))
+        return False
+
     def main_usage(self) -> proc.Usage | None:
         """Return the resources that the main process has used; ``None`` if it is gone."""
         try:
@@ -151,7 +162,8 @@ class Sampler:
             return None
         return None if pid is None else proc.usage(pid)
 
-    def _server(self, main: int | None, workers: list[Worker]) -> dict[str, Any]:
+    def _server(self, entry: Mapping[str, Any], workers: list[Worker]) -> dict[str, Any]:
+        main = _pid(entry)
         used, maximum = self._state.usage()
         kernel = None if main is None else proc.usage(main)
         servers = [worker for worker in workers if worker.is_wanted]
@@ -162,6 +174,8 @@ class Sampler:
             "uptime": kernel.uptime if kernel else None,
             "workers_wanted": len(servers),
             "workers_ready": sum(worker.is_ready for worker in servers),
+            "stops_in": _seconds_until(entry.get("stop_at")),
+            "preload": read_preload(self.worker_state),
             "restarts": sum(read_totals(self.worker_state).get("restarts", {}).values()),
             "backlog": self._queue.length(main, holder) if main and holder else None,
             "state_bytes": used if maximum else None,

@@ -19,7 +19,16 @@ from sanic.response import HTTPResponse
 __all__ = ["Document", "document", "respond", "wants_page"]
 
 # One script is made of these, in this order. They share their names.
-SCRIPTS = ("format.js", "client.js", "series.js", "view.js", "activity.js", "actions.js", "main.js")
+SCRIPTS = (
+    "format.js",
+    "client.js",
+    "series.js",
+    "view.js",
+    "activity.js",
+    "actions.js",
+    "stacks.js",
+    "main.js",
+)
 STYLE_SLOT, SCRIPT_SLOT = "/* page.css */", "/* scripts */"
 
 

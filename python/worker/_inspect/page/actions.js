@@ -72,6 +72,7 @@ document.addEventListener("click", (event) => {
   event.stopPropagation();
 }, { capture: true });
 element("roll").addEventListener("click", () => act("Rolling restart", "reload", { zero_downtime: true }));
+element("upgrade").addEventListener("click", () => act("Upgrade", "upgrade"));
 element("stop").addEventListener("click", stop);
 element("fewer").addEventListener("click", () => scale("-1"));
 element("more").addEventListener("click", () => scale("+1"));

@@ -5,7 +5,7 @@ const MAX_OPERATIONS = 200;
 const MAX_ENDED = 3;
 const MAX_ANNOUNCED = 5;
 const ANNOUNCED = new Set(["server_ready", "scaled", "stop_requested"]);
-const TITLES = { restart: "Restart", reload: "Reload", scale: "Scale", shutdown: "Stop" };
+const TITLES = { restart: "Restart", reload: "Reload", scale: "Scale", shutdown: "Stop", upgrade: "Upgrade" };
 
 const operations = new Map();
 const events = new Map();

@@ -69,7 +69,7 @@ function showServer(status) {
 // A button without an effect keeps the focus, which the attribute `disabled` would take from it.
 function showControls() {
   const isLive = element("connection").dataset.state === "live";
-  for (const button of document.querySelectorAll("header button, .restart")) {
+  for (const button of document.querySelectorAll("header button, .restart, .stacks")) {
     const isAtEnd = button.id === "fewer" && last?.server.workers_wanted <= 1;
     button.setAttribute("aria-disabled", String(!isLive || isAtEnd));
   }
@@ -89,10 +89,9 @@ function showWorkers(workers) {
   element("legend").hidden = !isCompact;
   reconcile(element("workers"), servers, (worker) => worker.name, newTile,
     (tile, worker) => showTile(tile, worker, highest, isCompact));
-  showControls();
   element("others-section").hidden = others.length === 0;
-  reconcile(element("others"), others, (worker) => worker.name, () => fromTemplate("other-template"),
-    showOther);
+  reconcile(element("others"), others, (worker) => worker.name, newOther, showOther);
+  showControls();
 }
 
 function newTile(worker) {
@@ -102,6 +101,7 @@ function newTile(worker) {
   restart.setAttribute("aria-label", `Restart ${worker.name}`);
   restart.title = `Restart ${worker.name}`;
   restart.dataset.name = worker.name;
+  nameStacks(tile, worker);
   for (const { id, label } of MEASURES) {
     const meter = fromTemplate("meter-template");
     meter.dataset.measure = id;
@@ -109,6 +109,19 @@ function newTile(worker) {
     tile.querySelector(".meters").append(meter);
   }
   return tile;
+}
+
+function newOther(worker) {
+  const item = fromTemplate("other-template");
+  nameStacks(item, worker);
+  return item;
+}
+
+function nameStacks(item, worker) {
+  const button = item.querySelector(".stacks");
+  button.setAttribute("aria-label", `Stacks of ${worker.name}`);
+  button.title = `Stacks of ${worker.name}: what it is doing now`;
+  button.dataset.name = worker.name;
 }
 
 function showTile(tile, worker, highest, isCompact) {
