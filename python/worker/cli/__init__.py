@@ -1,7 +1,8 @@
-"""``sanic-worker``: serves an application, and inspects and controls a running server."""
+"""``sanic-worker``: serves or checks an application, and inspects and controls a running server."""
 
 from __future__ import annotations
 
+import gc
 import sys
 
 __all__ = ["main"]
@@ -27,6 +28,12 @@ def main(args: list[str] | None = None) -> None:
             Sanic's command it is 2 for a mistake, 1 for a failure, or the exit code of Sanic.
     """
     given = sys.argv[1:] if args is None else args
+    if given[:1] == ["check"]:
+        from worker.cli.check import command as check
+
+        if code := check.run(args):
+            sys.exit(code)
+        return
     place = _place_of_verb(given)
     if place is not None:
         from worker.cli.inspect import command
@@ -34,8 +41,22 @@ def main(args: list[str] | None = None) -> None:
         if code := command.run([given[place], *given[:place], *given[place + 1 :]]):
             sys.exit(code)
     else:
+        from worker._system import init
+        from worker.cli.early import start_preload
+
+        # Both before Sanic is imported, which takes a while.
+        init.obey_early_stop()
+        is_program = args is None
+        start_preload(given, is_program=is_program)
+        if is_program:
+            # It would look again and again at the objects of all modules, of which hardly any is garbage.
+            gc.disable()
         from worker.cli import sanic_command
 
+        if is_program:
+            # Without this, it would now look at all of them at once.
+            gc.freeze()
+            gc.enable()
         sanic_command.run(args)
 
 

@@ -2,20 +2,24 @@
 
 Once this package is imported, ``import worker`` finds it everywhere in the process. A module of the
 application with the same name cannot be imported, and the error would not show the reason.
+
+Every process imports this module, before any other: what only an error needs is imported on use.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from importlib.machinery import ModuleSpec, PathFinder
-from pathlib import Path
-from traceback import walk_tb
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from pathlib import Path
 
 __all__ = ["NamesakeAttributeError", "NamesakeError", "find", "refusal", "where"]
 
 PACKAGE = "worker"
-OURS = Path(__file__).parent.parent.resolve()
+OURS = os.path.realpath(os.path.join(os.path.dirname(__file__), os.pardir))
 
 
 class NamesakeError(ImportError):
@@ -32,6 +36,9 @@ def find(*more: str) -> Path | None:
     Args:
         *more (str): Directories that are searched after those of ``sys.path``.
     """
+    from importlib.machinery import PathFinder
+    from pathlib import Path
+
     folders: list[Path] = []
     for entry in (*sys.path, *more):
         spec = PathFinder.find_spec(PACKAGE, [entry])
@@ -59,6 +66,8 @@ def refusal(namesake: Path) -> str:
 
 def where(error: BaseException) -> str:
     """Return the line of the application that raised an error, as ``file:line``."""
+    from traceback import walk_tb
+
     theirs = [
         f"{frame.f_code.co_filename}:{line}"
         for frame, line in walk_tb(error.__traceback__)

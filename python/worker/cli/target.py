@@ -22,9 +22,7 @@ MAX_NAMES = 10
 
 def wrong_argument(args: Any) -> str:
     """Return the fault in the parsed arguments of Sanic's command; empty text if they are valid."""
-    workers, port = getattr(args, "workers", None), getattr(args, "port", None)
-    if workers is not None and workers < 1:
-        return f"--workers cannot be {workers}: it takes a whole number from 1 on"
+    port = getattr(args, "port", None)
     if port is not None and not 0 <= port <= 65535:
         return f"--port cannot be {port}: it takes a whole number from 0 to 65535"
     reload_flags = {"auto_reload": "--reload", "path": "--reload-dir", "dev": "--dev"}

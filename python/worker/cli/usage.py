@@ -7,7 +7,6 @@ from argparse import Action, ArgumentParser, HelpFormatter
 from typing import Any
 
 from worker import settings
-from worker.cli.inspect import arguments
 from worker.cli.program import PROGRAM
 
 __all__ = ["add_settings", "is_asked_for", "make_parser", "show"]
@@ -16,6 +15,7 @@ COMPLETION = "--print-completion"
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 USAGE = f"""\
 {PROGRAM} TARGET [options]
+       {PROGRAM} check TARGET [options]
        {PROGRAM} ps | top | events [options]
        {PROGRAM} inspect [verb] [options]"""
 DESCRIPTION = f"""\
@@ -24,6 +24,7 @@ Serve a Sanic application on the worker manager of this package, and control it 
   {PROGRAM} shop.server:app --workers 4    serve the application app of the module shop.server
   {PROGRAM} shop.server:create_app         serve the application that a function returns
   {PROGRAM} ./site --simple                serve the files of a directory
+  {PROGRAM} check shop.server:app          start it once, without listening, and report how that went
 """
 EPILOG = f"""\
 The options of Sanic are those of the installed release. A module named like a verb is served by its full
@@ -83,8 +84,16 @@ def show(given: list[str]) -> None:
         raise SystemExit(2)
     import shtab
 
+    from worker.cli.check.arguments import ABOUT, add_options
+    from worker.cli.inspect import arguments
+
     parser = make_parser(_Options)
-    arguments.add_verbs(parser)
+    commands = arguments.add_verbs(parser)
+    server = make_parser(_Options)
+    check = commands.add_parser(
+        "check", help=ABOUT, parents=[server], add_help=False, conflict_handler="resolve"
+    )
+    add_options(check)
     print(shtab.complete(parser, name))
 
 
@@ -92,7 +101,7 @@ def make_parser(kind: type[ArgumentParser] = ArgumentParser) -> ArgumentParser:
     """Return a parser with all arguments of the command. It only describes them: Sanic parses its own."""
     from sanic.cli.arguments import Group
 
-    parser = kind(PROGRAM, USAGE, DESCRIPTION, EPILOG, formatter_class=_Formatter)
+    parser = kind(PROGRAM, USAGE, DESCRIPTION, EPILOG, formatter_class=_Formatter, conflict_handler="resolve")
     shells = f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}"
     parser.add_argument(
         COMPLETION, metavar="SHELL", choices=SHELLS, help=f"print the completion for {shells}"
@@ -113,8 +122,13 @@ def add_settings(parser: ArgumentParser, *, describes: bool = False) -> None:
     """
     group = parser.add_argument_group(f"settings of {PROGRAM}")
     for setting in settings.SETTINGS:
+        # Sanic's parser reads this one. Its other name stays only here, as ours replaces both in the help.
+        is_sanics = setting.name == "workers"
+        if is_sanics and not describes:
+            continue
         text = f"{setting.meaning} Default: {setting.default_text}. [env: {setting.variable}]"
         group.add_argument(
+            *(["-w"] if is_sanics else []),
             setting.flag,
             dest=setting.name,
             metavar="X",

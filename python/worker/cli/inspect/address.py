@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from worker._listen.runtime import RunningServer, directories, is_private, is_running
+from worker._system.runtime import RunningServer, directories, is_private, is_running
 from worker.cli.inspect.exits import CommandError, ExitCode
 from worker.cli.inspect.text import one_line
 

@@ -7,6 +7,7 @@ from argparse import REMAINDER, SUPPRESS, ArgumentParser, ArgumentTypeError, Raw
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from worker.cli.durations import seconds
 from worker.cli.inspect.events import Since, parse_since
 from worker.cli.inspect.exits import CommandError, ExitCode
 from worker.cli.program import PROGRAM
@@ -27,6 +28,8 @@ VERBS = {
     "events": "Show the events of the server: starts, exits, restarts, rollouts.",
     "operations": "Show the last restarts, reloads and scalings, and how they ended.",
     "operation": "Show one operation.",
+    "stacks": "Show the stacks of a process: threads, tasks and requests, also if it is stuck.",
+    "upgrade": "Replace the main process by a new one with new code, on the same sockets.",
     "shutdown": "Stop the whole server.",
     "metrics": "Print the metrics, as Prometheus reads them.",
     "info": "Print the information on the application and its workers as JSON, as Sanic has it.",
@@ -100,12 +103,17 @@ def make_parser(program: str) -> ArgumentParser:
     return parser
 
 
-def add_verbs(parser: ArgumentParser) -> None:
-    """Add ``inspect`` and the short forms to the parser of the whole command, for completion in a shell."""
+def add_verbs(parser: ArgumentParser) -> Any:
+    """Add ``inspect`` and the short forms to the parser of the whole command, for completion in a shell.
+
+    Returns:
+        Any: The action of the verbs, for more of them.
+    """
     commands = parser.add_subparsers(dest="command", parser_class=_Parser)
     _add_inspect(commands.add_parser("inspect", help=ABOUT), f"{PROGRAM} inspect")
     for verb in SHORT:
         _add_arguments(commands.add_parser(verb, help=VERBS[verb]), verb)
+    return commands
 
 
 def _add_inspect(parser: ArgumentParser, program: str) -> None:
@@ -155,7 +163,7 @@ def _add_connection(parser: ArgumentParser) -> None:
     group.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=SUPPRESS,
         help="longest time to wait for the answer [30], or for the end of the operation [no limit]",
     )
@@ -165,6 +173,8 @@ def _add_arguments(parser: ArgumentParser, verb: str) -> None:
     _add_connection(parser)
     if verb == "restart":
         parser.add_argument("names", nargs="+", metavar="NAME", help="worker, such as Sanic-Server-0-0")
+    if verb == "stacks":
+        parser.add_argument("name", metavar="NAME", help="process, such as Sanic-Server-0-0")
     if verb == "scale":
         parser.add_argument(
             "replicas", type=_replicas, metavar="N", help="number of workers, or a change of it: +1, -1"
@@ -177,7 +187,7 @@ def _add_arguments(parser: ArgumentParser, verb: str) -> None:
             action="store_true",
             help="start each new process before the old one is stopped",
         )
-    if verb in ("reload", "restart", "scale", "operation"):
+    if verb in ("reload", "restart", "scale", "upgrade", "operation"):
         parser.add_argument(
             "--wait", action="store_true", help="wait for the end of the operation, and say how it ended"
         )
@@ -236,21 +246,11 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < 1e9:
-        raise ArgumentTypeError(f"cannot be {text!r}: it takes a number of seconds above 0")
-    return seconds
-
-
 def _interval(text: str) -> float:
-    seconds = _seconds(text)
-    if not 0.2 <= seconds <= 60:
+    interval = seconds(text)
+    if not 0.2 <= interval <= 60:
         raise ArgumentTypeError(f"cannot be {text}: it takes a number of seconds from 0.2 to 60")
-    return seconds
+    return interval
 
 
 def _replicas(text: str) -> int | str:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from worker.cli.exits import MeantCode
 
 __all__ = ["CommandError", "ExitCode"]
 
 
-class ExitCode(IntEnum):
-    """The exit codes of the client.
-
-    Attributes:
-        meaning: The cause in words.
-    """
-
-    meaning: str
+class ExitCode(MeantCode):
+    """The exit codes of the client."""
 
     DONE = 0, "done"
     FAILED = 1, "the server refused the request as wrong, or the operation failed"
@@ -23,13 +17,6 @@ class ExitCode(IntEnum):
     REFUSED = 4, "the key is wrong or missing, or the request is forbidden"
     STILL_RUNNING = 5, "the operation still runs when --timeout is over"
     INTERRUPTED = 130, "Ctrl-C"
-
-    def __new__(cls, value: int, meaning: str) -> ExitCode:
-        """Return the code with its meaning."""
-        code = int.__new__(cls, value)
-        code._value_ = value
-        code.meaning = meaning
-        return code
 
 
 class CommandError(Exception):

@@ -16,6 +16,12 @@ from worker.cli.inspect.text import UNKNOWN, duration, harmless, one_line, size
 __all__ = ["run"]
 
 Options = Mapping[str, Any]
+# Where the stacks of a process come from.
+WAYS = {
+    "interpreter": "as its interpreter tells",
+    "faulthandler": "as faulthandler tells: C code holds the GIL",
+    "kernel": "as the kernel tells: the process answers no questions",
+}
 
 
 def run(client: Client, options: Options) -> ExitCode:
@@ -41,6 +47,12 @@ def _ps(client: Client, options: Options) -> ExitCode:
     return ExitCode.DONE
 
 
+def _preload(preload: Mapping[str, Any] | None) -> str | None:
+    if preload is None:
+        return None
+    return f"{preload['depth']} [{preload['pid']}], {'ready' if preload['ready'] else 'starting'}"
+
+
 def _status(client: Client, options: Options) -> ExitCode:
     status = client.get("/status")
     if options.get("json"):
@@ -54,6 +66,7 @@ def _status(client: Client, options: Options) -> ExitCode:
         "workers": f"{server['workers_ready']} of {server['workers_wanted']} ready",
         "restarts": server["restarts"],
         "backlog": server["backlog"],
+        "preload": _preload(server.get("preload")),
         "state": state,
     }
     for name, value in facts.items():
@@ -157,7 +170,18 @@ def _event_printer() -> Callable[[events.Event], Any]:
     )
 
 
-def _shutdown(client: Client, options: Options) -> ExitCode:
+def _stacks(client: Client, options: Options) -> ExitCode:
+    found = client.request("POST", "/stacks", {"name": options["name"]}).result
+    if options.get("json"):
+        return _print_json(found)
+    about = [f"{one_line(found['name'])} [{found['pid']}], {WAYS.get(found['way'], found['way'])}"]
+    if found["debugger"]:
+        about.append(f"a debugger is at work in it: {one_line(found['debugger'])}")
+    print("; ".join(about))
+    return _print_text(f"\n{found['text']}", end="")
+
+
+def _without_arguments(client: Client, options: Options) -> ExitCode:
     return _operate(client, options, {})
 
 
@@ -210,7 +234,9 @@ RUN: dict[str, Callable[[Client, Options], ExitCode]] = {
     "events": _events,
     "operations": _operations,
     "operation": _operation,
-    "shutdown": _shutdown,
+    "stacks": _stacks,
+    "shutdown": _without_arguments,
+    "upgrade": _without_arguments,
     "metrics": _metrics,
     "info": _info,
 }
