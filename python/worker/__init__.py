@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 # Remembers the signals that were blocked or ignored when this process was started.
 import worker._child.signals  # noqa: F401
 from worker._child.descriptors import fill_standard
-from worker._core import CoreInfo, core_info
 from worker.cli import namesake
 
 if TYPE_CHECKING:
     # For type checkers and for programs that freeze this package: both read imports and run none.
+    from worker._child.preload.hooks import after_fork, before_fork
+    from worker._core import CoreInfo, core_info
     from worker.constants import ProcessState, RestartOrder
     from worker.inspector import Inspector
     from worker.integration import install, uninstall
@@ -50,6 +51,8 @@ __all__ = [
     "WorkerMultiplexer",
     "WorkerProcess",
     "WorkerState",
+    "after_fork",
+    "before_fork",
     "core_info",
     "install",
     "uninstall",
@@ -72,6 +75,8 @@ _MODULES = {
     "state": ("WorkerState",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_HOMES |= {"CoreInfo": "_core", "core_info": "_core"}
+_HOMES |= dict.fromkeys(("after_fork", "before_fork"), "_child.preload.hooks")
 
 # Before any file is opened for long. An import closes the files that it opens.
 fill_standard()
@@ -88,7 +93,7 @@ if not TYPE_CHECKING:
             return getattr(import_module(f"worker.{_HOMES[name]}"), name)
         if name == "__version__":
             # Kept: it is read from the files of the distribution.
-            return globals().setdefault(name, core_info().version)
+            return globals().setdefault(name, __getattr__("core_info")().version)
         raise namesake.missing_attribute(name)
 
     def __dir__() -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum, auto
+from functools import wraps
 from reprlib import Repr
+from typing import Any, ParamSpec, TypeVar, cast
 
 from sanic import __version__ as release
 from sanic.compat import UpperStrEnum
@@ -16,21 +18,32 @@ __all__ = [
     "NEVER",
     "ON_FAILURE",
     "POLICIES",
+    "PRELOADS",
+    "PRELOAD_APP",
+    "PRELOAD_FRAMEWORK",
+    "PRELOAD_OFF",
     "SERVER_LABEL",
     "WORKER_PREFIX",
     "Phase",
     "ProcessState",
     "RestartOrder",
+    "accept_newer_keywords",
     "excerpt",
     "listed",
     "prefixed",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAIN_NAME = "Sanic-Main"
 """The name of the main process, and of its entry in ``worker_state``."""
 
 ALWAYS, ON_FAILURE, NEVER = POLICIES = ("always", "on-failure", "never")
 """The restart policies: whether a process that exits by itself is replaced."""
+
+PRELOAD_OFF, PRELOAD_FRAMEWORK, PRELOAD_APP = PRELOADS = ("off", "framework", "app")
+"""How much the preload process imports; ``off``: there is none."""
 
 SERVER_LABEL = "Server"
 """The part of a name that marks a process that serves requests."""
@@ -123,6 +136,21 @@ class ProcessState(IntEnum):
     COMPLETED = auto()
 
 
+class ExitCode(IntEnum):
+    """The exit codes of the main process."""
+
+    STOPPED = 0
+    """The server was stopped, and all processes ended in order."""
+    NOT_STARTED = 1
+    """A worker could not start, or the main process failed."""
+    WRONG_USAGE = 2
+    """The command, a setting or the application it names is wrong."""
+    CRASH_LOOP = 3
+    """No worker was left that could run."""
+    KILLED = 4
+    """The server was stopped, and processes had to be killed."""
+
+
 class Phase(Enum):
     """The phase of a slot in its lifecycle."""
 
@@ -134,3 +162,22 @@ class Phase(Enum):
     BACKOFF = "its process exited; the next one is started when the backoff is over"
     FAILED = "its processes exited too often; none is started unless a restart or a scaling asks for it"
     STOPPING = "its processes were stopped, and none is started after them"
+
+
+def accept_newer_keywords(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method that names a worker ``ident`` accept the keywords of releases from 24.12 on.
+
+    In these, ``name`` is the worker's name, and ``ident`` is the short label before its log lines. The method
+    itself receives the name as ``ident`` and the label, if there is one, as ``label``.
+    """
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        named = "name" in kwargs
+        if "ident" in kwargs and (named or len(args) > 1):
+            kwargs["label"] = kwargs.pop("ident")
+        if named:
+            kwargs["ident"] = kwargs.pop("name")
+        return cast(Callable[..., Any], method)(*args, **kwargs)
+
+    return cast(Callable[P, R], call)

@@ -9,6 +9,8 @@ from importlib import import_module
 from inspect import isfunction, signature
 from pathlib import Path
 from ssl import SSLContext
+from traceback import walk_tb
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from sanic import Sanic
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["AppLoader", "CertLoader"]
 
 DEFAULT_APP_NAME = "app"
+# The modules whose frames stand above those of an application that is being loaded.
+LOADING = ("worker.", "importlib")
 
 
 class TargetError(ValueError):
@@ -76,16 +80,29 @@ class AppLoader:
             TargetError: The target is no application, and does not make one. It is a ``ValueError``.
             ImportError: The module, or a module that it imports, cannot be imported.
         """
-        module_path = os.path.abspath(self.cwd)
-        if module_path not in sys.path:
-            sys.path.append(module_path)
-
+        self.find_modules()
         if self.factory:
             return self.factory()
         directory = Path(self.module_input)
         if self.as_simple or (self._looks_like_path and directory.is_dir()):
             return cast(Sanic[Any, Any], create_simple_server(directory))
         return self._load_from_module()
+
+    def preload(self) -> None:
+        """Import the module of the application, and make no application.
+
+        Raises:
+            ImportError: The module, or a module that it imports, cannot be imported.
+        """
+        self.find_modules()
+        if not self.factory and not self._looks_like_path:
+            import_module(self.module_name or self.module_input)
+
+    def find_modules(self) -> None:
+        """Let modules be found in the start directory, too."""
+        module_path = os.path.abspath(self.cwd)
+        if module_path not in sys.path:
+            sys.path.append(module_path)
 
     @property
     def _looks_like_path(self) -> bool:
@@ -154,6 +171,19 @@ def _import_if_there(name: str) -> Any:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             return None
         raise
+
+
+def without_our_frames(error: BaseException) -> BaseException:
+    """Return the error without the frames of this package and the import system above the application."""
+    frames = [*walk_tb(error.__traceback__)]
+    theirs = [not frame.f_globals.get("__name__", "").startswith(LOADING) for frame, _ in frames]
+    traceback = None
+    # Frames of ours below those of the application are part of its error.
+    for number, (frame, line) in reversed([*enumerate(frames)]):
+        if not any(theirs[: number + 1]) or (not theirs[number] and any(theirs[number:])):
+            continue
+        traceback = TracebackType(traceback, frame, frame.f_lasti, line)
+    return error.with_traceback(traceback)
 
 
 class CertLoader:

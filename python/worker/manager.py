@@ -21,14 +21,22 @@ from sanic.exceptions import ServerKilled
 from sanic.log import error_logger, logger
 
 from worker import settings
-from worker._compat import accept_newer_keywords
-from worker._supervisor import reports
+from worker._supervisor import exit_code, reports
 from worker._supervisor.banner import announce
 from worker._supervisor.loop import Loop, frozen_heap
 from worker._supervisor.model import ServerPhase
 from worker._supervisor.operation import Kind, Operation, Origin
+from worker._supervisor.pid_file import kept
 from worker._supervisor.supervisor import Supervisor
-from worker.constants import MAIN_NAME, NAME_LIMIT, NEVER, RestartOrder, excerpt
+from worker.constants import (
+    MAIN_NAME,
+    NAME_LIMIT,
+    NEVER,
+    ExitCode,
+    RestartOrder,
+    accept_newer_keywords,
+    excerpt,
+)
 from worker.process import ProcessState, Worker, WorkerProcess
 from worker.restarter import Restarter
 
@@ -64,7 +72,7 @@ class WorkerManager:
     another thread is passed to the loop.
 
     Args:
-        number (int): The number of servers at the start.
+        number (int): The number of servers at the start. The setting ``workers`` overrides it.
         serve (Callable): The target of each server, usually :func:`worker.serve.worker_serve`.
         server_settings (dict[str, Any]): The arguments of ``serve``.
         context (BaseContext): Makes the processes (``multiprocessing.get_context()``).
@@ -113,6 +121,17 @@ class WorkerManager:
         health_host: str | None = None,
         inspector_unix: str | os.PathLike[str] | None = None,
         process_titles: bool | str | None = None,
+        hang_timeout: float | str | None = None,
+        slow_loop_warning: float | str | None = None,
+        max_requests: int | None = None,
+        max_lifetime: float | None = None,
+        max_rss: int | str | None = None,
+        max_memory_percent: float | None = None,
+        recycle_jitter: float | None = None,
+        workers: int | str | None = None,
+        drain_delay: float | None = None,
+        pid_file: str | os.PathLike[str] | None = None,
+        preload: str | None = None,
     ) -> None:
         self.settings = settings.resolve(locals())
         settings.warn_of_unknown_names()
@@ -132,7 +151,8 @@ class WorkerManager:
 
         if number == 0:
             raise RuntimeError("Cannot serve with no workers")
-        for _ in range(number):
+        allowed = self.settings.workers
+        for _ in range(number if allowed is None else allowed.least):
             self.create_server()
 
         self._loop.take_signals()
@@ -220,8 +240,14 @@ class WorkerManager:
     @property
     def _application(self) -> str:
         """The application, as it was named on the command line, or by its own name."""
-        loader = self._server_settings.get("app_loader")
-        return str(getattr(loader, "module_input", "") or self._server_settings.get("app_name") or "")
+        return str(
+            getattr(self.app_loader, "module_input", "") or self._server_settings.get("app_name") or ""
+        )
+
+    @property
+    def app_loader(self) -> Any:
+        """Loads the application in a worker; ``None`` if that is not known."""
+        return self._server_settings.get("app_loader")
 
     @property
     def num_server(self) -> int:
@@ -269,24 +295,42 @@ class WorkerManager:
 
         Raises:
             ServerKilled: A server was not ready in time, or a second signal killed processes.
+            PidFileError: The pid file is that of another running process, or cannot be written.
         """
+        exit_code.note(ExitCode.STOPPED)
+        with kept(self.settings.pid_file):
+            self._run()
+
+    def _run(self) -> None:
         try:
             self._manage_health()
             self.start()
-            announce(self.num_server, self.workers)
+            announce(self.num_server, self.workers, self.settings.range)
             self.monitor()
             self.join()
             self.terminate()
             self.cleanup()
-            if self._supervisor.gave_up or self._was_killed:
-                raise ServerKilled
+            self._end()
         except BaseException:
             self._supervisor.children.kill()
+            if exit_code.noted() is ExitCode.STOPPED:
+                exit_code.note(ExitCode.NOT_STARTED)
             raise
         finally:
             for worker in self.workers:
                 worker.after_stop()
+            self._loop.upgrade.close()
             self._loop.close()
+
+    def _end(self) -> None:
+        """Note how the server has ended."""
+        killed = self._was_killed or self._supervisor.children.was_overdue
+        if self._supervisor.gave_up:
+            exit_code.note(ExitCode.CRASH_LOOP)
+        elif killed:
+            exit_code.note(ExitCode.KILLED)
+        if self._supervisor.gave_up or self._was_killed:
+            raise ServerKilled
 
     def start(self) -> None:
         """Start the processes of every worker that starts by itself."""
@@ -336,10 +380,9 @@ class WorkerManager:
                 setting ``reload_order`` overrides it. Defaults to ``SHUTDOWN_FIRST``.
             **kwargs: Passed to the new processes as ``config`` (``reloaded_files``).
         """
-        if process_names is None and (files := kwargs.get("reloaded_files")):
-            self._supervisor.invalidate_fork_server(files.split(","))
+        if process_names is None and kwargs.get("reloaded_files"):
             restart_order = self._supervisor.reload_order(restart_order)
-        with self._supervisor.operation(Kind.RESTART):
+        with self._supervisor.preloading.renewal(), self._supervisor.operation(Kind.RESTART):
             transient, durable = [*self.transient_processes], [*self.durable_processes]
             self.restarter.restart(transient, durable, process_names, restart_order, **kwargs)
 
@@ -350,7 +393,8 @@ class WorkerManager:
             num_worker (int): The number. Over HTTP the inspector takes 0 for 1; here 0 is an error.
 
         Raises:
-            ValueError: ``num_worker`` is below 1 or above the ``max_workers`` setting.
+            ValueError: ``num_worker`` is below 1, above the ``max_workers`` setting, or out of the range of
+                the ``workers`` setting.
         """
         if num_worker <= 0:
             raise ValueError("Cannot scale to 0 workers.")
@@ -359,6 +403,9 @@ class WorkerManager:
                 f"Cannot scale to {num_worker} workers: max_workers is {self.settings.max_workers}. "
                 "Set SANIC_WORKER_MAX_WORKERS to allow more."
             )
+        allowed = self.settings.range
+        if allowed is not None and not allowed.least <= num_worker <= allowed.most:
+            raise ValueError(f"Cannot scale to {num_worker} workers: the setting workers is {allowed}.")
         self._scale(num_worker)
 
     @in_the_loop
@@ -367,9 +414,7 @@ class WorkerManager:
         with self._supervisor.operation(Kind.SCALE_DOWN if change < 0 else Kind.SCALE_UP) as operation:
             if change:
                 origin = self._supervisor.operations.origin
-                self._supervisor.log.append(
-                    reports.scaled(self.num_server, num_worker, origin.name, operation)
-                )
+                self._supervisor.log.append(reports.scaled(self.num_server, num_worker, origin, operation))
             for _ in range(-change):
                 self.shutdown_server()
             restarted = self._supervisor.restart_failed()
@@ -433,15 +478,22 @@ class WorkerManager:
             with suppress(ProcessLookupError):
                 os.kill(process.pid, SIGKILL)
         self._supervisor.children.kill()
+        self._loop.upgrade.kill()
         raise ServerKilled
 
     def shutdown_signal(self, signal: int, frame: Any) -> None:
         """Stop the server after a signal; after the second one, kill all processes.
 
+        SIGTERM waits for the drain delay. A second signal ends it, and so does any other signal.
+
         Args:
             signal (int): The number of the signal.
             frame (FrameType | None): Ignored; a signal handler receives it.
         """
+        if self._shutting_down and self._loop.upgrade.expects_stop():
+            name = signals.Signals(signal).name
+            logger.info("Received signal %s. The upgrade is stopping this process already.", name)
+            return
         if self._shutting_down:
             logger.info("Shutdown interrupted. Killing.")
             self._was_killed = self._was_killed or bool(self._supervisor.children)
@@ -449,6 +501,9 @@ class WorkerManager:
                 self.kill()
         name = signals.Signals(signal).name
         logger.info("Received signal %s. Shutting down.", name)
+        stop = self._loop.delayed_stop
+        if signal != signals.SIGTERM or stop.is_waiting:
+            stop.skip_delay()
         if not self._loop.can_be_woken:
             self.monitor_publisher.send(None)
         with self._supervisor.operations.requested_by(Origin(f"signal {name}"), Kind.SHUTDOWN):
@@ -456,8 +511,21 @@ class WorkerManager:
 
     @in_the_loop
     def shutdown(self) -> None:
-        """Stop every process, and end a running loop."""
-        self._supervisor.stop()
+        """Stop every process, and end a running loop; first wait for the drain delay while servers run."""
+        self._loop.delayed_stop.request()
+
+    @in_the_loop
+    def upgrade(self) -> None:
+        """Start a new main process by the command of this one, and stop once its workers all serve.
+
+        It may have new code, another release of Sanic or of this package, and listens on the same sockets.
+        If it exits, or is not ready in time, this one stays.
+
+        Raises:
+            ValueError: The upgrade is refused: the server does not run, an upgrade is under way, or this
+                process cannot be replaced.
+        """
+        self._loop.upgrade.begin()
 
     def remove_worker(self, worker: Worker) -> None:
         """Remove an untracked worker whose processes have exited, and its state entries.

@@ -10,12 +10,11 @@ from typing import Any
 
 from sanic.log import Colors, logger
 
-from worker._compat import accept_newer_keywords
-from worker._control.send import Publisher, send
+from worker._control.send import Publisher, recycle, report_busy, send
 from worker._state import identity
 from worker._state.foreign import adapted
 from worker._state.shared import SharedState
-from worker.constants import ProcessState
+from worker.constants import ProcessState, accept_newer_keywords
 from worker.state import WorkerState
 
 __all__ = ["WorkerMultiplexer"]
@@ -186,6 +185,14 @@ class WorkerMultiplexer:
 
     def _record(self, changes: dict[str, Any]) -> None:
         adapted(self._all_entries).update_entry(self.name, changes, identity.worker_pid())
+
+    def _request_recycling(self, cause: str, value: float, limit: float) -> bool:
+        """Request that a new process replaces this one, unless the control channel is full."""
+        return recycle(self._monitor_publisher, cause, value, limit)
+
+    def _report_busy(self) -> bool:
+        """Report that this server has become busy, unless the control channel is full."""
+        return report_busy(self._monitor_publisher)
 
     def _send(self, message: Any) -> None:
         send(self._monitor_publisher, message)

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from inspect import Parameter, signature
@@ -18,7 +17,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from signal import SIGTERM
 from threading import Condition, Thread
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from sanic.http.constants import HTTP
 from sanic.log import Colors, logger
@@ -52,23 +51,20 @@ def get_now() -> datetime:
     return datetime.now(tz=timezone.utc)
 
 
-@dataclass(frozen=True)
-class SlotStarted:
+class SlotStarted(NamedTuple):
     """A process was started in a slot."""
 
     slot: WorkerProcess
 
 
-@dataclass(frozen=True)
-class SlotChanged:
+class SlotChanged(NamedTuple):
     """A slot has moved to a state."""
 
     slot: WorkerProcess
     state: ProcessState
 
 
-@dataclass(frozen=True)
-class RestartAsked:
+class RestartAsked(NamedTuple):
     """A slot is to be restarted."""
 
     slot: WorkerProcess
@@ -104,8 +100,7 @@ class AskedTarget(Protocol):
         """Remove files that an unclean end of the process may have left."""
 
 
-@dataclass(frozen=True)
-class SentSignal:
+class SentSignal(NamedTuple):
     """A signal to stop that was sent to a process.
 
     Attributes:

@@ -8,12 +8,11 @@ import os
 import signal as signals
 import socket
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from ssl import SSLContext
-from traceback import walk_tb
-from types import TracebackType
 from typing import Any
 
 from sanic.application.constants import ServerStage
@@ -24,7 +23,7 @@ from sanic.models.server_types import Signal
 from sanic.server.protocols.http_protocol import HttpProtocol
 from sanic.server.runners import _serve_http_1, _serve_http_3
 
-from worker._child import bootstrap, parent_watch
+from worker._child import bootstrap, parent_watch, responder, stacks
 from worker._child.drain import Drain
 from worker._child.handshakes import secure
 from worker._child.heartbeat import Heartbeat
@@ -34,13 +33,11 @@ from worker._state import identity
 from worker._state.foreign import adapted
 from worker._state.shared import SharedState
 from worker.constants import SERVER_LABEL, WORKER_PREFIX, excerpt, prefixed
-from worker.loader import AppLoader, CertLoader
+from worker.loader import AppLoader, CertLoader, without_our_frames
 from worker.multiplexer import WorkerMultiplexer
 
 __all__ = ["worker_serve"]
 
-# The modules whose frames stand above those of an application that is being loaded.
-LOADING = ("worker.", "importlib")
 # The time to the next attempt of a stop that came before the server runs, seconds.
 TRY_AGAIN = 0.02
 
@@ -114,6 +111,8 @@ def worker_serve(
             main process (``__TERMINATE_EARLY__``), and the process exits with code 1.
     """
     try:
+        if _is_server_process():
+            responder.start(worker_state)
         app = _load(app_name, app_loader)
         app.refresh(passthru)
         app.setup_loop()
@@ -128,11 +127,15 @@ def worker_serve(
                 info.settings["ssl"] = ssl
 
         connections = set() if connections is None else connections
+        responder.observe(own_loop, connections)
         server = _Server(app, own_loop, connections)
         if _is_server_process():
-            state = _begin_to_beat(app, own_loop, worker_state, version, state, connections)
+            state = _begin_to_beat(
+                app, own_loop, worker_state, version, state, connections, monitor_publisher
+            )
             _become_worker(app, monitor_publisher, worker_state, connections, state)
             server.show_stops(worker_state)
+            _watch_loop(app, own_loop)
             if sock is not None:
                 unix = None
         if app.debug:
@@ -220,17 +223,41 @@ def _begin_to_beat(
     version: HTTP,
     counts: Any,
     connections: set[Any],
+    publisher: Connection | None = None,
 ) -> Any:
     """Begin to note requests and beats in the state; return the mapping in which connections count."""
-    if not isinstance(state, SharedState):
+    settings = bootstrap.current_settings()
+    if not (isinstance(state, SharedState) or settings.recycles):
         return counts
+    on_beat = None
+    if settings.recycles and publisher is not None:
+        # Imported on use: it is a matter of a setting.
+        from worker._child.recycle import Recycler
+
+        on_beat = Recycler(settings, WorkerMultiplexer(publisher, state)._request_recycling).check
     is_http3 = version is HTTP.VERSION_3
     # Sanic keeps no set of the connections of HTTP/3.
-    heartbeat = Heartbeat(loop, state, {} if counts is None else counts, None if is_http3 else connections)
+    known = None if is_http3 else connections
+    counts = {} if counts is None else counts
+    heartbeat = Heartbeat(loop, adapted(state), counts, known, settings.hang_timeout, on_beat)
+    if settings.range is not None and publisher is not None:
+        heartbeat.report_busy(WorkerMultiplexer(publisher, state)._report_busy)
     if is_http3:
         heartbeat.count_http3()
     app.after_server_stop(lambda _: heartbeat.last_beat())
     return heartbeat.counts
+
+
+def _watch_loop(app: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """Warn of slow steps of the loop while the server runs, if the setting says so."""
+    limit = bootstrap.current_settings().slow_loop_warning
+    if limit:
+        # Imported on use: it is a matter of a setting.
+        from worker._child.slow_loop import SlowLoop
+
+        slow_loop = SlowLoop(loop, limit)
+        app.after_server_start(lambda _: slow_loop.begin())
+        app.after_server_stop(lambda _: slow_loop.end())
 
 
 def _become_worker(
@@ -281,20 +308,12 @@ def _report_failure(state: Any, error: BaseException) -> None:
 
 def log_error(error: Exception, text: str = "") -> None:
     """Log an error of the application behind a text, with its traceback."""
-    error_logger.error("%s%s", text, excerpt(error), exc_info=_without_our_frames(error))
+    error_logger.error("%s%s", text, excerpt(error), exc_info=without_our_frames(error))
 
 
-def _without_our_frames(error: Exception) -> Exception:
-    """Return the error without the frames of this package and the import system above the application."""
-    frames = [*walk_tb(error.__traceback__)]
-    theirs = [not frame.f_globals.get("__name__", "").startswith(LOADING) for frame, _ in frames]
-    traceback = None
-    # Frames of ours below those of the application are part of its error.
-    for number, (frame, line) in reversed([*enumerate(frames)]):
-        if not any(theirs[: number + 1]) or (not theirs[number] and any(theirs[number:])):
-            continue
-        traceback = TracebackType(traceback, frame, frame.f_lasti, line)
-    return error.with_traceback(traceback)
+def describe_stacks(loop: asyncio.AbstractEventLoop | None, connections: Collection[Any] = ()) -> str:
+    """Return the stacks of this process, with the tasks of a loop and the requests of connections."""
+    return stacks.describe(stacks.Subject(loop, connections))
 
 
 class _Server:
@@ -316,6 +335,7 @@ class _Server:
         self._drain = Drain(loop, connections, bootstrap.current_settings().idle_drain_timeout)
         self._drain.register(app)
         self._stopping = False
+        self._reports_serving = False
         self._episodes = 0
         # The handlers of the process while the loop has ours.
         self._handlers: dict[int, Any] = {}
@@ -331,12 +351,12 @@ class _Server:
         instance.create_server = self._create_server
 
     def report_serving_when_started(self) -> None:
-        """Report that the server accepts connections, where Sanic does not (HTTP/3)."""
+        """Report that the server accepts connections, where Sanic does not (HTTP/3).
 
-        def serves(app: Any) -> None:
-            self._loop.call_soon(app.set_serving, True)
-
-        self._app.after_server_start(serves)
+        A listener is too early for the report: other listeners may follow. Their episode ends before the
+        loop runs for good, and uvloop loses a signal to stop that answers the report in between.
+        """
+        self._reports_serving = True
 
     def show_stops(self, state: Any) -> None:
         """Show in the shared state whether the stop handlers are set."""
@@ -366,9 +386,12 @@ class _Server:
                 self._set_stoppable(False)
 
     def _begin_to_serve(self) -> None:
-        """Show that the stop handlers are set, unless the application has set its own."""
+        """Show that the stop handlers are set, unless the application has set its own; report HTTP/3."""
         handlers = {signum: signals.getsignal(signum) for signum in STOPS}
         self._set_stoppable(self._handlers == handlers)
+        responder.offer_signal()
+        if self._reports_serving:
+            self._app.set_serving(True)
 
     def _set_stoppable(self, stoppable: bool) -> None:
         """Show whether a stop signal reaches our handler, which ignores repeats."""

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import wraps
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 from sanic.log import error_logger
 
 from worker import settings
+from worker._child import bootstrap
 from worker._child.descriptors import fill_standard
-from worker._core import IS_NATIVE
 from worker._spawn.processes import set_up_children
 from worker._state import schema
 from worker._state.shared import SharedState
@@ -35,9 +35,6 @@ __all__ = ["install", "is_installed", "uninstall"]
 # The oldest and the newest release that the tests run on. In a newer one, the expected names must exist.
 OLDEST = (23, 12)
 NEWEST = (25, 12)
-
-# The permissions that Sanic gives a unix socket.
-UNIX_MODE = 0o666
 
 _ends_with_server = False
 
@@ -62,8 +59,20 @@ def install(**given: Any) -> None:
         ValueError: The value of a setting is wrong.
     """
     settings.install(given)
+    apply_umask()
     if is_installed():
         return
+    # Every child has this variable by now.
+    if "SANIC_WORKER_NAME" not in os.environ:
+        # Imported on use: a worker takes nobody's place.
+        from worker._system import handover
+
+        handover.join()
+    if os.getpid() == 1:
+        # Imported on use: a worker never is PID 1.
+        from worker._system import init
+
+        init.obey_early_stop()
     _check_version()
     found = replacement.find()
     startup: Any = import_module(STARTUP)
@@ -71,10 +80,25 @@ def install(**given: Any) -> None:
     swap(vars(startup), "configure_socket", _sharing(startup.configure_socket))
     swap(vars(startup), "remove_unix_socket", _remove_unix_socket)
     _wrap_serve(startup)
+    _wrap_serve_single(startup.StartupMixin)
+    _wrap_prepare(startup.StartupMixin)
     _swap_states(startup.StartupMixin)
     _leave_out_fields()
     replacement.apply(*found)
     set_up_children(install)
+    if sys._getframe(1).f_globals.get("__name__") == "__main__":
+        _preload()
+
+
+def apply_umask() -> None:
+    """Set the permissions that new files lack, if the setting is given.
+
+    Raises:
+        ValueError: The setting is wrong.
+    """
+    umask = settings.find("umask")
+    if umask is not None:
+        os.umask(umask)
 
 
 def uninstall() -> None:
@@ -83,8 +107,29 @@ def uninstall() -> None:
     while replacement.undo:
         replacement.undo.pop()()
     set_up_children(None)
+    _end_preload()
     _ends_with_server = False
     settings.forget()
+
+
+def _preload() -> None:
+    """Start the preload process now, for a script that is likely to serve.
+
+    Any other program that installs this package may never serve. There, the manager starts it.
+    """
+    if not bootstrap.is_child() and settings.find("preload") != "off":
+        from worker._spawn.preload.preloads import preloads
+        from worker._spawn.preload.process import PreloadError
+
+        # The manager tries it again, and reports the reason.
+        with suppress(PreloadError):
+            preloads.start()
+
+
+def _end_preload() -> None:
+    """End the preload process, if one was started."""
+    if started := sys.modules.get("worker._spawn.preload.preloads"):
+        started.preloads.reset()
 
 
 class StateManager:
@@ -94,7 +139,7 @@ class StateManager:
         # The script may have closed standard descriptors since it imported this package.
         fill_standard()
         try:
-            self._process = None if IS_NATIVE else _state_process()
+            self._process = None if SharedState.IS_SUPPORTED else _state_process()
         except EOFError as error:
             error_logger.error("%s", error)
             raise SystemExit(1) from None
@@ -115,36 +160,28 @@ def _state_process() -> Any:
     # Costly to import, and needed by the main process alone.
     from worker._spawn.state_process import StateProcess
 
-    return StateProcess(schema.SHEETS)
+    # It starts before there is a manager with settings of its own.
+    return StateProcess(schema.SHEETS, settings.resolve({}).process_titles)
 
 
 def _sharing(configure_socket: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap Sanic's function: a unix socket gets its mode and goes to the workers; errors name the address."""
+    """Wrap Sanic's function: it takes a socket of the service manager, or binds one that the workers share.
 
-    def bind(server_settings: dict[str, Any]) -> Any:
-        if not server_settings.get("unix"):
-            return configure_socket(server_settings)
-        # As text: at the end, Sanic 23.12 removes only a path that is text.
-        path = server_settings["unix"] = os.path.abspath(server_settings["unix"])
-        mode = settings.resolve({}).unix_mode
-        from worker._listen import unix
-
-        sock = unix.bind(path, UNIX_MODE if mode is None else mode, server_settings["backlog"])
-        server_settings["sock"] = sock
-        return sock
+    A unix socket gets its mode, and errors name the address.
+    """
 
     @wraps(configure_socket)
     def call(server_settings: dict[str, Any]) -> Any:
         # Imported on use: a worker binds no address.
-        from worker._listen.address import naming_address
+        from worker.integration.listening import bind
 
-        return naming_address(bind)(server_settings)
+        return bind(server_settings, configure_socket)
 
     return call
 
 
 def _remove_unix_socket(path: Any) -> None:
-    from worker._listen import unix
+    from worker._system import unix
 
     unix.remove(path)
 
@@ -156,19 +193,85 @@ def _wrap_serve(startup: Any) -> None:
 
     @wraps(stock)
     def serve(*args: Any, **kwargs: Any) -> Any:
-        from worker._listen import unix
+        from worker._supervisor import exit_code
         from worker._supervisor.loop import signals_given_back
+        from worker._system import activation, systemd
 
+        # Before the listeners of the application can start a process, which would inherit them.
+        systemd.take_environment()
+        activation.inherited()
         # Sanic's function takes these from its globals, where a name that is imported on use is missing.
         for name in BOUND[STARTUP]:
             vars(startup).setdefault(name, getattr(startup, name))
         try:
-            with signals_given_back(stops_ignored=_ends_with_server):
-                return stock(*args, **kwargs)
+            with signals_given_back(are_ignored=_ends_with_server):
+                result = stock(*args, **kwargs)
         finally:
-            unix.remove_all()
+            _clean_up()
+        if code := exit_code.noted():
+            # The server has ended in order, but had to kill processes.
+            raise SystemExit(int(code))
+        return result
 
+    swap(vars(startup), "os", _System())
     swap_attribute(mixin, "serve", classmethod(serve))
+
+
+def _wrap_serve_single(mixin: Any) -> None:
+    """Wrap Sanic's ``serve_single``: a server of a single process forks no workers."""
+    stock = vars(mixin)["serve_single"].__func__
+
+    @wraps(stock)
+    def serve_single(*args: Any, **kwargs: Any) -> Any:
+        _end_preload()
+        return stock(*args, **kwargs)
+
+    swap_attribute(mixin, "serve_single", classmethod(serve_single))
+
+
+def _wrap_prepare(mixin: Any) -> None:
+    """Wrap Sanic's ``prepare``: the setting ``workers`` counts, and ``fast`` counts the quota of CPU time."""
+    stock = vars(mixin)["prepare"]
+
+    @wraps(stock)
+    def prepare(
+        app: Any,
+        *args: Any,
+        workers: int = 1,
+        fast: bool = False,
+        single_process: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        # Sanic itself refuses a number beside `fast`. Its own `fast` does not know the quota.
+        if not single_process and (workers == 1 or not fast):
+            app.state.fast = fast
+            workers, fast = settings.number_of_servers(workers, fast=fast), False
+        return stock(app, *args, workers=workers, fast=fast, single_process=single_process, **kwargs)
+
+    swap_attribute(mixin, "prepare", prepare)
+
+
+def _clean_up() -> None:
+    """Close the sockets of the main process, and remove its files."""
+    from worker._system import activation, pid_file, unix
+
+    activation.close_all()
+    pid_file.remove()
+    unix.remove_all()
+
+
+class _System:
+    """The module :mod:`os` for Sanic's ``serve``, which ends a server that failed with exit code 1."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def _exit(self, code: int) -> NoReturn:
+        from worker._supervisor import exit_code
+
+        # The callers of `serve` do not get to clean up.
+        _clean_up()
+        os._exit(exit_code.noted() or code)
 
 
 def _leave_out_fields() -> None:
@@ -188,7 +291,7 @@ def _leave_out_fields() -> None:
 
 
 def end_with_server() -> None:
-    """Declare that this process only serves: a stop signal after that does not change its exit code."""
+    """Declare that this process only serves: a signal after that does not change its exit code."""
     global _ends_with_server
     _ends_with_server = True
 
