@@ -11,18 +11,28 @@ from multiprocessing import forkserver, resource_tracker
 from time import monotonic
 from typing import Any
 
+import hypothesis
 import pytest
+from support import modes
 
-from worker._spawn import preload
+from worker._spawn.preload.preloads import preloads
 
 pytest_plugins = ["support.application", "support.cores"]
 
-GRACE = 2.0
+# Longer than any end on a slow machine, seconds; reaching it is a failure.
+GRACE = 15.0
+
+# How long an example takes says nothing on a machine that does other work, too.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+
+# A manager in the process of the tests has no preload process, unless a test gives it one.
+os.environ["SANIC_WORKER_PRELOAD"] = "off"
 
 # A run in the background, or under `nohup`, may have inherited ignored signals. Processes under test must
 # have the usual handlers.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-for _signum in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU):
+for _signum in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1):
     signal.signal(_signum, signal.SIG_DFL)
 
 
@@ -55,10 +65,12 @@ def _inventory() -> dict[str, set[Any]]:
     return {"process": _children(), "descriptor": _descriptors(), "thread": _threads()}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if "integration" in item.path.parts:
             item.add_marker(pytest.mark.slow)
+    modes.skip_others(items)
+    modes.deselect_others(config, items)
     if os.environ.get("WORKER_CORE") == "pure":
         for item in items:
             if item.get_closest_marker("native"):
@@ -73,13 +85,23 @@ def _long_lived_helpers() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """Restore the signal handlers: those of a test would take the signals of the next one."""
+    before = {signum: signal.getsignal(signum) for signum in signal.valid_signals()}
+    yield
+    for signum, handler in before.items():
+        if handler is not None and signal.getsignal(signum) != handler:
+            signal.signal(signum, handler)
+
+
+@pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if not os.path.isdir("/proc/self/fd"):
         yield
         return
     before = _inventory()
     yield
-    preload.reset()
+    preloads.reset()
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
     pause = threading.Event()
     deadline = monotonic() + GRACE

@@ -11,11 +11,12 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import AF_UNIX
+from socket import AF_UNIX, socket
 from socketserver import TCPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from support.ports import hold_port
 from worker._inspect.page import document
 
 Json = dict[str, Any]
@@ -23,6 +24,7 @@ Json = dict[str, Any]
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
 FIRST_OPERATION = 0x3F2A9C01D4E8
 ENDED = ("done", "failed")
+STACKS = 'Thread MainThread (most recent call last):\n  File "shop.py", line 9, in pay\n    lock.acquire()\n'
 # The longest time without a message in a stream, seconds. A client that has gone is noticed by a message.
 KEEP_ALIVE = 0.5
 # The results of the commands that its application has added. It has `echo`, too.
@@ -44,6 +46,7 @@ def worker(name: str = "Sanic-Server-0-0", **given: Any) -> Json:
         "connections": 5,
         "loop_lag_p50": 0.0002,
         "loop_lag_p99": 0.0004,
+        "loop_busy": 0.2,
         "heartbeat_age": 0.4,
         "rss_bytes": 80 << 20,
         "pss_bytes": 40 << 20,
@@ -71,6 +74,7 @@ def status(*workers: Json, second: float = 0.0, operations: Iterable[Json] = (),
         "uptime": 3723.0,
         "workers_wanted": len(wanted),
         "workers_ready": sum(one["phase"] == "ready" for one in wanted),
+        "preload": {"pid": 4248, "depth": "framework", "ready": True},
         "restarts": 2,
         "backlog": 0,
         "state_bytes": 20_000,
@@ -152,6 +156,7 @@ class FakeInspector:
         operations: The operations, the newest first. An action adds one, which is pending.
         steps: States of an operation that the coming answers show: the one to its action, and each one to a
             request for it. Without any it stays as it is, and is waited for.
+        stacks: The answer to a request for the stacks of a process, but for its name.
         refusals: The status and message for a path, instead of its answer.
         requests: All requests so far.
         is_silent: Whether the streams send nothing at present, as over a connection that broke unnoticed.
@@ -170,11 +175,13 @@ class FakeInspector:
         self.events: list[Json] = []
         self.operations: list[Json] = []
         self.steps: list[Json] = []
+        self.stacks: Json = {"pid": 4250, "way": "interpreter", "debugger": None, "text": STACKS}
         self.refusals: dict[str, tuple[int, str]] = {}
         self.requests: list[Request] = []
         self.is_silent = False
         self.streams = 0
         self.changed = threading.Condition()
+        self._held: socket | None = None
         self._listens = False
         self._turn = self._sent = 0
 
@@ -184,6 +191,8 @@ class FakeInspector:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        if self._held is not None:
+            self._held.close()
 
     def start(self) -> None:
         """Listen: on the same port again after a :meth:`stop`."""
@@ -191,8 +200,10 @@ class FakeInspector:
         if self.unix:
             self._http: ThreadingHTTPServer = _UnixServer(str(self.unix), handler)  # type: ignore[arg-type]
         else:
+            if self._held is None:
+                self._held = hold_port()
+                self.port = self._held.getsockname()[1]
             self._http = _Server(("127.0.0.1", self.port), handler)
-            self.port = self._http.server_address[1]
         if self.tls:
             self._http.socket = self.tls.wrap_socket(self._http.socket, server_side=True)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), name="fake inspector")
@@ -253,7 +264,7 @@ class FakeInspector:
             self.second += seconds
             self._turn += 1
             self.changed.notify_all()
-            self.changed.wait_for(lambda: not self.streams or self._sent == self._turn, 5)
+            self.changed.wait_for(lambda: not self.streams or self._sent == self._turn, 15)
 
     def wait_streams(self, number: int, timeout: float = 15) -> None:
         """Wait until exactly that many streams are open."""
@@ -330,6 +341,9 @@ class _UnixServer(_Server):
 class _Handler(BaseHTTPRequestHandler):
     """Answers one request. HTTP/1.0: each response ends with its connection."""
 
+    # A browser may open a connection and not use it. The stop waits for its thread.
+    timeout = 10.0
+
     def __init__(self, inspector: FakeInspector, *args: Any) -> None:
         self.inspector = inspector
         super().__init__(*args)
@@ -388,11 +402,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.refuse(404, f"{path} not found")
 
     def act(self, name: str, body: Json) -> None:
-        if name in ("reload", "restart", "scale", "shutdown"):
+        if name in ("reload", "restart", "scale", "shutdown", "upgrade"):
             begun = self.inspector.begin(name)
             said = f"Scaling to {body['replicas']}" if name == "scale" else None
             code, result = (202, begun) if "Prefer" in self.headers else (200, said)
             self.succeed(name, result, code, Location=f"/operations/{begun['id']}")
+        elif name == "stacks":
+            self.succeed(name, {"name": body["name"], **self.inspector.stacks})
         elif name == "echo":
             self.succeed(name, {"args": body.pop("args", []), "kwargs": body})
         elif name in CUSTOM:

@@ -66,7 +66,8 @@ class FakeBase:
     def start(self) -> None:
         self.pid = 1_000_000 + len(self.made)
         self.alive = True
-        self.environment = {name: os.environ[name] for name in os.environ if name.startswith("SANIC_WORKER_")}
+        names = ("SANIC_WORKER_NAME", "SANIC_WORKER_IDENTIFIER")
+        self.environment = {name: os.environ[name] for name in names if name in os.environ}
         self.on_start(self)
 
     def is_alive(self) -> bool:

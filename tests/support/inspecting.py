@@ -17,6 +17,7 @@ from sanic.helpers import Default
 from sanic_testing.testing import SanicASGITestClient
 
 from support.fakes import FakePublisher
+from support.ports import hold_port
 from worker._state import events
 from worker._state.event_log import EventLog
 from worker.inspector import Inspector
@@ -95,6 +96,8 @@ class Announced(Inspector):
 
     def _setup(self) -> None:
         super()._setup()
+        # A stop that waits for a client takes longer than a test waits for the stop.
+        self.app.config.GRACEFUL_SHUTDOWN_TIMEOUT = 10 * TIMEOUT
         self.app.after_server_start(self._announce)
 
     def _announce(self, app: Any) -> None:
@@ -110,9 +113,8 @@ class Served:
 
     def __init__(self, state: Any, kind: type[Inspector] = Announced, **given: Any) -> None:
         context = multiprocessing.get_context("fork")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self._held = hold_port()
+        self.port: int = self._held.getsockname()[1]
         self.commands, self._sender = context.Pipe(duplex=False)
         target = make(kind, self._sender, worker_state=state, host="127.0.0.1", port=self.port, **given)
         self.process = context.Process(target=target)
@@ -130,6 +132,7 @@ class Served:
         self.process.close()
         self.commands.close()
         self._sender.close()
+        self._held.close()
 
     def command(self) -> Any:
         """Return the next command to the main process."""
@@ -137,7 +140,7 @@ class Served:
         return self.commands.recv()
 
     def stop(self) -> int | None:
-        """Stop the inspector as the main process does; return its exit code."""
+        """Stop the inspector as the main process does; return its exit code, ``None`` if it runs on."""
         self.process.terminate()
         self.process.join(TIMEOUT)
         return self.process.exitcode
@@ -171,7 +174,10 @@ class Served:
         """Send a request; the body of the answer is still to be read."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         try:
-            connection.request(method, path, body, {"Connection": "close", **(headers or {})})
+            connection.connect()
+            # The answer may come, and the connection be closed, before a large body is sent.
+            with suppress(ConnectionError):
+                connection.request(method, path, body, {"Connection": "close", **(headers or {})})
             with closing(connection.getresponse()) as answer:
                 yield answer
         finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -55,6 +57,14 @@ class Children:
 def die() -> None:
     """Be killed."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether all threads of a process are stopped: each stops by itself."""
+    with suppress(OSError):
+        stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+    return False
 
 
 def until(monitor: Any, count: int) -> list[Any]:

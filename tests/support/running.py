@@ -24,7 +24,8 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 import worker
-from support import targets
+from support import modes, targets
+from support.processes import is_stopped
 from worker._core import IS_NATIVE
 from worker._spawn.state_process import StateProcess, StateProxy
 from worker._state import schema
@@ -57,6 +58,12 @@ async def until_in_loop(look: Callable[[], Any]) -> None:
     while not look():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.Event().wait(), 0.01)
+
+
+def suspend(pid: int) -> None:
+    """Stop a process by SIGSTOP, and wait until it is stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: is_stopped(pid), f"the stop of {pid}")
 
 
 def wait_for_end(pid: int, timeout: float = TIMEOUT) -> None:
@@ -312,7 +319,7 @@ class House:
 
 
 def python(
-    code: str, *args: str, cwd: Path, env: dict[str, str] | None = None, timeout: float = 30
+    code: str, *args: str, cwd: Path, env: dict[str, str] | None = None, timeout: float = 50
 ) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter of its own, from a file, so that children can import it."""
     return subprocess.run(
@@ -337,4 +344,5 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a program under test: without traces of Sanic, with its import paths."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("SANIC_")}
     env["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(PACKAGE)])
+    modes.choose(env)
     return {**env, **(extra or {})}

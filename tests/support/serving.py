@@ -16,6 +16,7 @@ from sanic import Sanic, text
 from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 
+from support.running import until
 from worker._spawn.processes import factory
 from worker.integration import StateManager
 from worker.loader import CertLoader
@@ -97,10 +98,11 @@ class Server:
                 os.kill(self.process.pid, signum)
 
     def tell(self, signum: signal.Signals) -> None:
-        """Stop it, again and again, until it reports or exits."""
-        while self.process.exitcode is None and not self.journal.poll(0):
-            self.signal(signum)
-            wait_for([self.journal, self.process.sentinel], 0.5)
+        """Send a signal once its loop runs for good: uvloop may lose one before."""
+        # It answers before that already.
+        until(lambda: self.state[NAME].get("serving"), "it to serve")
+        assert self.answers() == "hello"
+        self.signal(signum)
 
     def answers(self, path: str = "/") -> str:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=15)

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from worker._child.busy import BusyReporter
 from worker._control.send import Publisher
 from worker._state.foreign import adapted
 from worker.multiplexer import WorkerMultiplexer
@@ -108,6 +109,22 @@ def serves_and_counts(me: Me) -> None:
         number += 1
         me.multiplexer.state["number"] = number
     me.say(signal.Signals(stop.si_signo).name)
+    me.multiplexer.set_serving(False)
+
+
+def serves_under_load(me: Me, path: str) -> None:
+    """Serve, and beat often; the file has the share of time in which the event loop is busy."""
+    me.multiplexer.ack()
+    me.multiplexer.set_serving(True)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    me.say("ready")
+    reporter = BusyReporter(me.multiplexer._report_busy)
+    stop = None
+    while stop is None:
+        share = float(Path(path).read_text())
+        adapted(me.multiplexer._all_entries).beat(in_flight=9, loop_busy=share)  # type: ignore[union-attr]
+        reporter.note(share)
+        stop = signal.sigtimedwait(STOPS, 0.01)
     me.multiplexer.set_serving(False)
 
 

@@ -102,7 +102,11 @@ class Terminal:
 
     def ended(self) -> int:
         """Wait for the end of the program; return its exit code."""
-        code = self.process.wait(LONG)
+        deadline = monotonic() + LONG
+        # A terminal whose output is not read takes no more of it.
+        while (code := self.process.poll()) is None:
+            assert monotonic() < deadline, f"it has not ended; {self.output[-500:]!r}"
+            self._read(monotonic() + 0.02)
         while self._read(monotonic()):
             pass
         return code
