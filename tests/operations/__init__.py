@@ -1,0 +1,1 @@
+"""Real faults, upgrades, systemd and containers: tests that take long, or need root."""
