@@ -1,8 +1,10 @@
 """Generate load from a process of its own: requests at a steady rate, and their outcomes.
 
-``load.py PORT PATH --rate 200 [--close]`` runs until its standard input ends, then prints the outcomes as
-JSON. Each request is sent when it is due, regardless of those before. With ``--close`` each has a connection
-of its own, else connections are kept.
+``load.py PORT PATH --rate 200 [--least N] [--close] [--tls AUTHORITY]`` prints a line when its first request
+is over, runs until its standard input ends, sends what is missing from N requests and a last one, and prints
+the outcomes as JSON. Until then each request is sent when it is due, regardless of those before, but no more
+than 100 at a time. With ``--close`` each has a connection of its own, else connections are kept. AUTHORITY is
+the file of a certificate.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import sys
 import time
 from collections import Counter
@@ -17,6 +20,8 @@ from dataclasses import dataclass, field
 
 # Longer than any answer may take.
 PATIENCE = 30.0
+# The most requests at a time. A machine that cannot answer so many as are due answers fewer, as late.
+MOST = 100
 
 
 @dataclass
@@ -63,8 +68,9 @@ class Connection:
 class Load:
     """Keep the rate, and the connections."""
 
-    def __init__(self, port: int, path: str, close: bool) -> None:
+    def __init__(self, port: int, path: str, close: bool, authority: str = "") -> None:
         self.port = port
+        self.tls = ssl.create_default_context(cafile=authority) if authority else None
         self.close = close
         self.seen = Seen()
         self.idle: list[Connection] = []
@@ -76,7 +82,9 @@ class Load:
             kept = self.idle.pop()
             if not (kept.reader.at_eof() or kept.writer.is_closing()):
                 return kept
-        return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+        name = "localhost" if self.tls else None
+        opened = asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls, server_hostname=name)
+        return Connection(*await opened)
 
     async def one(self) -> None:
         began = time.monotonic()
@@ -110,18 +118,24 @@ class Load:
         else:
             self.idle.append(connection)
 
-    async def run(self, rate: float) -> None:
+    async def run(self, rate: float, least: int) -> None:
         loop = asyncio.get_running_loop()
         over = loop.run_in_executor(None, sys.stdin.read)
         tasks: set[asyncio.Task[None]] = set()
+        await self.one()
+        print("under way", flush=True)
         due = loop.time()
-        while not over.done():
+        while not over.done() or least > 0:
+            least -= 1
             due += 1 / rate
             task = loop.create_task(self.one())
             tasks.add(task)
             task.add_done_callback(tasks.discard)
             await asyncio.wait({over}, timeout=max(0.0, due - loop.time()))
+            while len(tasks) >= MOST:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.gather(*tasks)
+        await self.one()
         for connection in self.idle:
             connection.writer.close()
 
@@ -131,10 +145,12 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("path")
     parser.add_argument("--rate", type=float, default=200)
+    parser.add_argument("--least", type=int, default=0)
     parser.add_argument("--close", action="store_true")
+    parser.add_argument("--tls", default="")
     arguments = parser.parse_args()
-    load = Load(arguments.port, arguments.path, arguments.close)
-    asyncio.run(load.run(arguments.rate))
+    load = Load(arguments.port, arguments.path, arguments.close, arguments.tls)
+    asyncio.run(load.run(arguments.rate, arguments.least))
     print(json.dumps(vars(load.seen)))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import selectors
 import subprocess
+import sys
+import termios
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
@@ -43,11 +47,16 @@ class Event:
 
 
 class Output:
-    """The whole output of a process and its descendants, read by one thread until all have closed it."""
+    """The whole output of a process and its descendants, read by one thread until all have closed it.
+
+    `lines` and `events` have all that was written before they are looked at.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.lines: list[Line] = []
-        self.events: list[Event] = []
+        self._lines: list[Line] = []
+        self._events: list[Event] = []
+        # Bytes that were read, by the descriptor.
+        self._read_bytes: Counter[int] = Counter()
         self._changed = threading.Condition()
         self._process = process
         self._stop_reader, self._stop_writer = os.pipe()
@@ -65,14 +74,35 @@ class Output:
                 for key, _ in selector.select():
                     if not key.data:
                         return
-                    chunk = os.read(key.fd, 1 << 16)
-                    if not chunk:
-                        selector.unregister(key.fileobj)
-                    *whole, tails[key.data] = (tails[key.data] + (chunk or b"\n")).split(b"\n")
                     with self._changed:
+                        chunk = os.read(key.fd, 1 << 16)
+                        if not chunk:
+                            selector.unregister(key.fileobj)
+                        *whole, tails[key.data] = (tails[key.data] + (chunk or b"\n")).split(b"\n")
                         for raw in whole:
                             self._add(key.data, raw.decode(errors="replace"))
+                        self._read_bytes[key.fd] += len(chunk)
                         self._changed.notify_all()
+
+    @property
+    def lines(self) -> list[Line]:
+        """The lines of the log."""
+        self._catch_up()
+        return self._lines
+
+    @property
+    def events(self) -> list[Event]:
+        """The entries of the journal."""
+        self._catch_up()
+        return self._events
+
+    def _catch_up(self) -> None:
+        """Wait until the thread has read all that is written by now."""
+        with self._changed:
+            if self._thread.is_alive():
+                pipes = [pipe.fileno() for pipe in (self._process.stdout, self._process.stderr) if pipe]
+                goals = {fd: self._read_bytes[fd] + _unread(fd) for fd in pipes}
+                self._changed.wait_for(lambda: all(self._read_bytes[fd] >= goals[fd] for fd in goals), 60)
 
     def _add(self, stream: str, text: str) -> None:
         now = monotonic()
@@ -80,10 +110,10 @@ class Output:
         if mark:
             fields = json.loads(entry)
             name, process, pid = (fields.pop(key) for key in ("event", "process", "pid"))
-            self.events.append(Event(name, process, pid, now, fields))
+            self._events.append(Event(name, process, pid, now, fields))
             text = before
         if text.strip():
-            self.lines.append(Line(stream, text, now))
+            self._lines.append(Line(stream, text, now))
 
     def wait(self, look: Callable[[], T], what: str, timeout: float) -> T:
         """Return the result of `look` once it is true; call it whenever there is more output."""
@@ -108,6 +138,12 @@ class Output:
         for pipe in (self._process.stdout, self._process.stderr):
             assert pipe is not None
             pipe.close()
+
+
+def _unread(fd: int) -> int:
+    """Return how many bytes a pipe holds."""
+    found = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    return int.from_bytes(found, sys.byteorder)
 
 
 def tracebacks(text: str) -> list[list[str]]:

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 import trustme
+from support.modes import NOT_FORK
 
 from .harness import Server
-from .tools import STOCK, free_port, wait_until
+from .tools import STOCK, TIMEOUT, free_port, suspend, wait_until
 
 Run = Callable[..., Server]
 
@@ -34,9 +35,7 @@ def script(directory: Path, text: str, name: str = "script.py") -> list[str]:
 def test_two_applications_in_one_server(tmp_path: Path) -> None:
     second = free_port()
     command = script(tmp_path, "from apps.pair import serve\nif __name__ == '__main__':\n    serve()\n")
-    with Server(
-        command, cwd=tmp_path, port=free_port(), env={"SECOND": str(second), "START_METHOD": "fork"}
-    ) as server:
+    with Server(command, cwd=tmp_path, port=free_port(), env={"SECOND": str(second)}) as server:
         server.wait_ready()
         table = server.settled(2)
         for port in (server.port, second):
@@ -70,7 +69,7 @@ def socket_path() -> Iterator[Path]:
 
 def test_restarts_on_a_unix_socket(socket_path: Path, run: Run) -> None:
     path = socket_path
-    server = run("apps.cluster:app", unix=path, start_method="fork").wait_ready()
+    server = run("apps.cluster:app", unix=path).wait_ready()
     table = server.settled(2)
     who = server.post("/m/restart", {"zero_downtime": True})["name"]
     wait_until(lambda: server.settled(2)[who]["pid"] != table[who]["pid"], "a restart")
@@ -83,7 +82,6 @@ def test_restarts_on_a_unix_socket(socket_path: Path, run: Run) -> None:
 
 
 @pytest.mark.ours
-@pytest.mark.ours
 def test_a_unix_socket_is_shared_and_has_its_mode(socket_path: Path, run: Run) -> None:
     server = run("apps.supervised:app", "--unix-mode=0600", unix=socket_path, workers=4).wait_ready()
     before = server.settled(4)
@@ -93,12 +91,14 @@ def test_a_unix_socket_is_shared_and_has_its_mode(socket_path: Path, run: Run) -
         # A stopped process accepts nothing.
         others = [one for one in workers if one != pid]
         for other in others:
-            os.kill(other, SIGSTOP)
+            suspend(other)
         assert server.request("GET", "/pid").text == str(pid)
         for other in others:
             os.kill(other, SIGCONT)
-    os.kill(before["Sanic-Server-0-0"]["pid"], SIGKILL)
-    wait_until(lambda: server.settled(4) != before, "another process")
+    os.kill(workers[0], SIGKILL)
+    wait_until(
+        lambda: workers[0] not in {entry["pid"] for entry in server.settled(4).values()}, "another process"
+    )
     assert socket_path.exists()
     assert server.stop() == 0
     assert not socket_path.exists()
@@ -106,18 +106,20 @@ def test_a_unix_socket_is_shared_and_has_its_mode(socket_path: Path, run: Run) -
 
 @pytest.mark.ours
 def test_a_unix_socket_in_use_is_refused(socket_path: Path, run: Run) -> None:
-    server = run("apps.supervised:app", unix=socket_path, start_method="fork", workers=1).wait_ready()
-    second = Server.run("apps.supervised:app", cwd=server.cwd, unix=socket_path, start_method="fork")
+    server = run("apps.supervised:app", unix=socket_path, workers=1).wait_ready()
+    second = Server.run("apps.supervised:app", cwd=server.cwd, unix=socket_path)
     assert second.wait() == 1
     assert "Address already in use" in second.log("err")
-    assert second.processes() == {}
+    wait_until(lambda: not second.processes(), "its processes gone")
     second.output.close()
     assert server.request("GET", "/pid").status == 200
     # A socket without a listener is replaced.
+    # Stopped first, no worker does anything at the end of the main process.
+    server.signal(SIGSTOP, to="all")
     server.signal(SIGKILL, to="all")
     server.wait()
     assert socket_path.exists()
-    run("apps.supervised:app", unix=socket_path, start_method="fork", workers=1).wait_ready()
+    run("apps.supervised:app", unix=socket_path, workers=1).wait_ready()
 
 
 def test_an_early_request_on_a_unix_socket(socket_path: Path, run: Run) -> None:
@@ -137,7 +139,7 @@ def test_http3_requests_and_a_restart(run: Run, tmp_path: Path) -> None:
     server = run("apps.cluster:app", *args, workers=1)
     server.wait_events("after_server_start")
     status, body = asyncio.run(
-        asyncio.wait_for(ask_over_quic(server.port, tmp_path / "ca.pem", "/workers"), 15)
+        asyncio.wait_for(ask_over_quic(server.port, tmp_path / "ca.pem", "/workers"), TIMEOUT)
     )
     assert status == 200
     assert b"Sanic-Server-0-0" in body
@@ -149,7 +151,7 @@ def test_http3_requests_and_a_restart(run: Run, tmp_path: Path) -> None:
         old, new = server.wait_events("after_server_start", 2)
         assert old.pid != new.pid
         status, body = asyncio.run(
-            asyncio.wait_for(ask_over_quic(server.port, tmp_path / "ca.pem", "/workers"), 15)
+            asyncio.wait_for(ask_over_quic(server.port, tmp_path / "ca.pem", "/workers"), TIMEOUT)
         )
         assert status == 200
         assert f'"pid":{new.pid}'.encode() in body
@@ -195,10 +197,11 @@ async def ask_over_quic(port: int, authority: Path, path: str) -> tuple[int, byt
             stream, [(k.encode(), v.encode()) for k, v in headers.items()], end_stream=True
         )
         client.transmit()
-        await asyncio.wait_for(client.done, 15)
+        await asyncio.wait_for(client.done, TIMEOUT)
         return client.status, client.body
 
 
+@pytest.mark.modes(*NOT_FORK)
 def test_a_factory_and_its_shared_context(run: Run) -> None:
     server = run("apps.factory:create_app", "--factory").wait_ready()
     server.settled(2)
@@ -217,6 +220,7 @@ def test_a_factory_and_its_shared_context(run: Run) -> None:
     assert server.log("err") == ""
 
 
+@pytest.mark.modes(*NOT_FORK)
 def test_a_factory_that_is_called_by_its_name(run: Run) -> None:
     server = run("apps.factory:create_plain()", workers=1).wait_ready()
     assert server.post("/count")["count"] == 1
@@ -224,6 +228,7 @@ def test_a_factory_that_is_called_by_its_name(run: Run) -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.modes(*NOT_FORK)
 def test_a_loader_handed_to_serve(tmp_path: Path) -> None:
     text = """
 import os
@@ -268,6 +273,7 @@ if __name__ == "__main__":
         assert server.log("err") == ""
 
 
+@pytest.mark.modes(*NOT_FORK)
 def test_a_script_without_the_main_guard_fails(tmp_path: Path) -> None:
     text = """
 import os

@@ -112,7 +112,10 @@ def create_app():
                 "ok has no wrong. It has the application app, the function create_app: use ok:app",
             ),
             (["./ok.py"], "./ok.py is a file. Give the module: ok:app"),
-            (["ok:app", "--workers", "0"], "--workers cannot be 0: it takes a whole number from 1 on"),
+            (
+                ["ok:app", "--workers", "0"],
+                "workers of --workers cannot be '0': it takes a whole number from 1 on",
+            ),
             (["ok:app", "--single-process", "--dev"], "--single-process cannot be combined with --dev: "),
         ],
     )

@@ -9,16 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.modes import WORKERS_IMPORT
 
 from .harness import Server
 from .output import tracebacks
 from .tools import HERE, MODULE, free_port
 
 BROKEN = str(HERE / "apps" / "broken.py")
-SOON = 5.0
+# A worker that neither exits nor gets ready would have 30 s.
+SOON = 20.0
 
 
-@pytest.fixture(params=["import", "listener", "exit", "kill"])
+@pytest.fixture(
+    params=[pytest.param("import", marks=pytest.mark.modes(*WORKERS_IMPORT)), "listener", "exit", "kill"]
+)
 def failed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Server]]:
     """A shell script starts a server of two workers, one of which fails as named first."""
     port = free_port()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ours
 
 
 def test_the_previous_workers_stay_when_new_ones_fail(run: Run, tmp_path: Path) -> None:
-    server = run("apps.gated:app", start_method="fork").wait_ready()
+    server = run("apps.gated:app").wait_ready()
     before = server.settled(2)
     (tmp_path / "gate").write_text("exit")
     server.post("/m/restart", {"all_workers": True, "zero_downtime": True})
@@ -42,7 +42,7 @@ def test_the_previous_workers_stay_when_new_ones_fail(run: Run, tmp_path: Path) 
 
 @pytest.mark.parametrize("zero_downtime", [True, False])
 def test_a_stop_in_the_middle_of_a_restart(run: Run, tmp_path: Path, zero_downtime: bool) -> None:
-    server = run("apps.gated:app", start_method="fork").wait_ready()
+    server = run("apps.gated:app").wait_ready()
     server.settled(2)
     server.wait_events("after_server_start", 2)
     (tmp_path / "gate").write_text("hold")
@@ -55,7 +55,7 @@ def test_a_stop_in_the_middle_of_a_restart(run: Run, tmp_path: Path, zero_downti
 
 
 def test_a_second_restart_replaces_starting_workers(run: Run, tmp_path: Path) -> None:
-    server = run("apps.gated:app", start_method="fork").wait_ready()
+    server = run("apps.gated:app").wait_ready()
     before = server.settled(2)
     (tmp_path / "gate").write_text("hold")
     server.post("/m/restart", {"all_workers": True, "zero_downtime": True})

@@ -79,6 +79,10 @@ def pids(inspected: Inspected) -> set[int]:
 
 
 def test_information_and_table(inspected: Inspected) -> None:
+    names = {"Sanic-Main", "Sanic-Inspector-0", "Sanic-Server-0-0", "Sanic-Server-1-0"}
+    wait_until(
+        lambda: inspected.server.settled(2) and inspected.server.table().keys() == names, "two servers"
+    )
     response = inspected.request("GET", "/")
     assert response.status == 200
     assert response.json["meta"] == {"action": "info"}
@@ -88,7 +92,7 @@ def test_information_and_table(inspected: Inspected) -> None:
     assert workers["Sanic-Main"] == {"pid": inspected.server.pid}
     assert workers["Sanic-Inspector-0"]["server"] is False
     table = inspected.server.table()
-    assert set(workers) == set(table)
+    assert set(workers) == set(table) == names
     for name in ("Sanic-Server-0-0", "Sanic-Server-1-0"):
         assert workers[name]["pid"] == table[name]["pid"]
         assert workers[name]["start_at"] == table[name]["start_at"]["iso"]
@@ -112,7 +116,7 @@ def test_all_workers_report_that_they_are_stoppable(inspected: Inspected) -> Non
 
     def all_say_so() -> bool:
         workers = inspected.request("GET", "/").json["result"]["workers"]
-        return all(entry["stoppable"] for name, entry in workers.items() if name != "Sanic-Main")
+        return all(entry.get("stoppable") for name, entry in workers.items() if name != "Sanic-Main")
 
     wait_until(all_say_so, "all stoppable")
 
@@ -214,9 +218,7 @@ def test_a_setting_allows_public_addresses_without_a_key(tmp_path: Path) -> None
     port = free_port()
     env = {"SANIC_INSPECTOR_PORT": str(port), "SANIC_INSPECTOR_HOST": "0.0.0.0"}
     args = ("--inspector-open", "true")
-    with Server.run(
-        "apps.inspected:app", *args, workers=1, cwd=tmp_path, env=env, start_method="fork"
-    ) as server:
+    with Server.run("apps.inspected:app", *args, workers=1, cwd=tmp_path, env=env) as server:
         server.wait_ready()
         inspected = Inspected(server, port)
         wait_until(inspected.listens, "the inspector")
@@ -275,9 +277,9 @@ def test_the_sanic_worker_command_has_the_client(inspected: Inspected) -> None:
     assert json.loads(done.stdout) == {"args": ["x"], "kwargs": {}}, done
 
 
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Inspected, Path]]:
-    cwd = tmp_path_factory.mktemp("secured")
+@contextmanager
+def securing(cwd: Path) -> Iterator[Secured]:
+    """Run a server whose inspector has a key and TLS; yield the certificate of its authority, too."""
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")
     authority.cert_pem.write_to_path(str(cwd / "ca.pem"))
@@ -299,6 +301,12 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Inspecte
         yield found, cwd / "ca.pem"
 
 
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    with securing(tmp_path_factory.mktemp("secured")) as found:
+        yield found
+
+
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/scale"), ("POST", "/shutdown")])
 @pytest.mark.parametrize("sent", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer"}])
 def test_requests_without_the_key_are_refused(
@@ -315,10 +323,12 @@ def test_requests_with_the_key_over_tls_are_answered(secured: Secured) -> None:
     assert response.json["result"]["workers"]["Sanic-Main"] == {"pid": secured[0].server.pid}
 
 
-def test_shutdown_by_the_client_over_tls(secured: Secured) -> None:
-    inspected, authority = secured
-    env = {"SSL_CERT_FILE": str(authority)}
-    done = inspect(inspected, "shutdown", "--secure", f"--api-key={KEY}", f"--port={inspected.port}", env=env)
-    assert done.returncode == 0, done
-    assert inspected.server.wait() == 0
-    assert len(inspected.server.events("after_server_stop")) == 1
+def test_shutdown_by_the_client_over_tls(tmp_path: Path) -> None:
+    with securing(tmp_path) as (inspected, authority):
+        inspected.server.wait_events("after_server_start")
+        env = {"SSL_CERT_FILE": str(authority)}
+        port = f"--port={inspected.port}"
+        done = inspect(inspected, "shutdown", "--secure", f"--api-key={KEY}", port, env=env)
+        assert done.returncode == 0, done
+        assert inspected.server.wait() == 0
+        assert len(inspected.server.events("after_server_stop")) == 1

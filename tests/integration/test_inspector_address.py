@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from signal import SIGKILL, SIGSTOP, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGTERM
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
@@ -19,12 +19,12 @@ from typing import Any
 import psutil
 import pytest
 
-from worker._listen import runtime
+from worker._system import runtime
 
 from .harness import Response, Server, UnixConnection
-from .tools import TIMEOUT, free_port, wait_until
+from .tools import TIMEOUT, free_port, suspend, wait_until
 
-pytestmark = pytest.mark.ours
+pytestmark = [pytest.mark.ours, pytest.mark.operations]
 
 Run = Callable[..., Server]
 INSPECTOR = "Sanic-Inspector-0"
@@ -127,14 +127,18 @@ class TestTaken:
 
     @METHODS
     def test_a_stop_ends_the_wait_at_once(self, run: Run, method: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
+        def stop() -> float:
             server = start(run, port=taken.getsockname()[1], method=method)
             server.wait_line(TAKEN)
             began = monotonic()
             assert server.stop() == 0
-            # One try to the next takes longer.
-            assert monotonic() - began < 2.5
-        assert len(server.log("err").splitlines()) == 1
+            took = monotonic() - began
+            assert len(server.log("err").splitlines()) == 1
+            return took
+
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            # One try to the next takes longer. A machine that stalls does not do so three times.
+            assert any(stop() < 2.5 for _ in range(3))
 
     def test_a_killed_main_process_ends_the_wait(self, run: Run) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -185,6 +189,9 @@ class TestRestarted:
             # It takes the port as soon as the inspector is gone: two sockets cannot listen on it.
             other = stack.enter_context(socket.socket())
             other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # The main process starts no other inspector meanwhile.
+            suspend(server.pid)
+            stack.callback(server.signal, SIGCONT)
             os.kill(pid, SIGKILL)
 
             def take() -> bool:
@@ -195,6 +202,7 @@ class TestRestarted:
 
             wait_until(take, "the port")
             other.listen()
+            server.signal(SIGCONT)
             assert answers(server, address(server, but=url))
         assert not lines(server, "cannot listen")
 
@@ -308,7 +316,7 @@ class TestRuntimeFile:
         server = start(run, *([f"--inspector-unix={path}"] if unix else []))
         address(server)
         pid = entry(server)["pid"]
-        os.kill(pid, SIGSTOP)
+        suspend(pid)
         server.signal(SIGTERM)
         server.wait_line("Shutting down")
         # It gets the stop, but not the time to clean up.

@@ -24,7 +24,7 @@ def sequence(server: Server, process: str) -> list[str]:
 def test_the_order_of_listeners(run: Run) -> None:
     # With a canary, the listeners of two processes of one name mix.
     env = {"ORDERED": "1", "SANIC_WORKER_CANARY": "off"}
-    server = run("apps.cluster:app", env=env, start_method="fork").wait_ready()
+    server = run("apps.cluster:app", env=env).wait_ready()
     server.settled(2)
     server.post("/m/restart", {"name": "Sanic-Server-1-0"})
     server.wait_events("after_server_start", 2, process="Sanic-Server-1-0")

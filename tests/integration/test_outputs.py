@@ -14,7 +14,7 @@ import pytest
 from .harness import Server
 from .tools import TIMEOUT
 
-pytestmark = pytest.mark.ours
+pytestmark = [pytest.mark.ours, pytest.mark.operations]
 
 CODE = """\
 import logging

@@ -15,10 +15,12 @@ HONEST = 100
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server.run("apps.hostile:app", cwd=tmp_path_factory.mktemp("pipe"), start_method="fork") as server:
+    with Server.run("apps.hostile:app", cwd=tmp_path_factory.mktemp("pipe")) as server:
         server.wait_ready()
         server.settled(2)
         yield server
+        # A test must not do it: another one may come after it.
+        assert server.stop() == 0
 
 
 @pytest.fixture
@@ -39,8 +41,8 @@ def obeys(server: Server) -> None:
 @pytest.mark.parametrize("which", [*MESSAGES, "ghost"])
 def test_a_bad_message_is_logged_with_its_sender(alive: Server, which: str) -> None:
     mark = alive.mark()
-    sent = alive.post(f"/bad/{which.replace(' ', '-')}", timeout=5)
-    alive.wait_line(rf"Failed to restart processes: {sent['probe']}$", since=mark, timeout=5)
+    sent = alive.post(f"/bad/{which.replace(' ', '-')}")
+    alive.wait_line(rf"Failed to restart processes: {sent['probe']}$", since=mark)
     complaints = [line.text for line in alive.output.lines[mark:] if line.stream == "err"]
     assert any(sent["name"] in text for text in complaints[:-1]), complaints
     assert len(alive.settled(2)) == 2
@@ -48,32 +50,32 @@ def test_a_bad_message_is_logged_with_its_sender(alive: Server, which: str) -> N
 
 def test_a_payload_that_is_no_pickle_is_logged_with_its_sender(alive: Server) -> None:
     mark = alive.mark()
-    sent = alive.post("/garbage", timeout=5)
-    alive.wait_line(rf"Failed to restart processes: {sent['probe']}$", since=mark, timeout=5)
+    sent = alive.post("/garbage")
+    alive.wait_line(rf"Failed to restart processes: {sent['probe']}$", since=mark)
     assert any(sent["name"] in line.text for line in alive.output.lines[mark:] if line.stream == "err")
 
 
 def test_the_shorter_tuple_of_earlier_releases_is_accepted(alive: Server) -> None:
-    alive.post("/seven", timeout=5)
-    (event,) = alive.wait_events("nothing", timeout=5)
+    alive.post("/seven")
+    (event,) = alive.wait_events("nothing")
     assert event.process == "Sanic-Seven-0"
 
 
 @pytest.mark.parametrize("sender", ["Oversize", "Noise", "Truncated"])
 def test_bytes_that_are_no_frame_are_logged_with_their_sender(alive: Server, sender: str) -> None:
     mark = alive.mark()
-    alive.post("/m/restart", {"name": f"Sanic-{sender}-0"}, timeout=5)
-    alive.wait_events("sent", what=sender.lower(), timeout=5)
-    alive.wait_line(f"Sanic-{sender}-0", since=mark, timeout=5)
+    alive.post("/m/restart", {"name": f"Sanic-{sender}-0"})
+    alive.wait_events("sent", what=sender.lower())
+    alive.wait_line(f"Sanic-{sender}-0", since=mark)
     obeys(alive)
 
 
 def test_valid_messages_arrive_beside_malformed_ones(alive: Server) -> None:
     mark = alive.mark()
     names = ("Fuzz", "HonestA", "HonestB")
-    alive.post("/m/restart", {"name": ",".join(f"Sanic-{name}-0" for name in names)}, timeout=5)
+    alive.post("/m/restart", {"name": ",".join(f"Sanic-{name}-0" for name in names)})
     for what in ("honest-a", "honest-b", "fuzz"):
-        alive.wait_events("sent", what=what, timeout=30)
+        alive.wait_events("sent", what=what)
     alive.post("/send", ["Probe-after-all"])
     alive.wait_line("Failed to restart processes: Probe-after-all$", since=mark)
     prefix = "Failed to restart processes: honest-"
@@ -84,8 +86,3 @@ def test_valid_messages_arrive_beside_malformed_ones(alive: Server) -> None:
             f"{label}-{n}" for n in range(HONEST)
         ]
     obeys(alive)
-
-
-def test_the_server_stops_cleanly_after_malformed_messages(alive: Server) -> None:
-    alive.settled(2)
-    assert alive.stop() == 0

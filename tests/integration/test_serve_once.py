@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from .tools import run_python
+from .tools import free_port, run_python
 
 pytestmark = pytest.mark.ours
 
 SCRIPT = """
-import signal, sys
+import os, signal, sys
 import worker
 from sanic import Sanic
 
 worker.install()
-Sanic.start_method = "fork"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU]
 
 def mine(*args): ...
@@ -45,7 +44,7 @@ if __name__ == "__main__":
             signal.signal(signum, mine)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     before = dispositions()
-    app.run(host="127.0.0.1", port=0, workers=1, motd=False)
+    app.run(host="127.0.0.1", port=int(os.environ["PORT"]), workers=1, motd=False)
     assert all(one != two for one, two in zip(before[1:3], during[0][1:3]))
     assert dispositions() == before, (before, dispositions())
     print("given back")
@@ -56,5 +55,5 @@ if __name__ == "__main__":
 def test_signals_have_the_handlers_from_before(handlers: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    ended = run_python(str(script), handlers, cwd=tmp_path)
+    ended = run_python(str(script), handlers, cwd=tmp_path, env={"PORT": str(free_port())})
     assert ended.stdout.splitlines()[-1:] == ["given back"], ended.stderr

@@ -16,12 +16,17 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from support.modes import HAS_PRELOAD, MODE, NOT_FORK, WORKERS_IMPORT
+
+from worker.constants import ExitCode
 
 from .harness import Server
-from .tools import HERE, free_port, port_is_free, wait_until
+from .tools import HERE, free_port, port_is_free, status, wait_until
 
 Run = Callable[..., Server]
 APP = "apps.supervised:app"
+# The managed processes that a reload replaces.
+REPLACED = ("transient", "configured")
 ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
 
 pytestmark = pytest.mark.ours
@@ -29,11 +34,13 @@ pytestmark = pytest.mark.ours
 
 @contextlib.contextmanager
 def steady(server: Server, path: str, *options: str) -> Iterator[dict[str, Any]]:
-    """Make load from another process while the body runs; the mapping then has the outcomes."""
+    """Make load from another process before, while and after the body runs; the mapping has the outcomes."""
     command = [sys.executable, str(HERE / "load.py"), str(server.port), path, *options]
     seen: dict[str, Any] = {}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "under way\n"
             yield seen
         finally:
             out, _ = process.communicate("", timeout=60)
@@ -80,6 +87,7 @@ class TestExit:
         assert (after[ONE]["last_exit"], after[ONE]["restarts"]) == ("SIGKILL", 1)
         assert server.stop() == 0
 
+    @pytest.mark.modes(*WORKERS_IMPORT)
     def test_broken_code_and_its_repair(self, run: Run, tmp_path: Path) -> None:
         """A reload into code that does not start changes nothing; the next reload mends it."""
         server = run(APP).wait_ready()
@@ -89,23 +97,30 @@ class TestExit:
         server.wait_line("Keeping the previous worker; rollout aborted, 1 worker not restarted")
         assert pids(server, 2) == before
         (entry,) = wait_until(
-            lambda: [entry for entry in server.table().values() if entry.get("last_exit")],
+            lambda: [
+                entry
+                for entry in server.table().values()
+                if entry.get("last_exit") and entry["state"] == "ACKED"
+            ],
             "an exit in the state",
         )
-        assert (entry["last_exit"], entry["state"]) == ("exit code 1", "ACKED")
+        assert entry["last_exit"] == "exit code 1"
         assert "SyntaxError: broken on purpose" in entry["why"]
         (tmp_path / "code").unlink()
         server.signal(SIGHUP)
         all_new(server, before)
         assert server.stop() == 0
 
-    def test_the_main_process_exits_with_1_if_all_servers_failed(self, run: Run, tmp_path: Path) -> None:
+    @pytest.mark.modes(*WORKERS_IMPORT)
+    def test_the_main_process_has_an_exit_code_of_its_own_if_all_servers_failed(
+        self, run: Run, tmp_path: Path
+    ) -> None:
         server = run(APP, "--max-consecutive-failures=2", "--backoff-initial=0.01").wait_ready()
         before = pids(server, 2)
         (tmp_path / "code").write_text("broken")
         for pid in before.values():
             os.kill(pid, SIGKILL)
-        assert server.wait() == 1
+        assert server.wait() == ExitCode.CRASH_LOOP
         assert "No server can run any more. Shutting down." in server.log()
         assert "It is FAILED" in server.log()
 
@@ -113,10 +128,8 @@ class TestExit:
         env = {"SANIC_INSPECTOR": "true", "SANIC_INSPECTOR_PORT": "0"}
         server = run(APP, "--reload", env=env).wait_ready()
         names = ("Sanic-Reloader-0", "Sanic-Inspector-0")
-        wait_until(lambda: all(name in server.table() for name in names), "the helpers")
-        table = server.table()
         for name in names:
-            os.kill(table[name]["pid"], SIGKILL)
+            os.kill(wait_until(lambda name=name: server.table().get(name, {}).get("pid"), name), SIGKILL)
         for name in names:
             wait_until(lambda name=name: server.table()[name].get("restarts") == 1, "it replaced")
         assert server.stop() == 0
@@ -125,14 +138,19 @@ class TestExit:
 class TestStop:
     @pytest.mark.parametrize("way", ["spins", "sleeps", "stopped", "ignores", "hangs"])
     def test_a_worker_that_hangs_is_killed_after_the_timeout(self, run: Run, way: str) -> None:
-        server = run(APP, env={"SANIC_WORKER_GRACEFUL_TIMEOUT": "2"}, start_method="fork").wait_ready()
-        pids(server, 2)
-        with hanging(server, way) as pid:
-            began = monotonic()
-            assert server.stop() == 0
-            # The graceful timeout once, not twice.
-            assert 2 <= monotonic() - began < 3.9
-        assert f"[{pid}] did not exit within 2 s of the stop. Killing it." in server.log("err")
+        def stop(timeout: int) -> float:
+            server = run(APP, env={"SANIC_WORKER_GRACEFUL_TIMEOUT": str(timeout)}).wait_ready()
+            pids(server, 2)
+            with hanging(server, way) as pid:
+                began = monotonic()
+                assert server.stop() == ExitCode.KILLED
+                took = monotonic() - began
+            assert f"[{pid}] did not exit within {timeout} s of the stop. Killing it." in server.log("err")
+            assert took >= timeout
+            return took
+
+        # The graceful timeout once, not twice. The longer one is for a slow machine.
+        assert any(stop(timeout) < 2 * timeout - 0.1 for timeout in (2, 10))
 
     @pytest.mark.parametrize("seconds", [1.5, pytest.param(12.0, marks=pytest.mark.soak)])
     def test_a_request_has_the_whole_graceful_timeout(self, run: Run, seconds: float) -> None:
@@ -177,7 +195,7 @@ class TestOrphans:
             assert server.processes(), "the port is free before the answer"
             (tmp_path / "let go").touch()
             assert connection.getresponse().read() == b"held"
-        wait_until(lambda: not server.processes(), "all gone", 3)
+        wait_until(lambda: not server.processes(), "all gone", 10)
 
     def test_a_worker_that_hangs_in_c_code_is_killed(self, run: Run) -> None:
         """With the native core; the thread of the pure one waits for the interpreter."""
@@ -186,7 +204,7 @@ class TestOrphans:
         pids(server, 2)
         with hanging(server, "hangs"):
             server.signal(SIGKILL)
-            wait_until(lambda: not server.processes(), "all gone", 5)
+            wait_until(lambda: not server.processes(), "all gone")
 
 
 def killed_main(run: Run, method: str) -> float:
@@ -212,6 +230,7 @@ def killed_main(run: Run, method: str) -> float:
 class TestReload:
     @pytest.mark.parametrize("close", [True, False], ids=["close", "keep-alive"])
     @pytest.mark.parametrize("order", ["STARTUP_FIRST", "SHUTDOWN_FIRST"])
+    @pytest.mark.modes(*NOT_FORK)
     def test_no_request_is_lost(self, run: Run, tmp_path: Path, order: str, close: bool) -> None:
         reloads_under_load(run, tmp_path, order, close, 1, 0.2)
 
@@ -261,15 +280,15 @@ def reloads_under_load(
 ) -> dict[str, Any]:
     """Reload several times with 200 requests a second, into code whose import takes a processor some time."""
     server = run(APP).wait_ready()
-    before = pids(server, 2)
+    first = last = pids(server, 2)
     (folder / "code").write_text(f"burn {burn}")
     with steady(server, "/pid", *(["--close"] if close else [])) as seen:
         for _ in range(times):
             reload(server, order)
-            before = all_new(server, before)
+            last = all_new(server, last)
     assert seen["failures"] == []
-    assert seen["answered"] > 100
-    assert len(seen["pids"]) > times
+    assert {*map(str, first.values())} & seen["pids"].keys()
+    assert {*map(str, last.values())} & seen["pids"].keys()
     assert worst is None or seen["worst"] < worst, seen
     assert server.stop() == 0
     return seen
@@ -277,12 +296,19 @@ def reloads_under_load(
 
 def two_reloads(run: Run, apart: float, times: int) -> None:
     """The second reload comes while the first is under way; in the end there is one process for each slot."""
-    server = run("apps.managed:app", start_method="fork").wait_ready()
+    server = run("apps.managed:app").wait_ready()
     before = pids(server, 2)
     server.wait_events("done", 2)
-    # The main process, its tracker, two servers, the endless managed process, and the process of the state.
-    count = 2 + 2 + 7 + (os.environ.get("WORKER_CORE") == "pure")
+    server.wait_events("managed", 7)
+    # The main process, its tracker, two servers, the endless managed process, the process of the state, and
+    # the preload process.
+    count = 2 + 2 + 7 + (os.environ.get("WORKER_CORE") == "pure") + HAS_PRELOAD
     wait_until(lambda: len(server.processes()) == count, "all processes")
+    if MODE == "app":
+        # Managed processes that a reload does not replace keep the preload process that they are from. On a
+        # slow machine they may be from none.
+        kept = [event.pid for event in server.events("managed") if event.value("label") not in REPLACED]
+        count += bool({int(status(pid)[1]) for pid in kept} - {server.pid})
     for _ in range(times):
         reload(server, "STARTUP_FIRST")
         threading.Event().wait(apart)

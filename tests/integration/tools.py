@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import random
 import socket
@@ -11,15 +12,22 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from signal import SIGSTOP
 from time import monotonic
 from typing import TypeVar
+
+from support import modes
+from support.processes import is_stopped
 
 STOCK = os.environ.get("WORKER_UNDER_TEST") == "stock"
 MODULE = "sanic" if STOCK else "worker"
 HERE = Path(__file__).parent
-TIMEOUT = 15.0
+# Longer than any step on a slow machine; reaching it is a failure.
+TIMEOUT = 30.0
 
 T = TypeVar("T")
+
+_steps = itertools.count(random.randrange(2_000))
 
 
 def wait_until(predicate: Callable[[], T], what: str, timeout: float = TIMEOUT) -> T:
@@ -36,14 +44,12 @@ def wait_until(predicate: Callable[[], T], what: str, timeout: float = TIMEOUT) 
 def free_port() -> int:
     """Return a free port below the range from which the kernel serves outgoing connections.
 
-    Processes of pytest that run side by side choose from ranges of their own.
+    Processes of pytest that run side by side choose from ranges of their own. No port is returned again soon:
+    a test may ask for another one before it uses the first.
     """
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     first = 12_000 + 2_000 * (number % 9)
-    while True:
-        port = random.randint(first, first + 1_999)
-        if port_is_free(port):
-            return port
+    return next(port for step in _steps if port_is_free(port := first + step % 2_000))
 
 
 def port_is_free(port: int) -> bool:
@@ -64,6 +70,12 @@ def status(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
+def suspend(pid: int) -> None:
+    """Stop a process by SIGSTOP, and wait until it is stopped."""
+    os.kill(pid, SIGSTOP)
+    wait_until(lambda: is_stopped(pid), f"the stop of {pid}")
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a process under test: the tests' own, with its paths and nothing of Sanic."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("SANIC_")}
@@ -79,6 +91,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     env["PYTHONDONTWRITEBYTECODE"] = "1"
     # A line that is printed in two pieces would mix with others.
     env.pop("PYTHONUNBUFFERED", None)
+    modes.choose(env)
     env.update(extra or {})
     return env
 
@@ -89,5 +102,5 @@ def run_python(
     """Run this interpreter to its end, e.g. `run_python("-m", "sanic", "inspect", cwd=...)`."""
     command = [sys.executable, *args]
     return subprocess.run(
-        command, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=30, check=False
+        command, cwd=cwd, env=environment(env), capture_output=True, text=True, timeout=50, check=False
     )

@@ -16,7 +16,8 @@ from .steering import steerable
 
 app: Sanic[Any, Any] = Sanic("extended", request_class=CountedRequest)
 app.config.HEALTH = app.config.HEALTH_MONITOR = app.config.HEALTH_ENDPOINT = True
-app.config.HEALTH_MAX_MISSES = 2
+# More than a machine that stalls makes of a worker that reports.
+app.config.HEALTH_MAX_MISSES = 4
 app.config.HEALTH_REPORT_INTERVAL = 0.2
 app.config.HEALTH_MISSED_THRESHHOLD = 1
 steerable(app)

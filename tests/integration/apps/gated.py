@@ -1,4 +1,4 @@
-"""An application whose new workers obey the file `gate`: empty, `hold` or `exit`."""
+"""An application whose new workers obey the file `gate`: empty, `hold`, `exit`, or `wait` for its end."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ record(app)
 
 def gate() -> str:
     """Return the content of the file in the current directory; empty where there is none."""
-    path = Path("gate")
-    return path.read_text() if path.exists() else ""
+    try:
+        return Path("gate").read_text()
+    except FileNotFoundError:
+        return ""
 
 
 @app.before_server_start
@@ -32,3 +34,5 @@ async def pass_the_gate(_: Sanic[Any, Any]) -> None:
         await asyncio.Event().wait()
     if word == "exit":
         os._exit(3)
+    while gate() == "wait":
+        await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=0.02)

@@ -1,4 +1,4 @@
-"""A reloading server whose fork server is suspended; and one that is started with closed descriptors."""
+"""A reloading server whose preload process is suspended; and one that is started with closed descriptors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ async def fail(request):
 
 
 @pytest.mark.soak
-def test_broken_code_and_a_stop_with_a_suspended_fork_server(tmp_path: Path) -> None:
+@pytest.mark.modes("framework")
+def test_broken_code_and_a_stop_with_a_suspended_preload_process(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     with shop.server as server:
         server.wait_ready()
@@ -41,7 +42,7 @@ def test_broken_code_and_a_stop_with_a_suspended_fork_server(tmp_path: Path) -> 
         shop.serves(price)
         shop.edit("prices.py", "PRICE = 100\n")
         shop.serves(100)
-        assert len(shop.lines("WARNING: Fork server failed: it", since)) == 1
+        assert len(shop.lines("WARNING: The preload process .* it ", since)) == 1
         began = monotonic()
         assert server.stop() == 0
         assert monotonic() - began < 5
