@@ -16,7 +16,7 @@ PROGRAM = """
     import json, os, sys
     from multiprocessing import get_context
     import worker
-    from worker._spawn import preload
+    from worker._spawn.preload.preloads import preloads
     from worker._spawn.processes import factory
     from worker.settings import resolve
     from worker._state.shared import SharedState
@@ -42,7 +42,7 @@ PROGRAM = """
         assert state["Sanic-Server-0-0"]["pid"] == 1
         with open(folder + "/main", "w") as file:
             json.dump(files(), file)
-        preload.reset()
+        preloads.reset()
         if is_native:
             state.close()
     """

@@ -143,13 +143,15 @@ def serve(request: pytest.FixtureRequest, start: Start) -> Start:
     return serve
 
 
-def accepted(server: Server) -> None:
-    """Wait until the server has accepted all connections from the queue of its socket."""
+def accepted(server: Server, number: int) -> None:
+    """Wait until the server has accepted so many connections from the queue of its socket."""
 
     def is_empty() -> bool:
         rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        (queues,) = [row[4] for row in rows if row[1].endswith(f":{server.port:04X}") and row[3] == "0A"]
-        return queues == "00000000:00000000"
+        own = [(row[3], row[4]) for row in rows if row[1].endswith(f":{server.port:04X}")]
+        # The server may have a connection a moment after its client: state 01 in place of 0A.
+        is_whole = [state for state, _ in own].count("01") >= number
+        return is_whole and {queues for state, queues in own if state == "0A"} == {"00000000:00000000"}
 
     until(is_empty, "the connections accepted")
 
@@ -175,7 +177,7 @@ class TestStop:
     def test_a_late_first_flight_is_answered(self, serve: Start) -> None:
         server = serve(idle_drain_timeout=10)
         with closing(Client(server.port)) as client:
-            accepted(server)
+            accepted(server, 1)
             stops(server)
             client.connects()
             client.asks()
@@ -192,14 +194,13 @@ class TestStop:
                 if half:
                     client.greets()
                     client.prepares()
-            accepted(server)
+            accepted(server, len(clients))
             began = monotonic()
             stops(server)
             assert all(client.is_ended() for client in clients)
             assert monotonic() - began >= 0.5
             server.says("stopped")
-            assert server.ends() == 0
-            assert monotonic() - began < 10
+            assert server.ends() == 0 and monotonic() - began < 20
 
     def test_the_deadline_ends_a_handshake(self, serve: Start) -> None:
         def build(app: Any) -> None:
@@ -213,8 +214,7 @@ class TestStop:
             stops(server)
             assert client.is_ended()
             server.says("stopped")
-            assert server.ends() == 0
-            assert 0.5 <= monotonic() - began < 10
+            assert server.ends() == 0 and 0.5 <= monotonic() - began < 20
 
 
 class TestServer:

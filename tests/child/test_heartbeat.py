@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -69,6 +70,19 @@ def build(app: Any) -> None:
     async def feed(request: Request, ws: Websocket) -> None:
         await ws.send("one")
         await ws.send("two")
+
+
+def blocking_until(gate: int) -> Callable[[Any], None]:
+    """Return a function that adds a handler which blocks the loop until the gate is opened."""
+
+    def with_block(app: Any) -> None:
+        @app.get("/block")
+        async def block(request: Request) -> Any:
+            app.ctx.say("blocked")
+            os.read(gate, 1)
+            return text("last")
+
+    return with_block
 
 
 class TestRequests:
@@ -150,14 +164,7 @@ class TestHeartbeat:
     def test_a_server_with_a_blocked_loop_does_not_beat(self, start: Start) -> None:
         gate, key = os.pipe()
 
-        def with_block(app: Any) -> None:
-            @app.get("/block")
-            async def block(request: Request) -> Any:
-                app.ctx.say("blocked")
-                os.read(gate, 1)
-                return text("last")
-
-        server = start(with_block)
+        server = start(blocking_until(gate))
         look = server.state.numbers
         until(lambda: server.state[NAME].get("serving"), "it to serve")
         with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as sock:
@@ -189,7 +196,36 @@ class TestHeartbeat:
 
         asyncio.run(asyncio.wait_for(act(), 10))
 
-    @pytest.mark.slow
+    @pytest.mark.parametrize(("limit", "pause"), [(0.0, 5.0), (2.0, 0.4), (25.0, 5.0), (60.0, 5.0)])
+    def test_the_pause_is_a_fifth_of_the_limit(
+        self, limit: float, pause: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(heartbeat, "IDLE", PAUSES["IDLE"])
+        assert heartbeat.longest_pause(limit) == pytest.approx(pause)
+
+    @pytest.mark.parametrize("busy", [False, True])
+    def test_a_short_limit_has_the_server_beat_more_often(
+        self, busy: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for pause in ("BUSY", "IDLE", "SAMPLE"):
+            monkeypatch.setattr(heartbeat, pause, 3600.0)
+
+        async def act() -> None:
+            state = SharedState()
+            beating = heartbeat.Heartbeat(asyncio.get_running_loop(), state, {}, hang_timeout=0.1)
+
+            def beat() -> Any:
+                beating.counts["requests_count"] += busy
+                return state.numbers(os.getpid()).get("last_beat")
+
+            await until_in_loop(beat)
+            first = beat()
+            await until_in_loop(lambda: beat() > first)
+            state.close()
+
+        asyncio.run(asyncio.wait_for(act(), 10))
+
+    @pytest.mark.operations
     def test_an_idle_server_wakes_up_every_five_seconds(
         self, start: Start, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -258,6 +294,38 @@ class TestLoad:
             assert sock.recv(65536).endswith(b"last")
         self.shows(server, in_flight=0, connections=0)
 
+    def test_a_blocked_loop_counts_as_busy(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+        gate, key = os.pipe()
+        beat, blocks = SharedState.beat, []
+
+        def beat_and_stay(state: SharedState, requests: int = 0, **numbers: Any) -> None:
+            """Beat; the beat after the block is the last one until it has been seen."""
+            beat(state, requests, **numbers)
+            if blocks and blocks.pop():
+                os.read(gate, 1)
+
+        def with_block(app: Any) -> None:
+            blocking_until(gate)(app)
+            app.on_response(lambda request, response: blocks.append(True))
+
+        monkeypatch.setattr(SharedState, "beat", beat_and_stay)
+        server = start(with_block)
+
+        def busy() -> Any:
+            return server.state.numbers(server.process.pid).get("loop_busy")
+
+        until(lambda: busy() is not None and busy() < 0.5, "an idle loop")
+        with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as sock:
+            sock.sendall(GET % b"/block")
+            server.says("blocked")
+            began = monotonic()
+            until(lambda: monotonic() > began + 0.5, "the end of the block")
+            os.write(key, b"x")
+            until(lambda: busy() > 0.8, "a loop that was busy")
+            os.write(key, b"x")
+        os.close(gate)
+        os.close(key)
+
     def test_a_request_that_is_being_read_counts_as_in_flight(self, start: Start) -> None:
         server = start(build)
         self.shows(server, connections=0)
@@ -303,17 +371,12 @@ class TestLoad:
     def test_a_blocked_loop_shows_in_the_lag(self, start: Start) -> None:
         gate, key = os.pipe()
 
-        def with_block(app: Any) -> None:
-            @app.get("/block")
-            async def block(request: Request) -> Any:
-                os.read(gate, 1)
-                return text("last")
-
-        server = start(with_block)
+        server = start(blocking_until(gate))
         look = server.state.numbers
         until(lambda: "loop_lag_p99" in look(server.process.pid), "a measured lag")
         with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as sock:
             sock.sendall(GET % b"/block")
+            server.says("blocked")
             assert not select.select([sock], [], [], 0.6)[0], "it was not blocked"
             os.write(key, b"x")
             lag = until(lambda: look(server.process.pid)["loop_lag_p99"] >= 0.4, "the lag")

@@ -1,4 +1,7 @@
-"""The modules that a server has loaded: those of the main process are imported when one of them is used."""
+"""The modules that a server has loaded, and those of the command before it starts the preload process.
+
+In a server, the modules of the main process are imported when one of them is used.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from worker._core import IS_NATIVE
 pytestmark = pytest.mark.slow
 
 MODULES = """
-import json, sys
+import json, os, signal, sys
 from sanic import Sanic
 
 manager, Sanic.start_method = sys.argv[1:]
@@ -29,10 +32,17 @@ app.add_route(lambda request: None, "/")
 @app.after_server_start
 async def show(app):
     print(json.dumps(sorted(sys.modules)), flush=True)
-    app.m.terminate()
+    if manager == "ours":
+        app.m.terminate()
+    else:
+        # A server of stock that starts may lose its stop.
+        os.killpg(0, signal.SIGKILL)
 
 if __name__ == "__main__":
     import socket
+
+    if manager == "stock":
+        os.setpgid(0, 0)
 
     with socket.create_server(("127.0.0.1", 0)) as sock:
         app.run(sock=sock, workers=1, motd=False)
@@ -43,6 +53,7 @@ OURS = {
     "worker",
     "worker._child",
     "worker._child.bootstrap",
+    "worker._child.busy",
     "worker._child.descriptors",
     "worker._child.drain",
     "worker._child.exits",
@@ -50,20 +61,26 @@ OURS = {
     "worker._child.heartbeat",
     "worker._child.logs",
     "worker._child.parent_watch",
+    "worker._child.responder",
+    "worker._child.samples",
     "worker._child.signals",
+    "worker._child.slow_loop",
+    "worker._child.stacks",
     "worker._child.titles",
     "worker.cli",
     "worker.cli.namesake",
-    "worker._compat",
     "worker._control",
     "worker._control.send",
     "worker._core",
     "worker._core.choose",
     "worker._spawn",
     "worker._spawn.processes",
+    "worker._system",
+    "worker._system.proc",
     "worker._state",
     "worker._state.foreign",
     "worker._state.identity",
+    "worker._state.memory",
     "worker._state.schema",
     "worker._state.shared",
     "worker.constants",
@@ -74,6 +91,7 @@ OURS = {
     "worker.multiplexer",
     "worker.serve",
     "worker.settings",
+    "worker.settings.table",
     "worker.settings.values",
     "worker.state",
     "faulthandler",
@@ -95,9 +113,9 @@ PURE = {
 }
 
 
-def modules(manager: str, method: str, folder: Path) -> set[str]:
+def modules(manager: str, method: str, folder: Path, preload: str = "off") -> set[str]:
     """Return the modules that a serving server has loaded."""
-    ended = python(MODULES, manager, method, cwd=folder)
+    ended = python(MODULES, manager, method, cwd=folder, env={"SANIC_WORKER_PRELOAD": preload})
     lines = [line for line in ended.stdout.splitlines() if line.startswith("[")]
     assert lines, ended.stdout + ended.stderr
     return {*json.loads(lines[0])}
@@ -109,12 +127,94 @@ def test_a_spawned_server_imports_only_required_modules(tmp_path: Path) -> None:
     assert {"worker.serve", "worker._child.bootstrap"} <= added
 
 
-def test_a_server_of_a_fork_server_imports_only_required_modules(tmp_path: Path) -> None:
-    found = modules("ours", "forkserver", tmp_path)
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_server_of_a_preload_process_imports_only_required_modules(method: str, tmp_path: Path) -> None:
+    found = modules("ours", method, tmp_path, "framework")
     ours = {name for name in found if name.partition(".")[0] == "worker"}
-    # These are in the fork server, which makes the children.
-    makes_children = {f"worker._spawn.{name}" for name in ("fork_server", "popen")}
-    assert ours - OURS - NATIVE - PURE - makes_children == set()
+    # These are in the preload process, which forks the children.
+    names = ("", ".application", ".conditions", ".process", ".sources", ".threads")
+    forks = {f"worker._child.preload{name}" for name in names}
+    assert ours - OURS - NATIVE - PURE - forks == set()
+
+
+EARLY = """
+import os, sys
+
+def show(event, args):
+    if event == "os.posix_spawn" and args[0] != "/":
+        print(*{*sys.modules} - before, flush=True)
+        os._exit(0)
+
+sys.addaudithook(show)
+before = {*sys.modules}
+from worker.__main__ import main
+
+sys.argv = ["sanic-worker", "nowhere:app"]
+main()
+"""
+# All that the command imports until it starts the preload process: of this package, and of the library.
+OURS_EARLY = {
+    "worker",
+    "worker.__main__",
+    "worker._child",
+    "worker._child.descriptors",
+    "worker._child.preload",
+    "worker._child.preload.conditions",
+    "worker._child.preload.process",
+    "worker._child.preload.threads",
+    "worker._child.signals",
+    "worker._spawn",
+    "worker._spawn.preload",
+    "worker._spawn.preload.conditions",
+    "worker._spawn.preload.preloads",
+    "worker._spawn.preload.process",
+    "worker._spawn.program",
+    "worker._system",
+    "worker._system.init",
+    "worker.cli",
+    "worker.cli.early",
+    "worker.cli.namesake",
+}
+LIBRARY_EARLY = {
+    *("array", "atexit", "collections", "contextlib", "copyreg", "enum", "errno", "fcntl", "functools", "gc"),
+    *(
+        "importlib",
+        "itertools",
+        "keyword",
+        "locale",
+        "math",
+        "operator",
+        "re",
+        "reprlib",
+        "resource",
+        "select",
+    ),
+    *("selectors", "signal", "socket", "struct", "subprocess", "threading", "types", "typing", "warnings"),
+    "weakref",
+    # Parts of `re` until Python 3.10.
+    *("sre_compile", "sre_constants", "sre_parse"),
+}
+
+
+def test_the_command_imports_only_required_modules_before_it_starts_the_preload_process(
+    tmp_path: Path,
+) -> None:
+    ended = python(EARLY, cwd=tmp_path)
+    found = {*ended.stdout.split()}
+    ours = {name for name in found if name.partition(".")[0] == "worker"}
+    assert {"worker.cli.early"} <= ours <= OURS_EARLY, ended.stderr
+    library = {name.partition(".")[0] for name in found - ours if not name.startswith("_")}
+    assert library <= LIBRARY_EARLY
+
+
+def test_the_command_collects_garbage_again_when_it_imports_the_application(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "import gc\nraise SystemExit(f'{gc.isenabled()} {gc.get_freeze_count() > 0}')"
+    )
+    program = (
+        "import sys\nfrom worker import cli\nsys.argv[1:] = ['shop:app', '--preload', 'off']\ncli.main()"
+    )
+    assert python(program, cwd=tmp_path).stderr.strip() == "True True"
 
 
 USES = """

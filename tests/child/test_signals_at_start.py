@@ -16,17 +16,18 @@ import pytest
 from support import targets
 from support.running import command, environment
 
-from worker._spawn import popen
+from worker._spawn import program
 from worker._spawn.processes import ManagedProcess, factory
 from worker.settings import resolve
 
 pytestmark = pytest.mark.slow
 
-# A child that is not forked imports the script again; "warm" is spawned from the fork server.
+# A child that is not forked imports the script again; "warm" is forked from the preload process.
 PROGRAM = """
     import os, signal, subprocess, sys, time
     from multiprocessing import get_context
-    from worker._spawn import preload, processes
+    from worker._spawn import processes
+    from worker._spawn.preload.preloads import preloads
     from worker.settings import resolve
 
     def started() -> str:
@@ -55,15 +56,14 @@ PROGRAM = """
         method = sys.argv[1]
         context = get_context("spawn" if method == "warm" else method)
         if method == "warm":
-            processes.start_fork_server(context)
-            while not preload.is_ready():
-                os.sched_yield()
+            preloads.start()
+            assert preloads.ready(30)
         make = processes.factory(context, resolve({"graceful_timeout": 5}), is_server=True)
         process = make(name="Sanic-Server-0-0", target=target, kwargs={}, daemon=True)
         process.start()
         process.join()
         tell("main")
-        preload.reset()
+        preloads.reset()
     """
 
 MIXED = ([signal.SIGUSR1], [signal.SIGHUP, signal.SIGUSR2])
@@ -163,7 +163,7 @@ def test_signals_are_blocked_until_a_child_leads_its_session(monkeypatch: pytest
         return begin(*args, **kwargs)
 
     monkeypatch.setattr(os, "posix_spawn", refuse)
-    popen._sets_session.cache_clear()
+    program._sets_session.cache_clear()
     try:
         journal, writer = Pipe(False)
         process = start(tells_its_mask, journal=writer)
@@ -172,6 +172,6 @@ def test_signals_are_blocked_until_a_child_leads_its_session(monkeypatch: pytest
         process.close()
         assert signal.SIGINT in masks[-1] and signal.SIGHUP in masks[-1] and signal.SIGTERM not in masks[-1]
     finally:
-        popen._sets_session.cache_clear()
+        program._sets_session.cache_clear()
         journal.close()
         writer.close()

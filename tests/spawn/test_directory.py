@@ -36,6 +36,7 @@ def test_starts_succeed_once_the_directory_exists_again(
 
     def act() -> None:
         first, second = house.said("ready", 2)
+        house.all_acked()
         work.rmdir()
         os.kill(first.pid, signal.SIGKILL)
         until(lambda: any("/work'" in line for line in texts(caplog)), "an error that names it")
@@ -58,6 +59,7 @@ def test_a_forked_process_starts_without_the_directory(
 
     def act() -> None:
         first = house.said("ready")[0]
+        house.all_acked()
         work.rmdir()
         os.kill(first.pid, signal.SIGKILL)
         house.said("ready", 2)

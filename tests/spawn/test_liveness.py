@@ -83,7 +83,8 @@ def test_restart_replacement_scaling_and_stop_with_collected_children(
 
 
 def test_an_unknown_exit_status_counts_as_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    house = House(tmp_path, "acks_and_exits 0", restart_policy="on-failure", backoff_initial=0.01)
+    settings = {"restart_policy": "on-failure", "backoff_initial": 0.01, "max_consecutive_failures": 1000}
+    house = House(tmp_path, "acks_and_exits 0", **settings)
 
     def act() -> None:
         house.said("acked")
@@ -91,7 +92,7 @@ def test_an_unknown_exit_status_counts_as_a_failure(tmp_path: Path, caplog: pyte
         # The next process is gone before it is looked at.
         house.plan("exits 0")
         house.open_gate()
-        logged(caplog, "(failure 2 of 8 in a row)")
+        logged(caplog, "(failure 2 of 1000 in a row)")
         house.plan("serves")
         house.said("ready")
 

@@ -40,6 +40,16 @@ def deaf(gate: Connection) -> None:
     os.read(gate.fileno(), 1)
 
 
+class NeverComes:
+    """A value for which a spawned child waits before it begins."""
+
+    def __init__(self, gate: Connection) -> None:
+        self._gate = gate
+
+    def __reduce__(self) -> Any:
+        return deaf, (self._gate,)
+
+
 def holds_back(gate: Connection, journal: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, targets.STOPS)
     journal.send("held back")
@@ -233,7 +243,7 @@ class TestStart:
     ) -> None:
         gate, opener = Pipe(False)
         process = factory(get_context(method), resolve({"graceful_timeout": 5}))(
-            target=deaf, kwargs={"gate": gate}
+            target=deaf, kwargs={"gate": NeverComes(gate) if method == "spawn" else gate}
         )
         # A signal pending in the main process is not inherited; the child has to have one of its own.
         began = process.run

@@ -14,10 +14,12 @@ from multiprocessing import Pipe, get_context
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from time import monotonic
+from types import FrameType
 from typing import Any
 
 import pytest
-from support.running import command, environment, lives, until, wait_for_end
+from support.processes import is_stopped
+from support.running import command, environment, lives, suspend, until, wait_for_end
 
 from worker._spawn import state_process
 from worker._spawn.state_process import StateProcess, StateProxy
@@ -53,21 +55,23 @@ def pid_of(process: StateProcess) -> int:
     return int(process._process.pid)  # type: ignore[attr-defined]
 
 
-def is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-def stop(pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
-    until(lambda: is_stopped(pid), "the process stopped")
+def awaits_answer(thread: int) -> bool:
+    """Whether a thread of this process waits for an answer of the state process."""
+    frame: FrameType | None = sys._current_frames()[thread]
+    while frame is not None and frame.f_code is not state_process._Connection._recv_bytes.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextmanager
 def signalled(times: int = 1) -> Iterator[None]:
-    """Send SIGUSR1 to the calling thread every 0.05 s."""
+    """Send SIGUSR1 to the calling thread every 0.05 s, from the time on when it waits for an answer."""
     me, over = threading.get_ident(), threading.Event()
 
     def send() -> None:
+        while not awaits_answer(me):
+            if over.wait(0.005):
+                return
         for _ in range(times):
             if over.wait(0.05):
                 return
@@ -170,7 +174,7 @@ class TestSignals:
         """Yield the pid of the process, which does not answer until it is continued."""
         assert state["a"] == {"x": 1}
         pid = pid_of(process)
-        stop(pid)
+        suspend(pid)
         before = signal.getsignal(signal.SIGUSR1)
         yield pid
         signal.signal(signal.SIGUSR1, before)
@@ -249,14 +253,15 @@ class TestUnavailableProcess:
         monkeypatch.setattr(state_process, "ANSWER_TIMEOUT", 0.2)
         monkeypatch.setattr(state_process, "PAUSE", 60.0)
         before = signal.signal(signal.SIGUSR1, lambda *_: None)
-        stop(pid_of(process))
+        suspend(pid_of(process))
         try:
             began = monotonic()
-            with signalled(times=100):
+            # These are sent for 20 s.
+            with signalled(times=400):
                 for _ in range(200):
                     with pytest.raises(BrokenPipeError, match="did not answer"):
                         state.copy()
-            assert monotonic() - began < 4
+            assert monotonic() - began < 15
         finally:
             signal.signal(signal.SIGUSR1, before)
             os.kill(pid_of(process), signal.SIGCONT)
@@ -265,7 +270,7 @@ class TestUnavailableProcess:
 
     def test_a_shutdown_kills_a_suspended_process(self, process: StateProcess, state: StateProxy) -> None:
         pid = pid_of(process)
-        stop(pid)
+        suspend(pid)
         process.shutdown()
         assert not lives(pid)
 
