@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from support.running import House, errors, logged, until, wait_for_end
 
+from worker._supervisor import loop
+
 from .test_handover import ROLL, first, still_obeys
 
 ONE, TWO = "Sanic-Server-0-0", "Sanic-Server-1-0"
@@ -18,6 +20,11 @@ pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
 
 class TestCommandsInOneWait:
     """Several commands that the loop receives in one wait."""
+
+    @pytest.fixture(autouse=True)
+    def _all_in_one_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # However long the machine takes for each.
+        monkeypatch.setattr(loop, "SLICE", 60.0)
 
     def at_once(self, house: House, *messages: str) -> None:
         house.call(

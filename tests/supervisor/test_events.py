@@ -196,7 +196,7 @@ class TestOperations:
             told(house, "server_ready")
             send.request(house.publisher, "__SCALE__:1", "abd1", "me")
             house.said("SIGINT")
-            (operation,) = read_operations(house.state)
+            (operation,) = until(lambda: read_operations(house.state), "the operation")
             assert (operation["status"], operation["done"], operation["total"]) == ("running", 0, 1)
             house.open_gate()
             assert ended(house, "abd1")["text"] == "1 of 1 worker stopped"
@@ -298,9 +298,9 @@ class TestHelpers:
             self.journal = journal
 
         def __call__(self) -> None:
-            self.journal.send((os.environ["SANIC_WORKER_NAME"], os.getpid(), "helps"))
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, signal.SIG_IGN)
+            self.journal.send((os.environ["SANIC_WORKER_NAME"], os.getpid(), "helps"))
             while True:
                 signal.pause()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from multiprocessing import active_children
 from pathlib import Path
@@ -160,10 +161,12 @@ class TestNewProcessFails:
                 monkeypatch.setattr(kind, "THRESHOLD", 3)
             house.plan("never_acks")
             house.send(ROLL)
-            new = house.said("ready", 2)[1]
             line = logged(caplog, "Keeping the previous worker")
-            assert line.startswith(ONE) and "s): not ready within 0.3 s (WorkerManager.THRESHOLD). " in line
-            wait_for_end(new.pid)
+            assert "s): not ready within 0.3 s (WorkerManager.THRESHOLD). " in line
+            # It may not have come so far as to report.
+            new = re.match(rf"{ONE} \[(\d+)\] ", line)
+            assert new is not None and int(new[1]) != old.pid
+            wait_for_end(int(new[1]))
             house.until(ONE, pid=old.pid, state="ACKED", serving=True)
             assert lives(old.pid)
 
@@ -238,7 +241,7 @@ def test_an_exit_of_the_previous_process_during_a_handover(
 def test_a_second_restart_replaces_the_starting_process(
     plan: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house = House(tmp_path, graceful_timeout=0.3)
+    house = House(tmp_path)
 
     def act() -> None:
         old = first(house)
@@ -246,6 +249,8 @@ def test_a_second_restart_replaces_the_starting_process(
         house.send(ROLL)
         made_way = house.said(None, 2)[1]
         assert made_way.name == ONE
+        if plan == "stubborn":
+            house.watched(made_way.pid).grace = 0.3
         house.plan("acks_behind_the_gate")
         house.send(ROLL)
         (new,) = house.said("at the gate")
@@ -284,7 +289,7 @@ def test_shutdown_first_during_a_handover_stops_both_processes(
 def test_a_stop_during_a_handover_stops_both_processes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    house = House(tmp_path, graceful_timeout=2)
+    house = House(tmp_path)
 
     def act() -> None:
         first(house)
@@ -368,6 +373,10 @@ def test_removed_servers_leak_no_descriptors(tmp_path: Path) -> None:
     house = House(tmp_path)
     counts: list[int] = []
 
+    def count() -> int:
+        active_children()
+        return len(os.listdir("/proc/self/fd"))
+
     def act() -> None:
         first(house)
         for _ in range(4):
@@ -376,12 +385,11 @@ def test_removed_servers_leak_no_descriptors(tmp_path: Path) -> None:
             house.all_acked()
             house.send("__SCALE__:1")
             until(lambda: set(house.state.copy()) == {"Sanic-Main", ONE}, "one")
-            house.call(lambda: None)
-            active_children()
-            counts.append(len(os.listdir("/proc/self/fd")))
+            # The turn of the loop that has removed them may still go on.
+            until(lambda: not counts or count() - min(counts) < 3, f"as few descriptors as before: {counts}")
+            counts.append(count())
 
     house.run(act)
-    assert max(counts) - min(counts) < 3, counts
 
 
 def test_the_ack_of_the_previous_process_does_not_count_for_the_new_one(tmp_path: Path) -> None:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.tools import free_port
 from support.running import House, until
 
 pytestmark = [pytest.mark.usefixtures("main_is_heard"), pytest.mark.slow]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def probe(port: int, path: str) -> Any:

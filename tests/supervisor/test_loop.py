@@ -17,6 +17,7 @@ from support import targets
 from support.running import House, errors, lives, logged, until, wait_for_end
 
 from worker._core.messages import Manage, Received
+from worker._supervisor.model import ServerPhase
 from worker.constants import RestartOrder
 from worker.process import WorkerProcess
 
@@ -116,7 +117,7 @@ class TestCommands:
     def test_scaling_down_removes_a_failed_server_first(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        house = House(tmp_path, number=3)
+        house = House(tmp_path, number=3, max_consecutive_failures=1)
 
         def act() -> None:
             ready = {said.name: said.pid for said in house.said("ready", 3)}
@@ -359,7 +360,7 @@ def test_an_exit_at_the_time_of_the_stop_is_no_failure(
 
     def act() -> None:
         pid = house.said("ready")[0].pid
-        until(frozen, "the end of the start")
+        until(lambda: house.manager._supervisor.phase is ServerPhase.RUNNING, "the end of the start")
 
         def both() -> None:
             os.kill(pid, signal.SIGKILL)

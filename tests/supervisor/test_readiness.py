@@ -13,6 +13,7 @@ from sanic.exceptions import ServerKilled
 from support import targets
 from support.running import House, errors, lives, logged, wait_for_end
 
+from worker.constants import ProcessState
 from worker.manager import WorkerManager
 from worker.process import WorkerProcess
 
@@ -57,8 +58,9 @@ class TestAcks:
         house = House(tmp_path, "never_acks", state=state)
 
         def act() -> None:
-            house.said("ready")
-            house.until(ONE, state="STARTED")
+            (said,) = house.said("ready")
+            # The last write of the main process, which an earlier ack would be lost in.
+            house.until(ONE, state="STARTED", pid=said.pid)
             state[ONE] = {**state[ONE], "state": "ACKED"}
             house.all_acked()
 
@@ -71,14 +73,21 @@ class TestAcks:
         for kind in (WorkerManager, WorkerProcess):
             monkeypatch.setattr(kind, "THRESHOLD", 4)
         house = House(tmp_path, "acks_behind_the_gate", number=3)
+        wait_for_ack = house.manager.wait_for_ack
 
-        def act() -> None:
+        def after_one_ack() -> None:
             house.said("at the gate", 3)
             house.open_gate()
             house.said("ready")
+            # While the server starts, no limit of one process applies.
+            house.manager._supervisor.begin_start()
+            while not any(one.state is ProcessState.ACKED for one in house.manager.transient_processes):
+                house.manager._loop.turn(0.1)
+            wait_for_ack()
 
+        house.manager.wait_for_ack = after_one_ack  # type: ignore[method-assign]
         with pytest.raises(ServerKilled):
-            house.run(act, stops=False)
+            house.run(stops=False)
         (acked,) = (said.name for said in house.heard if said.what == "ready")
         slow = ", ".join(sorted({ONE, TWO, THREE} - {acked}))
         message = (
@@ -189,7 +198,7 @@ class TestExits:
     def test_an_exit_after_the_ack_is_logged(
         self, plan: str, how: str, state: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        house = House(tmp_path, plan)
+        house = House(tmp_path, plan, backoff_initial=1000, backoff_max=1000)
 
         def act() -> None:
             (said,) = house.said("acked")
@@ -202,7 +211,7 @@ class TestExits:
         house.run(act)
 
     def test_a_kill_of_a_server_is_logged(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        house = House(tmp_path, number=2)
+        house = House(tmp_path, number=2, backoff_initial=1000, backoff_max=1000)
 
         def act() -> None:
             victim, _ = house.said("ready", 2)
@@ -241,7 +250,7 @@ class TestExits:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """The process that holds the state may be killed; the main process goes on and ends in order."""
-        house = House(tmp_path, number=2, proxied=True)
+        house = House(tmp_path, number=2, proxied=True, backoff_initial=1000, backoff_max=1000)
 
         def act() -> None:
             victim, _ = house.said("ready", 2)

@@ -170,3 +170,50 @@ class TestDescriptions:
     )
     def test_of_an_exit(self, exit_: Exit, words: str) -> None:
         assert str(exit_) == words
+
+
+class TestOutOfMemory:
+    """A process that the kernel has killed for want of memory."""
+
+    def killed(self, ready_for: float | None) -> Exit:
+        return Exit("X", 1, -9, lifetime=20.0, ready_for=ready_for, oom=True)
+
+    def test_is_not_replaced_at_once_after_a_long_service(self) -> None:
+        row = Row()
+        found = [row.decide(self.killed(3600.0), "always", settings(), EVEN) for _ in range(3)]
+        assert [decision.delay for decision in found] == pytest.approx([0.1, 0.2, 0.4])
+        assert found[1].reason == "Restarting it in 0.20 s (kill 2 in a row)."
+
+    def test_never_makes_a_slot_failed_after_a_long_service(self) -> None:
+        row = Row()
+        for _ in range(200):
+            decision = row.decide(self.killed(3600.0), "always", settings(), EVEN)
+        assert decision.delay == 30.0
+        assert not decision.failed
+        assert len(row.exits) < 100
+
+    def test_counts_as_a_failure_before_min_uptime(self) -> None:
+        row = Row()
+        for _ in range(8):
+            decision = row.decide(self.killed(1.0), "always", settings(), EVEN)
+        assert decision.failed
+        assert "8 failures in a row (SIGKILL (out of memory), 8 times) before" in decision.reason
+
+    def test_a_failure_begins_a_row_of_its_own(self) -> None:
+        row = Row()
+        for _ in range(7):
+            row.decide(self.killed(3600.0), "always", settings(), EVEN)
+        assert row.decide(self.killed(None), "always", settings(), EVEN).delay == pytest.approx(0.1)
+        assert row.decide(self.killed(3600.0), "always", settings(), EVEN).delay == pytest.approx(0.1)
+
+    def test_another_exit_after_a_long_service_ends_the_row(self) -> None:
+        row = Row()
+        row.decide(self.killed(3600.0), "always", settings(), EVEN)
+        assert row.decide(Exit("X", 1, -9, ready_for=3600.0), "always", settings(), EVEN).delay == 0.0
+        assert row.exits == ()
+
+    def test_is_told_in_words(self) -> None:
+        found = self.killed(3600.0)
+        assert found.status == "SIGKILL (out of memory)"
+        assert str(found) == "X [1] was killed by the kernel for want of memory (SIGKILL) after 20.0 s"
+        assert Exit("X", 1, -9).status == "SIGKILL"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sanic.exceptions import ServerKilled
 from support import targets
-from support.running import House, errors, lives, logged, wait_for_end
+from support.running import House, errors, lives, logged, until, wait_for_end
 
 from worker._child import descriptors
+from worker._supervisor.model import ServerPhase
 from worker.process import WorkerProcess
 
 ONE, TWO, THREE = (f"Sanic-Server-{number}-0" for number in range(3))
@@ -225,7 +226,8 @@ class TestStops:
         def act() -> None:
             house.said("deaf")
             os.kill(os.getpid(), signal.SIGTERM)
-            house.until(ONE, state="TERMINATED")
+            # From then on, the first stop was sent.
+            until(lambda: house.manager._supervisor.phase is ServerPhase.STOPPING, "the stop")
             house.open_gate()
 
         house.run(act, stops=False)
@@ -243,6 +245,7 @@ class TestStops:
             house.plan("serves")
             house.send("__ALL_PROCESSES__:")
             house.said("ready")
+            until(lambda: house.watched(deaf.pid).stop_sent_at is not None, "the stop of the first one")
             house.open_gate()
             wait_for_end(deaf.pid)
 

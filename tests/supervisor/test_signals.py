@@ -67,8 +67,8 @@ class TestSignals:
             scalings = lambda: [line for line in [*caplog.messages] if line.startswith("Scaling from")]  # noqa: E731
             until(lambda: len(scalings()) == 4, "each obeyed")
             assert scalings()[-1] == "Scaling from 2 to 3 workers"
+            until(lambda: house.manager.num_server == 3, "three servers")
             house.all_acked()
-            assert house.manager.num_server == 3
 
         house.run(act)
 

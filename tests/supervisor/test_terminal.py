@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.running import command, environment, lives, until, wait_for_end
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.operations
 
 SERVER = """
 import logging, os, sys

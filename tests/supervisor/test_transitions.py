@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -37,7 +36,7 @@ SITUATION = Situation(
 
 
 def situation(phase: Phase = Phase.STOPPED, **changes: Any) -> Situation:
-    return replace(SITUATION, record=SlotRecord(phase), **changes)
+    return SITUATION.replace(record=SlotRecord(phase), **changes)
 
 
 def test_the_table_covers_every_phase() -> None:

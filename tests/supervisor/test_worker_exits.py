@@ -400,17 +400,19 @@ class TestReadiness:
         house.run(act)
 
     def test_an_ack_alone_completes_a_handover_after_the_threshold(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         house = House(tmp_path)
 
         def act() -> None:
             (old,) = house.said("ready")
             house.all_acked()
-            for kind in ("manager.WorkerManager", "process.WorkerProcess"):
-                monkeypatch.setattr(f"worker.{kind}.THRESHOLD", 2)
             house.plan("acks_then_serves_behind_the_gate")
             house.send("__ALL_PROCESSES__::STARTUP_FIRST")
+            new = house.watched(house.said("acked")[0].pid)
+            until(lambda: new.slot.state.name == "ACKED", "its ack seen")
+            new.start_limit, new.ready_by = 0.2, 0.0
+            house.call(house.manager._supervisor.look_again)
             wait_for_end(old.pid)
             logged(caplog, "acknowledged its start but did not report that it serves within 0.2 s.")
             house.open_gate()
