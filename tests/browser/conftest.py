@@ -20,6 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "browser" in item.path.parts:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(180))
 
 
 # While Playwright runs, this thread has an event loop: the tests of other folders could not run one.
@@ -86,6 +87,8 @@ def inspector() -> Iterator[FakeInspector]:
 def page(inspector: FakeInspector, open_tab: OpenTab, expect: Any) -> Any:
     """Return a tab that shows the fake inspector, and is connected to it."""
     tab = open_tab()
-    tab.goto(inspector.url)
+    # The last request of a page that opens. Later changes are news to it.
+    with tab.expect_response("**/events?limit=*"):
+        tab.goto(inspector.url)
     expect(tab.locator("#connection")).to_have_text("Live")
     return tab

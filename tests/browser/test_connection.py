@@ -38,7 +38,7 @@ def test_an_action_that_does_not_arrive_is_told(page: Any, expect: Any) -> None:
 
 def test_nothing_is_sent_without_a_connection(page: Any, inspector: FakeInspector, expect: Any) -> None:
     buttons = page.locator("header button, .restart")
-    expect(buttons).to_have_count(7)
+    expect(buttons).to_have_count(8)
     for button in buttons.all():
         expect(button).to_be_enabled()
     inspector.stop()

@@ -40,6 +40,7 @@ def wait_action(inspector: FakeInspector) -> tuple[str, Any, str]:
     ("steer", "action", "data"),
     [
         (press("Rolling restart"), "/reload", {"zero_downtime": True}),
+        (press("Upgrade"), "/upgrade", None),
         (press("One worker more"), "/scale", {"replicas": "+1"}),
         (press("One worker less"), "/scale", {"replicas": "-1"}),
         (scale_to("12"), "/scale", {"replicas": 12}),

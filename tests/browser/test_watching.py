@@ -238,6 +238,7 @@ def test_the_browser_refuses_html_from_text(page: Any, problems: list[str]) -> N
     attempt = """() => {
         try { document.body.innerHTML = "<b>x</b>"; return "done"; } catch (error) { return error.name; }
     }"""
-    assert page.evaluate(attempt) == "TypeError"
+    with page.expect_console_message(lambda message: "TrustedHTML" in message.text):
+        assert page.evaluate(attempt) == "TypeError"
     assert any("TrustedHTML" in problem for problem in problems)
     problems.clear()

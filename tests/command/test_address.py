@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from worker._listen import runtime
+from worker._system import runtime
 from worker.cli.inspect.address import Address, find, parse
 from worker.cli.inspect.exits import CommandError, ExitCode
 

@@ -185,7 +185,7 @@ def test_an_application_module_named_worker_is_refused(
     assert ran == []
 
 
-@pytest.mark.parametrize("target", ["hello:app", "workers:app", "--user worker hello:app", "a.worker:app"])
+@pytest.mark.parametrize("target", ["hello:app", "workers:app", "--host worker hello:app", "a.worker:app"])
 def test_a_module_named_worker_beside_the_application_is_accepted(
     ran: list[Any], tmp_path: Path, target: str
 ) -> None:

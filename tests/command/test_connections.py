@@ -15,7 +15,7 @@ import pytest
 import trustme
 from support.fake_inspector import FakeInspector, event
 
-from worker._listen import runtime
+from worker._system import runtime
 from worker.cli.inspect.exits import ExitCode
 
 from .conftest import Run, running
@@ -50,9 +50,11 @@ class TestErrors:
 
     @pytest.mark.parametrize("args", [["ps"], ["inspect", "reload", "--wait"], ["events", "-f"]])
     def test_nothing_listens(self, run: Run, args: list[str]) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
+        with socket.socket() as taken:
+            # Nothing else can listen there meanwhile.
+            taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
-        code, out, err = run(*args, "-H", "127.0.0.1", "-p", str(port))
+            code, out, err = run(*args, "-H", "127.0.0.1", "-p", str(port))
         assert (code, out) == (ExitCode.UNREACHABLE, "")
         (line,) = err.splitlines()
         assert line.startswith(f"sanic-worker: Nothing listens at http://127.0.0.1:{port}. Start the server")

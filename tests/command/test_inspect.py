@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
@@ -188,6 +189,7 @@ class TestActions:
             (["scale", "3"], "/scale", {"replicas": 3}),
             (["scale", "-1"], "/scale", {"replicas": "-1"}),
             (["shutdown"], "/shutdown", None),
+            (["upgrade"], "/upgrade", None),
         ],
     )
     def test_the_request_of_each(
@@ -202,7 +204,9 @@ class TestActions:
         out = run("inspect", "scale", "3", *inspector.args)[1]
         assert out == "Scaling to 3\nRequested as operation 3f2a9c01d4e8\n"
 
-    @pytest.mark.parametrize("action", [["reload"], ["restart", "A"], ["scale", "3"], ["shutdown"]])
+    @pytest.mark.parametrize(
+        "action", [["reload"], ["restart", "A"], ["scale", "3"], ["shutdown"], ["upgrade"]]
+    )
     @pytest.mark.parametrize("flag", ["--json", "--raw"])
     def test_json_has_the_operation(
         self, inspector: FakeInspector, run: Run, action: list[str], flag: str
@@ -275,11 +279,20 @@ class TestWaiting:
         assert err == expected.format(FIRST_OPERATION + 1)
         assert run("inspect", "operation", "3f2a9c01d4e8", *inspector.args)[0] == ExitCode.FAILED
 
-    def test_the_end_of_the_time_is_told_apart(self, inspector: FakeInspector, run: Run) -> None:
+    def test_the_end_of_the_time_is_told_apart(
+        self, inspector: FakeInspector, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The time is over when the operation is looked at again.
+        looks = itertools.count()
+        clock = lambda: monotonic() + (0 if next(looks) < 2 else 60)  # noqa: E731
+        monkeypatch.setattr("worker.cli.inspect.operations.monotonic", clock)
+        monkeypatch.setattr("worker.cli.inspect.operations.GRACE", 20.0)
         inspector.steps = [operation("pending"), operation()]
-        code, out, err = run("inspect", "reload", "--wait", "--timeout=1", *inspector.args)
+        code, out, err = run("inspect", "reload", "--wait", "--timeout=30", *inspector.args)
         assert (code, out) == (ExitCode.STILL_RUNNING, "")
         assert err == "sanic-worker: Reload 3f2a9c01d4e8 running: 3 of 8 workers replaced\n"
+        waits = [request.path.partition("?wait=")[2] for request in inspector.requests[1:]]
+        assert waits == ["0.500", "0.000"]
 
     def test_an_action_that_is_not_answered_in_time(self, run: Run) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -157,8 +157,6 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("given", "text"),
         [
-            ({"workers": 0}, "--workers cannot be 0: it takes a whole number from 1 on"),
-            ({"workers": -1}, "--workers cannot be -1: it takes a whole number from 1 on"),
             ({"port": 80000}, "--port cannot be 80000: it takes a whole number from 0 to 65535"),
             ({"port": -1}, "--port cannot be -1: it takes a whole number from 0 to 65535"),
             (

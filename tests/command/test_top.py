@@ -229,7 +229,7 @@ class TestTheEnd:
         top.hold()
         show(inspector, workers=servers(64))
         top.process.send_signal(signal.SIGTERM)
-        assert top.process.wait(10) == 128 + signal.SIGTERM
+        assert top.process.wait(20) == 128 + signal.SIGTERM
 
     def test_the_terminal_is_restored_after_an_exception(
         self, inspector: FakeInspector, top: Terminal

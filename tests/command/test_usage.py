@@ -33,12 +33,17 @@ class TestHelp:
         _, _, group = shown.partition("\nsettings of sanic-worker:")
         text = " ".join(group.split())
         for setting in settings.SETTINGS:
-            assert f"\n  {setting.flag} X" in group
+            assert re.search(rf"\n  (-w( X)?, )?{setting.flag} X", group)
             assert f"[env: {setting.variable}]" in text
 
     @pytest.mark.parametrize("option", ["--workers", "--host", "--single-process", "--reload-dir", "--tls"])
     def test_options_of_sanic_are_described(self, shown: str, option: str) -> None:
         assert re.search(rf"^  .*{option}\b", shown, re.MULTILINE)
+
+    def test_the_number_of_workers_is_described_once(self, shown: str) -> None:
+        assert re.findall(r"^  .*--workers\b.*", shown.partition("\npositional")[2], re.MULTILINE) == [
+            line for line in shown.splitlines() if re.match("  -w( X)?, --workers X ", line)
+        ]
 
     @pytest.mark.parametrize("verb", ["inspect", *SHORT])
     def test_the_verbs_are_named(self, shown: str, verb: str) -> None:
@@ -79,11 +84,14 @@ class TestCompletion:
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            (["sanic-worker", ""], {"inspect", "ps", "top", "events"}),
+            (["sanic-worker", ""], {"inspect", "ps", "top", "events", "check"}),
             (["sanic-worker", "inspect", ""], set(VERBS)),
             (["sanic-worker", "inspect", "re"], {"reload", "restart"}),
+            (["sanic-worker", "check", "--im"], {"--imports"}),
+            (["sanic-worker", "check", "--work"], {"--workers"}),
             (["sanic-worker", "--max-s"], {"--max-surge"}),
             (["sanic-worker", "--work"], {"--workers"}),
+            (["sanic-worker", "-w"], {"-w"}),
             (["sanic-worker", "inspect", "reload", "--z"], {"--zero-downtime"}),
             (["sanic-worker", "events", "--fo"], {"--follow"}),
             (["sanic-worker", "--print-completion", ""], {*usage.SHELLS}),

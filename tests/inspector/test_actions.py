@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
 import pytest
 from support.fakes import FakePublisher
-from support.inspecting import Served, Shared, ask, make, shared_state
+from support.inspecting import Served, Shared, ask, make
 
 from worker.constants import MAIN_NAME, WORKER_PREFIX, prefixed
 from worker.inspector import Inspector, action
@@ -78,12 +78,6 @@ def publisher() -> FakePublisher:
 
 
 @pytest.fixture
-def shared() -> Iterator[Shared]:
-    with shared_state() as shared:
-        yield shared
-
-
-@pytest.fixture
 def call(publisher: FakePublisher, shared: Shared) -> Callable[..., Any]:
     inspector = make(Custom, publisher, worker_state=shared.state)(run=False)
 
@@ -94,7 +88,7 @@ def call(publisher: FakePublisher, shared: Shared) -> Callable[..., Any]:
 
 
 Call = Callable[..., Any]
-KNOWN = "echo, inherited, look, of_class, offered, reload, restart, scale, status"
+KNOWN = "echo, inherited, look, of_class, offered, reload, restart, scale, stacks, status, upgrade"
 
 
 class TestWhatCanBeCalled:
@@ -288,6 +282,20 @@ class TestCommands:
         assert answer.status == 200, answer.json
         assert "location" not in answer.headers
         assert publisher.sent == [sent]
+
+    @pytest.mark.native
+    @pytest.mark.parametrize("replicas", [1, 0, "", 5, "+3", "-1"])
+    def test_a_number_out_of_the_range_is_refused(
+        self, publisher: FakePublisher, replicas: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SANIC_WORKER_WORKERS", "2..4")
+        state = {name: {"server": True} for name in "ab"}
+        inspector = make(publisher=publisher, worker_state=state)(run=False)
+        answer = ask(inspector, "POST", "/scale", {"replicas": replicas})
+        assert answer.status == 400
+        assert "a whole number from 2 on, at most 4 (workers), or" in answer.json["message"]
+        for right in (2, 4, "+1", "+2"):
+            assert ask(inspector, "POST", "/scale", {"replicas": right}).status == 200
 
     def test_a_name_that_no_command_can_hold_is_unknown(self, publisher: FakePublisher) -> None:
         inspector = make(publisher=publisher, worker_state={"a:b": {}, "c,d": {}})(run=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.fakes import FakePublisher
+from support.ports import hold_port
 from support.running import errors
 
 from worker import settings
@@ -65,9 +66,12 @@ def test_the_url_in_the_state_is_for_clients_of_this_machine(
         (path,) = (tmp_path / "sanic-worker").iterdir()
         assert f'"url": "{expected}{port}"' in path.read_text()
     assert not path.exists()
-    # The next process of this slot gets the same port.
-    with Address(host, 0, "", is_secure, may_be_open=True).listening(state, "shop", os.getpid()) as sock:
-        assert sock.getsockname()[1] == port
+    # The next process of this slot gets the same port: here one that no other program can take meanwhile.
+    with hold_port("::1" if ":" in host else "127.0.0.1") as held:
+        port = held.getsockname()[1]
+        state[name]["address"] = f"{expected}{port}"
+        with Address(host, 0, "", is_secure, may_be_open=True).listening(state, "shop", os.getpid()) as sock:
+            assert sock.getsockname()[1] == port
 
 
 @pytest.mark.parametrize("state", [{}, {"MainProcess": {"address": "http://[broken"}}])

@@ -8,6 +8,7 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from multiprocessing import Pipe
 from time import monotonic
 from typing import Any
@@ -94,6 +95,30 @@ class TestMainCheck:
         assert checked(check) == [""]
         assert len(main.pings) == 2
 
+    def test_a_check_at_once_after_another_sends_a_ping_of_its_own(
+        self, state: SharedState, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        main = Main(state)
+        check = MainCheck(main, Sampler(state, {}), 30)
+        goes_on = threading.Event()
+
+        def ping(publisher: Any, token: str) -> None:
+            publisher.send(token)
+            # The thread that has sent the ping is slower than the answer.
+            assert goes_on.wait(15)
+
+        monkeypatch.setattr(health, "ping", ping)
+
+        async def run() -> str:
+            assert await check.failure() == ""
+            again = asyncio.ensure_future(check.failure())
+            await until_in_loop(lambda: check._check is not None and not check._check.done())
+            goes_on.set()
+            return await again
+
+        assert asyncio.run(run()) == ""
+        assert len(main.pings) == 2
+
     def test_one_that_does_not_answer_in_time_is_not_live(self, state: SharedState) -> None:
         main = Main(state)
         main.is_well = False
@@ -127,10 +152,13 @@ class TestMainCheck:
         main.is_well = False
         check = MainCheck(main, Sampler(state, {}), deadline=0.02)
         assert all(checked(check)[0] for _ in range(5))
+        assert check._sender is not None
+        check._sender.join()
         assert len(main.pings) == 1
         # It turns its loop again, and answers that ping; the next check sends a new one.
         main.answer()
         main.is_well = True
+        check._deadline = 30
         assert checked(check) == [""]
         assert len(main.pings) == 2
 
@@ -141,8 +169,11 @@ class TestMainCheck:
         main.is_well = False
         check = MainCheck(main, Sampler(state, {}), deadline=0.02)
         assert checked(check) != [""]
+        assert check._sender is not None
+        check._sender.join()
         main.is_well = True
         monkeypatch.setattr(health, "PING_AGAIN", 0.0)
+        check._deadline = 30
         assert checked(check) == [""]
 
     def test_the_answer_to_another_process_counts(self, state: SharedState) -> None:
@@ -167,24 +198,21 @@ class TestMainCheck:
             while poll.poll(0):
                 os.write(writer.fileno(), bytes(1 << 10))
             os.set_blocking(writer.fileno(), True)
-            check = MainCheck(writer, Sampler(state, {}), deadline=0.2)
-            turns = 0
+            check = MainCheck(writer, Sampler(state, {}), deadline=30)
 
             async def run() -> str:
                 failure = asyncio.ensure_future(check.failure())
-
-                def count() -> bool:
-                    nonlocal turns
-                    turns += 1
-                    return failure.done()
-
-                await until_in_loop(count)
+                # The loop turns while the thread waits for room.
+                await until_in_loop(lambda: check._is_full)
+                check._deadline = 0.05
                 return await failure
 
             assert asyncio.run(run()) == (
-                "The main process did not answer within 0.2 s: its control channel is full"
+                "The main process did not answer within 0.05 s: its control channel is full"
             )
-            assert turns > 3
+            reader.close()
+            assert check._sender is not None
+            check._sender.join()
 
     def test_a_main_process_that_is_gone_is_not_live(self, state: SharedState) -> None:
         reader, writer = Pipe(True)
@@ -273,6 +301,14 @@ class TestReadyz:
             assert answers(path, stopping).status == 503
         assert answers("/readyz", {MAIN_NAME: MAIN}).status == 503
 
+    @pytest.mark.parametrize("path", ["/readyz", "/readyz?min=1"])
+    def test_a_server_that_is_about_to_stop_is_not_ready(self, path: str) -> None:
+        main = {**MAIN, "stop_at": datetime.now(tz=timezone.utc) + timedelta(seconds=5)}
+        response = answers(path, {**ALL_READY, MAIN_NAME: main})
+        assert response.status == 503
+        assert response.json["reason"] == "the server is about to stop"
+        assert response.json["workers_ready"] == 2
+
     def test_the_list_is_bounded(self) -> None:
         many = {MAIN_NAME: MAIN, **{f"s{number}": server("failed") for number in range(100)}}
         assert len(answers("/readyz", many).json["not_ready"]) == 20
@@ -311,6 +347,7 @@ def test_livez_of_a_state_that_cannot_be_reached() -> None:
 @pytest.mark.native
 def test_livez(state: SharedState, monkeypatch: pytest.MonkeyPatch) -> None:
     main = Main(state)
+    monkeypatch.setattr(health, "DEADLINE", 30)
     response = answers("/livez", state, publisher=main)
     assert (response.status, response.json) == (200, {"status": "ok"})
     main.is_well = False

@@ -26,6 +26,7 @@ from sanic.helpers import Default
 from sanic_testing.testing import SanicASGITestClient
 from support import inspecting
 from support.fakes import FakePublisher
+from support.ports import hold_port
 
 from worker._inspect import serving
 from worker._inspect.connections import Connection
@@ -327,25 +328,18 @@ class TestAccess:
         assert ask("GET", "/", headers={**headers, "authorization": "Bearer k"}).status == 200
 
 
-class Ready(Inspector):
-    """A publisher that reports when it serves."""
-
-    def _setup(self) -> None:
-        super()._setup()
-        self.app.register_listener(lambda *_: self._publisher.send("ready"), "after_server_start")
-
-
 class Running:
     """Run an inspector in a process of its own."""
 
     def __init__(self, method: str, tls: tuple[Path, Path] | None = None) -> None:
         context: Any = multiprocessing.get_context(method)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.held = hold_port()
+        self.port = self.held.getsockname()[1]
         self.receiver, self.sender = context.Pipe(duplex=False)
         key, cert = tls or (Default(), Default())
-        inspector = Ready(self.sender, {}, {"w": {"pid": 1}}, "localhost", self.port, "", key, cert)
+        inspector = inspecting.Announced(
+            self.sender, {}, {"w": {"pid": 1}}, "localhost", self.port, "", key, cert
+        )
         self.process = context.Process(target=inspector)
 
     def __enter__(self) -> Running:
@@ -358,6 +352,7 @@ class Running:
         self.process.close()
         self.receiver.close()
         self.sender.close()
+        self.held.close()
 
     def message(self) -> Any:
         assert self.receiver.poll(30)

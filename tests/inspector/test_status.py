@@ -18,14 +18,15 @@ import pytest
 from support.processes import Children
 from support.running import until
 
-from worker._inspect import proc, status
+from worker._inspect import status
 from worker._inspect.health import readiness
-from worker._inspect.listen_queue import ListenQueue
 from worker._inspect.metrics import expose
 from worker._inspect.status import Sampler
 from worker._state import event_log, events, schema
 from worker._state.event_log import EventLog
 from worker._state.shared import SharedState
+from worker._system import proc
+from worker._system.listen_queue import ListenQueue, queue_length
 from worker.constants import MAIN_NAME
 
 SERVER_KEYS = {
@@ -37,6 +38,8 @@ SERVER_KEYS = {
     "uptime",
     "workers_wanted",
     "workers_ready",
+    "stops_in",
+    "preload",
     "restarts",
     "backlog",
     "state_bytes",
@@ -55,6 +58,7 @@ WORKER_KEYS = {
     "in_flight",
     "connections",
     "loop_lag_p50",
+    "loop_busy",
     "loop_lag_p99",
     "heartbeat_age",
     "rss_bytes",
@@ -144,10 +148,10 @@ class TestSnapshot:
         assert [before[key] for key in ("requests", "in_flight", "loop_lag_p50", "heartbeat_age")] == [
             None
         ] * 4
-        state.beat(3, in_flight=2, connections=5, loop_lag_p50=0.001, loop_lag_p99=0.25)
+        state.beat(3, in_flight=2, connections=5, loop_lag_p50=0.001, loop_lag_p99=0.25, loop_busy=0.5)
         worker = only(sampler)
         assert (worker["requests"], worker["in_flight"], worker["connections"]) == (3, 2, 5)
-        assert (worker["loop_lag_p50"], worker["loop_lag_p99"]) == (0.001, 0.25)
+        assert [worker[key] for key in ("loop_lag_p50", "loop_lag_p99", "loop_busy")] == [0.001, 0.25, 0.5]
         assert 0 <= worker["heartbeat_age"] < 30
         settle()
 
@@ -314,13 +318,13 @@ class TestProportionalMemory:
         settle(memory)
         assert (memory.read([pid])[pid] or 0) > 1 << 20
 
-    def test_no_thread_reads_while_the_values_are_fresh(self) -> None:
+    def test_no_thread_reads_while_the_values_are_fresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(status, "PSS_REFRESH", 3600.0)
         memory = status._ProportionalMemory()
         memory.read([os.getpid()])
         settle(memory)
         first = memory._reader
-        for _ in range(10):
-            memory.read([os.getpid()])
+        assert all(memory.read([os.getpid()]) for _ in range(10))
         assert memory._reader is first
 
     def test_old_values_are_read_again_and_very_old_ones_are_not_shown(
@@ -340,7 +344,7 @@ class TestProportionalMemory:
         settle(memory)
 
     def test_one_refresh_is_bounded_and_the_next_one_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(status, "PSS_BUDGET", 0.0)
+        monkeypatch.setattr(status, "PSS_BUDGET", -1.0)
         read: list[int] = []
         monkeypatch.setattr(proc, "pss_bytes", lambda pid: read.append(pid) or 1)
         memory = status._ProportionalMemory()
@@ -387,6 +391,9 @@ class TestListenQueue:
             until(lambda: queue.length(os.getpid(), server) == 3, "three that wait")
             stack.enter_context(tcp.accept()[0])
             assert queue.length(os.getpid(), server) == 2
+            # The main process knows its sockets.
+            assert queue_length([os.fstat(one.fileno()).st_ino for one in (tcp, unix)]) == 2
+            assert queue_length([]) is None
 
     def test_ipv6_is_counted(self, children: Children) -> None:
         try:
@@ -416,7 +423,7 @@ class TestListenQueue:
             def refuse(*_: object) -> Any:
                 raise PermissionError
 
-            monkeypatch.setattr("worker._inspect.listen_queue.socket.socket", refuse)
+            monkeypatch.setattr("worker._system.listen_queue.socket.socket", refuse)
             assert queue.length(os.getpid(), server) is None
 
 
