@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from worker._compat import accept_newer_keywords
+from worker.constants import accept_newer_keywords
 
 
 class Table:

@@ -167,6 +167,20 @@ class TestCallsWithoutALoop:
             house.manager.scale(number)
         assert len(house.manager.transient) == house.manager.num_server == 2
 
+    @pytest.mark.native
+    def test_a_range_bounds_every_scaling(self, tmp_path: Path) -> None:
+        house = House(tmp_path, "never_acks", number=1, state={}, workers="2..4")
+        try:
+            assert house.manager.num_server == 2
+            for number in (1, 5):
+                match = rf"^Cannot scale to {number} workers: the setting workers is 2\.\.4\.$"
+                with pytest.raises(ValueError, match=match):
+                    house.manager.scale(number)
+            assert house.manager.num_server == 2
+        finally:
+            house.state.clear()
+            house.close()
+
     def test_scaling_to_max_workers_is_allowed(self, house: House) -> None:
         house.manager.scale(5)
         assert len(house.manager.transient) == 5

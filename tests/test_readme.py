@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import psutil
 import pytest
 from integration.harness import Server
 from integration.tools import environment, free_port, wait_until
@@ -142,6 +143,23 @@ def test_the_example_of_the_command_runs(tmp_path: Path) -> None:
             return len(new - before) == 3
 
         wait_until(asked, "an answer of three new ones")
+
+
+def test_the_example_of_preloading_runs(tmp_path: Path) -> None:
+    """A worker is a child of the preload process, which has imported the application."""
+    page = (ROOT / "docs" / "preload.md").read_text()
+    code, start = re.search(
+        r"^\$ cat shop.py\n(.*?)^\$ (sanic-worker .*?)$", page, re.MULTILINE | re.DOTALL
+    ).groups()  # type: ignore[union-attr]
+    (tmp_path / "shop.py").write_text(code)
+    port = free_port()
+    with running([*command(start), f"--port={port}"], tmp_path) as main:
+        found = wait_until(lambda: ask(port), "an answer")
+        assert found.startswith("1000000 goods, served by ")
+        parent = psutil.Process(int(found.split()[-1])).parent()
+        assert parent is not None
+        assert parent.ppid() == main.pid
+        assert "preload process" in " ".join(parent.cmdline())
 
 
 def test_the_example_of_a_script_runs(tmp_path: Path) -> None:
@@ -280,7 +298,9 @@ def test_the_shown_log_of_the_reloader_is_current(tmp_path: Path) -> None:
 
     def save(text: str, then: str) -> None:
         since = server.mark()
-        (tmp_path / "hello.py").write_text(text)
+        # In one step, else the reloader may find the empty file.
+        (tmp_path / ".hello.py.swp").write_text(text)
+        (tmp_path / ".hello.py.swp").replace(tmp_path / "hello.py")
         server.wait_line(then, since=since)
 
     # The inspector's port must not be that of another server.

@@ -14,14 +14,18 @@ from sanic import Sanic
 from support.running import python
 
 from worker import settings
+from worker._core import IS_NATIVE
+from worker._system import cgroup
 from worker.constants import RestartOrder
 from worker.manager import WorkerManager
+from worker.settings.values import workers as read_workers
 
 NAMES = [setting.name for setting in settings.SETTINGS]
-GIVEN = [
-    pytest.param(one.name, marks=[pytest.mark.native] if one.native else []) for one in settings.SETTINGS
-]
-PLAIN = settings.resolve({})
+NATIVE = {one.name for one in settings.SETTINGS if one.native}
+GIVEN = [pytest.param(name, marks=[pytest.mark.native] if name in NATIVE else []) for name in NAMES]
+# Without the variable by which managers in the process of the tests have no preload process.
+PLAIN = settings.resolve({})._replace(preload="framework")
+CPUS = cgroup.available_cpus()
 WHOLE = (("11", "12", "13", "14"), (11, 12, 13, 14))
 SECONDS = (("1.5", "2", "0", "1e1"), (1.5, 2.0, 0.0, 10.0))
 UP, DOWN = RestartOrder.STARTUP_FIRST, RestartOrder.SHUTDOWN_FIRST
@@ -46,7 +50,23 @@ RIGHT: dict[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "health_host": (("::1", "0.0.0.0", " localhost ", "h"), ("::1", "0.0.0.0", "localhost", "h")),
     "inspector_unix": (("/a", "/b/../c", "/d/", "/e"), ("/a", "/c", "/d", "/e")),
     "process_titles": (("off", "on", "no", "yes"), (False, True, False, True)),
+    "hang_timeout": (("2", "off", "7.5", "0"), (2.0, 0.0, 7.5, 0.0)),
+    "slow_loop_warning": (("0.5", "OFF", "2", "0"), (0.5, 0.0, 2.0, 0.0)),
+    "max_requests": WHOLE,
+    "max_lifetime": (("1.5", "2", "0.5", "1e1"), (1.5, 2.0, 0.5, 10.0)),
+    "max_rss": (("1024", "200M", "1.5G", "1 kB"), (1024, 200 << 20, 3 << 29, 1024)),
+    "max_memory_percent": (("80", "12.5", "100", "70%"), (80.0, 12.5, 100.0, 70.0)),
+    "recycle_jitter": (("0", "0.5", "1", "0.25"), (0.0, 0.5, 1.0, 0.25)),
+    "workers": (("4", "auto", "2..8", " 2 .. AUTO "), ((4, 4), (CPUS, CPUS), (2, 8), (2, max(2, CPUS)))),
+    "drain_delay": SECONDS,
+    "pid_file": (("/a", "/b/../c", "/d", "/e"), ("/a", "/c", "/d", "/e")),
+    **dict.fromkeys(("user", "group"), (("www", "33", " x ", "y"), ("www", "33", "x", "y"))),
+    "preload": (("off", "framework", "app", "off"), ("off", "framework", "app", "off")),
+    "umask": (("022", "0o77", "7", "000"), (0o22, 0o77, 7, 0)),
 }
+if not IS_NATIVE:
+    # A range needs the native core.
+    RIGHT["workers"] = (("4", "auto", "7", " AUTO "), ((4, 4), (CPUS, CPUS), (7, 7), (CPUS, CPUS)))
 WRONG: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(
         ("max_consecutive_failures", "max_surge", "max_unavailable"), (0, -1, 1.5, True, "", "x", "1.0", [])
@@ -63,6 +83,19 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "health_host": ("", " ", "a b", "a/b", 1, True, []),
     "inspector_unix": ("", "a\0b", b"/a", "/" + "a" * 63, 1, True, []),
     "process_titles": ("", "titles", 2, []),
+    "hang_timeout": (-1, 1.9, "x", "on", True, []),
+    "slow_loop_warning": (-1, "x", "on", "inf", True, []),
+    "max_requests": (0, -1, 1.5, True, "", "x", "1.0", []),
+    "max_lifetime": (0, -1, "x", "inf", True, []),
+    "max_rss": (0, -1, 1.5, "-1", "1X", "M", "", True, []),
+    "max_memory_percent": (0, -1, 101, "x", "", True, []),
+    "recycle_jitter": (-0.1, 1.1, "x", True, []),
+    "workers": (0, -1, 1.5, True, "", "x", "8..2", "2..", "..2", "0..2", "2...4", []),
+    "drain_delay": (-1, "x", "inf", True, []),
+    "pid_file": ("/a/", "", " ", "a\0b", b"/a", 1, True, []),
+    **dict.fromkeys(("user", "group"), ("a b", "a:b", "", " ", 1.5, True)),
+    "preload": ("", "App", "on", 1, True, []),
+    "umask": ("", "888", "rw", "1777", -1, 0o1000, 6.0, True, []),
     "unix_mode": ("", "888", "rw", "1777", -1, 0o1000, 6.0, True, []),
 }
 
@@ -73,6 +106,31 @@ def _unset(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(f"SANIC_WORKER_{name.upper()}", raising=False)
     yield
     settings.forget()
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus", "expected"),
+    [
+        ("auto", 5, (5, 5)),
+        ("2..auto", 5, (2, 5)),
+        ("2..auto", 1, (2, 2)),
+        ("auto..8", 5, (5, 8)),
+        ("auto..8", 16, (8, 8)),
+        ("AUTO .. auto", 5, (5, 5)),
+    ],
+)
+def test_auto_is_the_number_of_cpus_within_the_other_end(
+    text: str, cpus: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "available_cpus", lambda: cpus)
+    assert read_workers(text) == expected
+
+
+def test_the_number_of_servers_is_that_of_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "available_cpus", lambda: 7)
+    assert (settings.number_of_servers(2), settings.number_of_servers(1, fast=True)) == (2, 7)
+    settings.install({"workers": 3})
+    assert (settings.number_of_servers(2), settings.number_of_servers(1, fast=True)) == (3, 3)
 
 
 @pytest.mark.parametrize("name", [one.name for one in settings.SETTINGS if one.native])
@@ -220,7 +278,12 @@ class TestRefused:
         assert str(caught.value) == expected
 
     @pytest.mark.parametrize(
-        ("name", "value"), [(name, one) for name, values in WRONG.items() for one in values]
+        ("name", "value"),
+        [
+            pytest.param(name, one, marks=[pytest.mark.native] if name in NATIVE else [])
+            for name, values in WRONG.items()
+            for one in values
+        ],
     )
     def test_other_settings(self, name: str, value: Any) -> None:
         allowed = settings.SETTINGS[NAMES.index(name)].allowed
@@ -240,9 +303,36 @@ class TestRefused:
         monkeypatch.delenv("SANIC_WORKER_BACKOFF_MAX")
         assert settings.resolve({"backoff_initial": 300}).backoff_initial == 300
 
+    @pytest.mark.native
+    def test_a_range_of_workers_above_max_workers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ValueError) as caught:
+            settings.resolve({"workers": "2..9", "max_workers": 8})
+        assert str(caught.value) == (
+            "workers of WorkerManager() cannot be 2..9: max_workers is 8, which a range must not exceed. "
+            "Set SANIC_WORKER_MAX_WORKERS to allow more."
+        )
+        assert settings.resolve({"workers": "2..8", "max_workers": 8}).workers == (2, 8)
+        # A number of workers is no scaling.
+        assert settings.resolve({"workers": 9, "max_workers": 8}).workers == (9, 9)
+
+    def test_a_range_of_workers_without_the_native_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(settings, "IS_NATIVE", False)
+        settings.take_flags({"workers": "2..8"})
+        with pytest.raises(ValueError, match=r"^workers of --workers cannot be 2..8: a range needs the nat"):
+            settings.resolve({})
+        settings.forget()
+        assert settings.resolve({"workers": 3}).workers == (3, 3)
+
     @pytest.mark.parametrize("name", GIVEN)
     def test_the_message_names_the_environment(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        wrong = {"reload_ignore": "!", "health_host": "a b", "inspector_unix": "/many" * 20}.get(name, "many")
+        wrong = {
+            "reload_ignore": "!",
+            "health_host": "a b",
+            "inspector_unix": "/many" * 20,
+            "pid_file": "/many/",
+            "user": "a b",
+            "group": "a b",
+        }.get(name, "many")
         monkeypatch.setenv(f"SANIC_WORKER_{name.upper()}", wrong)
         with pytest.raises(ValueError, match=f"^{name} of SANIC_WORKER_{name.upper()} cannot be '{wrong}': "):
             settings.resolve({})

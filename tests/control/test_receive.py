@@ -366,7 +366,7 @@ class TestConnectionMonitor:
 
         connection.on_poll = passes
         assert monitor.wait(0.25) == []
-        assert 0.25 <= monotonic() - began < 2
+        assert 0.25 <= monotonic() - began < 10
         assert all(timeout <= receive.TICK for timeout in connection.polled)
         assert connection.polled[0] == receive.TICK
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from support.fakes import FakePublisher
 
-from worker._control.send import has_room, send
+from worker._control.send import has_room, report_busy, send
 
 
 def test_messages_are_sent_unchanged() -> None:
@@ -84,6 +86,18 @@ def test_a_child_forked_during_a_send_can_send() -> None:
         assert receiver.recv() == "from the child"
     assert child.exitcode == 0
     child.close()
+
+
+def test_a_report_is_not_sent_into_a_full_channel() -> None:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    with receiver, sender:
+        assert report_busy(sender)
+        assert receiver.recv() == ("__BUSY__",)
+        os.set_blocking(sender.fileno(), False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(sender.fileno(), bytes(4096))
+        assert not report_busy(sender)
 
 
 def test_a_publisher_without_a_real_descriptor_has_room() -> None:

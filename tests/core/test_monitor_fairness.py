@@ -35,18 +35,18 @@ def roomy(publisher: Connection) -> None:
 
 @pytest.mark.parametrize("begun", [0, 20_000, 70_000])
 def test_a_wait_returns_a_limited_number_of_messages(
-    monitor: Any, publisher: Connection, children: Children, begun: int
+    monitor: Any, publisher: Connection, children: Children, gate: tuple[int, int], begun: int
 ) -> None:
     """The limit holds for small messages too, and for any unfinished one of another writer."""
 
     def begin() -> None:
         os.write(publisher.fileno(), frame(b"\x80" * 100_000)[:begun])
+        os.write(gate[1], b".")
         signal.pause()
 
     if begun:
         children.fork(begin)
-        while not is_behind(publisher):
-            pass
+        os.read(gate[0], 1)
         while is_behind(publisher):
             assert monitor.wait(0) == []
     os.write(publisher.fileno(), TINY * 20_000)

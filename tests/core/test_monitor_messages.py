@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -412,6 +413,8 @@ def test_other_pipes_are_read_without_a_sender(
     assert monitor.wait(0) == []
     pid = children.fork(os.write, writing, whole[5:])
     children.settle(pid)
+    # The network may deliver the bytes after the exit.
+    assert select.select([reading], [], [], LONG)[0]
     monitor.watch("w", pid, None)
     assert until(monitor, 2) == [Received(Restart(("a",), "")), Exited("w", pid, len(whole) - 5)]
     os.write(writing, whole[:5])

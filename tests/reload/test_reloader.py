@@ -26,15 +26,6 @@ EVENTS = ("reload_process_start", "reload_process_stop", "before_reload_trigger"
 FOREVER = 3600.0
 
 
-@pytest.fixture(autouse=True)
-def _signals_as_before() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
 def edit_all(paths: Iterable[Path]) -> None:
     for path in paths:
         edit(path, 2000)

@@ -18,6 +18,7 @@ from support.fakes import FakePublisher
 
 from worker import reloader
 from worker._child import bootstrap
+from worker._reload.file_events import FileEvents
 from worker.loader import AppLoader
 
 from .test_reloader import Stepped, nothing
@@ -38,24 +39,35 @@ def write(path: Path, content: str = "x") -> None:
 
 
 class TestDebounce:
-    @pytest.mark.slow
     def test_changes_in_quick_succession_are_one(
-        self, stepped: Stepped, publisher: FakePublisher, watched: Path
+        self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        stepped.DEBOUNCE = 0.4  # type: ignore[misc]
-        stepped.MAX_DEBOUNCE = 20.0  # type: ignore[misc]
-        names = ["a.txt", "b.txt", "below/c.txt", "new.txt"]
+        paths = [str(watched / name) for name in ("a.txt", "b.txt", "below/c.txt", "new.txt")]
+        left, found = [*paths], set[str]()
+        look, wait = stepped._look, FileEvents.wait
 
-        def save_all() -> None:
-            for number, name in enumerate(names):
-                threading.Timer(0.1 * number, write, (watched / name,)).start()
-            # More changes follow, to be gathered.
-            threading.Event().wait(0.05)
+        def save_one() -> None:
+            # All changes are one succession until each file is found.
+            stepped.DEBOUNCE, stepped.MAX_DEBOUNCE = 10.0, 40.0  # type: ignore[misc]
+            write(Path(left.pop(0)))
 
-        stepped.steps = [save_all, nothing]
+        def noting(given: Any) -> set[str]:
+            changed = look(given)
+            found.update(changed)
+            if found >= {*paths}:
+                stepped.DEBOUNCE = 0.0  # type: ignore[misc]
+            return changed
+
+        def saving(events: FileEvents, timeout: float) -> set[str] | None:
+            if left:
+                write(Path(left.pop(0)))
+            return wait(events, timeout)
+
+        monkeypatch.setattr(stepped, "_look", noting)
+        monkeypatch.setattr(FileEvents, "wait", saving)
+        stepped.steps = [save_one, nothing]
         stepped()
-        paths = sorted(str(watched / name) for name in names)
-        assert publisher.sent == [f"__ALL_PROCESSES__:{','.join(paths)}"]
+        assert publisher.sent == [f"__ALL_PROCESSES__:{','.join(sorted(paths))}"]
 
     def test_a_change_after_the_scan_is_included(
         self, stepped: Stepped, publisher: FakePublisher, watched: Path, monkeypatch: pytest.MonkeyPatch

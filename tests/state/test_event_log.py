@@ -116,6 +116,10 @@ def test_totals_are_counted(state: Any) -> None:
         EXITED,
         events.ProcessExited(text="", slot="a", pid=8, exit_code=None, signal="SIGKILL", uptime=0.0),
         events.ProcessExited(text="", slot="a", pid=None, exit_code=None, signal=None, uptime=0.0),
+        *(
+            events.HangDetected(text="", slot="a", pid=7, cause=cause, seconds=2.1, limit=2.0)
+            for cause in ("loop", "frozen", "loop")
+        ),
         events.ProcessReady(text="", slot="a", pid=7, seconds=0.3),
         events.ProcessReady(text="", slot="a", pid=7, seconds=1_000.0),
         events.ProcessReady(text="", slot="inspector", pid=9, seconds=0.0, server=False),
@@ -125,6 +129,7 @@ def test_totals_are_counted(state: Any) -> None:
     assert totals["starts"] == 1
     assert totals["restarts"] == {"exit": 1, "request": 0, "reload": 0}
     assert totals["exits"] == {"3": 1, "SIGKILL": 1, "unknown": 1}
+    assert totals["hangs"] == {"loop": 2, "frozen": 1}
     seconds = totals["start_seconds"]
     assert seconds["counts"][seconds["bounds"].index(0.5)] == 1
     assert seconds["counts"][-1] == 1
@@ -166,7 +171,7 @@ def test_no_field_has_the_name_of_an_attribute_of_a_log_record() -> None:
     ]
     assert len(kinds) > 10
     for kind in kinds:
-        own = set(kind.__dataclass_fields__) - set(events.Event.__dataclass_fields__)
+        own = {*kind.__match_args__} - {*events.Event.__match_args__}
         assert own.isdisjoint(vars(record) | {"message": "", "asctime": ""})
 
 
@@ -193,3 +198,19 @@ def test_a_closed_state_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     state.close()
     log.append(EXITED)
     assert caplog.messages == [EXITED.text]
+
+
+def test_recycled_servers_and_kills_for_want_of_memory_are_counted(state: Any) -> None:
+    log = EventLog(state)
+    for cause in ("max_rss", "max_requests", "max_rss"):
+        log.append(events.Recycled(text="", slot="s", pid=7, cause=cause, value=2.5, limit=2.0))
+    log.append(EXITED)
+    log.append(EXITED.replace(exit_code=None, signal="SIGKILL", oom=True))
+    totals = read_totals(state)
+    assert totals["recycles"] == {"max_rss": 2, "max_requests": 1}
+    assert totals["oom_kills"] == 1
+    assert totals["exits"] == {"3": 1, "SIGKILL": 1}
+    assert [event["oom"] for event in read_events(state) if event["type"] == "process_exited"] == [
+        False,
+        True,
+    ]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from multiprocessing import Pipe, get_context
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -348,3 +349,4 @@ class TestNumbers:
         state.flag(stopping=True, stoppable=False)
         assert state[NAME] == {**entry, "last_beat": beat, "stoppable": False, "stopping": True}
         assert WorkerState(state, NAME)["requests"] == 7
+        assert 0 < (state.last_beat(os.getpid()) or 0) <= monotonic()

@@ -350,7 +350,7 @@ def run(core: ModuleType, memory: Memory, code: str) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=LONG,
+        timeout=2 * LONG,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -45,7 +45,7 @@ def test_a_change_without_room_raises_and_changes_nothing(small: Memory, size: i
     table = small.table()
     table.put("first", {"x": 1, 2: 3})
     names = fill(table, b"f" * size)
-    assert len(names) * size > small.size // 8
+    assert len(names) * size > small.size // 16
     before = table.entries()
     large = {"x": b"l" * small.size}
     acts = (table.put, table.update, lambda name, pairs: table.hand_over(name, 7, pairs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timezone
+from time import monotonic
 from types import ModuleType
 from typing import Any
 
@@ -45,6 +46,17 @@ def test_any_keys_can_show_the_numbers(core: ModuleType, memory: Memory) -> None
     assert [table.value("a", key) for key in entry] == list(entry.values())
     table.flag(full=False, **{"\udc80": True})
     assert (table.value("a", "full"), table.value("a", "\udc80")) == (False, True)
+
+
+def test_the_time_of_the_last_beat_is_that_of_the_monotonic_clock(core: ModuleType, memory: Memory) -> None:
+    table = opened(core, memory)
+    assert table.last_beat(ME) is None
+    table.flag(**{SCHEMA["flags"][0]: True})
+    assert table.last_beat(ME) is None
+    before = monotonic()
+    table.beat()
+    assert before <= table.last_beat(ME) <= monotonic()
+    assert table.last_beat(NEXT) is None
 
 
 def test_any_keys_can_show_the_gauges(core: ModuleType, memory: Memory) -> None:
@@ -127,8 +139,8 @@ def test_the_number_of_flags_is_limited(core: ModuleType, memory: Memory) -> Non
 
 
 def test_the_number_of_gauges_is_limited(core: ModuleType, memory: Memory) -> None:
-    with pytest.raises(ValueError, match="5 gauges, 4 are allowed"):
-        opened(core, memory, gauges=["a", "b", "c"], seconds=["d", "e"])
+    with pytest.raises(ValueError, match="6 gauges, 5 are allowed"):
+        opened(core, memory, gauges=["a", "b", "c"], seconds=["d", "e", "f"])
 
 
 def test_each_part_of_the_schema_is_required(core: ModuleType, memory: Memory) -> None:
