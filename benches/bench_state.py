@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -53,35 +52,16 @@ def bench_start(benchmark: BenchmarkFixture, contender: str) -> None:
     benchmark.extra_info["seconds"] = benchmark.pedantic(start, (contender,))
 
 
-@pytest.mark.parametrize("contender", CONTENDERS)
-@pytest.mark.parametrize("workers", [1, 8, 16])
-def bench_start_all(benchmark: BenchmarkFixture, tmp_path: Path, workers: int, contender: str) -> None:
-    """Measure the time from the command until all workers serve."""
-    benchmark.extra_info["seconds"] = benchmark.pedantic(
-        start_all, (contender, workers, tmp_path / "started")
-    )
-
-
 def start(contender: str) -> float:
     """Start a server, ask until it answers, stop it; return the time to the answer, seconds."""
     port = free_port()
-    return time_until(lambda: answer(port, timeout=30) == b"served", contender, str(port))
-
-
-def start_all(contender: str, workers: int, started: Path) -> float:
-    """Start a server, wait until all workers have started, stop it; return the time to that, seconds."""
-    started.touch()
-    arguments = str(free_port()), str(workers)
-    return time_until(lambda: started.stat().st_size >= workers, contender, *arguments, started=str(started))
-
-
-def time_until(is_up: Callable[[], bool], contender: str, *arguments: str, started: str = "") -> float:
-    """Start a server with these arguments; return the time until it is up, seconds."""
-    core = {"WORKER_CORE": contender} if contender != "stock" else {}
-    command = [sys.executable, str(FOLDER / "served.py"), contender, *arguments]
+    variables = {"SERVING": os.devnull}
+    if contender != "stock":
+        variables.update(INSTALL="1", WORKER_CORE=contender)
+    command = [sys.executable, str(FOLDER / "apps" / "sanic_app.py"), str(port), "1"]
     began = monotonic()
-    with running(command, env={**os.environ, **core, "STARTED": started}) as server:
-        while not is_up():
+    with running(command, env={**os.environ, **variables}) as server:
+        while answer(port, timeout=30) != b"served":
             assert server.poll() is None, "the server has ended"
             sleep(0.002)
         return monotonic() - began

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from scale import FULL, QUICK, Scale
+from starts import versions
 from trees import Trees
 
 SCALE = pytest.StashKey[Scale]()
@@ -19,8 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the scale."""
+    """Choose the scale, and let servers obey SIGHUP, which `nohup` has them ignore."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.stash[SCALE] = QUICK if config.getoption("quick") else FULL
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Record the versions of the other servers that are measured."""
+    machine_info["peers"] = versions()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -193,8 +193,13 @@ class Exits:
                 kind, "set_state", lambda process, state, *_: process.pid if state.name == "FAILED" else 0
             )
         else:
-            kind = import_module("worker._supervisor.supervisor").Supervisor
-            self._tell(kind, "on_exit", lambda supervisor, key, *_: supervisor._children[key].base.pid)
+            # Not at the top: stock has a process of its own.
+            from worker._supervisor.supervisor import Supervisor
+
+            def pid(supervisor: Supervisor, key: str, exitcode: int | None) -> int:
+                return supervisor.children[key].base.pid or 0
+
+            self._tell(Supervisor, Supervisor.on_exit.__name__, pid)
 
     def _tell(self, kind: Any, name: str, dead: Callable[..., int]) -> None:
         original = getattr(kind, name)

@@ -18,7 +18,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from sections import CONTENDERS, LIMIT, NATIVE, PURE, SECTIONS, STOCK, Entry, Section, Table
+from sections import CONTENDERS, SECTIONS, STOCK, Entry, Section, Table
+from start_sections import STARTS
 
 WIDTH = 120
 
@@ -38,10 +39,11 @@ def table_of(section: Section, entries: Iterable[Entry]) -> Table:
 
 def ratios(section: Section, row: Mapping[str, float]) -> dict[str, float]:
     """Return the ratios of the contenders of a row, by their names."""
-    pairs = [(STOCK, NATIVE), (STOCK, PURE), (NATIVE, LIMIT)]
-    if section.more_is_better:
-        pairs = [(NATIVE, STOCK), (PURE, STOCK)]
-    return {f"{one} ÷ {other}": ratio(row[one], row[other]) for one, other in pairs if {one, other} <= {*row}}
+    return {
+        f"{one} ÷ {other}": ratio(row[one], row[other])
+        for one, other in section.pairs
+        if {one, other} <= {*row}
+    }
 
 
 def ratio(one: float, other: float) -> float:
@@ -63,12 +65,16 @@ def judged(section: Section, table: Table) -> Iterator[tuple[str, list[str], lis
 
 
 def slower(section: Section, table: Table) -> Iterator[str]:
-    """Yield the rows in which one of the cores is slower than stock."""
+    """Yield the rows in which this package is slower than stock."""
     for name, row in table.items():
-        for words, ratio in ratios(section, row).items():
-            ours = NATIVE if NATIVE in words else PURE
-            if STOCK in words and ratio < 1:
-                yield f"{section.title}, {name}: {words} is {number(ratio)} ({ours})"
+        for one, other in section.pairs:
+            if STOCK not in (one, other) or not {one, other} <= {*row}:
+                continue
+            ours = other if one == STOCK else one
+            gain = row[ours] - row[STOCK] if section.more_is_better else row[STOCK] - row[ours]
+            if gain < 0:
+                words = f"{one} ÷ {other} is {number(ratio(row[one], row[other]))}"
+                yield f"{section.title}, {name}: {words} ({ours})"
 
 
 def number(value: float) -> str:
@@ -98,11 +104,15 @@ def lines(rows: Iterable[Iterable[str]]) -> Iterator[str]:
 def chapter(section: Section, table: Table) -> Iterator[str]:
     """Yield the lines of a section."""
     first = next(iter(table.values()))
-    columns = [column for column in CONTENDERS if column in first] or [*first]
+    columns = [*filter(first.__contains__, CONTENDERS), *(one for one in first if one not in CONTENDERS)]
     compared = [*ratios(section, first)]
     yield from ("", f"## {section.title}", "", *wrap(section.about, WIDTH), "")
     body = [
-        [name, *(number(row[column]) for column in columns), *map(times, ratios(section, row).values())]
+        [
+            name,
+            *(number(row[one]) if one in row else "-" for one in columns),
+            *map(times, ratios(section, row).values()),
+        ]
         for name, row in table.items()
     ]
     yield from lines([[section.unit, *columns, *compared], *body])
@@ -137,6 +147,7 @@ def head(results: Mapping[str, Any], tables: Mapping[Section, Table]) -> Iterato
             f"- {machine['python_implementation']} {machine['python_version']}, Sanic {version('sanic')}, "
             f"sanic-worker {version('sanic-worker')}, {rustc}"
         ),
+        f"- {', '.join(machine['peers']) or 'No other servers are installed; they are not measured.'}",
         f"- {results['datetime'][:10]}",
         "",
     )
@@ -159,7 +170,7 @@ def head(results: Mapping[str, Any], tables: Mapping[Section, Table]) -> Iterato
 
 def report(results: Mapping[str, Any]) -> str:
     """Return the whole report, as Markdown."""
-    tables = {section: table_of(section, results["benchmarks"]) for section in SECTIONS}
+    tables = {section: table_of(section, results["benchmarks"]) for section in (*SECTIONS, *STARTS)}
     tables = {section: table for section, table in tables.items() if table}
     chapters = (line for section, table in tables.items() for line in chapter(section, table))
     return "\n".join([*head(results, tables), *chapters, ""])

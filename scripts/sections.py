@@ -40,6 +40,16 @@ class Section:
     targets: tuple[Target, ...] = ()
     more_is_better: bool = False
     of_rounds: Callable[[list[float]], float] = median
+    ratios: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The columns whose quotients are shown."""
+        if self.ratios:
+            return self.ratios
+        if self.more_is_better:
+            return (NATIVE, STOCK), (PURE, STOCK)
+        return (STOCK, NATIVE), (STOCK, PURE), (NATIVE, LIMIT)
 
 
 def at_most(column: str, most: float, rows: str = "") -> Target:
@@ -58,10 +68,10 @@ def faster(column: str, times: float, than: str = STOCK, rows: str = "") -> Targ
     return Target(text, lambda table, row: table[row][than] / table[row][column] >= times, rows)
 
 
-def within(column: str, times: float, of: str = LIMIT) -> Target:
-    """Return a target: the time is longer by at most this factor."""
+def within(column: str, times: float, of: str = LIMIT, rows: str = "") -> Target:
+    """Return a target: the figure is at most this many times that of another column."""
     text = f"{column} ÷ {of} ≤ {times:g}"
-    return Target(text, lambda table, row: table[row][column] / table[row][of] <= times)
+    return Target(text, lambda table, row: table[row][column] / table[row][of] <= times, rows)
 
 
 def as_with(column: str, other: str, rows: str) -> Target:
@@ -255,19 +265,9 @@ STATE = (
         "bench_start",
         "From the command to the first answer",
         "s",
-        "An application of one worker, started by `spawn`.",
+        "A script with `install()`, whose application has one worker.",
         lambda entry: {("one worker", contender(entry)): entry["extra_info"]["seconds"]},
         (sooner(NATIVE, 0.15),),
-    ),
-    Section(
-        "bench_start_all",
-        "From the command until all workers serve",
-        "s",
-        "The same application. Each worker has run its `after_server_start` listeners.",
-        lambda entry: {
-            (f"{entry['params']['workers']} workers", contender(entry)): entry["extra_info"]["seconds"]
-        },
-        (faster(NATIVE, 1),),
     ),
 )
 RELOADS = (
