@@ -7,6 +7,8 @@ WORKERS ?= 2
 APP ?= examples.hello:app
 ARGS ?=
 SOAK_ROUNDS ?= 100
+MODES ?= off app fork forkserver
+SHARE ?=
 CHAOS_SECONDS ?= 60
 FUZZ_SECONDS ?= 600
 
@@ -23,6 +25,7 @@ WHEEL := dist/wheel
 RUST_TESTED := target/tested
 FUZZER := .cache/tools/bin/cargo-fuzz
 LIMIT := target/limit/_limit.abi3.so
+PEERS := .venvs/peers/installed
 # A third of the time of the tests is waiting: three processes for two CPUs.
 PARALLEL := -n $(shell echo $$(($$(nproc) * 3 / 2))) --maxprocesses=8 --dist=worksteal
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
@@ -30,7 +33,7 @@ SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYO3_PYTHON := $(CURDIR)/$(PY)
 
-.PHONY: help run check test test-browser lint build dist test-sanic-lts test-pythons test-upstream soak chaos model fuzz bench bench-quick bench-serving coverage clean
+.PHONY: help run check test test-browser test-operations test-modes lint build dist test-sanic-lts test-pythons test-upstream test-libraries soak chaos model fuzz bench bench-quick bench-serving coverage clean
 .DEFAULT_GOAL := help
 
 help: ## show this
@@ -50,7 +53,7 @@ run: $(NATIVE) ## start the example: two workers, reloading, with an inspector
 	@exec $(PY) scripts/foreground.py $(BIN)/sanic-worker $(APP) --host $(HOST) --port $(PORT) --workers $(WORKERS) --reload
 
 check: $(NATIVE) $(RUST_TESTED) ## run the tests that start no server, within 30 s
-	$(PY) -m pytest $(PARALLEL) -m 'not slow and not soak and not chaos and not browser' $(ARGS)
+	$(PY) -m pytest $(PARALLEL) -m 'not slow and not soak and not chaos and not browser and not operations and not libraries' $(ARGS)
 
 test: $(NATIVE) ## run the tests of both languages
 	cargo test --quiet --locked --no-default-features
@@ -61,6 +64,16 @@ test-browser: $(NATIVE) ## run the tests of the page in Chromium, which is insta
 	$(PY) scripts/browser.py
 	$(PY) -m pytest $(PARALLEL) -m browser $(ARGS)
 
+test-operations: $(NATIVE) ## run the tests of hangs, leaks, upgrades, systemd (installed first if it can be) and containers
+	$(PY) scripts/systemd.py
+	$(PY) -m pytest $(PARALLEL) -m operations $(ARGS)
+
+test-modes: $(NATIVE) ## run the tests of servers in each other mode of preloading and start method; SHARE=1: a quarter in each
+	@for mode in $(MODES); do \
+		echo "TEST_MODE=$$mode"; \
+		TEST_MODE=$$mode TEST_SHARE=$(SHARE) $(PY) -m pytest $(PARALLEL) tests/integration $(ARGS) || exit; \
+	done
+
 lint: $(NATIVE) ## check style, types, the stub and the rules of the project
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,6 +83,8 @@ lint: $(NATIVE) ## check style, types, the stub and the rules of the project
 	$(PY) scripts/prose.py
 	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
 	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(SCHEMA) vendor.compose-spec docs/deploy/compose.yaml
+	$(BIN)/kubernetes-validate --quiet --strict docs/deploy/kubernetes.yaml
 	$(SCHEMA) vendor.dependabot .github/dependabot.yml
 	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml, $(wildcard .github/ISSUE_TEMPLATE/*.yml))
@@ -98,6 +113,9 @@ test-pythons: $(WHEEL) ## run the tests, a few of the long ones, on every other 
 test-upstream: $(WHEEL) ## run the worker tests of each supported Sanic on this package
 	$(PY) scripts/upstream.py -- $(ARGS)
 
+test-libraries: $(WHEEL) ## run numpy, SQLAlchemy, gRPC and others in a preloaded application
+	$(PY) scripts/matrix.py libraries -- $(PARALLEL) $(ARGS)
+
 soak: $(NATIVE) ## repeat for minutes the tests that must never fail
 	SOAK_ROUNDS=$(SOAK_ROUNDS) cargo test --quiet --locked --no-default-features at_any_moment
 	SOAK_ROUNDS=$(SOAK_ROUNDS) $(PY) -m pytest -m soak $(ARGS)
@@ -117,16 +135,17 @@ fuzz: $(FUZZER) ## feed noise to the framer, the decoder and the table, for FUZZ
 			-max_len=1000 -verbosity=0 -print_final_stats=1 || exit; \
 	done
 
-bench: $(NATIVE) $(LIMIT) ## measure both cores beside Sanic's own manager; write docs/benchmarks.md
+bench: $(NATIVE) $(LIMIT) $(PEERS) ## measure both cores beside Sanic's own manager, and other servers; write docs/benchmarks.md
 	$(PY) -m pytest benches --benchmark-json=target/bench.json $(ARGS)
 	$(PY) scripts/benchmarks.py target/bench.json docs/benchmarks.md
 
-bench-quick: $(NATIVE) $(LIMIT) ## the same in five minutes, only printed
+bench-quick: $(NATIVE) $(LIMIT) $(PEERS) ## the same in five minutes, only printed
 	$(PY) -m pytest benches --quick --benchmark-json=target/bench-quick.json $(ARGS)
 	$(PY) scripts/benchmarks.py target/bench-quick.json
 
-bench-serving: $(NATIVE) ## measure the cost of counting requests and observing TLS handshakes, beside stock
+bench-serving: $(NATIVE) ## measure the cost of counting requests, of the warning of slow steps and of observing TLS handshakes
 	$(PY) benches/counting.py
+	$(PY) benches/slow_loop.py
 	$(PY) benches/handshakes.py
 
 coverage: $(NATIVE) ## measure the tests: branches of python/, lines of src/
@@ -166,6 +185,13 @@ $(LIMIT): $(DEPS) $(wildcard benches/limit/Cargo.*) benches/limit/src/lib.rs
 	PYO3_BUILD_EXTENSION_MODULE=1 cargo build --quiet --release --locked \
 		--manifest-path benches/limit/Cargo.toml --target-dir target/limit
 	@cp target/limit/release/lib_limit.so $@
+
+# The other servers are skipped where they cannot be installed.
+$(PEERS): pyproject.toml $(DEPS)
+	$(PY) -m venv --clear $(@D)
+	$(PY) -m pip --python $(@D)/bin/python install --quiet --group peers \
+		|| echo 'The other servers are not measured: they could not be installed.'
+	@touch $@
 
 $(FUZZER):
 	cargo install --quiet --locked --root .cache/tools cargo-fuzz@0.13.2

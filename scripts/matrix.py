@@ -1,8 +1,9 @@
 """Run the tests with the release wheel on each supported Sanic, or on each other CPython found here.
 
-``matrix.py sanic|pythons [-- pytest arguments]``. The integration tests show the differences between releases
-of Sanic. The others, and some integration tests, show those between interpreters. Every cell runs, even if
-one before it failed; the exit code is 1 if any failed.
+``matrix.py sanic|pythons|libraries [-- pytest arguments]``. The integration tests show the differences
+between releases of Sanic. The others, and some integration tests, show those between interpreters.
+``libraries`` is a row of one cell: the libraries that a preloaded application may import. Every cell runs,
+even if one before it failed; the exit code is 1 if any failed.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from environments import DEPENDENCIES, INTERPRETER, TEST_GROUP, Environment
+from environments import DEPENDENCIES, INTERPRETER, ROOT, TEST_GROUP, Environment
 
 SANIC_LINES = ("23.12", "24.12", "25.12")
 PYTHON_MINORS = range(10, 15)
 # The folders of tests, but for those that need whole servers.
-ROOMS = ("child", "command", "control", "core", "inspector", "listen", "reload", "spawn", "state")
+ROOMS = ("child", "command", "control", "core", "inspector", "reload", "spawn", "state", "system")
 TESTS = {
-    "sanic": ["tests/integration"],
+    # The long ones too: some of them differ between releases.
+    "sanic": ["tests/integration", "-m", "not soak and not chaos and not browser"],
     "pythons": [
         *(f"tests/{room}" for room in ROOMS),
         "tests/supervisor",
@@ -32,6 +34,7 @@ TESTS = {
         "tests/integration/test_start_methods.py",
         "tests/integration/test_stopping.py",
     ],
+    "libraries": ["tests/libraries", "-m", "libraries"],
 }
 PROBE = "import platform, sys; print(platform.python_implementation(), sys.version_info[:2], sys.executable)"
 
@@ -73,6 +76,13 @@ def python_cells() -> Iterator[tuple[str, Environment]]:
         yield f"CPython 3.{minor}", Environment(f"python-3.{minor}", interpreter, requirements)
 
 
+def library_cells() -> Iterator[tuple[str, Environment]]:
+    """Yield one environment with the libraries that a preloaded application may import."""
+    libraries = ["--group", f"{ROOT / 'pyproject.toml'}:libraries"]
+    requirements = [*DEPENDENCIES, *TEST_GROUP, *libraries]
+    yield "libraries", Environment("libraries", INTERPRETER, requirements)
+
+
 def describe(environment: Environment) -> str:
     """Return the installed versions; :class:`SystemExit` if the package is not the wheel's."""
     file, python, sanic = environment.evaluate(
@@ -84,15 +94,17 @@ def describe(environment: Environment) -> str:
     return f"CPython {python}, Sanic {sanic}"
 
 
+ROWS = {"sanic": sanic_cells, "pythons": python_cells, "libraries": library_cells}
+
+
 def main() -> int:
     """Run one row of the matrix; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("row", choices=["sanic", "pythons"])
+    parser.add_argument("row", choices=[*ROWS])
     parser.add_argument("pytest", nargs="*")
     arguments = parser.parse_args()
-    cells = sanic_cells() if arguments.row == "sanic" else python_cells()
     results = []
-    for name, environment in cells:
+    for name, environment in ROWS[arguments.row]():
         environment.install_wheel()
         print(f"=== {name}: {describe(environment)}", flush=True)
         began = time.monotonic()
