@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,8 @@ from worker._supervisor.restart_policy import Exit
 from worker._supervisor.rollout import AFTER_EXIT, AT_ONCE, BESIDE
 from worker._supervisor.transitions import TRANSITIONS
 from worker.constants import Phase, ProcessState, RestartOrder
-from worker.settings import SETTINGS, resolve
+from worker.manager import WorkerManager
+from worker.settings import IN_ANY_SERVER, SETTINGS, resolve
 
 SETTINGS_HEAD = """\
 # Settings
@@ -33,8 +35,8 @@ A setting is given to `WorkerManager(...)`, to `worker.install(...)`, in the env
 - An empty variable counts as not set.
 - A variable that begins with `SANIC_WORKER_` and is no setting causes a warning. `SANIC_WORKER_NAME`,
   `SANIC_WORKER_IDENTIFIER` and `SANIC_WORKER_PROCESS` are Sanic's own.
-- With `--single-process`, only `idle_drain_timeout` and `unix_mode` have an effect.
-- `state_max_bytes` and `unix_mode` are used before a manager exists, so its constructor does not take them.
+- With `--single-process`, only {anywhere} have an effect.
+- {early} are used before a manager exists, so its constructor does not take them.
 
 | setting | environment | flag | takes | default | meaning |
 | --- | --- | --- | --- | --- | --- |
@@ -85,7 +87,18 @@ def settings() -> str:
     names = ((f"`{one.name}`", f"`{one.variable}`", f"`{one.flag}`") for one in SETTINGS)
     words = ((one.allowed, one.default_text, one.meaning + NATIVE * one.native) for one in SETTINGS)
     rows = (f"| {' | '.join(name + word)} |\n" for name, word in zip(names, words, strict=True))
-    return SETTINGS_HEAD + "".join(rows)
+    keywords = signature(WorkerManager).parameters
+    head = SETTINGS_HEAD.format(
+        anywhere=listed(one.name for one in SETTINGS if one.name in IN_ANY_SERVER),
+        early=listed(one.name for one in SETTINGS if one.name not in keywords),
+    )
+    return head + "".join(rows)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names of settings as a part of a sentence."""
+    *others, last = (f"`{name}`" for name in names)
+    return f"{', '.join(others)} and {last}"
 
 
 def situations(phase: Phase) -> Iterator[Situation]:
