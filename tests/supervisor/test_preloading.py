@@ -317,6 +317,18 @@ class TestBackoff:
         it.restart()
         assert it.current.error is None
 
+    def test_is_that_of_the_restart_policy(
+        self, scene: Callable[..., Scene], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The first delay is never cut, and the number of failures never overflows."""
+        it = scene("framework", backoff_initial=60, max_consecutive_failures=2000)
+        it.duty.begin(None)
+        for _ in range(1100):
+            it.current.error = KILLED
+            it.perform()
+            it.wait()
+        assert {line[-7:] for line in lines(caplog)} == {"60.0 s."}
+
     def test_begins_anew_after_one_that_has_run_for_long(
         self, scene: Callable[..., Scene], caplog: pytest.LogCaptureFixture
     ) -> None:

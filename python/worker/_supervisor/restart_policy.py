@@ -12,7 +12,7 @@ from worker._core.record import Record
 from worker.constants import NAME_LIMIT, NEVER, ON_FAILURE, excerpt
 from worker.settings import Settings
 
-__all__ = ["Decision", "Exit", "decide", "describe_exit_code", "summarize", "why_not_started"]
+__all__ = ["Decision", "Exit", "backoff", "decide", "describe_exit_code", "summarize", "why_not_started"]
 
 # A backoff is longer or shorter by this fraction: processes that exit together do not start together.
 JITTER = 0.2
@@ -137,6 +137,22 @@ def why_not_started(error: BaseException) -> str:
     return f"{excerpt(error)} ({remedy})" if remedy else excerpt(error) or type(error).__name__
 
 
+def backoff(failures: int, settings: Settings) -> float:
+    """Return the delay before the next start after a number of failures in a row, seconds, without jitter.
+
+    Args:
+        failures (int): The number, from 1 on.
+        settings (Settings): The limits.
+    """
+    doubled = settings.backoff_initial * 2.0 ** min(failures - 1, MAX_EXPONENT)
+    return min(doubled, _longest_backoff(settings))
+
+
+def _longest_backoff(settings: Settings) -> float:
+    # One of the two may be the default.
+    return max(settings.backoff_initial, settings.backoff_max)
+
+
 def decide(
     exits: tuple[str, ...],
     exit: Exit,  # noqa: A002
@@ -169,9 +185,7 @@ def decide(
     if is_stable:
         row = row[-MAX_EXPONENT:]
     exits = (*row, KILLED_IN_SERVICE if is_stable else exit.status if exit.has_run else "not started")
-    count = len(exits)
-    longest = max(settings.backoff_initial, settings.backoff_max)
-    delay = min(settings.backoff_initial * 2.0 ** min(count - 1, MAX_EXPONENT), longest)
+    count, delay = len(exits), backoff(len(exits), settings)
     jitter = 1 + JITTER * (2 * chance - 1)
     if is_stable:
         # The memory is scarce: another process at once would only be the next one to be killed.
@@ -182,7 +196,7 @@ def decide(
         tally = f"failure {count} of {limit} in a row"
         return Decision(delay, False, f"Restarting it in {delay:.2f} s ({tally}).", exits)
     if absence:
-        exits = exits[-limit:]
+        exits, longest = exits[-limit:], _longest_backoff(settings)
         reason = (
             f"Restarting it in {longest * jitter:.2f} s, after {limit} failures or more in a row "
             f"({summarize(exits)}). {absence}"

@@ -24,6 +24,7 @@ from worker._spawn.preload.process import (
     UnsafeError,
 )
 from worker._state import events
+from worker._supervisor.restart_policy import backoff
 from worker.constants import PRELOAD_APP, PRELOAD_FRAMEWORK, PRELOAD_OFF, excerpt
 
 if TYPE_CHECKING:
@@ -285,11 +286,11 @@ class Preloading:
 
     def _retry_later(self, process: PreloadProcess | None, error: PreloadError) -> None:
         settings = self._manager.settings
-        delay = min(settings.backoff_max, settings.backoff_initial * 2**self._failures)
         self._failures += 1
         if self._failures > settings.max_consecutive_failures:
             self._report(process, error, "Workers are spawned until the next restart.")
             return
+        delay = backoff(self._failures, settings)
         self._retry_at = time.monotonic() + delay
         text = f"Workers are spawned until another one is ready; it is started in {delay:.1f} s."
         level = logging.INFO if isinstance(error, OutdatedError) else logging.WARNING
