@@ -211,6 +211,19 @@ class TestUpgrade:
             assert server.version() == 2
 
 
+    def test_a_request_during_the_start_waits_for_its_end(self, run: Run, tmp_path: Path) -> None:
+        gate(tmp_path, "wait")
+        server = run("apps.gated:app")
+        server.wait_events("wait", 2)
+        first, since = server.main, server.begin()
+        server.wait_line("Received signal SIGUSR2", since=since)
+        (tmp_path / "gate").unlink()
+        server.matched(DONE, since)
+        server.settled(2)
+        assert server.main != first
+        assert server.log("err") == ""
+
+
 class TestFaults:
     """However the new main process ends, one main process serves, and nothing is left."""
 
@@ -292,6 +305,22 @@ class TestFaults:
         os.kill(pid, SIGTERM)
         server.failure(since)
         self.serves_on(server, before)
+
+    def test_the_new_main_cannot_be_replaced_before_it_serves(self, server: Upgraded, tmp_path: Path) -> None:
+        gate(tmp_path, "wait")
+        since = server.begin()
+        server.wait_events("wait", 2)
+        pid, asked = server.successor(since), server.mark()
+        os.kill(pid, SIGUSR2)
+        server.wait_line("Received signal SIGUSR2", since=asked)
+        # The old one is stopped, so the new one is not the server when its start is over.
+        os.kill(server.main, SIGSTOP)
+        (tmp_path / "gate").unlink()
+        server.wait_line("Cannot upgrade: the main process before this one still is the server", since=since)
+        os.kill(server.main, SIGCONT)
+        server.matched(DONE, since)
+        assert server.main == pid
+        server.settled(2)
 
     def test_a_stop_ends_both(self, server: Upgraded, tmp_path: Path) -> None:
         gate(tmp_path, "hold")

@@ -60,6 +60,7 @@ def test_a_server_that_runs_may_be_upgraded() -> None:
         ({"is_running": False}, "the server is still starting"),
         ({"is_running": False, "is_stopping": True}, "the server is stopping"),
         ({"is_stopping": True}, "the server is stopping"),
+        ({"is_candidate": True}, "the main process before this one still is the server"),
         ({"pid": 1}, "this process is PID 1"),
         ({"is_exclusive": True}, "two processes cannot listen on a port for HTTP/3"),
         ({"has_sockets": False}, "this process has bound no socket"),

@@ -136,7 +136,7 @@ class Commands:
             return
         carried = command.command if isinstance(command, Requested) else command
         if self._supervisor.phase is ServerPhase.STARTING and isinstance(
-            carried, (Restart, Scale, ScaleBy, Manage)
+            carried, (Restart, Scale, ScaleBy, Manage, Upgrade)
         ):
             self._defer(command, event.sender)
             return

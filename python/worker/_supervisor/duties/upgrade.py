@@ -89,6 +89,7 @@ def why_refused(
     parent: str,
     is_exclusive: bool,
     has_sockets: bool,
+    is_candidate: bool = False,
     is_awaited: bool = False,
     may_write_pid: bool = True,
     other: int = 0,
@@ -102,6 +103,7 @@ def why_refused(
         parent (str): The name of the parent process; empty if it is not known.
         is_exclusive (bool): Whether a server binds an address that only one process can have.
         has_sockets (bool): Whether this process has bound sockets for the servers.
+        is_candidate (bool): Whether another main process still is the server. Defaults to ``False``.
         is_awaited (bool): Whether the parent is known to wait for this process. Defaults to ``False``.
         may_write_pid (bool): Whether a successor could replace the pid file. Defaults to ``True``.
         other (int): The pid of a successor that still runs. Defaults to 0: there is none.
@@ -110,6 +112,8 @@ def why_refused(
         return f"the main process of an upgrade still runs [{other}]"
     if is_stopping or not is_running:
         return "the server is stopping" if is_stopping else "the server is still starting"
+    if is_candidate:
+        return "the main process before this one still is the server"
     if pid == 1:
         return (
             "this process is PID 1, and its container ends with it. Replace the container, or reload the "
@@ -268,6 +272,7 @@ class Upgrade:
             pid=os.getpid(),
             # The parent of a process that has taken over is any that collects orphans.
             parent="" if handover.predecessor() else proc.name(os.getppid()),
+            is_candidate=handover.is_candidate(),
             is_awaited=handover.is_awaited(),
             is_exclusive=any(slot.exclusive for slot in slots),
             has_sockets=bool(activation.listeners()),
