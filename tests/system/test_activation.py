@@ -116,7 +116,7 @@ def test_a_socket_that_is_passed_without_a_name_is_not_one_of_a_main_process_bef
     assert found is not None
     assert not found.is_bound_here
     # As the next main process gets it.
-    names = activation.environment(0)["LISTEN_FDNAMES"]
+    names = activation.environment()["LISTEN_FDNAMES"]
     monkeypatch.setattr(activation, "_inherited", None)
     with found.sock.dup() as sock:
         found.close()
@@ -207,8 +207,8 @@ def test_sockets_are_passed_on_by_their_names(keep: ExitStack, monkeypatch: pyte
     passed(monkeypatch, [tcp(keep)], "web")
     activation.take(None, None, name="web")
     own = activation.listen(activation.Listener(tcp(keep)))
-    assert activation.environment(77) == {
-        "LISTEN_PID": "77",
+    assert activation.environment() == {
+        "LISTEN_PID": "0",
         "LISTEN_FDS": "2",
         "LISTEN_FDNAMES": f"web:{own.name}",
     }

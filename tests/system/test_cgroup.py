@@ -69,7 +69,6 @@ def v1(tree: Tree) -> Tree:
 def facts(group: cgroup.Cgroup) -> tuple[object, ...]:
     return (
         group.memory_limit(),
-        group.memory_current(),
         group.cpu_quota(),
         group.throttled_seconds(),
         group.oom_kills(),
@@ -77,7 +76,7 @@ def facts(group: cgroup.Cgroup) -> tuple[object, ...]:
     )
 
 
-NOTHING = (None, None, None, 0.0, 0, False)
+NOTHING = (None, None, 0.0, 0, False)
 
 
 class TestNothing:
@@ -99,12 +98,12 @@ class TestNothing:
 
 class TestVersion2:
     def test_the_tightest_limit_counts(self, v2: Tree) -> None:
-        v2.write("app.slice/shop.service", memory__max="max", memory__current=10, cpu__max="max 100000")
-        assert (v2.group.memory_limit(), v2.group.memory_current(), v2.group.cpu_quota()) == (None, 10, None)
-        v2.write("app.slice", memory__max=5000, memory__current=4000, cpu__max="250000 100000")
-        assert (v2.group.memory_limit(), v2.group.memory_current(), v2.group.cpu_quota()) == (5000, 4000, 2.5)
-        v2.write("app.slice/shop.service", memory__max=900, memory__current=20, cpu__max="50000 100000")
-        assert (v2.group.memory_limit(), v2.group.memory_current(), v2.group.cpu_quota()) == (900, 20, 0.5)
+        v2.write("app.slice/shop.service", memory__max="max", cpu__max="max 100000")
+        assert (v2.group.memory_limit(), v2.group.cpu_quota()) == (None, None)
+        v2.write("app.slice", memory__max=5000, cpu__max="250000 100000")
+        assert (v2.group.memory_limit(), v2.group.cpu_quota()) == (5000, 2.5)
+        v2.write("app.slice/shop.service", memory__max=900, cpu__max="50000 100000")
+        assert (v2.group.memory_limit(), v2.group.cpu_quota()) == (900, 0.5)
 
     def test_an_ancestor_throttles_as_well(self, v2: Tree) -> None:
         v2.write("app.slice", cpu__stat="usage_usec 7\nnr_throttled 3\nthrottled_usec 1500000")
@@ -151,17 +150,17 @@ class TestVersion2:
 
 class TestVersion1:
     def test_the_tightest_limit_counts(self, v1: Tree) -> None:
-        v1.write("memory", memory__limit_in_bytes=0x7FFFFFFFFFFFF000, memory__usage_in_bytes=99)
-        v1.write("memory/docker", memory__limit_in_bytes=5000, memory__usage_in_bytes=70)
-        v1.write("memory/docker/7f", memory__limit_in_bytes=0x7FFFFFFFFFFFF000, memory__usage_in_bytes=50)
+        v1.write("memory", memory__limit_in_bytes=0x7FFFFFFFFFFFF000)
+        v1.write("memory/docker", memory__limit_in_bytes=5000)
+        v1.write("memory/docker/7f", memory__limit_in_bytes=0x7FFFFFFFFFFFF000)
         v1.write("cpu,cpuacct/docker", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
         v1.write("cpu,cpuacct/docker/7f", cpu__cfs_quota_us=150000, cpu__cfs_period_us=100000)
-        assert (v1.group.memory_limit(), v1.group.memory_current(), v1.group.cpu_quota()) == (5000, 70, 1.5)
+        assert (v1.group.memory_limit(), v1.group.cpu_quota()) == (5000, 1.5)
 
     def test_no_limit(self, v1: Tree) -> None:
-        v1.write("memory/docker/7f", memory__limit_in_bytes=0x7FFFFFFFFFFFF000, memory__usage_in_bytes=50)
+        v1.write("memory/docker/7f", memory__limit_in_bytes=0x7FFFFFFFFFFFF000)
         v1.write("cpu,cpuacct/docker/7f", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
-        assert (v1.group.memory_limit(), v1.group.memory_current(), v1.group.cpu_quota()) == (None, 50, None)
+        assert (v1.group.memory_limit(), v1.group.cpu_quota()) == (None, None)
 
     def test_events(self, v1: Tree) -> None:
         v1.write("memory/docker/7f", memory__oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 3")
@@ -250,7 +249,6 @@ class TestKernel:
             outer.write("memory.max" if outer.is_v2 else "memory.limit_in_bytes", 32 << 20)
             found = cgroup.own(pid)
             assert found.memory_limit() == 32 << 20
-            assert 0 <= (found.memory_current() or 0) < 32 << 20
             assert found.oom_kills() == 0
 
     def test_a_quota(self, children: Children) -> None:

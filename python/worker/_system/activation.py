@@ -176,16 +176,16 @@ def listeners() -> list[Listener]:
     return [*_listeners]
 
 
-def environment(pid: int) -> dict[str, str]:
-    """Return the variables for another main process, which gets the sockets of :func:`listeners` in order.
+def environment() -> dict[str, str]:
+    """Return the variables for another main process.
 
-    Args:
-        pid (int): Its pid. It gets the sockets as its descriptors from 3 on.
+    It gets the sockets of :func:`listeners`, in order, as its descriptors from 3 on. Its pid is not known
+    yet: it puts that in the place of a 0 (:func:`worker._system.handover.join`).
     """
     if not _listeners:
         return {}
     names = ":".join(listener.name for listener in _listeners)
-    return {LISTEN_PID: str(pid), LISTEN_FDS: str(len(_listeners)), LISTEN_FDNAMES: names}
+    return {LISTEN_PID: "0", LISTEN_FDS: str(len(_listeners)), LISTEN_FDNAMES: names}
 
 
 def release() -> list[str]:

@@ -42,15 +42,6 @@ class Cgroup:
         """Return the tightest limit of the memory, bytes; ``None`` without one."""
         return min((limit for limit, _ in self._memory_limits()), default=None)
 
-    def memory_current(self) -> int | None:
-        """Return the memory that counts for :meth:`memory_limit`, page cache included, bytes.
-
-        Without a limit, it is that of the group itself; ``None`` if it is unknown.
-        """
-        name, directories = self._files("memory", "memory.usage_in_bytes", "memory.current")
-        directory = min(self._memory_limits(), default=(0, next(iter(directories), "")))[1]
-        return _number(f"{directory}/{name}")
-
     def memory_available(self) -> int | None:
         """Return the memory below :meth:`memory_limit` that is free or holds idle pages of files, bytes.
 

@@ -53,15 +53,14 @@ def take_environment() -> None:
         _pid, _has_warned = os.getpid(), False
 
 
-def environment(pid: int) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the variables for another main process, which takes the place of this one.
 
-    Args:
-        pid (int): Its pid.
+    Its pid is not known yet: it puts that in the place of a 0 (:func:`worker._system.handover.join`).
     """
     if not is_notified():
         return {}
-    watchdog_pid = {WATCHDOG_PID: str(pid)} if watchdog_seconds() is not None else {WATCHDOG: ""}
+    watchdog_pid = {WATCHDOG_PID: "0"} if watchdog_seconds() is not None else {WATCHDOG: ""}
     return {name: value for name, value in {**_taken, **watchdog_pid}.items() if value}
 
 

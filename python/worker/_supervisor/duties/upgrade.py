@@ -357,8 +357,8 @@ def _started_successor() -> Successor:
             fds = [*(listener.fileno() for listener in activation.listeners()), theirs.fileno()]
             environment = {
                 **handover.start_environment(),
-                **systemd.environment(0),
-                **activation.environment(0),
+                **systemd.environment(),
+                **activation.environment(),
                 VARIABLE: f"{os.getpid()}:{activation.FIRST + len(fds) - 1}",
             }
             # systemd waits for the exit of a main process that is its child, and of no other one.
