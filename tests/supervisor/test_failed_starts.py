@@ -19,7 +19,7 @@ from sanic.exceptions import ServerKilled
 from support import targets
 from support.running import House, errors, lives, logged, until
 
-from worker._spawn import popen
+from worker._spawn import program
 from worker.constants import Phase
 from worker.process import WorkerProcess
 
@@ -53,7 +53,7 @@ class Refusals:
 @pytest.fixture
 def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
     # The first call probes the system, once; it must not meet a refusal.
-    popen.held_by_spawn()
+    program.held_by_spawn()
     return Refusals(monkeypatch)
 
 

@@ -1,7 +1,6 @@
 """The commands of the control channel, and the events of the main process's wait.
 
-Both cores build these classes, so a test compares their results
-with ``==``.
+Both cores build these classes, so a test compares their results with ``==``.
 """
 
 from __future__ import annotations

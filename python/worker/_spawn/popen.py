@@ -19,14 +19,13 @@ from typing import Any
 from worker._child.descriptors import SHORTAGES, Descriptor, close_all
 from worker._child.exits import exit_child, forget_exit_functions
 from worker._child.preload.conditions import Conditions, Preparation
-from worker._spawn.program import held_by_spawn, start_program
+from worker._spawn.program import start_program
 
 __all__ = [
     "ForkPopen",
     "SpawnPopen",
     "WatchedPopen",
     "feed",
-    "held_by_spawn",
     "pickled",
     "tracker_fd",
 ]

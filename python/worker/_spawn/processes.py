@@ -145,8 +145,9 @@ class SpawnProcess(ManagedProcess, contexts.SpawnProcess):
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:  # noqa: N802
-        from worker._spawn.popen import SpawnPopen, held_by_spawn
+        from worker._spawn.popen import SpawnPopen
         from worker._spawn.preload.popen import fork
+        from worker._spawn.program import held_by_spawn
 
         if (forked := fork(process_obj)) is not None:
             return forked

@@ -59,7 +59,7 @@ class Reaper:
         self.due = now + RECHECK if was_exit else math.inf
         ours = {_first_session, os.getsid(0)}
         for pid, session in _zombies():
-            # A child of a fork server that has exited is inherited by the main process.
+            # A child of a preload process that has exited is inherited by the main process.
             if session not in {pid, *ours} or pid in self._recently_ended:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)

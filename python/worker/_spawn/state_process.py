@@ -58,7 +58,7 @@ class StateProcess(BaseManager):
 
     def __init__(self, sheets: Mapping[str, tuple[int, int]], is_titled: bool = False) -> None:
         self._sheets = sheets
-        # A child of the fork server would not be a child of the main process.
+        # A child of the preload process would not be a child of the main process.
         context = get_context("fork" if get_context().get_start_method() == "fork" else "spawn")
         # An abstract address: no file is left behind, and no directory needs to be writable.
         address = f"\0sanic-worker-{token_hex(16)}"

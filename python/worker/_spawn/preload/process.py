@@ -11,7 +11,6 @@ The command starts one before Sanic is imported, so this module imports little.
 from __future__ import annotations
 
 import atexit
-import math
 import os
 import select
 import signal
@@ -410,10 +409,10 @@ def _described(findings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def readable(fd: int, timeout: float) -> bool:
-    """Return whether a descriptor, or its end, can be read within ``timeout`` seconds (``inf``: no limit)."""
+    """Return whether a descriptor, or its end, can be read within ``timeout`` seconds."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout == math.inf else max(0.0, timeout) * 1000))
+    return bool(poll.poll(max(0.0, timeout) * 1000))
 
 
 def _command(fd: int, modules: Sequence[str]) -> list[str | bytes]:
