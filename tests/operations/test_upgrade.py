@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,8 +18,6 @@ from typing import Any
 
 import pytest
 import trustme
-from integration.harness import Server
-from integration.test_inspection import Inspected
 from integration.test_supervision import steady
 from integration.tools import free_port, wait_until
 
@@ -210,7 +207,6 @@ class TestUpgrade:
             server.settled(2)
             assert server.version() == 2
 
-
     def test_a_request_during_the_start_waits_for_its_end(self, run: Run, tmp_path: Path) -> None:
         gate(tmp_path, "wait")
         server = run("apps.gated:app")
@@ -387,58 +383,6 @@ def test_an_application_keeps_its_own_handler(run: Run, tmp_path: Path) -> None:
     assert "Upgrade" not in server.log()
 
 
-class TestInspector:
-    @pytest.fixture
-    def inspected(self, run: Run) -> Inspected:
-        port, health = free_port(), free_port()
-        environment = {
-            "SANIC_INSPECTOR": "true",
-            "SANIC_INSPECTOR_PORT": str(port),
-            "SANIC_WORKER_HEALTH_PORT": str(health),
-        }
-        server = run(env=environment).wait_ready()
-        found = Inspected(server, port)
-        wait_until(lambda: reachable(found), "the inspector")
-        server.settled(2)
-        return found
-
-    def test_an_operation_is_followed_to_its_end(self, inspected: Inspected) -> None:
-        server, first = inspected.server, inspected.server.pid
-        answer = inspected.request("POST", "/upgrade", b"{}", **{"Content-Type": "application/json"})
-        assert answer.status == 200
-        location = answer.headers["Location"]
-        # Either of both knows it.
-        ended = wait_until(lambda: outcome(inspected, location), "the outcome", 40)
-        assert (ended["kind"], ended["status"], ended["by"]) == ("upgrade", "done", "inspector 127.0.0.1")
-        pid = int(server_pid(server, ended["text"]))
-        wait_until(lambda: status(inspected).get("pid") == pid, "the inspector of the new main process")
-        wait_until(lambda: first not in server.processes(), "the end of the first main process")
-        assert outcome(inspected, location) == ended
-        events = inspected.request("GET", "/events").json["result"]["events"]
-        (event,) = [one for one in events if one["type"] == "upgrade_ended"]
-        assert (event["outcome"], event["pid"], event["reason"]) == ("done", pid, "")
-        # A taken address during an upgrade is no error.
-        assert server.log("err") == ""
-
-    def test_the_command_waits_for_the_outcome(self, inspected: Inspected) -> None:
-        command = [sys.executable, "-m", "worker", "inspect", "-p", str(inspected.port), "upgrade", "--wait"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        assert re.fullmatch(
-            r"Upgrade [0-9a-f]{12} done in .*: the main process \[\d+\] serves\n", ended.stdout
-        )
-        wait_until(lambda: reachable(inspected), "the new inspector")
-
-    def test_a_failure_is_an_outcome(self, inspected: Inspected) -> None:
-        write(inspected.server.cwd, "= 1")
-        command = [sys.executable, "-m", "worker", "inspect", "-p", str(inspected.port), "upgrade", "--wait"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert ended.returncode != 0
-        assert "it exited before its workers served" in ended.stderr
-        events = inspected.request("GET", "/events").json["result"]["events"]
-        types = [one["type"] for one in events if one["type"].startswith("upgrade")]
-        assert types == ["upgrade_requested", "upgrade_ended"]
-
-
 def descriptors(pid: int) -> list[str]:
     """Return the kinds of the descriptors of a process, numbers left out."""
     found = []
@@ -446,29 +390,3 @@ def descriptors(pid: int) -> list[str]:
         with suppress(OSError):
             found.append(re.sub(r"\d+", "N", os.readlink(f"/proc/{pid}/fd/{entry}")))
     return sorted(found)
-
-
-def reachable(inspected: Inspected) -> bool:
-    with suppress(OSError):
-        return inspected.request("GET", "/status").status == 200
-    return False
-
-
-def status(inspected: Inspected) -> dict[str, Any]:
-    with suppress(OSError):
-        found: dict[str, Any] = inspected.request("GET", "/status").json["result"]["server"]
-        return found
-    return {}
-
-
-def outcome(inspected: Inspected, location: str) -> dict[str, Any]:
-    with suppress(OSError):
-        found: dict[str, Any] = inspected.request("GET", location).json["result"]
-        return found if found["status"] in ("done", "failed") else {}
-    return {}
-
-
-def server_pid(server: Server, text: str) -> str:
-    found = re.fullmatch(r"the main process \[(\d+)\] serves", text)
-    assert found is not None, text
-    return found[1]

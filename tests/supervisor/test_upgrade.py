@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from worker._supervisor.duties.upgrade import WAITING_PARENTS, TakeOver, Upgrade, Verdict, judge, why_refused
+from worker._supervisor.duties.upgrade import TakeOver, Upgrade
+from worker._supervisor.duties.upgrade_policy import WAITING_PARENTS, Verdict, judge, why_refused
 from worker._supervisor.model import ServerPhase
 from worker._system.handover import GONE, Predecessor, Successor
 
