@@ -4,42 +4,52 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.running import python
 
+from worker._child.preload.conditions import Conditions
 from worker._spawn.preload import conditions
 
 
+def fixed() -> dict[str, Any]:
+    return conditions.fixed(conditions.read_status())
+
+
+def present() -> Conditions:
+    return conditions.present(conditions.read_status())
+
+
 def test_fixed_conditions_stay_equal_without_a_change() -> None:
-    before = conditions.fixed()
+    before = fixed()
     assert {"Uid", "CapEff", "Cpus_allowed", "RLIMIT_NOFILE", "cgroup", "nice"} <= before.keys()
     os.environ["CONDITION"] = "1"
     try:
-        assert conditions.fixed() == before
+        assert fixed() == before
     finally:
         del os.environ["CONDITION"]
-    assert conditions.changed(before, conditions.fixed()) == ""
+    assert conditions.changed(before, fixed()) == ""
 
 
 @pytest.mark.parametrize("name", ["LANG", "LC_ALL", "LD_PRELOAD", "PYTHONWARNINGS", "SANIC_NO_COLOR"])
 def test_a_variable_that_is_read_at_the_start_is_fixed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(name, raising=False)
-    before = conditions.fixed()
+    before = fixed()
     monkeypatch.setenv(name, "changed")
-    assert conditions.changed(before, conditions.fixed()) == f"variable {name}"
+    assert conditions.changed(before, fixed()) == f"variable {name}"
 
 
 def test_the_conditions_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_proc = conditions.present()
+    with_proc = present()
     monkeypatch.setattr(conditions, "PROC", f"{tmp_path}/")
-    assert conditions.present() == with_proc
-    found = conditions.fixed()
-    assert found == conditions.fixed()
+    assert present() == with_proc
+    found = fixed()
+    assert found == fixed()
     assert found["Uid"] == (os.getuid(), os.geteuid())
     before = os.umask(0o027)
     try:
-        assert conditions.present().umask == 0o027
+        assert present().umask == 0o027
     finally:
         os.umask(before)
 
@@ -47,7 +57,7 @@ def test_the_conditions_without_proc(tmp_path: Path, monkeypatch: pytest.MonkeyP
 CHANGES = """
 import ctypes, os, resource, signal, sys
 from pathlib import Path
-from worker._spawn.preload.conditions import changed, fixed
+from worker._spawn.preload.conditions import changed, fixed, read_status
 
 def limit(number, soft, hard=None):
     resource.setrlimit(number, (soft, hard or resource.getrlimit(number)[1]))
@@ -65,9 +75,9 @@ for change in (
     lambda: sys.warnoptions.append("error"),
     lambda: ctypes.CDLL(None).prctl(38, 1, 0, 0, 0),
 ):
-    before = fixed()
+    before = fixed(read_status())
     change()
-    print(changed(before, fixed()))
+    print(changed(before, fixed(read_status())))
 """
 # An own signal of the package, and a soft limit, are not fixed.
 NAMES = [

@@ -10,7 +10,7 @@ from typing import Any
 from worker._child.preload.application import Application
 from worker._spawn import processes
 from worker._spawn.popen import pickled
-from worker._spawn.preload.conditions import present
+from worker._spawn.preload.conditions import present, read_status
 from worker._spawn.preload.preloads import preloads
 from worker._spawn.preload.process import NAME, PreloadProcess
 
@@ -60,7 +60,7 @@ def has_present_conditions(process: PreloadProcess) -> bool:
 
 def _conditions() -> object:
     """Return the conditions of an import, apart from those that make a preload process outdated."""
-    now = present()
+    now = present(read_status())
     return spawn.get_preparation_data(NAME), now.umask, now.limits
 
 
@@ -73,7 +73,7 @@ def described(loader: Any, *, logs: bool = True) -> bytes:
     """
     load: Callable[[], object] | None = getattr(loader, "preload", None)
     application = Application(load, processes.set_up_function(), logs=logs)
-    conditions = present()
+    conditions = present(read_status())
     # The preload process is a child, too: without this, the application could take it for the main process.
     conditions.environment["SANIC_WORKER_NAME"] = NAME
     return bytes(pickled(_Popen(), application, conditions))

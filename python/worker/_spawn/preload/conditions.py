@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from worker._child.descriptors import SHORTAGES
 from worker._child.preload.conditions import Conditions
 from worker._child.signals import HANDLED
 
-__all__ = ["changed", "executable", "fixed", "present", "variables"]
+__all__ = ["changed", "executable", "fixed", "present", "read_status", "variables"]
 
 # The fields of /proc/self/status that a child takes over for good, or could take over with privileges alone.
 FIELDS = {
@@ -47,14 +47,31 @@ LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.starts
 OWN_SIGNALS = sum(1 << (signum - 1) for signum in HANDLED)
 
 
-def present() -> Conditions:
-    """Return the present conditions of the main process that a child of a preload process is given."""
+def read_status() -> dict[str, str]:
+    """Return the fields of this process's status; none where ``/proc`` is not mounted.
+
+    Raises:
+        OSError: No further descriptor can be opened now.
+    """
+    lines = (line.partition(":\t") for line in _read("status").splitlines())
+    return {name: value for name, _, value in lines}
+
+
+def present(status: Mapping[str, str]) -> Conditions:
+    """Return the present conditions of the main process that a child of a preload process is given.
+
+    Args:
+        status (Mapping[str, str]): The result of :func:`read_status`.
+    """
     limits = {number: resource.getrlimit(number)[0] for number in LIMITS.values()}
-    return Conditions(dict(os.environ), _umask(), limits)
+    return Conditions(dict(os.environ), _umask(status), limits)
 
 
-def fixed() -> dict[str, Any]:
+def fixed(status: Mapping[str, str]) -> dict[str, Any]:
     """Return the conditions that a child of this process takes over at its start only, by name.
+
+    Args:
+        status (Mapping[str, str]): The result of :func:`read_status`.
 
     Raises:
         OSError: No further descriptor can be opened now.
@@ -62,7 +79,6 @@ def fixed() -> dict[str, Any]:
     # The function of multiprocessing would import all of it.
     from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
 
-    status = _status()
     found: dict[str, Any] = {name: status[name] for name in FIELDS & status.keys()}
     if "SigIgn" in found:
         found["SigIgn"] = int(found["SigIgn"], 16) & ~OWN_SIGNALS
@@ -105,19 +121,13 @@ def _variables(is_fixed: Callable[[str], bool]) -> dict[str, Any]:
     return {f"variable {name}": value for name, value in os.environ.items() if is_fixed(name)}
 
 
-def _umask() -> int:
-    with suppress(OSError, KeyError):
-        return int(_status()["Umask"], 8)
+def _umask(status: Mapping[str, str]) -> int:
+    if "Umask" in status:
+        return int(status["Umask"], 8)
     # A file that another thread makes meanwhile has fewer permissions, and not more.
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
-
-
-def _status() -> dict[str, str]:
-    """Return the fields of this process's status; none where ``/proc`` is not mounted."""
-    lines = (line.partition(":\t") for line in _read("status").splitlines())
-    return {name: value for name, _, value in lines}
 
 
 def _read(name: str) -> str:

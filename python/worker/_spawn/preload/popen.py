@@ -9,7 +9,6 @@ from typing import Any
 
 from worker._child.descriptors import close_all
 from worker._spawn.popen import WatchedPopen, feed, pickled, tracker_fd
-from worker._spawn.preload.conditions import present
 from worker._spawn.preload.preloads import preloads
 from worker._spawn.preload.process import PreloadError, PreloadProcess, readable
 
@@ -45,7 +44,7 @@ class PreloadPopen(WatchedPopen):
         return len(self._fds) - 1
 
     def _launch(self, process_obj: Any) -> None:
-        data = pickled(self, process_obj, present())
+        data = pickled(self, process_obj, self._preload.conditions_of_child())
         self.pid, self._status, data_end = self._preload.fork([tracker_fd(), *self._fds])
         self.finalizer = util.Finalize(self, close_all, (self._status, data_end))
         try:

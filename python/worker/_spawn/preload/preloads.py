@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from worker._spawn.preload.process import OutdatedError, PreloadError, PreloadProcess
+from worker._spawn.preload.process import PreloadError, PreloadProcess
 
 if TYPE_CHECKING:
     # For programs that freeze this package: they read imports.
@@ -113,14 +113,9 @@ class Preloads:
             wait (float): How long to wait until it is ready, seconds. Defaults to 0.
 
         Raises:
-            PreloadError: The current one has ended or is outdated, or its application cannot be used.
-            OSError: No further descriptor can be opened now.
+            PreloadError: The current one has ended, or its application cannot be used.
         """
-        if self.current is None or not self.current.update(wait):
-            return None
-        if names := self.current.outdated():
-            raise OutdatedError(f"the main process has since changed {names}")
-        return self.current
+        return self.current if self.current is not None and self.current.update(wait) else None
 
     def fail(self, error: PreloadError) -> None:
         """Fork no more from the current one, because it does not work."""

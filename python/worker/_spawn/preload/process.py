@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from weakref import WeakSet
 
 from worker._child.descriptors import SHORTAGES, Descriptor, close_all, close_in_children, forget
+from worker._child.preload.conditions import Conditions
 from worker._child.preload.process import CHECK, FORK, HAS_THREADS, LOAD, NUMBER, READY, TITLE
 from worker._spawn.preload import conditions
 from worker._spawn.program import start_program
@@ -110,7 +111,7 @@ class PreloadProcess:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 try:
-                    self._conditions = conditions.fixed()
+                    self._conditions = conditions.fixed(conditions.read_status())
                     command = _command(theirs.fileno(), modules)
                     self.pid = start_program(command, [theirs.fileno()], {"SANIC_WORKER_NAME": NAME})
                 except BaseException:
@@ -335,7 +336,22 @@ class PreloadProcess:
         Raises:
             OSError: No further descriptor can be opened now.
         """
-        now = conditions.fixed()
+        return self._outdated(conditions.read_status())
+
+    def conditions_of_child(self) -> Conditions:
+        """Return the conditions that a child is given at a fork.
+
+        Raises:
+            OutdatedError: The main process has changed others, too.
+            OSError: No further descriptor can be opened now.
+        """
+        status = conditions.read_status()
+        if names := self._outdated(status):
+            raise OutdatedError(f"the main process has since changed {names}")
+        return conditions.present(status)
+
+    def _outdated(self, status: Mapping[str, str]) -> str:
+        now = conditions.fixed(status)
         if self.has_application:
             now |= conditions.variables()
         return conditions.changed(self._conditions, now)
