@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 import select
@@ -44,16 +45,17 @@ HAS_THREADS = -(1 << 32)
 MAX_FDS = 253
 
 
-def serve(channel: int, main: int, modules: Sequence[str]) -> NoReturn:
+def serve(channel: int, held: int, main: int, modules: Sequence[str]) -> NoReturn:
     """Import modules, then obey the main process until that is gone.
 
     Args:
         channel (int): The descriptor of the socket to the main process.
+        held (int): The descriptor of a pipe that the main process alone holds open.
         main (int): The pid of the main process.
         modules (Sequence[str]): The modules to import, and functions to call, as ``module:function``. Those
             that are missing or fail are skipped: the children do it again, and report the error.
     """
-    process = _Process(channel, main)
+    process = _Process(channel, held, main)
     # It would look again and again at the objects of all modules, of which hardly any is garbage.
     gc.disable()
     for entry in modules:
@@ -67,8 +69,10 @@ def serve(channel: int, main: int, modules: Sequence[str]) -> NoReturn:
 
 
 class _Process:
-    def __init__(self, channel: int, main: int) -> None:
+    def __init__(self, channel: int, held: int, main: int) -> None:
         self._channel = socket.socket(fileno=channel)
+        self._held = held
+        _end_with_writer(held)
         self._watch: list[int] = []
         try:
             self._watch.append(os.pidfd_open(main))
@@ -222,7 +226,7 @@ class _Process:
             signal.set_wakeup_fd(-1)
             self._give_signals(self._handlers)
             self._channel.close()
-            close_all(status, self._exits, self._notify, *self._watch, *self._status_of.values())
+            close_all(status, self._exits, self._notify, self._held, *self._watch, *self._status_of.values())
             leave_shared()
             resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
             forkserver._forkserver._inherited_fds = [*inherited]  # type: ignore[attr-defined]
@@ -235,6 +239,19 @@ class _Process:
             sys.excepthook(*sys.exc_info())
         finally:
             exit_child(code)
+
+
+def _end_with_writer(held: int) -> None:
+    """Let the kernel kill the group of this process when the main process closes a pipe, or is gone.
+
+    An import may take long, or hang, and this process looks at nothing meanwhile. What the application has
+    started at its import ends, too.
+    """
+    # A system without it lacks the names, or refuses them: there the end is noticed after the import.
+    with suppress(AttributeError, OSError):
+        fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(held, fcntl.F_SETOWN, -os.getpid() if os.getpgrp() == os.getpid() else os.getpid())
+        fcntl.fcntl(held, fcntl.F_SETFL, fcntl.fcntl(held, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _ignore(signum: int, frame: Any) -> None:

@@ -108,15 +108,19 @@ class PreloadProcess:
         try:
             if getattr(sys, "frozen", False):
                 raise PreloadError("a frozen program has no interpreter to start it with")
-            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
-                try:
-                    self._conditions = conditions.fixed(conditions.read_status())
-                    command = _command(theirs.fileno(), modules)
-                    self.pid = start_program(command, [theirs.fileno()], {"SANIC_WORKER_NAME": NAME})
-                except BaseException:
-                    self._socket.close()
-                    raise
+            with ExitStack() as failed, ExitStack() as started:
+                self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                failed.callback(self._socket.close)
+                started.callback(theirs.close)
+                held, holding = os.pipe()
+                started.callback(os.close, held)
+                # Its end is that of the preload process, even if that imports and looks at nothing.
+                self._holding = Descriptor(holding)
+                failed.callback(self._holding.close)
+                self._conditions = conditions.fixed(conditions.read_status())
+                command = _command(theirs.fileno(), held, modules)
+                self.pid = start_program(command, [theirs.fileno(), held], {"SANIC_WORKER_NAME": NAME})
+                failed.pop_all()
         except OSError as error:
             raise PreloadError(str(error)) from error
         close_in_children(self._socket)
@@ -414,6 +418,7 @@ class PreloadProcess:
         with suppress(ValueError):
             forget(self._socket)
         self._socket.close()
+        self._holding.close()
 
 
 def _described(findings: Sequence[Mapping[str, Any]]) -> str:
@@ -431,7 +436,7 @@ def readable(fd: int, timeout: float) -> bool:
     return bool(poll.poll(max(0.0, timeout) * 1000))
 
 
-def _command(fd: int, modules: Sequence[str]) -> list[str | bytes]:
+def _command(fd: int, held: int, modules: Sequence[str]) -> list[str | bytes]:
     # The function of multiprocessing would import all of it.
     from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
 
@@ -440,6 +445,6 @@ def _command(fd: int, modules: Sequence[str]) -> list[str | bytes]:
     paths = [entry for entry in entries if isinstance(entry, str)]
     program = (
         f"import sys; sys.path[:] = {paths!r}; "
-        f"from worker._child.preload.process import serve; serve({fd}, {os.getpid()}, {[*modules]!r})"
+        f"from worker._child.preload.process import serve; serve({fd}, {held}, {os.getpid()}, {[*modules]!r})"
     )
     return [conditions.executable(), *_args_from_interpreter_flags(), "-c", program]
