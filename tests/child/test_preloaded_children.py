@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,50 @@ def test_signals_that_the_application_handles_are_those_of_a_spawned_child(
     assert capfd.readouterr().err.count("most recent call first") == 2
     preloads.reset()
     assert run() == (False, handled, 0)
+
+
+CONDITIONS = """
+import multiprocessing
+import os
+import resource
+import sys
+
+me, parent = multiprocessing.current_process(), multiprocessing.parent_process()
+try:
+    multiprocessing.Process(target=print).start()
+except AssertionError as error:
+    refused = str(error)
+os.makedirs("elsewhere", exist_ok=True)
+os.chdir("elsewhere")
+sys.path.append("plugins")
+sys.argv.append("--plugins")
+os.umask(0o026)
+resource.setrlimit(resource.RLIMIT_NOFILE, (500, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+def show():
+    present = [os.getcwd(), sys.path, sys.argv, os.umask(0), resource.getrlimit(resource.RLIMIT_NOFILE)]
+    return [me.daemon, parent.pid, parent.is_alive(), refused, *present]
+"""
+
+
+def test_the_import_finds_and_changes_the_conditions_of_a_spawned_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(tmp_path, monkeypatch, front=CONDITIONS).update(30)
+    is_forked, forked, _ = run()
+    preloads.reset()
+    assert (is_forked, run()) == (True, (False, forked, 0))
+    assert forked[:3] == [True, os.getpid(), True]
+    assert forked[4] == str(tmp_path / "elsewhere")
+
+
+def test_a_later_change_in_the_main_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(tmp_path, monkeypatch, front=CONDITIONS).update(30)
+    monkeypatch.chdir("/")
+    monkeypatch.setattr(sys, "argv", ["changed"])
+    is_forked, found, _ = run()
+    assert (is_forked, found[4], found[6]) == (True, "/", ["changed"])
+    assert "plugins" in found[5]
 
 
 STATE = """

@@ -43,7 +43,9 @@ def show(writer: Connection) -> None:
 def run(start_method: str = "spawn") -> tuple[bool, Any, int | None]:
     """Return of one child whether it was forked from the preload process, its result and its exit code."""
     reader, writer = Pipe(duplex=False)
-    process = factory(get_context(start_method))(name="Sanic-Server-0-0", target=show, args=[writer])
+    process = factory(get_context(start_method))(
+        name="Sanic-Server-0-0", target=show, args=[writer], daemon=True
+    )
     with reader:
         with writer:
             process.start()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import process as processes
 from multiprocessing import spawn
 from multiprocessing.process import current_process
 from typing import Any, BinaryIO
@@ -52,11 +54,12 @@ class Application:
         return bootstrap.unpickle, (Application, self._set_up, {}), {"load": self.load, "logs": self.logs}
 
 
-def load(data: BinaryIO) -> dict[str, Any]:
+def load(data: BinaryIO, sentinel: int) -> dict[str, Any]:
     """Import the application that the main process describes.
 
     Args:
         data (BinaryIO): The preparation of a spawned process, then an :class:`Application`, both pickled.
+        sentinel (int): A descriptor that becomes readable when the main process has ended.
 
     Returns:
         dict[str, Any]: ``error``, if it cannot be imported: the reason, which is logged here unless the main
@@ -80,6 +83,7 @@ def load(data: BinaryIO) -> dict[str, Any]:
             spawn.prepare(pickle.load(data))
             application = pickle.load(data)
             logs = application.logs
+            _begin(sentinel)
             if application.load is not None:
                 watch.module = _module(application.load)
                 application.load()
@@ -90,7 +94,7 @@ def load(data: BinaryIO) -> dict[str, Any]:
             error_logger.error("Failed to preload the application: %s", text, exc_info=error)
         return {"error": text}
     finally:
-        del process._inheriting
+        vars(process).pop("_inheriting", None)
     findings = [*run_before_fork(), *watch.find()]
     kept.end(watch.opened)
     _restore = kept.restore
@@ -100,6 +104,15 @@ def load(data: BinaryIO) -> dict[str, Any]:
             stream.flush()
     unsafe = [{**finding._asdict(), "text": finding.text[:MAX_TEXT]} for finding in findings[:MAX_FINDINGS]]
     return {"unsafe": unsafe} if unsafe else {}
+
+
+def _begin(sentinel: int) -> None:
+    """Let the application find a daemon of the main process, as in a worker that imports it."""
+    process: Any = current_process()
+    del process._inheriting
+    process._config["daemon"] = True
+    module: Any = processes
+    module._parent_process = module._ParentProcess("MainProcess", os.getppid(), sentinel)
 
 
 def restore() -> None:

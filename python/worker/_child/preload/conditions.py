@@ -16,6 +16,9 @@ __all__ = ["Conditions", "Preparation", "apply"]
 
 # The environment of the main process as this process has last taken it over.
 _environment = dict(os.environ)
+# The other conditions, and the preparation data. There are none before the application is imported here.
+_before: Conditions | None = None
+_data: dict[str, Any] = {}
 
 
 class Conditions(NamedTuple):
@@ -52,22 +55,43 @@ class Preparation:
 
 
 def apply(conditions: Conditions) -> None:
-    """Take over the conditions of the main process."""
+    """Take over the conditions of the main process.
+
+    Those that the main process has not changed since the last call stay as they are: the import of the
+    application may have changed them here, as it would in a spawned process.
+    """
+    global _before
     # Imported on use: the main process, which imports this module too, does so before it imports Sanic.
     from worker._child.logs import read_variables
 
     _sync_environment(conditions.environment)
     read_variables()
-    os.umask(conditions.umask)
-    _set_limits(conditions.limits)
+    if _before is None or _before.umask != conditions.umask:
+        os.umask(conditions.umask)
+    _set_limits(conditions.limits, {} if _before is None else _before.limits)
+    _before = conditions
     # A directory that was missing at a search for a module is not looked at again. It may be there by now.
     for path in [path for path, finder in sys.path_importer_cache.items() if finder is None]:
         del sys.path_importer_cache[path]
 
 
 def _prepared(data: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
+    global _data
     apply(conditions)
-    return data
+    present = {"sys_path": sys.path, "sys_argv": sys.argv, "dir": _directory()}
+    # Without a new value, this process stays as the import of the application has left it.
+    own = {name for name, value in present.items() if value not in (None, data[name])}
+    kept = {name for name in own if _data.get(name) == data[name]}
+    # The lists in the data are those that the import changes.
+    _data = {name: [*data[name]] if name != "dir" else data[name] for name in present}
+    return {name: value for name, value in data.items() if name not in kept}
+
+
+def _directory() -> str | None:
+    """Return the working directory; ``None`` if it was deleted."""
+    with suppress(OSError):
+        return os.getcwd()
+    return None
 
 
 def _sync_environment(environment: dict[str, str]) -> None:
@@ -84,10 +108,10 @@ def _sync_environment(environment: dict[str, str]) -> None:
     _environment = environment
 
 
-def _set_limits(limits: dict[int, int]) -> None:
+def _set_limits(limits: dict[int, int], before: dict[int, int]) -> None:
     from resource import getrlimit, setrlimit
 
-    for resource, limit in limits.items():
+    for resource, limit in limits.items() - before.items():
         soft, hard = getrlimit(resource)
         if soft != limit:
             # The hard limit may have been set from outside just now.

@@ -163,11 +163,15 @@ class _Process:
         # The application finds and sets the handlers of a spawned process.
         self._give_signals((signal.SIGCHLD, *OPTIONAL))
         with open(fd, "rb") as data:
-            answer = application.load(data)
+            answer = application.load(data, self._main_ended())
         self._take_signals()
         gc.collect()
         _freeze()
         return answer
+
+    def _main_ended(self) -> int:
+        """Return a descriptor that shows the end of the main process."""
+        return self._watch[0] if self._watch else self._held
 
     def _has_changed(self, file: str) -> bool:
         return _identity(file) != self._files[file]
@@ -227,12 +231,14 @@ class _Process:
             self._give_signals(self._handlers)
             self._channel.close()
             close_all(status, self._exits, self._notify, self._held, *self._watch, *self._status_of.values())
+            # The application may have kept `parent_process()`, with this number, since its import.
+            sentinel = os.dup2(data, self._main_ended(), inheritable=False)
             leave_shared()
             resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
             forkserver._forkserver._inherited_fds = [*inherited]  # type: ignore[attr-defined]
             application.restore()
             _await_data(data)
-            code = spawn._main(data, os.dup(data))
+            code = spawn._main(data, sentinel)
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         except BaseException:
