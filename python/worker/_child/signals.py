@@ -20,6 +20,7 @@ __all__ = [
     "at_default",
     "blocked",
     "may_take",
+    "name_of",
     "original_mask",
 ]
 
@@ -60,6 +61,14 @@ def may_take(signum: int) -> bool:
         # A handler that was not set from Python, such as that of faulthandler.
         return not catches(os.getpid(), signum)
     return str(getattr(handler, "__module__", "")).startswith("worker.")
+
+
+def name_of(signum: int) -> str:
+    """Return the name of a signal: ``SIGKILL``, or ``signal 40`` for one without a name."""
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"
 
 
 def at_default() -> frozenset[int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import math
-import signal
 from collections import Counter
 from collections.abc import Iterable
 
+from worker._child.signals import name_of
 from worker._core.record import Record
 from worker.constants import NAME_LIMIT, NEVER, ON_FAILURE, excerpt
 from worker.settings import Settings
@@ -117,12 +117,7 @@ def describe_exit_code(code: int | None) -> str:
     """Return an exit code (as ``Process.exitcode`` has it) in words: ``exit code 1``, ``SIGKILL``."""
     if code is None:
         return "an unknown exit code"
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return signal.Signals(-code).name
-    except ValueError:
-        return f"signal {-code}"
+    return f"exit code {code}" if code >= 0 else name_of(-code)
 
 
 def summarize(exits: Iterable[str]) -> str:

@@ -25,6 +25,7 @@ from weakref import WeakSet
 from worker._child.descriptors import SHORTAGES, Descriptor, close_all, close_in_children, forget
 from worker._child.preload.conditions import Conditions
 from worker._child.preload.process import CHECK, FORK, HAS_THREADS, LOAD, NUMBER, READY, TITLE
+from worker._child.signals import name_of
 from worker._spawn.preload import conditions
 from worker._spawn.program import start_program
 
@@ -376,9 +377,7 @@ class PreloadProcess:
             return "it has ended"
         if ended.si_code == os.CLD_EXITED:
             return f"it exited with code {ended.si_status}"
-        with suppress(ValueError):
-            return f"it was killed by {signal.Signals(ended.si_status).name}"
-        return f"it was killed by signal {ended.si_status}"
+        return f"it was killed by {name_of(ended.si_status)}"
 
     def has_forks(self) -> bool:
         """Return whether a child of it runs, whose exit code only it will know."""
