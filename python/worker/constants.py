@@ -24,6 +24,7 @@ __all__ = [
     "PRELOAD_OFF",
     "SERVER_LABEL",
     "WORKER_PREFIX",
+    "ExitCode",
     "Phase",
     "ProcessState",
     "RestartOrder",

@@ -11,6 +11,7 @@ from typing import Protocol
 
 __all__ = [
     "SHORTAGES",
+    "STANDARD",
     "Closable",
     "Descriptor",
     "close_all",

@@ -17,7 +17,7 @@ from worker._child.busy import BusyReporter, BusyShare
 from worker._state.foreign import ForeignState
 from worker._state.shared import SharedState
 
-__all__ = ["Heartbeat", "LoopLag", "longest_pause"]
+__all__ = ["IDLE", "Heartbeat", "LoopLag", "longest_pause"]
 
 # The longest time from one beat to the next, seconds: while requests come or are in flight, and otherwise.
 BUSY, IDLE = 1.0, 5.0

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from sanic.http.constants import Stage
 
-__all__ = ["debugger", "describe"]
+__all__ = ["Subject", "debugger", "describe"]
 
 # The size of the whole text, and of all threads other than the main one, in bytes.
 MAX_BYTES = 64 << 10

@@ -20,6 +20,7 @@ from worker._system import unix
 from worker._system.systemd import LISTEN_FDNAMES, LISTEN_FDS, LISTEN_PID
 
 __all__ = [
+    "FIRST",
     "PREFIX",
     "Listener",
     "address",
@@ -32,8 +33,8 @@ __all__ = [
     "take",
 ]
 
-# The first descriptor that is passed.
 FIRST = 3
+"""The first descriptor that is passed."""
 # The names of sockets that were bound by a main process begin with this.
 PREFIX = "sanic-worker="
 # The name of a socket that was passed without one (`sd_listen_fds_with_names(3)`).

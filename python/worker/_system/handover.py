@@ -27,6 +27,8 @@ from typing import Any
 from worker._system import pid_file, proc, systemd
 
 __all__ = [
+    "GONE",
+    "VARIABLE",
     "Channel",
     "Predecessor",
     "Successor",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-__all__ = ["NO_TARGETS", "OTHER_ACTIONS", "start_preload"]
+__all__ = ["APP", "NO_TARGETS", "OTHER_ACTIONS", "start_preload"]
 
 FLAG = "--preload"
 VARIABLE = "SANIC_WORKER_PRELOAD"

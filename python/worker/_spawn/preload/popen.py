@@ -12,7 +12,7 @@ from worker._spawn.popen import WatchedPopen, feed, pickled, tracker_fd
 from worker._spawn.preload.preloads import preloads
 from worker._spawn.preload.process import PreloadError, PreloadProcess, readable
 
-__all__ = ["PreloadPopen", "fork"]
+__all__ = ["READY_TIMEOUT", "PreloadPopen", "fork"]
 
 # How long a start waits where all processes come from the preload process, seconds.
 READY_TIMEOUT = 10.0

@@ -12,7 +12,7 @@ from worker.cli.check.exits import ExitCode
 from worker.cli.inspect.text import harmless, one_line
 from worker.cli.program import PROGRAM
 
-__all__ = ["Findings", "Step"]
+__all__ = ["SHOWN_LINES", "Findings", "Step"]
 
 # How much of the output is kept.
 MAX_LINES, MAX_LINE = 200, 1000
