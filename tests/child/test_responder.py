@@ -96,8 +96,7 @@ def serve(start: Start) -> Callable[..., Server]:
 
 
 def stack_signal(server: Server) -> int:
-    number: int = server.state.numbers(server.process.pid).get("stack_signal", 0)
-    return number
+    return server.state.stack_signal(server.process.pid)
 
 
 def asked(server: Server, path: str) -> HTTPConnection:

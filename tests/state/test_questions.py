@@ -132,7 +132,7 @@ def test_a_fork_neither_answers_for_its_parent_nor_closes_its_questions(
     asked = Asked(state, children, fork)
     assert state.ask(asked.pid) == 2
     until(lambda: state.answers(asked.pid) == (2, 2))
-    assert "stack_signal" not in state.numbers(asked.pid)
+    assert state.stack_signal(asked.pid) == 0
     assert state.ask(asked.pid) == 3
 
 
@@ -180,9 +180,9 @@ def test_the_signal_is_shown_until_the_application_sets_a_handler(
     for number in (2, 3, 4):
         assert state.ask(asked.pid) == number
         until(lambda number=number: state.answers(asked.pid) == (number, number))
-        shown.append(state.numbers(asked.pid).get("stack_signal"))
+        shown.append(state.stack_signal(asked.pid))
     # At the second question, the native thread may be faster or slower than the new handler.
-    assert (shown[0], shown[-1]) == (signal.SIGRTMAX, None)
+    assert (shown[0], shown[-1]) == (signal.SIGRTMAX, 0)
 
 
 def test_the_share_of_a_busy_loop_is_shown(state: SharedState) -> None:

@@ -31,8 +31,8 @@ class FakeState:
     def answers(self, pid: int) -> tuple[int, int]:
         return self.answer
 
-    def numbers(self, pid: int) -> dict[str, Any]:
-        return {"stack_signal": self.signum} if self.signum else {}
+    def stack_signal(self, pid: int) -> int:
+        return self.signum
 
     def stacks(self, name: str, pid: int, question: int) -> tuple[str, str] | None:
         return self.text

@@ -22,7 +22,7 @@ from worker._child import stacks
 from worker._child.parent_watch import LAST, all_signals_blocked
 from worker._state import identity, schema
 from worker._state.shared import SharedState
-from worker._system import proc
+from worker._system import DUMP_FILE, proc
 
 __all__ = ["observe", "offer_signal", "start"]
 
@@ -83,7 +83,7 @@ class _Responder:
         with suppress(OSError, ValueError, RuntimeError, AttributeError):
             signum = _free_signal()
             if signum and self._dump is None:
-                self._dump = os.memfd_create(schema.STACKS_FILE, os.MFD_CLOEXEC)
+                self._dump = os.memfd_create(DUMP_FILE, os.MFD_CLOEXEC)
                 # At the end of the interpreter this becomes the action again. By default, the signal kills.
                 signal.signal(signum, signal.SIG_IGN)
                 faulthandler.register(signum, file=self._dump, all_threads=True, chain=False)

@@ -25,9 +25,7 @@ __all__ = [
     "SHEETS",
     "STACKS",
     "STACKS_DEBUGGER",
-    "STACKS_FILE",
     "STACKS_QUESTION",
-    "STACK_SIGNAL",
     "UNSHOWN",
 ]
 
@@ -39,12 +37,6 @@ REQUESTS = "requests"
 # In the order of the arguments of `SharedState.beat`.
 GAUGES = ("in_flight", "connections")
 SECONDS = ("loop_lag_p50", "loop_lag_p99", "loop_busy")
-
-STACK_SIGNAL = "stack_signal"
-"""The name of the signal's number among the numbers of a process."""
-
-STACKS_FILE = "sanic-worker-stacks"
-"""The name of the file in memory to which this signal dumps the stacks."""
 
 STACKS, STACKS_QUESTION, STACKS_DEBUGGER = "stacks", "stacks_question", "stacks_debugger"
 FLAGS = ("stoppable", "stopping")

@@ -290,13 +290,8 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         self._table.flag(stoppable=stoppable, stopping=stopping, pid=identity.worker_pid())
 
     def numbers(self, pid: int) -> dict[str, Any]:
-        """Return the values that :meth:`beat` and :meth:`flag` of a process have written; empty if none.
-
-        ``stack_signal`` is among them if the process dumps its stacks at a signal: the number of this signal.
-        """
-        numbers = self._table.numbers(pid)
-        signum = self._questions.signal(pid)
-        return {**numbers, schema.STACK_SIGNAL: signum} if signum else numbers
+        """Return the values that :meth:`beat` and :meth:`flag` of a process have written; empty if none."""
+        return self._table.numbers(pid)
 
     # Questions to a process, by which another one finds what of it is stuck
 
@@ -314,6 +309,10 @@ class SharedState(MutableMapping[str, dict[str, Any]]):
         its interpreter. An interpreter that has answered has put its stacks into the entry of its process.
         """
         return self._questions.answers(pid)
+
+    def stack_signal(self, pid: int) -> int:
+        """Return the number of the signal at which a process dumps its stacks; 0 if there is none."""
+        return self._questions.signal(pid)
 
     def stacks(self, name: str, pid: int, question: int) -> tuple[str, str] | None:
         """Return the stacks that a process has answered a question with, and the name of its debugger.

@@ -26,7 +26,7 @@ def descendants() -> list[int]:
     """Return the pids of all running descendants of this process; none where there is no ``/proc``."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if entry.isdecimal() and (fields := proc.stat(entry)) and fields[0] not in (b"Z", b"X"):
+        if entry.isdecimal() and (fields := proc.stat(entry)) and fields[0].decode() not in proc.EXITED:
             children.setdefault(int(fields[1]), []).append(int(entry))
     found: list[int] = []
     parents = [os.getpid()]

@@ -117,7 +117,7 @@ class Successor(Channel):
     def poll(self) -> bool:
         """Return whether it has exited, and collect it then."""
         if not self._is_child:
-            self.has_exited = self.has_exited or proc.state(self.pid) in ("", "Z")
+            self.has_exited = self.has_exited or proc.state(self.pid) in proc.EXITED
         elif not self.has_exited:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)

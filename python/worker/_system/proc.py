@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple
 
 __all__ = [
+    "EXITED",
     "Task",
     "Usage",
     "catches",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 Task = int | str
+
+EXITED = frozenset(("", "Z", "X"))
+"""The states of a process that has exited, as :func:`state` returns them."""
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -89,7 +93,7 @@ def state(pid: Task) -> str:
     """Return the state of the main thread of a process, one letter; empty if the process is gone.
 
     ``R`` runs or waits for a CPU, ``S`` sleeps, ``D`` sleeps and no signal wakes it, ``T`` was stopped by a
-    signal, ``t`` by a debugger, ``Z`` has exited.
+    signal, ``t`` by a debugger, ``Z`` and ``X`` have exited.
     """
     fields = stat(pid)
     return fields[0].decode() if fields else ""

@@ -10,18 +10,19 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from worker._system import proc
+from worker._system import DUMP_FILE, proc
 
-__all__ = ["Collection", "Stacks", "State", "Way"]
+__all__ = ["STEP", "Collection", "Stacks", "State", "Way"]
+
+STEP = 0.02
+"""The time from one step of a collection to the next, seconds."""
 
 # How long the interpreter of a process may take to answer, and the dump to be written, seconds.
 ANSWER, DUMP = 0.5, 1.0
-# The time from one step to the next, seconds.
-STEP = 0.02
 # The dump has ended when the file has not grown for this long, seconds.
 SETTLE = 0.06
 # A larger file is emptied before the next dump. This much of a dump is shown.
@@ -31,6 +32,7 @@ MAX_THREADS = 32
 Way = Literal["interpreter", "faulthandler", "kernel"]
 # The start of a further dump: the threads of one have a blank line between them.
 _START = re.compile(r"(?<=[^\n]\n)(?=(?:Current thread|Thread) 0x)")
+STOPPED = frozenset(("T", "t"))
 STATES = {
     "R": "running",
     "S": "sleeping",
@@ -50,8 +52,8 @@ class State(Protocol):
     def answers(self, pid: int) -> tuple[int, int]:
         """Return the last questions that the native thread and the interpreter have answered."""
 
-    def numbers(self, pid: int) -> Mapping[str, Any]:
-        """Return the numbers of a process, with the one of its signal."""
+    def stack_signal(self, pid: int) -> int:
+        """Return the number of the signal at which a process dumps its stacks; 0 if there is none."""
 
     def stacks(self, name: str, pid: int, question: int) -> tuple[str, str] | None:
         """Return the stacks that a process has answered with, and its debugger."""
@@ -104,7 +106,7 @@ class Collection:
 
     def step(self) -> Stacks | None:
         """Go on; return the stacks once they are complete."""
-        if not self.question or proc.state(self._pid) in ("", "Z", "T", "t"):
+        if not self.question or proc.state(self._pid) in proc.EXITED | STOPPED:
             return self._kernel()
         native, interpreter = self._state.answers(self._pid)
         if interpreter >= self.question and self._dump is None:
@@ -115,7 +117,7 @@ class Collection:
             return None
         if self._dump is None:
             # A process that is frozen would take the signal, and dump its stacks, when it goes on.
-            signum = self._state.numbers(self._pid).get("stack_signal", 0)
+            signum = self._state.stack_signal(self._pid)
             self._dump = _Dump(self._pid, signum) if native >= self.question and signum else None
             if self._dump is None or not self._dump.begin():
                 return self._kernel()
@@ -193,7 +195,7 @@ def _dump_of(pid: int) -> str:
         path = f"{folder}/{entry}"
         # The process may close it meanwhile.
         with suppress(FileNotFoundError):
-            if os.readlink(path).startswith("/memfd:sanic-worker-stacks"):
+            if os.readlink(path).startswith(f"/memfd:{DUMP_FILE}"):
                 return path
     raise FileNotFoundError(folder)
 

@@ -33,8 +33,6 @@ PATIENCE, POLL = 1.5, 0.05
 SETTLE = 1.0
 # How long a server with a blocked event loop may take to stop after the handover, seconds.
 GRACE = 3.0
-# The states of a process that has exited. The main process is told so.
-EXITED = ("", "Z", "X")
 # The end of the line of a request whose handler blocks the event loop, in the stacks of a server.
 RUNNING = ", running in the main thread"
 
@@ -231,7 +229,8 @@ class HangWatch:
         """Report the hang of a server, unless a debugger is at work in it."""
         pid = child.base.pid
         states = question.state, proc.state(pid)
-        if states[1] in EXITED:
+        if states[1] in proc.EXITED:
+            # The main process is told so.
             return
         if child in replacement.starting_servers(self._supervisor):
             self._leave_start(child, server, now, stacks)
