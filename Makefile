@@ -52,7 +52,7 @@ run: $(NATIVE) ## start the example: two workers, reloading, with an inspector
 	@echo 'Ctrl-C here stops the server.'
 	@exec $(PY) scripts/foreground.py $(BIN)/sanic-worker $(APP) --host $(HOST) --port $(PORT) --workers $(WORKERS) --reload
 
-check: $(NATIVE) $(RUST_TESTED) ## run the tests that start no server, within 30 s
+check: $(NATIVE) $(RUST_TESTED) ## run the tests that start no server, in about half a minute
 	$(PY) -m pytest $(PARALLEL) -m 'not slow and not soak and not chaos and not browser and not operations and not libraries' $(ARGS)
 
 test: $(NATIVE) ## run the tests of both languages
