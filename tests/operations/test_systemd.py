@@ -32,7 +32,9 @@ def _alone() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("case", ["verify", "life", "hang", "exits", "activation", "user", "upgrade"])
+@pytest.mark.parametrize(
+    "case", ["verify", "life", "hang", "exits", "limits", "activation", "user", "upgrade"]
+)
 def test_the_units_work(case: str, tmp_path: Path) -> None:
     """See the functions of these names in ``systemd/cases.py``."""
     for path in (*HERE.glob("*.py"), *DOCS.glob("sanic-worker.*")):

@@ -73,11 +73,15 @@ class TestDecision:
         assert fields == {"READY": 1}
         assert told(after, RUNNING._replace(rolls=frozenset({1}))) == RELOADING
 
-    def test_a_stop_is_told_once_and_ends_a_reload(self) -> None:
-        facts = RUNNING._replace(phase=ServerPhase.STOPPING)
+    @pytest.mark.parametrize(
+        "facts", [RUNNING._replace(phase=ServerPhase.STOPPING), RUNNING._replace(is_stopping=True)]
+    )
+    def test_a_stop_is_told_once_and_ends_a_reload(self, facts: Facts) -> None:
         after, fields = changes(Told(True, frozenset({1})), facts, 77, 1)
         assert fields == {"STOPPING": 1, "EXTEND_TIMEOUT_USEC": 1_000_000}
         assert told(after, facts) == {}
+        # The drain delay is over.
+        assert told(after, RUNNING._replace(phase=ServerPhase.STOPPING)) == {}
 
     @pytest.mark.parametrize(
         ("facts", "rate", "text"),
@@ -87,8 +91,14 @@ class TestDecision:
             (RUNNING._replace(wanted=1, ready=0), 0.2, "0 of 1 worker"),
             (RUNNING._replace(phase=ServerPhase.STARTING, ready=1), 5.0, "Starting: 1 of 4 workers"),
             (RUNNING._replace(rolls=frozenset({1})), 5.0, "Reloading: 4 of 4 workers"),
+            (
+                RUNNING._replace(rolls=frozenset({1}), is_upgrading=True),
+                5.0,
+                "Upgrading: 4 of 4 workers",
+            ),
             (RUNNING._replace(phase=ServerPhase.STOPPING), 5.0, "Stopping"),
-            (RUNNING._replace(failure="no"), 0.0, "4 of 4 workers; the last reload was aborted: no"),
+            (RUNNING._replace(is_stopping=True), 5.0, "Stopping after the drain delay: 4 of 4 workers"),
+            (RUNNING._replace(failure="no luck"), 0.0, "4 of 4 workers; no luck"),
         ],
     )
     def test_the_status_is_one_line(self, facts: Facts, rate: float, text: str) -> None:
@@ -150,6 +160,9 @@ class TestMessages:
             os.kill(os.getpid(), signal.SIGHUP)
             receiver.wait("RELOADING=1 MONOTONIC_USEC=")
             receiver.wait("READY=1", 2)
+            # It may take longer than the limit of the unit.
+            reload = next(message for message in receiver.messages if "RELOADING" in message)
+            assert "EXTEND_TIMEOUT_USEC=" in reload
             house.plan("fails")
             os.kill(os.getpid(), signal.SIGHUP)
             receiver.wait("READY=1", 3)

@@ -153,7 +153,7 @@ class Loop:
         self._monitor = open_monitor(self._manager.monitor_subscriber, self._supervisor.notify_fd)
         self._thread = threading.get_ident()
         self._supervisor.open(self._monitor)
-        others = duties(self._manager, self._supervisor)
+        others = duties(self._manager, self._supervisor, lambda: self.delayed_stop.is_waiting)
         # The preloading comes last: it may wait for an answer.
         self._duties = [self.delayed_stop, self.upgrade, *others, self._supervisor.preloading]
         descriptors.close_in_children(self._monitor)

@@ -63,7 +63,7 @@ class Operations:
     @property
     def under_way(self) -> list[Operation]:
         """The operations that have begun and not ended."""
-        return [*self._open]
+        return [*self._open, *self._started]
 
     @contextmanager
     def requested_by(self, origin: Origin, kind: Kind) -> Iterator[None]:

@@ -252,6 +252,26 @@ def exits() -> None:
     assert (found["ExecMainStatus"], found["NRestarts"], found["ActiveState"]) == ("2", "0", "failed")
 
 
+def limits() -> None:
+    """The limits of the unit are shorter than a roll of all workers, and than the drain delay."""
+    drop_in("delay", "[Service]", "Environment=SANIC_WORKER_DRAIN_DELAY=5")
+    systemctl("start", UNIT)
+    main, first = main_pid(), servers()
+    drop_in("short", "[Service]", "TimeoutStartSec=3", "TimeoutStopSec=2")
+    # Each of the four workers takes a second.
+    (SHOP / "slow").touch()
+    systemctl("reload", UNIT)
+    assert not servers() & first
+    stop = subprocess.Popen(["systemctl", "stop", UNIT])
+    until(lambda: shown(UNIT)["StatusText"].startswith("Stopping after the drain delay"), "the delay")
+    get()
+    assert stop.wait(TIMEOUT) == 0
+    found = shown(UNIT)
+    assert (found["Result"], found["ExecMainStatus"], found["MainPID"]) == ("success", "0", "0"), found
+    assert "The drain delay is over" in LOG.read_text()
+    assert not Path(f"/proc/{main}").exists()
+
+
 def activation() -> None:
     """The first connection starts the server; a restart loses none."""
     systemctl("start", "sanic-worker.socket")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from sanic.log import logger
@@ -33,12 +34,13 @@ class Duty(Protocol):
         """Perform it, and set the time of the next one."""
 
 
-def duties(manager: Scalable, supervisor: Supervisor) -> list[Duty]:
+def duties(manager: Scalable, supervisor: Supervisor, is_stopping: Callable[[], bool]) -> list[Duty]:
     """Return the duties that the settings of a manager ask for.
 
     Args:
         manager (Scalable): The manager, for its settings and its state.
         supervisor (Supervisor): Knows the processes.
+        is_stopping (Callable): Returns whether a stop waits for the drain delay.
     """
     found: list[Duty] = []
     if (predecessor := handover.predecessor()) is not None:
@@ -53,7 +55,7 @@ def duties(manager: Scalable, supervisor: Supervisor) -> list[Duty]:
     if systemd.is_notified():
         from worker._supervisor.duties.notify import Notifier
 
-        found.append(Notifier(manager, supervisor))
+        found.append(Notifier(manager, supervisor, is_stopping))
     if manager.settings.range is not None:
         from worker._supervisor.duties.autoscale import Autoscaler
 

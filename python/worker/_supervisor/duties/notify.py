@@ -15,7 +15,7 @@ from worker._system import activation, handover, systemd
 from worker.constants import MAIN_NAME, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from worker._supervisor.operation import Operation
     from worker._supervisor.supervisor import ProcessTable, Supervisor
@@ -27,6 +27,9 @@ __all__ = ["Facts", "Notifier", "Told", "changes", "status"]
 PAUSE = 5.0
 # The time that a start and a stop may take in addition to their limits, seconds.
 MARGIN = 10.0
+# How long a roll may take from each message about it, and the time from one to the next, seconds. systemd
+# begins its limit anew when the command of a reload has ended, so messages before that do not count.
+EXTENSION, EXTEND_AGAIN = 30.0, 1.0
 SERVED = (Phase.READY, Phase.REPLACING)
 
 
@@ -38,8 +41,10 @@ class Facts(NamedTuple):
         wanted: The number of servers.
         ready: The number of them that serve.
         failed: The number of them that are not started any more.
-        rolls: The numbers of the restarts of all servers that are under way.
-        failure: Why the last of these was aborted; empty if it was not.
+        rolls: The numbers of the restarts of all servers, and of the upgrades, that are under way.
+        failure: How the last of these has failed, in words; empty if it has not.
+        is_upgrading: Whether one of them is an upgrade.
+        is_stopping: Whether a stop waits for the drain delay.
     """
 
     phase: ServerPhase
@@ -48,6 +53,8 @@ class Facts(NamedTuple):
     failed: int
     rolls: frozenset[int]
     failure: str
+    is_upgrading: bool = False
+    is_stopping: bool = False
 
 
 class Told(NamedTuple):
@@ -55,13 +62,18 @@ class Told(NamedTuple):
 
     Attributes:
         ready: Whether the server has been ready.
-        rolls: The numbers of the restarts that were told.
+        rolls: The numbers of the restarts and upgrades that were told.
         stopping: Whether the server stops.
     """
 
     ready: bool = False
     rolls: frozenset[int] = frozenset()
     stopping: bool = False
+
+    @property
+    def is_reloading(self) -> bool:
+        """Whether the service manager waits for the end of a reload."""
+        return bool(self.rolls) and not self.stopping
 
 
 def changes(told: Told, facts: Facts, now_usec: int, stop_seconds: float) -> tuple[Told, dict[str, int]]:
@@ -76,7 +88,7 @@ def changes(told: Told, facts: Facts, now_usec: int, stop_seconds: float) -> tup
     Returns:
         tuple[Told, dict[str, int]]: The state from now on, and the fields of the message.
     """
-    if facts.phase.is_over:
+    if facts.phase.is_over or facts.is_stopping:
         if told.stopping:
             return told, {}
         return told._replace(stopping=True), {"STOPPING": 1, "EXTEND_TIMEOUT_USEC": int(stop_seconds * 1e6)}
@@ -105,12 +117,14 @@ def status(facts: Facts, rate: float) -> str:
     text = f"{facts.ready} of {facts.wanted} {workers}"
     if facts.phase.is_over:
         return "Stopping"
+    if facts.is_stopping:
+        return f"Stopping after the drain delay: {text}"
     if facts.phase is not ServerPhase.RUNNING:
         return f"Starting: {text}"
     if facts.rolls:
-        return f"Reloading: {text}"
+        return f"{'Upgrading' if facts.is_upgrading else 'Reloading'}: {text}"
     figure = f", {rate:.0f} requests/s" if rate >= 0.5 else ""
-    return f"{text}{figure}" + (f"; the last reload was aborted: {facts.failure}" if facts.failure else "")
+    return f"{text}{figure}" + (f"; {facts.failure}" if facts.failure else "")
 
 
 class Notifier:
@@ -122,11 +136,15 @@ class Notifier:
     Args:
         manager (ProcessTable): The manager, for its workers, its state and its settings.
         supervisor (Supervisor): Knows the phases of the slots, and the restarts.
+        is_stopping (Callable): Returns whether a stop waits for the drain delay.
     """
 
-    def __init__(self, manager: ProcessTable, supervisor: Supervisor) -> None:
+    def __init__(
+        self, manager: ProcessTable, supervisor: Supervisor, is_stopping: Callable[[], bool]
+    ) -> None:
         self._manager = manager
         self._supervisor = supervisor
+        self._is_stopping = is_stopping
         self._told = Told()
         self._facts: Facts | None = None
         self._rolls: list[Operation] = []
@@ -137,6 +155,7 @@ class Notifier:
         watchdog = systemd.watchdog_seconds()
         self._beat = math.inf if watchdog is None else watchdog / 2
         self._beat_at = self._looked_at + self._beat
+        self._extend_at = -math.inf
 
     @property
     def due_at(self) -> float:
@@ -148,7 +167,7 @@ class Notifier:
         look_at = self._looked_at + PAUSE
         if not self._rate and (time.monotonic() < look_at or self._count() == self._counts):
             look_at = math.inf
-        return min(self._beat_at, look_at)
+        return min(self._beat_at, look_at, self._extend_at if self._told.is_reloading else math.inf)
 
     def perform(self, now: float) -> None:
         """Tell what has changed."""
@@ -159,19 +178,27 @@ class Notifier:
             fields["EXTEND_TIMEOUT_USEC"] = int(limit * 1e6)
             _store_sockets()
         self._facts = facts
-        grace = self._manager.settings.graceful_timeout + MARGIN
-        self._told, changed = changes(self._told, facts, time.monotonic_ns() // 1000, grace)
+        self._told, changed = changes(self._told, facts, time.monotonic_ns() // 1000, self._stop_limit(facts))
         fields.update(changed)
+        if self._told.is_reloading and now >= self._extend_at:
+            fields["EXTEND_TIMEOUT_USEC"] = int(EXTENSION * 1e6)
+            self._extend_at = now + EXTEND_AGAIN
         if now >= self._looked_at + PAUSE:
             self._measure(now)
             is_new = True
         if is_new:
             fields["STATUS"] = status(facts, self._rate)
-        if now >= self._beat_at:
+        # An extension moves the deadline of the watchdog as well. The next beat moves it back.
+        if now >= self._beat_at or ("EXTEND_TIMEOUT_USEC" in fields and self._beat < math.inf):
             self._beat_at = now + self._beat
             fields["WATCHDOG"] = 1
         if fields:
             systemd.notify(**fields)
+
+    def _stop_limit(self, facts: Facts) -> float:
+        """Return how long a stop may take, seconds."""
+        settings = self._manager.settings
+        return settings.graceful_timeout + MARGIN + (settings.drain_delay if facts.is_stopping else 0.0)
 
     def _find(self) -> Facts:
         servers = [slot for worker in self._manager.workers for slot in worker.processes if slot.is_server]
@@ -181,7 +208,8 @@ class Notifier:
         rolls = [one for one in open_ if one in self._rolls or _is_roll(one, servers)]
         for operation in self._rolls:
             if operation not in rolls:
-                self._failure = operation.failure
+                event = "upgrade failed" if operation.kind is Kind.UPGRADE else "reload was aborted"
+                self._failure = operation.failure and f"the last {event}: {operation.failure}"
         self._rolls = rolls
         return Facts(
             self._supervisor.phase,
@@ -190,6 +218,8 @@ class Notifier:
             phases.count(Phase.FAILED),
             frozenset(operation.number for operation in rolls),
             self._failure,
+            is_upgrading=any(operation.kind is Kind.UPGRADE for operation in rolls),
+            is_stopping=self._is_stopping(),
         )
 
     def _measure(self, now: float) -> None:
@@ -225,6 +255,8 @@ def _store_sockets() -> None:
 
 
 def _is_roll(operation: Operation, servers: Collection[WorkerProcess]) -> bool:
-    """Return whether an operation is a requested restart of all servers, and no decision of this process."""
+    """Return whether an operation is an upgrade, or a restart of all servers that was not decided here."""
+    if operation.kind is Kind.UPGRADE:
+        return True
     is_requested = operation.kind is Kind.RESTART and not operation.origin.name.startswith(MAIN_NAME)
     return is_requested and (operation.waiting | operation.passed).issuperset(servers)

@@ -125,7 +125,6 @@ class Upgrade:
         now, limit = time.monotonic(), self._supervisor.start_limit()
         self._attempt = _Attempt(successor, operation, now, limit, now + limit)
         self.due_at = now + LOOK_AGAIN
-        systemd.notify(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000, STATUS="Upgrading")
         log.append(reports.upgrade_requested(operation.id, successor.pid, by))
         operations.note(operation, f"the new main process [{successor.pid}] starts")
 
@@ -222,7 +221,6 @@ class Upgrade:
         self._supervisor.log.append(
             reports.upgrade_failed(attempt.operation.id, successor.pid, seconds, reason)
         )
-        systemd.notify(READY=1, STATUS=f"The last upgrade failed: {reason}")
         successor.signal(signal.SIGTERM)
         attempt.kill_at = now + self._grace
         self._end(attempt, now)
