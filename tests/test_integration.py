@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.ports import hold_port
 from support.running import python
 
 from worker.integration import StateManager
@@ -114,17 +115,18 @@ class TestStateManager:
             state["a"]
 
     def test_a_script_without_a_main_guard_fails(self, tmp_path: Path) -> None:
-        ended = python(
-            """
+        code = """
+            import sys
+
             import worker
             from sanic import Sanic
 
             worker.install()
             app = Sanic("unguarded")
-            app.run(host="127.0.0.1", port=0, workers=1, motd=False)
-            """,
-            cwd=tmp_path,
-        )
+            app.run(host="127.0.0.1", port=int(sys.argv[1]), workers=1, motd=False)
+            """
+        with hold_port() as held:
+            ended = python(code, str(held.getsockname()[1]), cwd=tmp_path)
         assert ended.returncode == 1
         assert 'inside of\n\n    if __name__ == "__main__":\n' in ended.stderr + ended.stdout
         assert "EOFError" not in ended.stderr

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from support.ports import hold_port
 from support.running import python
 
 MEBIBYTE = 1 << 20
@@ -90,7 +91,7 @@ if __name__ == "__main__":
     limit = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     worker.install()
-    app.run(host="127.0.0.1", port=0, workers=1, motd=False, access_log=False)
+    app.run(host="127.0.0.1", port=int(sys.argv[3]), workers=1, motd=False, access_log=False)
 """
 
 
@@ -104,6 +105,8 @@ if __name__ == "__main__":
     ],
 )
 def test_an_application_has_room_under_a_limit(limit: int, size: int, tmp_path: Path) -> None:
-    ended = python(APPLICATION, str(limit), str(size), cwd=tmp_path)
+    with hold_port() as held:
+        port = held.getsockname()[1]
+        ended = python(APPLICATION, str(limit), str(size), str(port), cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert f"allocated {size} ACKED" in ended.stdout
