@@ -135,7 +135,15 @@ def test_a_request_after_the_end_changes_nothing(signum: int, tmp_path: Path) ->
 
 def test_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(APP)
-    for arguments in (["shop:nothing"], ["nowhere:app"], ["shop:app", "--max-surge=many"]):
+    port = f"--port={free_port()}"
+    for arguments in (
+        ["shop:nothing"],
+        ["nowhere:app"],
+        ["shop:app", "--max-surge=many"],
+        ["shop:app", port, "--user=no-such-user"],
+        ["shop:app", port, "--group=no-such-group"],
+        ["shop:app", port, f"--pid-file={tmp_path}"],
+    ):
         env = {"GRACEFUL": "15"}
         with Server([sys.executable, "-m", "worker", *arguments], cwd=tmp_path, env=env) as server:
             assert server.wait() == ExitCode.WRONG_USAGE

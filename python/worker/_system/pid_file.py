@@ -66,7 +66,9 @@ def write(path: str) -> bool:
     global _path
     # Root would replace /dev/null, and to read a pipe would wait for its writer.
     if os.path.exists(path) and not os.path.isfile(path):
-        raise PidFileError(None, f"The pid file {path} is no regular file. Choose another pid_file.")
+        wrong = PidFileError(None, f"The pid file {path} is no regular file. Choose another pid_file.")
+        wrong.is_wrong_usage = True
+        raise wrong
     other = _holder(path)
     if path == _path and other in (os.getpid(), _predecessor):
         return False

@@ -137,4 +137,7 @@ def _group(text: str) -> int:
 
 
 def _refused(text: str, code: int | None = None) -> PrivilegeError:
-    return PrivilegeError(code, text)
+    error = PrivilegeError(code, text)
+    # The system itself gives a code.
+    error.is_wrong_usage = code is None
+    return error

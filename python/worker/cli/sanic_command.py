@@ -90,7 +90,7 @@ def _adapted_command(retries: bool = True) -> Iterator[None]:
     except BaseException as error:
         # Sanic's clean-up may have failed after the error, or have ended with a message of its own.
         if failed := _begin_error(error):
-            _fail(1, str(failed))
+            _fail(2 if failed.is_wrong_usage else 1, str(failed))
         raise
     finally:
         command._get_app, command.attach = get_app, attach

@@ -352,7 +352,7 @@ def user() -> None:
     for wrong, message in (("nobody2", "There is no user nobody2"), ("4242424", "name it with --group")):
         arguments = ["shop:app", "--port=8001", f"--user={wrong}", f"--pid-file={run}/pid"]
         done = subprocess.run([command, *arguments], capture_output=True, text=True, cwd=SHOP)
-        assert done.returncode == 1, done
+        assert done.returncode == 2, done
         assert message in done.stderr and "Traceback" not in done.stderr, done
         assert not (run / "pid").exists()
 
