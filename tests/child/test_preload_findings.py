@@ -14,7 +14,11 @@ from worker._spawn.preload.process import PreloadError, UnsafeError
 pytestmark = pytest.mark.slow
 
 LIBRARY = """
+import socket
 import threading
+
+async def connect():
+    return socket.socket()
 
 def begin():
     threading.Thread(target=threading.Event().wait, name="library", daemon=True).start()
@@ -23,8 +27,10 @@ def begin():
 UNSAFE = """\
 import asyncio
 import mmap
+import signal
 import socket
 import sqlite3
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,6 +47,10 @@ database = sqlite3.connect("shop.db")
 database.execute("CREATE TABLE things (name)")
 page = mmap.mmap(-1, 4096)
 library.begin()
+ended = subprocess.run(["true"])
+process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+connection = asyncio.run(library.connect())
+signal.setitimer(signal.ITIMER_VIRTUAL, 1000)
 """
 
 STOCK = """\
@@ -74,13 +84,16 @@ def test_what_forks_must_not_share_is_found_with_module_and_line(
     assert found == {
         ("shop.stock", 6): "a socket",
         ("shop.stock", 7): f"the open file {tmp_path / 'output'}",
-        ("front", 13): "the thread 'poller'",
-        ("front", 14): "the thread 'pool_0'",
-        ("front", 15): "an event loop, a socket",
-        ("front", 16): "a socket",
-        ("front", 17): f"the open file {tmp_path / 'shop.db'}",
+        ("front", 15): "the thread 'poller'",
+        ("front", 16): "the thread 'pool_0'",
+        ("front", 17): "an event loop, a socket",
+        ("front", 18): "a socket",
+        ("front", 19): f"the open file {tmp_path / 'shop.db'}",
         ("front", 0): "memory that all processes share (/dev/zero (deleted))",
-        ("front", 20): "the thread 'library'",
+        ("front", 22): "the thread 'library'",
+        ("front", 24): "the process 'sleep'",
+        ("front", 25): "a socket",
+        ("front", 26): "the timer ITIMER_VIRTUAL",
     }
 
 

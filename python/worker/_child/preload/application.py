@@ -92,6 +92,7 @@ def load(data: BinaryIO, sentinel: int) -> dict[str, Any]:
         text = f"{type(error).__name__}: {error}".removesuffix(": ")[:MAX_TEXT]
         if logs:
             error_logger.error("Failed to preload the application: %s", text, exc_info=error)
+        watch.kill_processes()
         return {"error": text}
     finally:
         vars(process).pop("_inheriting", None)
@@ -103,7 +104,10 @@ def load(data: BinaryIO, sentinel: int) -> dict[str, Any]:
         with suppress(OSError, ValueError):
             stream.flush()
     unsafe = [{**finding._asdict(), "text": finding.text[:MAX_TEXT]} for finding in findings[:MAX_FINDINGS]]
-    return {"unsafe": unsafe} if unsafe else {}
+    if not unsafe:
+        return {}
+    watch.kill_processes()
+    return {"unsafe": unsafe}
 
 
 def _begin(sentinel: int) -> None:

@@ -1,8 +1,8 @@
 """Finds in a preload process what the import of the application has left there, and forks must not share.
 
-The kernel knows all of it: threads, descriptors and shared memory, whichever library made them. A trace
-function gives each its place. It observes the statements of the application's own modules alone, so an import
-of a library takes no longer, and nothing of it is left for the workers.
+The kernel knows all of it: threads, processes, descriptors, timers and shared memory, whichever library made
+them. A trace function gives each its place. It observes the statements of the application's own modules alone,
+so an import of a library takes no longer, and nothing of it is left for the workers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import builtins
 import fcntl
 import gc
 import os
+import signal
 import stat
 import sys
 import threading
@@ -23,17 +24,22 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from worker._child.preload.threads import count_threads, listed, tasks, try_fork
+from worker._system import proc
 
 __all__ = ["Descriptor", "Finding", "Watch", "is_reopenable"]
 
 # As many calls are observed. An import with more of them would take noticeably longer.
 CALLS = 100_000
 
+# So many free numbers of descriptors are looked at: a statement may close one below those that it has left.
+FREE = 8
+
 LIBRARIES = ("site-packages", "dist-packages")
 OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 STANDARD = os.path.dirname(os.path.abspath(os.__file__))
 # Devices that any number of processes may use at once.
 HARMLESS = {f"/dev/{name}" for name in ("full", "null", "random", "urandom", "zero")}
+TIMERS = ("ITIMER_PROF", "ITIMER_REAL", "ITIMER_VIRTUAL")
 KINDS = {
     "anon_inode:[eventfd]": "an eventfd",
     "anon_inode:[eventpoll]": "an epoll descriptor",
@@ -86,9 +92,11 @@ class Watch:
         self._on_import = on_import
         self._tasks = tasks()
         self._descriptors = descriptors()
+        self._processes = processes()
         self._mappings = _shared_mappings()
         self._seen = _fingerprint()
-        self._places: dict[int | Descriptor, Place] = {}
+        # By the pid of a process, the number of a thread, the name of a timer, or the descriptor.
+        self._places: dict[int | str | Descriptor, Place] = {}
         # The statements that are being executed: each has imported the module of the next one.
         self._stack: list[Place] = []
         self._budget = CALLS
@@ -124,6 +132,12 @@ class Watch:
                 found.append(text)
         return [Finding(f"the import has left {', '.join(found)}", *place) for place, found in texts.items()]
 
+    def kill_processes(self) -> None:
+        """Kill the processes that the import has started: without its application, nothing ends them."""
+        for pid in processes() - self._processes:
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
     def _find(self) -> Iterator[tuple[Place, str]]:
         unknown = Place(self.module, 0)
         opened, threads = self.opened, self._threads()
@@ -139,6 +153,10 @@ class Watch:
             for text in sorted(anew.difference(threads.values())):
                 yield unknown, text
             opened = opened if left else self.opened
+        for pid in sorted(processes() - self._processes):
+            yield self._places.get(pid, unknown), f"the process {proc.name(pid)!r}"
+        for name in timers():
+            yield self._places.get(name, unknown), f"the timer {name}"
         texts = [(one, text) for one in sorted(opened) if (text := describe(one))]
         has_loop = any("epoll" in text for _, text in texts) and _has_loop()
         for descriptor, text in texts:
@@ -197,7 +215,8 @@ class Watch:
         seen = _fingerprint()
         if seen != self._seen:
             self._seen = seen
-            new: set[int | Descriptor] = {*(tasks() - self._tasks), *self.opened}
+            new: set[int | str | Descriptor] = {*(tasks() - self._tasks), *self.opened, *timers()}
+            new |= processes() - self._processes
             for one in new if self._stack else ():
                 self._places.setdefault(one, self._stack[-1])
 
@@ -206,6 +225,24 @@ class Watch:
 
     def _is_own_package(self, name: str) -> bool:
         return name == self.module.partition(".")[0] or _is_own_package(name)
+
+
+def processes() -> set[int]:
+    """Return the pids of the children of this process that have not exited."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return set()
+    found = set()
+    for task in tasks():
+        with suppress(OSError), open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
+            found |= {int(pid) for pid in file.read().split()}
+    return {pid for pid in found if proc.state(pid) not in ("", "Z")}
+
+
+def timers() -> list[str]:
+    """Return the names of the timers that will send a signal: a forked child does not have them."""
+    return [name for name in TIMERS if signal.getitimer(getattr(signal, name))[0]]
 
 
 def descriptors() -> set[Descriptor]:
@@ -276,11 +313,16 @@ def _name(frame: FrameType) -> str:
     return "__main__" if name == "__mp_main__" else name
 
 
-def _fingerprint() -> tuple[int, set[int]]:
-    """Return two values that differ when a descriptor or a thread has come or gone, at little cost."""
-    lowest = os.dup(0)
-    os.close(lowest)
-    return lowest, tasks() if count_threads() > 1 else set()
+def _fingerprint() -> tuple[Any, ...]:
+    """Return values that differ when something to be found has come or gone, at little cost."""
+    free: list[int] = []
+    try:
+        with suppress(OSError):
+            free.extend(os.dup(0) for _ in range(FREE))
+    finally:
+        for fd in free:
+            os.close(fd)
+    return free, tasks() if count_threads() > 1 else set(), processes(), timers()
 
 
 def _command(tid: int) -> str:
