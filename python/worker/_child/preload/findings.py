@@ -1,8 +1,8 @@
 """Finds in a preload process what the import of the application has left there, and forks must not share.
 
 The kernel knows all of it: threads, processes, descriptors, timers and shared memory, whichever library made
-them. A trace function gives each its place. It observes the statements of the application's own modules alone,
-so an import of a library takes no longer, and nothing of it is left for the workers.
+them. A trace function gives each its place. It observes the statements of the application's own modules, so
+an import of a library takes no longer, and nothing of it is left for the workers.
 """
 
 from __future__ import annotations
