@@ -48,9 +48,8 @@ def spins() -> None:
 
 
 def holds_the_gil() -> None:
-    """Read from an empty pipe in C code, which goes on after a signal."""
-    reader, _ = os.pipe()
-    ctypes.PyDLL(None).read(reader, ctypes.create_string_buffer(1), 1)
+    """Wait in C code, which a signal to this thread ends."""
+    ctypes.PyDLL(None).pause()
 
 
 def locks_itself_out() -> None:
@@ -150,6 +149,9 @@ def test_a_server_whose_gil_is_held_dumps_its_threads(serve: Callable[..., Serve
     with closing(asked(server, "/hang/gil")):
         found = [dump_of(server) for _ in range(2)]
     assert [one.text.count("in holds_the_gil") for one in found] == [1, 1]
+    main = found[0].text.partition("Thread MainThread (most recent call first):\n")[2].partition("\n\n")[0]
+    assert "in holds_the_gil" in main
+    assert "Current thread" not in found[0].text
     # The call goes on, and so does the server.
     answers = lambda: server.state.answers(server.process.pid)  # noqa: E731
     until(lambda: answers()[0] > answers()[1], "an answer of the native thread alone")

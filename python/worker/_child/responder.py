@@ -3,7 +3,7 @@
 The native core answers by itself, without the interpreter. A thread of Python waits beside it, without the
 GIL. If that thread gets the GIL it writes the stacks to the state entry of the server, and answers, too.
 If it does not get it, C code holds the GIL: the stacks can then be dumped by a signal, whose handler needs no
-GIL (:mod:`faulthandler`).
+GIL (:mod:`faulthandler`). That thread takes the signal, so that it ends no system call of another one.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class _Responder:
         self._name = name
         self._questions = state.questions
         self._dump: int | None = None
+        # The signal that the thread is to take, and the question that wakes it up for that.
+        self._signum = self._own_question = 0
         self._thread = threading.Thread(target=self._answer_all, name="responder", daemon=True)
         # The threads inherit the mask. With a signal unblocked they would take one from the main thread.
         with all_signals_blocked():
@@ -79,23 +81,37 @@ class _Responder:
         Finalize(None, self._stop, exitpriority=LAST + 1)
 
     def offer_signal(self) -> None:
-        """Publish a signal that dumps the stacks of all threads to a file in memory."""
+        """Let a signal dump the stacks of all threads to a file in memory, and have it published."""
         with suppress(OSError, ValueError, RuntimeError, AttributeError):
             signum = _free_signal()
             if signum and self._dump is None:
-                self._dump = os.memfd_create(DUMP_FILE, os.MFD_CLOEXEC)
+                # A dump has no names of threads. The name of the file tells the main one.
+                name = f"{DUMP_FILE}-{threading.main_thread().ident:x}"
+                self._dump = os.memfd_create(name, os.MFD_CLOEXEC)
                 # At the end of the interpreter this becomes the action again. By default, the signal kills.
                 signal.signal(signum, signal.SIG_IGN)
                 faulthandler.register(signum, file=self._dump, all_threads=True, chain=False)
-                self._questions.set_signal(signum)
+                self._signum = signum
+                self._own_question = self._questions.ask(os.getpid())
 
     def _answer_all(self) -> None:
-        number = 1
-        while number := self._questions.next(number):
-            # An answer without stacks still shows that the interpreter is not stuck.
-            with suppress(Exception):
-                self._write(number)
+        before = 1
+        while number := self._questions.next(before):
+            if self._signum:
+                self._take_signal()
+            # Others may have asked before this process has asked itself.
+            if number != self._own_question or number > before + 1:
+                # An answer without stacks still shows that the interpreter is not stuck.
+                with suppress(Exception):
+                    self._write(number)
             self._questions.answer(number)
+            before = number
+
+    def _take_signal(self) -> None:
+        """Publish the signal. It is sent to this thread, the only one that blocks all others."""
+        signum, self._signum = self._signum, 0
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signum})
+        self._questions.set_signal(signum)
 
     def _write(self, number: int) -> None:
         changes = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,10 +29,16 @@ SETTLE = 0.06
 # A larger file is emptied before the next dump. This much of a dump is shown.
 MAX_FILE, MAX_DUMP = 1 << 20, 64 << 10
 MAX_THREADS = 32
+# The system call that sends a signal to a thread of another process.
+TGKILL = {"x86_64": 234, "aarch64": 131}
 
 Way = Literal["interpreter", "faulthandler", "kernel"]
 # The start of a further dump: the threads of one have a blank line between them.
 _START = re.compile(r"(?<=[^\n]\n)(?=(?:Current thread|Thread) 0x)")
+# The line of a thread. The current one is that which has taken the signal.
+_THREAD = re.compile(r"^(?:Current thread|Thread) 0x0*([0-9a-f]+)", re.MULTILINE)
+# The file with the dumps, and the main thread of its process.
+_FILE = re.compile(rf"/memfd:{DUMP_FILE}(?:-([0-9a-f]+))?\b")
 STOPPED = frozenset(("T", "t"))
 STATES = {
     "R": "running",
@@ -138,7 +145,8 @@ class _Dump:
     def __init__(self, pid: int, signum: int) -> None:
         self._pid = pid
         self._signum = signum
-        self._path = ""
+        self._thread = pid
+        self._path = self._main_thread = ""
         self._start = 0
         self._size = 0
         self._grown_at = 0.0
@@ -146,7 +154,7 @@ class _Dump:
     def begin(self) -> bool:
         """Send the signal; return whether the process takes it, and its file can be read."""
         try:
-            self._path = _dump_of(self._pid)
+            self._path, self._main_thread = _dump_of(self._pid)
             self._start = self._size = os.stat(self._path).st_size
             if self._start > MAX_FILE:
                 # The process goes on at its place in the file. All before it becomes a hole without memory.
@@ -154,7 +162,8 @@ class _Dump:
             # The signal would end a process without a handler.
             if not proc.catches(self._pid, self._signum):
                 return False
-            os.kill(self._pid, self._signum)
+            self._thread = _taker_of(self._pid, self._signum)
+            _send(self._pid, self._thread, self._signum)
         except OSError:
             return False
         return True
@@ -170,13 +179,22 @@ class _Dump:
                 return ""
             with open(self._path, "rb") as file:
                 file.seek(self._start)
-                return _one_dump(file.read(MAX_DUMP).decode(errors="replace"))
+                dump = _one_dump(file.read(MAX_DUMP).decode(errors="replace"))
+                return _THREAD.sub(self._name, dump)
         except OSError:
             return ""
 
     def _is_under_way(self) -> bool:
         # It is pending, or a thread runs its handler, which blocks it meanwhile.
-        return self._signum in proc.signals(self._pid, "SigPnd", "ShdPnd", "SigBlk")
+        task = f"{self._pid}/task/{self._thread}"
+        return self._signum in proc.signals(task, "SigPnd", "ShdPnd", "SigBlk")
+
+    def _name(self, line: re.Match[str]) -> str:
+        """Return the beginning of the line of a thread, with the name of the main one."""
+        if line[1] == self._main_thread:
+            return "Thread MainThread"
+        # The thread that takes the signals is of no interest.
+        return line[0] if self._thread == self._pid else line[0].replace("Current thread", "Thread")
 
 
 def _one_dump(text: str) -> str:
@@ -184,8 +202,38 @@ def _one_dump(text: str) -> str:
     return max(_START.split(text), key=len)
 
 
-def _dump_of(pid: int) -> str:
-    """Return the path of the file of a process to which it dumps its stacks.
+def _taker_of(pid: int, signum: int) -> int:
+    """Return the thread of a process that blocks all signals but one; without such a thread, the process.
+
+    The signal may end a system call of another thread.
+    """
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        blocked = proc.signals(f"{pid}/task/{thread}", "SigBlk")
+        if signal.SIGTERM in blocked and signum not in blocked:
+            return int(thread)
+    return pid
+
+
+def _send(pid: int, thread: int, signum: int) -> None:
+    """Send a signal to one thread of a process.
+
+    Raises:
+        OSError: The kernel refuses it, or the thread is gone.
+    """
+    # Imported on use: few processes ever hang.
+    import ctypes
+
+    number = TGKILL.get(os.uname().machine)
+    if number is None or thread == pid:
+        os.kill(pid, signum)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(*map(ctypes.c_long, (number, pid, thread, signum))) != 0:
+        raise OSError(ctypes.get_errno(), "tgkill")
+
+
+def _dump_of(pid: int) -> tuple[str, str]:
+    """Return the path of the file of a process to which it dumps its stacks, and its main thread.
 
     Raises:
         OSError: There is none, or this process may not read it.
@@ -195,8 +243,8 @@ def _dump_of(pid: int) -> str:
         path = f"{folder}/{entry}"
         # The process may close it meanwhile.
         with suppress(FileNotFoundError):
-            if os.readlink(path).startswith(f"/memfd:{DUMP_FILE}"):
-                return path
+            if found := _FILE.match(os.readlink(path)):
+                return path, found[1] or ""
     raise FileNotFoundError(folder)
 
 

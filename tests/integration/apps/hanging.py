@@ -55,7 +55,7 @@ def keep_the_gil() -> None:
 
 
 def keep_the_gil_in_a_call() -> None:
-    """Keep the GIL in a system call, which a signal ends."""
+    """Keep the GIL in a system call, which a signal to this thread ends."""
     ctypes.PyDLL(None)["sleep"](1000)
 
 

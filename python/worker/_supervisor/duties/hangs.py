@@ -203,9 +203,7 @@ class HangWatch:
         question.stacks = question.stacks or question.collection.step()
         if question.stacks is not None and server.progress.beat > question.beat:
             if question.stacks.way == "faulthandler":
-                text = (
-                    "%s made no progress for %.1f s, until the signal for its stacks ended a system call:\n%s"
-                )
+                text = "%s makes progress again, after %.1f s without. Its stacks in that time:\n%s"
                 stacks = question.stacks.text.rstrip()
                 logger.warning(text, child, server.progress.beat - question.beat, stacks)
             self._recover(child, server, server.progress)
