@@ -20,6 +20,7 @@ from integration.tools import free_port
 pytestmark = pytest.mark.operations
 
 # Binds the sockets of the environment, and becomes the server with them as its descriptors from 3 on.
+# A negative port is one of IPv6.
 LAUNCH = """
 import fcntl, json, os, socket, sys
 
@@ -30,6 +31,8 @@ for place in sockets.values():
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(place)
         sock.listen(50)
+    elif place < 0:
+        sock = socket.create_server(("::1", -place), family=socket.AF_INET6)
     else:
         sock = socket.create_server(("127.0.0.1", place))
     # Away from the numbers that it is to have.
@@ -158,6 +161,17 @@ def test_a_socket_that_no_application_uses_is_named_and_closed(tmp_path: Path) -
         server.wait_line(rf"listens on 127\.0\.0\.1:{used}, a socket of the service manager$")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", unused)).close()
+        assert server.stop() == 0
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
+def test_a_socket_of_ipv6_is_at_its_address(tmp_path: Path) -> None:
+    port = free_port()
+    with launched(
+        run("apps.rotated:app", "--host=::1", f"--port={port}"), {"web": -port}, tmp_path
+    ) as server:
+        server.wait_line(rf"listens on \[::1\]:{port}, a socket of the service manager$")
+        server.wait_line("Worker ready")
         assert server.stop() == 0
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "close_all",
     "environment",
     "inherited",
+    "joined",
     "listen",
     "listeners",
     "release",
@@ -210,7 +211,12 @@ def address(sock: socket.socket) -> str:
     found = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return str(_path(sock))
-    return f"[{found[0]}]:{found[1]}" if ":" in found[0] else f"{found[0]}:{found[1]}"
+    return joined(found[0], found[1])
+
+
+def joined(host: str | None, port: int | None) -> str:
+    """Return a host and a port as text, as :func:`address` does."""
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 def _receive(count: str, names: str) -> Iterator[Inherited]:

@@ -89,7 +89,7 @@ def _take(server_settings: dict[str, Any], place: _Place) -> Listener | None:
     found = activation.take(host, port, path=path, name=place.name, is_only=place.is_only)
     if found is None:
         return None
-    given, taken = path or f"{host}:{port}", activation.address(found.sock)
+    given, taken = path or activation.joined(host, port), activation.address(found.sock)
     if not found.is_bound_here:
         other = f" (in place of {given})" if given != taken else ""
         logger.info("%s listens on %s, a socket of the service manager%s", place.name, taken, other)
