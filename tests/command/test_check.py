@@ -173,6 +173,44 @@ class TestFindings:
         assert findings.code is ExitCode.FAILED
         assert "before it was ready" in findings.report()["error"]
 
+    def test_an_end_in_the_middle_of_a_step_is_a_failure(self, findings: Findings) -> None:
+        findings.apply(begin("GET /", 2.0))
+        findings.apply({"event": "exit", "code": 0})
+        (step,) = findings.conclude(0, 3.0)
+        assert step.error == "the process ended with exit code 0 before this step was done"
+        report = findings.report()
+        assert (report["ok"], report["exit_code"], report["failed"]) == (False, 1, "GET /")
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"Main  2026-11-29 01:44:34 +0000 INFO: packages: none",
+            b"[2026-11-29 01:44:34 +0000] [77] [DEBUG] Process ack",
+        ],
+    )
+    def test_a_line_of_the_log_is_no_reason_for_an_end(self, findings: Findings, line: bytes) -> None:
+        for said in (b"no database", line):
+            findings.add_output(said)
+        findings.conclude(9, 3.0)
+        assert findings.report()["error"] == "the main process ended with exit code 9: no database"
+
+    @pytest.mark.parametrize(
+        ("last", "name"),
+        [
+            ("after_server_stop", "end of the worker"),
+            ("main_process_stop", "end of the main process"),
+            ("routes", "the server"),
+        ],
+    )
+    def test_an_overrun_after_the_last_step_names_the_process(
+        self, findings: Findings, last: str, name: str
+    ) -> None:
+        findings.apply(begin(last, 2.0))
+        findings.apply(end(last, 3.0))
+        findings.apply({"event": "overrun", "stacks": ""})
+        findings.conclude(None, 9.0)
+        assert (findings.report()["failed"], findings.code) == (name, ExitCode.TIMEOUT)
+
     def test_the_message_of_a_mistake_replaces_its_error(self) -> None:
         findings = Findings("shop:app")
         findings.apply(begin("import", 0.0, "main"))

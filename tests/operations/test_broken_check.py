@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.checking import LIMIT, LISTENERS, MAIN, OVERRUN, RAISE, SHOP, Project
+from support.checking import LIMIT, LISTENERS, MAIN, OVERRUN, RAISE, SHOP, STOP, Project
 from support.running import wait_for_end
 
 pytestmark = [pytest.mark.operations, pytest.mark.slow]
@@ -161,6 +161,13 @@ class TestListeners:
         assert error in found.failed[1]
         assert found.steps[-1] == "main_process_stop"
 
+    @pytest.mark.parametrize("listener", STOP)
+    def test_one_that_ends_a_process_in_its_stop_is_named(self, project: Project, listener: str) -> None:
+        project.listen(listener, "os._exit(0)")
+        found = project.check()
+        assert found.code == 1, found
+        assert found.failed == (listener, "the process ended with exit code 0 before this step was done")
+
     def test_one_that_blocks_is_shown(self, project: Project) -> None:
         project.listen("before_server_start", "subprocess.run(['sleep', '1000'])")
         found = project.check("shop:app", "--timeout", LIMIT)
@@ -196,6 +203,14 @@ class TestListeners:
         warnings = "\n".join(found.report["warnings"])
         assert re.search(r"DeprecationWarning: old \(.*shop\.py:\d+\)", warnings)
         assert "coroutine 'waits_for_the_database' was never awaited" in warnings
+
+    def test_errors_that_nothing_else_shows_are_warnings(self, project: Project) -> None:
+        project.listen("before_server_start", f"app.add_task(fails())\n\nasync def fails():\n    {RAISE}")
+        found = project.check("shop:app", "--get", "/boom", "--expect", "500")
+        assert found.code == 0, found
+        warnings = "\n".join(found.report["warnings"])
+        assert "Task exception was never retrieved: RuntimeError: no database (shop.py:" in warnings
+        assert "GET /boom has logged an error: ValueError: boom (shop.py:" in warnings
 
     def test_the_filters_of_the_user_hold(self, project: Project) -> None:
         project.listen("before_server_start", 'warnings.warn("old", DeprecationWarning)')

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,10 @@ SHOWN_LINES = 25
 REQUEST = ("path", "status", "seconds", "bytes", "ok")
 VERSIONS = ("python", "sanic", "sanic_worker", "core")
 MESSAGE = f"{PROGRAM}: "
+# A line of the log that is no reason for an end.
+INFORMATION = re.compile(r"\d\d:\d\d:\d\d.*?\b(?:DEBUG|INFO)\b")
+# The step that fails if a process does not end after its last step.
+ENDS = {"after_server_stop": "end of the worker", "main_process_stop": "end of the main process"}
 
 
 @dataclass
@@ -131,7 +137,8 @@ class Findings:
             step.fail(reason, now)
         failed = self.failed
         if failed is None and self.code:
-            step = Step("the server", "main", now)
+            last = self.steps[-1].name if self.has_overrun and self.steps else ""
+            step = Step(ENDS.get(last, "the server"), "main", now)
             step.fail(reason, now)
             self.steps.append(step)
             ended.append(step)
@@ -187,7 +194,7 @@ class Findings:
         step.seconds = max(0.0, event["at"] - step.began)
         step.note = event.get("note", "")
         if problem := event.get("problem"):
-            step.error, step.traceback = _text(problem), problem["traceback"]
+            step.error, step.traceback = in_one_line(problem), problem["traceback"]
         self._worker_was_ready = self._worker_was_ready or step.name == "ready"
         return step
 
@@ -195,7 +202,7 @@ class Findings:
         if main_code == ExitCode.USAGE:
             return ExitCode.USAGE, self._last_line()
         if self._main_error and self.failed is None:
-            return ExitCode.FAILED, _text(self._main_error)
+            return ExitCode.FAILED, in_one_line(self._main_error)
         if self._worker_code:
             return ExitCode.FAILED, f"the worker {_ending(self._worker_code)}"
         if main_code:
@@ -206,16 +213,19 @@ class Findings:
             return ExitCode.FAILED, self.failed.error
         if not self._worker_was_ready:
             return ExitCode.FAILED, "the process ended with exit code 0 before it was ready"
+        if any(step.seconds is None for step in self.steps):
+            return ExitCode.FAILED, "the process ended with exit code 0 before this step was done"
         return ExitCode.FINE, "the process ended with exit code 0"
 
     def _last_line(self) -> str:
-        """Return the last message of the command in the output, else the last line of it."""
-        lines = [one_line(line) for line in self.output if line.strip()]
+        """Return the last message of the command in the output, else the last line that may be a reason."""
+        lines = [one_line(line) for line in self.output if line.strip() and not INFORMATION.search(line)]
         messages = [line.removeprefix(MESSAGE) for line in lines if line.startswith(MESSAGE)]
         return [*lines[-1:], *messages][-1] if lines else ""
 
 
-def _text(problem: dict[str, str]) -> str:
+def in_one_line(problem: Mapping[str, Any]) -> str:
+    """Return an error of a process with its place."""
     return f"{problem['text']} ({problem['where']})" if problem["where"] else problem["text"]
 
 

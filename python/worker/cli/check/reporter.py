@@ -20,6 +20,7 @@ from typing import Any
 from sanic.log import error_logger
 
 from worker.cli.check.errors import Problem, describe, is_of_application
+from worker.cli.check.findings import in_one_line
 from worker.cli.inspect.text import one_line
 from worker.serve import describe_stacks
 
@@ -61,6 +62,8 @@ class Reporter:
     def observe(self) -> None:
         """Note the errors in Sanic's log, and report warnings of Python."""
         error_logger.addFilter(self._note)
+        # It tells of a task that has failed, and that nothing has awaited.
+        logging.getLogger("asyncio").addFilter(self._warn_of)
         if not sys.warnoptions:
             for category in (DeprecationWarning, PendingDeprecationWarning):
                 warnings.filterwarnings("default", category=category)
@@ -142,6 +145,12 @@ class Reporter:
     def _note(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], BaseException):
             self._logged = describe(record.exc_info[1])
+        return True
+
+    def _warn_of(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], BaseException):
+            reason = in_one_line(describe(record.exc_info[1]))
+            self.warn(f"{one_line(record.getMessage().partition(chr(10))[0])}: {reason}")
         return True
 
     def _warning(self, message: Any, category: Any, filename: str, lineno: int, *more: Any) -> None:

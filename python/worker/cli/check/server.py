@@ -15,6 +15,7 @@ from sanic import Sanic
 from sanic.models.server_types import ConnInfo
 
 from worker.cli.check.arguments import Options
+from worker.cli.check.findings import in_one_line
 from worker.cli.check.imports import marking_imports
 from worker.cli.check.reporter import Reporter
 from worker.cli.check.request import get
@@ -183,6 +184,8 @@ class _Observer:
         report.send("request", path=path, status=status, seconds=seconds, bytes=size, ok=not problem)
         if not problem:
             report.end(step, note=f"{status}, {size} bytes")
+            if cause := report.last_logged():
+                report.warn(f"GET {path} has logged an error: {in_one_line(cause)}")
         elif cause := report.last_logged():
             report.end(step, {**cause, "text": f"{problem}: {cause['text']}"})
         else:
