@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.preloaded import load, run
 
+import worker
 from worker._spawn.preload.preloads import preloads
 from worker._spawn.preload.process import PreloadError
 
@@ -73,6 +76,14 @@ def test_a_child_whose_hook_fails_after_the_fork_exits_with_its_error_in_the_log
     load(tmp_path, monkeypatch, front=FAILING.replace("before", "after")).update(30)
     assert run() == (True, None, 1)
     assert "front.close failed after the fork: KeyError: 'pool'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("decorator", [worker.before_fork, worker.after_fork])
+def test_an_asynchronous_hook_is_refused(decorator: Callable[..., Any]) -> None:
+    async def dispose() -> None: ...
+
+    with pytest.raises(TypeError, match=r"dispose is asynchronous\. .* without an event loop: give a plain"):
+        decorator(dispose)
 
 
 SIGNALS = """

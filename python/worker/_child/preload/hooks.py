@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sanic.log import error_logger
@@ -32,7 +33,11 @@ def before_fork(function: Hook) -> Hook:
 
     Returns:
         Callable: The same function.
+
+    Raises:
+        TypeError: The function is asynchronous: no event loop runs there.
     """
+    _check(function)
     _before.append(function)
     return function
 
@@ -49,7 +54,11 @@ def after_fork(function: Hook) -> Hook:
 
     Returns:
         Callable: The same function.
+
+    Raises:
+        TypeError: The function is asynchronous: no event loop runs there.
     """
+    _check(function)
     _after.append(function)
     return function
 
@@ -83,6 +92,15 @@ def run_after_fork() -> None:
             _log(function, "after the fork", error)
             raise SystemExit(1) from error
     _due.clear()
+
+
+def _check(function: Callable[[], Any]) -> None:
+    if iscoroutinefunction(function):
+        name = getattr(function, "__qualname__", function)
+        raise TypeError(
+            f"{name} is asynchronous. Functions for a fork are called without an event loop: give a plain "
+            "function, or use a listener such as before_server_start"
+        )
 
 
 def _log(function: Callable[[], Any], when: str, error: BaseException) -> str:
