@@ -309,3 +309,26 @@ def test_a_loop_that_waits_for_events_runs_no_step() -> None:
     loop.call_soon_threadsafe(loop.stop)
     assert over.wait(15)
     thread.join()
+
+
+def test_c_code_that_the_loop_calls_itself_is_named() -> None:
+    loop, over = asyncio.new_event_loop(), threading.Lock()
+    over.acquire()
+
+    def serve() -> None:
+        loop.call_soon(over.acquire)
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        loop.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        sample = until(lambda: take(thread.ident or 0, loop), "the step")
+        assert sample.work.startswith("callback ")
+        assert sample.work.endswith(".acquire")
+        assert sample.place.function.endswith("_run")
+        assert blocking([sample, take(thread.ident or 0, loop)]) == sample
+    finally:
+        over.release()
+        thread.join()

@@ -76,9 +76,12 @@ def take(thread: int, loop: asyncio.AbstractEventLoop) -> Sample | None:
         thread (int): The identifier of the thread of the loop. The caller runs in another one.
         loop (AbstractEventLoop): The loop.
     """
-    frames = []
+    frames: list[FrameType] = []
     for frame in _outward(sys._current_frames().get(thread)):
         if (_module(frame), frame.f_code.co_name) in CALLERS:
+            if not frames and (callback := _callback(frame)):
+                # C code that the loop calls itself, such as `loop.call_later(1, time.sleep, 2)`.
+                return Sample(frame, _place(frame), _place(frame), callback)
             break
         frames.append(frame)
     else:
@@ -146,6 +149,14 @@ def _request(frames: Sequence[FrameType]) -> str:
             with suppress(Exception):
                 if isinstance(request := frame.f_locals.get(name), Request):
                     return _escaped(f"{request.method} {request.path}")
+    return ""
+
+
+def _callback(frame: FrameType) -> str:
+    """Return the function that asyncio calls from a frame of its own; empty if it is none of these."""
+    with suppress(Exception):
+        called: Any = frame.f_locals["self"]._callback
+        return _escaped(f"callback {getattr(called, '__module__', None)}.{called.__qualname__}")
     return ""
 
 
