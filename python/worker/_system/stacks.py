@@ -29,8 +29,6 @@ SETTLE = 0.06
 # A larger file is emptied before the next dump. This much of a dump is shown.
 MAX_FILE, MAX_DUMP = 1 << 20, 64 << 10
 MAX_THREADS = 32
-# The system call that sends a signal to a thread of another process.
-TGKILL = {"x86_64": 234, "aarch64": 131}
 
 Way = Literal["interpreter", "faulthandler", "kernel"]
 # The start of a further dump: the threads of one have a blank line between them.
@@ -223,12 +221,11 @@ def _send(pid: int, thread: int, signum: int) -> None:
     # Imported on use: few processes ever hang.
     import ctypes
 
-    number = TGKILL.get(os.uname().machine)
-    if number is None or thread == pid:
-        os.kill(pid, signum)
-        return
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.syscall(*map(ctypes.c_long, (number, pid, thread, signum))) != 0:
+    # glibc has had it since 2.30.
+    if thread == pid or not hasattr(libc, "tgkill"):
+        os.kill(pid, signum)
+    elif libc.tgkill(pid, thread, signum) != 0:
         raise OSError(ctypes.get_errno(), "tgkill")
 
 
