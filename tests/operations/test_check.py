@@ -145,7 +145,7 @@ async def prepares(*_): other.prepare(port=1)
 
     def test_an_unknown_user_is_a_finding(self, project: Project) -> None:
         found = project.check("shop:app", "--user", "no-such-user")
-        assert (found.code, found.failed[0]) == (1, "user")
+        assert (found.code, found.failed[0]) == (2, "user")
         assert "no-such-user" in found.failed[1]
 
     def test_the_environment_is_not_in_the_report(self, project: Project) -> None:
