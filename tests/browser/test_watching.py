@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+from support.chromium import has_font
 from support.fake_inspector import FakeInspector, operation, servers, worker
 
 UNKNOWN = "\u2013"
@@ -180,6 +181,8 @@ def test_an_operation_of_another_client_is_followed(page: Any, inspector: FakeIn
 
 @pytest.mark.parametrize("size", [12, 64])
 def test_all_workers_fit_on_a_screen(open_tab: Any, inspector: FakeInspector, expect: Any, size: int) -> None:
+    if not has_font():
+        pytest.skip("Liberation Sans is not installed: run scripts/browser.py as root")
     inspector.workers = servers(size)
     for number, one in enumerate(inspector.workers):
         one.update(phase="replacing" if number % 2 else "ready", requests=0, rss_bytes=900 * 2**20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -19,6 +20,11 @@ def missing() -> str:
     if find_spec("playwright") is None:
         return "Playwright is not installed (group `browser` of pyproject.toml)"
     return "" if path() else f"none of {', '.join(NAMES)} is installed: run scripts/browser.py as root"
+
+
+def has_font() -> bool:
+    """Return whether Liberation Sans is installed: with a wider font, less fits on a screen."""
+    return any(Path("/usr/share/fonts").rglob("LiberationSans-Regular.*"))
 
 
 def launch(playwright: Any) -> Any:
