@@ -14,6 +14,7 @@ from support.processes import Children
 from support.running import until
 from support.stacks import collect
 
+from worker._system.proc import signals
 from worker._system.stacks import ANSWER, DUMP, Collection
 
 
@@ -58,6 +59,11 @@ def pid(children: Children) -> Iterator[int]:
     yield pid
     os.kill(pid, signal.SIGKILL)
     children.reap(pid)
+
+
+def dump_file(thread: int) -> int:
+    """Create the file for the dumps of this process, of which a thread takes the signal."""
+    return os.memfd_create(f"sanic-worker-stacks-{threading.main_thread().ident:x}-{thread}")
 
 
 def collection(state: Any, pid: int, clock: Clock) -> Collection:
@@ -120,7 +126,7 @@ def test_a_signal_that_dumps_nothing_is_waited_for_in_vain(children: Children, c
 
     def child() -> None:
         signal.signal(signal.SIGRTMAX, lambda *_: None)
-        os.memfd_create("sanic-worker-stacks")
+        dump_file(threading.get_native_id())
         os.write(write, b"x")
         while True:
             signal.pause()
@@ -142,20 +148,20 @@ def test_a_signal_that_dumps_nothing_is_waited_for_in_vain(children: Children, c
 
 def test_of_several_dumps_one_is_shown(children: Children, clock: Clock) -> None:
     ready, write = os.pipe()
-    file = os.memfd_create("sanic-worker-stacks")
 
     def child() -> None:
+        file = dump_file(threading.get_native_id())
         faulthandler.register(signal.SIGRTMAX, file=file, all_threads=True)
         # Another thread would take a signal that comes during a dump, and give it up.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])
         threading.Thread(target=threading.Event().wait, daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGRTMAX])
-        os.write(write, b"x")
+        os.write(write, bytes([file]))
         while True:
             signal.pause()
 
     pid = children.fork(child)
-    os.read(ready, 1)
+    file = os.open(f"/proc/{pid}/fd/{os.read(ready, 1)[0]}", os.O_RDONLY)
     state = FakeState(signal.SIGRTMAX)
     state.answer = (2, 1)
     one = collection(state, pid, clock)
@@ -171,8 +177,43 @@ def test_of_several_dumps_one_is_shown(children: Children, clock: Clock) -> None
         os.close(descriptor)
     assert found is not None
     assert found.way == "faulthandler"
-    assert found.text.count("Current thread") == found.text.count(" in child") == 1
+    assert found.text.count("Thread MainThread") == found.text.count(" in child") == 1
     assert found.text.count("Thread 0x") == 1
+
+
+def test_a_signal_during_a_dump_waits_for_its_thread(children: Children, clock: Clock) -> None:
+    ready, write = os.pipe()
+
+    def taker() -> None:
+        # As the kernel does while the handler runs.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])
+        os.write(write, bytes([dump_file(threading.get_native_id())]))
+        threading.Event().wait()
+
+    def child() -> int:
+        signal.signal(signal.SIGRTMAX, lambda *_: os._exit(3))
+        threading.Thread(target=taker, daemon=True).start()
+        signal.pause()
+        return 2
+
+    pid = children.fork(child)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(write)
+    state = FakeState(signal.SIGRTMAX)
+    state.answer = (2, 1)
+    one = collection(state, pid, clock)
+    clock.now = ANSWER
+    assert one.step() is None
+    waits = [
+        int(task)
+        for task in os.listdir(f"/proc/{pid}/task")
+        if signal.SIGRTMAX in signals(f"{pid}/task/{task}", "SigPnd")
+    ]
+    assert len(waits) == 1
+    assert waits != [pid]
+    os.kill(pid, signal.SIGKILL)
+    assert children.reap(pid) == -signal.SIGKILL
 
 
 def test_a_process_that_is_gone_has_no_stacks(clock: Clock) -> None:

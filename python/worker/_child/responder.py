@@ -85,8 +85,8 @@ class _Responder:
         with suppress(OSError, ValueError, RuntimeError, AttributeError):
             signum = _free_signal()
             if signum and self._dump is None:
-                # A dump has no names of threads. The name of the file tells the main one.
-                name = f"{DUMP_FILE}-{threading.main_thread().ident:x}"
+                # A dump has no names of threads: this one tells the main thread, and who takes the signal.
+                name = f"{DUMP_FILE}-{threading.main_thread().ident:x}-{self._thread.native_id}"
                 self._dump = os.memfd_create(name, os.MFD_CLOEXEC)
                 # At the end of the interpreter this becomes the action again. By default, the signal kills.
                 signal.signal(signum, signal.SIG_IGN)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,8 +34,8 @@ Way = Literal["interpreter", "faulthandler", "kernel"]
 _START = re.compile(r"(?<=[^\n]\n)(?=(?:Current thread|Thread) 0x)")
 # The line of a thread. The current one is that which has taken the signal.
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x0*([0-9a-f]+)", re.MULTILINE)
-# The file with the dumps, and the main thread of its process.
-_FILE = re.compile(rf"/memfd:{DUMP_FILE}(?:-([0-9a-f]+))?\b")
+# The file with the dumps, the main thread of its process, and the thread that takes the signal.
+_FILE = re.compile(rf"/memfd:{DUMP_FILE}-([0-9a-f]+)-([0-9]+)\b")
 STOPPED = frozenset(("T", "t"))
 STATES = {
     "R": "running",
@@ -143,7 +142,7 @@ class _Dump:
     def __init__(self, pid: int, signum: int) -> None:
         self._pid = pid
         self._signum = signum
-        self._thread = pid
+        self._thread = 0
         self._path = self._main_thread = ""
         self._start = 0
         self._size = 0
@@ -152,7 +151,7 @@ class _Dump:
     def begin(self) -> bool:
         """Send the signal; return whether the process takes it, and its file can be read."""
         try:
-            self._path, self._main_thread = _dump_of(self._pid)
+            self._path, self._main_thread, self._thread = _dump_of(self._pid)
             self._start = self._size = os.stat(self._path).st_size
             if self._start > MAX_FILE:
                 # The process goes on at its place in the file. All before it becomes a hole without memory.
@@ -160,7 +159,6 @@ class _Dump:
             # The signal would end a process without a handler.
             if not proc.catches(self._pid, self._signum):
                 return False
-            self._thread = _taker_of(self._pid, self._signum)
             _send(self._pid, self._thread, self._signum)
         except OSError:
             return False
@@ -191,8 +189,8 @@ class _Dump:
         """Return the beginning of the line of a thread, with the name of the main one."""
         if line[1] == self._main_thread:
             return "Thread MainThread"
-        # The thread that takes the signals is of no interest.
-        return line[0] if self._thread == self._pid else line[0].replace("Current thread", "Thread")
+        # That it has taken the signal is of no interest.
+        return line[0].replace("Current thread", "Thread")
 
 
 def _one_dump(text: str) -> str:
@@ -200,20 +198,8 @@ def _one_dump(text: str) -> str:
     return max(_START.split(text), key=len)
 
 
-def _taker_of(pid: int, signum: int) -> int:
-    """Return the thread of a process that blocks all signals but one; without such a thread, the process.
-
-    The signal may end a system call of another thread.
-    """
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        blocked = proc.signals(f"{pid}/task/{thread}", "SigBlk")
-        if signal.SIGTERM in blocked and signum not in blocked:
-            return int(thread)
-    return pid
-
-
 def _send(pid: int, thread: int, signum: int) -> None:
-    """Send a signal to one thread of a process.
+    """Send a signal to one thread of a process: it may end a system call of another one.
 
     Raises:
         OSError: The kernel refuses it, or the thread is gone.
@@ -223,14 +209,16 @@ def _send(pid: int, thread: int, signum: int) -> None:
 
     libc = ctypes.CDLL(None, use_errno=True)
     # glibc has had it since 2.30.
-    if thread == pid or not hasattr(libc, "tgkill"):
+    if not hasattr(libc, "tgkill"):
         os.kill(pid, signum)
     elif libc.tgkill(pid, thread, signum) != 0:
         raise OSError(ctypes.get_errno(), "tgkill")
 
 
-def _dump_of(pid: int) -> tuple[str, str]:
-    """Return the path of the file of a process to which it dumps its stacks, and its main thread.
+def _dump_of(pid: int) -> tuple[str, str, int]:
+    """Return the path of the file of a process to which it dumps its stacks, and what its name tells.
+
+    That is the main thread, as a dump has it, and the thread that takes the signal, as the kernel has it.
 
     Raises:
         OSError: There is none, or this process may not read it.
@@ -241,7 +229,7 @@ def _dump_of(pid: int) -> tuple[str, str]:
         # The process may close it meanwhile.
         with suppress(FileNotFoundError):
             if found := _FILE.match(os.readlink(path)):
-                return path, found[1] or ""
+                return path, found[1], int(found[2])
     raise FileNotFoundError(folder)
 
 
