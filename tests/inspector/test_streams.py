@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from time import monotonic
 from typing import Any
 
@@ -129,8 +130,18 @@ class TestStatus:
             path = "/status?interval=0.2"
             reader = EventReader(stack.enter_context(served.open("GET", path, None, STREAM)))
             numbers = [json.loads(reader.next(is_status)["data"])["number"] for _ in range(6)]
-            assert monotonic() - began > 0.5
+            # The first one comes at once.
+            assert monotonic() - began > 4 * 0.2 - 0.01
             assert numbers == [1, 2, 3, 4, 5, 6]
+
+    @pytest.mark.parametrize("interval", [0.2, 0.3, 0.7, 1.0])
+    def test_a_clock_of_milliseconds_gives_one_status_in_each_interval(self, interval: float) -> None:
+        client = stream._Client(0, interval)
+        clock = [number / 1000 for number in range(27_262_000, 27_304_000)]
+        # The first one comes at once.
+        _, *due = [now for now in clock if client.take_turn(now)]
+        gaps = [later - before for before, later in pairwise(due)]
+        assert interval - 0.002 < min(gaps) <= max(gaps) < interval + 0.002
 
     def test_events_come_between(self, shared: Shared) -> None:
         shared.append("before the stream")

@@ -7,6 +7,7 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from math import inf
 from typing import Any, Protocol
 
 from sanic import Sanic
@@ -58,12 +59,28 @@ class _Client:
 
     def __init__(self, last: int, interval: float | None) -> None:
         self.last = last
-        self.interval = interval
-        self.due = 0.0
+        self._interval = interval
+        # The number of the interval in which the next status is due, from the start of the clock.
+        self._turn = 0
         self._status = ""
         self._events: deque[str] = deque()
         self._filled = asyncio.Event()
         self.has_ended = False
+
+    def take_turn(self, now: float) -> bool:
+        """Return whether a status is due: one in each interval, at the same time for all clients of one."""
+        if self._interval is None:
+            return False
+        # The end of an interval is a rounded number: with the clock at it, it may count as not reached.
+        turn = int(now // self._interval)
+        is_due = turn >= self._turn
+        if is_due:
+            self._turn = turn + 1
+        return is_due
+
+    def pause(self, now: float) -> float:
+        """Return the time until a status is due, seconds."""
+        return inf if self._interval is None else self._turn * self._interval - now
 
     def put_status(self, text: str) -> None:
         """Buffer a status; it takes the place of one that was not sent yet."""
@@ -185,8 +202,7 @@ class Streams:
         try:
             while self._clients and not self._stopping.is_set():
                 self._offer(loop.time())
-                due = [one.due - loop.time() for one in self._clients if one.interval]
-                pause = min([*due, LOOK_AGAIN])
+                pause = min(LOOK_AGAIN, *(one.pause(loop.time()) for one in self._clients))
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._stopping.wait(), max(pause, 0.001))
         except Exception:
@@ -201,13 +217,10 @@ class Streams:
         for event in read_events(self._state, min(one.last for one in self._clients)):
             for one in self._clients:
                 one.put_event(event)
-        due = [one for one in self._clients if one.interval and one.due <= now]
+        due = [one for one in self._clients if one.take_turn(now)]
         if due:
             text = _piece("status", self._source.status())
             for one in due:
-                assert one.interval is not None
-                # Clients of one interval are due at the same time.
-                one.due = (now // one.interval + 1) * one.interval
                 one.put_status(text)
 
 
