@@ -6,7 +6,7 @@ import faulthandler
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,8 @@ from support.stacks import collect
 
 from worker._system.proc import signals
 from worker._system.stacks import ANSWER, DUMP, Collection
+
+Tell = Callable[[int], object]
 
 
 class FakeState:
@@ -70,6 +72,26 @@ def collection(state: Any, pid: int, clock: Clock) -> Collection:
     return Collection(state, "a", pid, clock=clock)
 
 
+def dumping(pid: int, clock: Clock) -> Collection:
+    """A collection that has sent the signal, to a process whose interpreter does not answer."""
+    state = FakeState(signal.SIGRTMAX)
+    state.answer = (2, 1)
+    one = collection(state, pid, clock)
+    clock.now = ANSWER
+    assert one.step() is None
+    return one
+
+
+def prepared(children: Children, child: Callable[[Tell], int | None]) -> tuple[int, int]:
+    """Fork a child that tells a number when it can take the signal; return its pid and the number."""
+    ready, write = os.pipe()
+    pid = children.fork(child, lambda number: os.write(write, bytes([number])))
+    number = os.read(ready, 1)[0]
+    os.close(ready)
+    os.close(write)
+    return pid, number
+
+
 def test_an_answer_of_the_interpreter_ends_it_at_once(pid: int, clock: Clock) -> None:
     state = FakeState()
     one = collection(state, pid, clock)
@@ -122,24 +144,14 @@ def test_a_signal_without_a_handler_is_not_sent(pid: int, clock: Clock) -> None:
 
 
 def test_a_signal_that_dumps_nothing_is_waited_for_in_vain(children: Children, clock: Clock) -> None:
-    ready, write = os.pipe()
-
-    def child() -> None:
+    def child(tell: Tell) -> None:
         signal.signal(signal.SIGRTMAX, lambda *_: None)
-        dump_file(threading.get_native_id())
-        os.write(write, b"x")
+        tell(dump_file(threading.get_native_id()))
         while True:
             signal.pause()
 
-    pid = children.fork(child)
-    os.read(ready, 1)
-    os.close(ready)
-    os.close(write)
-    state = FakeState(signal.SIGRTMAX)
-    state.answer = (2, 1)
-    one = collection(state, pid, clock)
-    clock.now = ANSWER
-    assert one.step() is None
+    pid, _ = prepared(children, child)
+    one = dumping(pid, clock)
     clock.now = ANSWER + DUMP
     found = one.step()
     assert found is not None
@@ -147,34 +159,27 @@ def test_a_signal_that_dumps_nothing_is_waited_for_in_vain(children: Children, c
 
 
 def test_of_several_dumps_one_is_shown(children: Children, clock: Clock) -> None:
-    ready, write = os.pipe()
-
-    def child() -> None:
+    def child(tell: Tell) -> None:
         file = dump_file(threading.get_native_id())
         faulthandler.register(signal.SIGRTMAX, file=file, all_threads=True)
         # Another thread would take a signal that comes during a dump, and give it up.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])
         threading.Thread(target=threading.Event().wait, daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGRTMAX])
-        os.write(write, bytes([file]))
+        tell(file)
         while True:
             signal.pause()
 
-    pid = children.fork(child)
-    file = os.open(f"/proc/{pid}/fd/{os.read(ready, 1)[0]}", os.O_RDONLY)
-    state = FakeState(signal.SIGRTMAX)
-    state.answer = (2, 1)
-    one = collection(state, pid, clock)
-    clock.now = ANSWER
-    assert one.step() is None
-    for number in (1, 2):
-        until(lambda number=number: os.pread(file, 1 << 16, 0).count(b" in child") == number, "a dump")
+    pid, number = prepared(children, child)
+    file = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY)
+    one = dumping(pid, clock)
+    for count in (1, 2):
+        until(lambda count=count: os.pread(file, 1 << 16, 0).count(b" in child") == count, "a dump")
         os.kill(pid, signal.SIGRTMAX)
     until(lambda: os.pread(file, 1 << 16, 0).count(b" in child") == 3, "all dumps")
     clock.now = ANSWER + DUMP
     found = one.step()
-    for descriptor in (ready, write, file):
-        os.close(descriptor)
+    os.close(file)
     assert found is not None
     assert found.way == "faulthandler"
     assert found.text.count("Thread MainThread") == found.text.count(" in child") == 1
@@ -182,29 +187,20 @@ def test_of_several_dumps_one_is_shown(children: Children, clock: Clock) -> None
 
 
 def test_a_signal_during_a_dump_waits_for_its_thread(children: Children, clock: Clock) -> None:
-    ready, write = os.pipe()
-
-    def taker() -> None:
+    def taker(tell: Tell) -> None:
         # As the kernel does while the handler runs.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])
-        os.write(write, bytes([dump_file(threading.get_native_id())]))
+        tell(dump_file(threading.get_native_id()))
         threading.Event().wait()
 
-    def child() -> int:
+    def child(tell: Tell) -> int:
         signal.signal(signal.SIGRTMAX, lambda *_: os._exit(3))
-        threading.Thread(target=taker, daemon=True).start()
+        threading.Thread(target=taker, args=(tell,), daemon=True).start()
         signal.pause()
         return 2
 
-    pid = children.fork(child)
-    os.read(ready, 1)
-    os.close(ready)
-    os.close(write)
-    state = FakeState(signal.SIGRTMAX)
-    state.answer = (2, 1)
-    one = collection(state, pid, clock)
-    clock.now = ANSWER
-    assert one.step() is None
+    pid, _ = prepared(children, child)
+    dumping(pid, clock)
     waits = [
         int(task)
         for task in os.listdir(f"/proc/{pid}/task")

@@ -85,7 +85,7 @@ class _Responder:
         with suppress(OSError, ValueError, RuntimeError, AttributeError):
             signum = _free_signal()
             if signum and self._dump is None:
-                # A dump has no names of threads: this one tells the main thread, and who takes the signal.
+                # A dump names no threads. Its file names the main one, and the one that takes the signal.
                 name = f"{DUMP_FILE}-{threading.main_thread().ident:x}-{self._thread.native_id}"
                 self._dump = os.memfd_create(name, os.MFD_CLOEXEC)
                 # At the end of the interpreter this becomes the action again. By default, the signal kills.

@@ -68,7 +68,7 @@ class _Client:
         self.has_ended = False
 
     def take_turn(self, now: float) -> bool:
-        """Return whether a status is due: one in each interval, at the same time for all clients of one."""
+        """Return whether a status is due; clients of one interval are due at the same time."""
         if self._interval is None:
             return False
         # The end of an interval is a rounded number: with the clock at it, it may count as not reached.

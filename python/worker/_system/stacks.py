@@ -199,7 +199,7 @@ def _one_dump(text: str) -> str:
 
 
 def _send(pid: int, thread: int, signum: int) -> None:
-    """Send a signal to one thread of a process: it may end a system call of another one.
+    """Send a signal to one thread of a process: in any other, it may end a system call.
 
     Raises:
         OSError: The kernel refuses it, or the thread is gone.
